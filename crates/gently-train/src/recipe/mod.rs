@@ -1,0 +1,5 @@
+//! Recipes.
+
+mod source;
+
+pub use source::{ConfigLine, Source};
