@@ -1,1 +1,19 @@
-//! To be written.
+//! CPU kernels for sequence models, on plain slices.
+//!
+//! This is the only crate of Gently with `unsafe` code. Each kernel stands beside a plain twin that
+//! says what it computes, and runs on the best instruction set of the machine ([`cpu`]). Parallel
+//! loops go through [`pool`] and are cut by shape, so results do not depend on the number of threads.
+//! No graphs, files or models are known here.
+//!
+//! ```
+//! use gently_kernels::gemm::{Compute, Epilogue, Mat, gemm};
+//! let mut c = [0.0];
+//! gemm(Compute::F32, Mat::f32(&[3.0], 1, 1), Mat::f32(&[4.0], 1, 1), &mut c, 1, Epilogue::default());
+//! assert_eq!(c[0], 12.0);
+//! ```
+
+pub mod buffer;
+pub mod cpu;
+pub mod gemm;
+pub mod pool;
+pub mod real;

@@ -1,0 +1,218 @@
+//! Memory: aligned buffers for kernels and read-only file maps.
+//!
+//! Here: [`AlignedBuf`] and [`mmap::Mmap`]. Not here: recycling of buffers between steps, which
+//! belongs to the tensor crate.
+//!
+//! ```
+//! let mut b = gently_kernels::buffer::AlignedBuf::<f32>::zeroed(100);
+//! b[7] = 1.0;
+//! assert_eq!(b.as_ptr() as usize % 64, 0);
+//! ```
+
+use bytemuck::Pod;
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+/// Every buffer starts on a cache line, so a full vector load never splits one.
+pub const ALIGN: usize = 64;
+/// From this size on a buffer is its own mapping, with huge pages asked for.
+const LARGE: usize = 4 << 20;
+/// The huge page of x86-64 and of most AArch64 systems.
+const HUGE_PAGE: usize = 2 << 20;
+
+enum Owner {
+    Empty,
+    Heap(Layout),
+    // Unmapped when dropped.
+    Map(#[allow(dead_code)] memmap2::MmapMut),
+}
+
+/// A zero-initialised, fixed-length buffer aligned to 64 bytes. Four MiB and more come straight from
+/// the kernel as lazily zeroed memory with huge-page advice: fewer page faults and TLB misses.
+pub struct AlignedBuf<T: Pod> {
+    ptr: NonNull<T>,
+    len: usize,
+    owner: Owner,
+}
+
+// SAFETY: the buffer owns its memory alone, and T: Pod has no interior mutability or thread affinity.
+unsafe impl<T: Pod + Send> Send for AlignedBuf<T> {}
+// SAFETY: shared access only reads.
+unsafe impl<T: Pod + Sync> Sync for AlignedBuf<T> {}
+
+impl<T: Pod> AlignedBuf<T> {
+    /// `len` zeros.
+    ///
+    /// # Panics
+    /// When the size overflows or memory is exhausted, as `Vec` does.
+    pub fn zeroed(len: usize) -> Self {
+        const { assert!(align_of::<T>() <= ALIGN) };
+        let bytes = len
+            .checked_mul(size_of::<T>())
+            .filter(|&b| b <= isize::MAX as usize - HUGE_PAGE)
+            .expect("buffer size overflows");
+        if bytes == 0 {
+            return Self { ptr: NonNull::dangling(), len, owner: Owner::Empty };
+        }
+        if bytes >= LARGE
+            && let Some(buf) = Self::mapped(len, bytes)
+        {
+            return buf;
+        }
+        let layout = Layout::from_size_align(bytes, ALIGN).expect("buffer size overflows");
+        // SAFETY: the layout has a non-zero size.
+        let raw = unsafe { alloc_zeroed(layout) };
+        let Some(ptr) = NonNull::new(raw.cast::<T>()) else { handle_alloc_error(layout) };
+        Self { ptr, len, owner: Owner::Heap(layout) }
+    }
+
+    /// An anonymous mapping whose used part starts on a huge-page boundary. The slack before it is
+    /// never touched and so costs address space only.
+    fn mapped(len: usize, bytes: usize) -> Option<Self> {
+        let mut map = memmap2::MmapMut::map_anon(bytes + HUGE_PAGE).ok()?;
+        #[cfg(target_os = "linux")]
+        {
+            // Advice only: a kernel without huge pages serves small ones.
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
+        let start = map.as_mut_ptr();
+        let skip = start.align_offset(HUGE_PAGE);
+        // SAFETY: skip < HUGE_PAGE, and the mapping is bytes + HUGE_PAGE long, so the result and the
+        // `bytes` after it lie inside the mapping.
+        let ptr = NonNull::new(unsafe { start.add(skip) }.cast::<T>())?;
+        Some(Self { ptr, len, owner: Owner::Map(map) })
+    }
+
+    /// A buffer holding a copy of `data`.
+    pub fn from_slice(data: &[T]) -> Self {
+        let mut b = Self::zeroed(data.len());
+        b.copy_from_slice(data);
+        b
+    }
+}
+
+impl<T: Pod> Drop for AlignedBuf<T> {
+    fn drop(&mut self) {
+        if let Owner::Heap(layout) = self.owner {
+            // SAFETY: allocated in `zeroed` with this very layout, and freed once.
+            unsafe { dealloc(self.ptr.as_ptr().cast(), layout) }
+        }
+    }
+}
+
+impl<T: Pod> Deref for AlignedBuf<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        // SAFETY: ptr is valid for len initialised (zeroed, T: Pod) elements for the life of self.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Pod> DerefMut for AlignedBuf<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`, and &mut self makes the access unique.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Pod> Clone for AlignedBuf<T> {
+    fn clone(&self) -> Self {
+        Self::from_slice(self)
+    }
+}
+
+impl<T: Pod> fmt::Debug for AlignedBuf<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AlignedBuf<{}>[{}]", std::any::type_name::<T>(), self.len)
+    }
+}
+
+/// Read-only maps of files.
+pub mod mmap {
+    use std::fs::File;
+    use std::io;
+    use std::ops::Deref;
+
+    /// A file's bytes, read on demand through the page cache.
+    ///
+    /// **Caveat.** The map is a window on the file, not a copy. If another process truncates the file
+    /// while it is mapped, touching the lost part ends this process with SIGBUS; if it writes to the
+    /// file, the bytes here change. Gently writes its own files by rename, which leaves open maps on
+    /// the old contents, so only a foreign writer can do this. Readers must validate what they parse
+    /// and not assume that two reads of one place agree.
+    #[derive(Debug)]
+    pub struct Mmap {
+        map: Option<memmap2::Mmap>,
+    }
+
+    impl Mmap {
+        /// Maps the whole of `file`. An empty file gives an empty map.
+        ///
+        /// # Errors
+        /// Those of the operating system: not a regular file, out of address space.
+        pub fn map(file: &File) -> io::Result<Mmap> {
+            let meta = file.metadata()?;
+            if meta.is_file() && meta.len() == 0 {
+                return Ok(Mmap { map: None });
+            }
+            // SAFETY: the map is read-only and private to this value. The bytes may change under a
+            // foreign writer; u8 has no invalid values, and the caveat above is the documented contract.
+            let map = unsafe { memmap2::Mmap::map(file)? };
+            Ok(Mmap { map: Some(map) })
+        }
+
+        /// Opens and maps a file.
+        ///
+        /// # Errors
+        /// As [`Mmap::map`], and those of opening the file.
+        pub fn open(path: impl AsRef<std::path::Path>) -> io::Result<Mmap> {
+            Self::map(&File::open(path)?)
+        }
+    }
+
+    impl Deref for Mmap {
+        type Target = [u8];
+        fn deref(&self) -> &[u8] {
+            self.map.as_deref().unwrap_or(&[])
+        }
+    }
+
+    impl AsRef<[u8]> for Mmap {
+        fn as_ref(&self) -> &[u8] {
+            self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_and_large_buffers_are_zeroed_and_aligned() {
+        for len in [0, 1, 17, LARGE / 4 - 1, LARGE / 4, LARGE / 4 + 33] {
+            let mut b = AlignedBuf::<f32>::zeroed(len);
+            assert_eq!(b.len(), len);
+            assert!(b.iter().all(|&x| x == 0.0));
+            if len > 0 {
+                assert_eq!(b.as_ptr() as usize % ALIGN, 0);
+                b[len - 1] = 2.0;
+                assert_eq!(b.clone()[len - 1], 2.0);
+            }
+        }
+    }
+
+    #[test]
+    fn maps_files_and_empty_files() {
+        let dir = std::env::temp_dir();
+        let p = dir.join(format!("gently-mmap-{}", std::process::id()));
+        std::fs::write(&p, b"transformer").unwrap();
+        assert_eq!(&*mmap::Mmap::open(&p).unwrap(), b"transformer");
+        std::fs::write(&p, b"").unwrap();
+        assert!(mmap::Mmap::open(&p).unwrap().is_empty());
+        std::fs::remove_file(&p).unwrap();
+        assert!(mmap::Mmap::open(&p).is_err());
+    }
+}

@@ -1,0 +1,274 @@
+//! Matrix products C = A·B with what a network needs around them.
+//!
+//! Here: the operands ([`Mat`], any strides, f32 or bf16), the [`Epilogue`] (scale, bias, activation,
+//! residual, accumulation) and the entry points [`gemm`] and [`gemm_batched`]. [`plain`] is the
+//! reference. Not here: graphs, shapes of tensors, gradients; a caller asks for dX = dY·W and
+//! dW = dYᵀ·X as products of transposed views.
+//!
+//! ```
+//! use gently_kernels::gemm::{Compute, Epilogue, Mat, gemm};
+//! let (a, b) = ([1.0, 2.0, 3.0, 4.0], [1.0, 0.0, 1.0, 1.0]);
+//! let mut c = [0.0; 4];
+//! // C = A·Bᵀ, as in y = x·Wᵀ.
+//! gemm(Compute::F32, Mat::f32(&a, 2, 2), Mat::f32(&b, 2, 2).t(), &mut c, 2, Epilogue::default());
+//! assert_eq!(c, [1.0, 3.0, 3.0, 7.0]);
+//! ```
+
+pub mod plain;
+
+use crate::real::Real;
+use half::bf16;
+
+/// The elements of a matrix.
+#[derive(Debug, Clone, Copy)]
+pub enum Operand<'a> {
+    /// 32-bit floats.
+    F32(&'a [f32]),
+    /// bfloat16.
+    Bf16(&'a [bf16]),
+}
+
+impl<'a> Operand<'a> {
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Operand::F32(d) => d.len(),
+            Operand::Bf16(d) => d.len(),
+        }
+    }
+
+    /// The elements from the `n`th on.
+    fn skip(self, n: usize) -> Operand<'a> {
+        match self {
+            Operand::F32(d) => Operand::F32(&d[n..]),
+            Operand::Bf16(d) => Operand::Bf16(&d[n..]),
+        }
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A matrix view: element (i, j) is `data[i·row_stride + j·col_stride]`. Strides may be zero (a row or
+/// column that is repeated) and need not be 1 in any direction.
+#[derive(Debug, Clone, Copy)]
+pub struct Mat<'a> {
+    /// The elements; more than the view covers is allowed.
+    pub data: Operand<'a>,
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub cols: usize,
+    /// Elements from one row to the next.
+    pub row_stride: usize,
+    /// Elements from one column to the next.
+    pub col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// A row-major matrix of f32.
+    pub fn f32(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self::new(Operand::F32(data), rows, cols)
+    }
+
+    /// A row-major matrix of bf16.
+    pub fn bf16(data: &'a [bf16], rows: usize, cols: usize) -> Self {
+        Self::new(Operand::Bf16(data), rows, cols)
+    }
+
+    /// A row-major matrix.
+    pub fn new(data: Operand<'a>, rows: usize, cols: usize) -> Self {
+        Self { data, rows, cols, row_stride: cols, col_stride: 1 }
+    }
+
+    /// The transposed view.
+    #[must_use]
+    pub fn t(self) -> Self {
+        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+    }
+
+    /// The same elements with other strides.
+    #[must_use]
+    pub fn with_strides(self, row_stride: usize, col_stride: usize) -> Self {
+        Self { row_stride, col_stride, ..self }
+    }
+
+    /// One more than the largest index the view touches, or `None` where that overflows.
+    fn extent(&self) -> Option<usize> {
+        if self.rows == 0 || self.cols == 0 {
+            return Some(0);
+        }
+        let last_row = (self.rows - 1).checked_mul(self.row_stride)?;
+        let last_col = (self.cols - 1).checked_mul(self.col_stride)?;
+        last_row.checked_add(last_col)?.checked_add(1)
+    }
+
+    /// Panics where the view leaves its data by `extra` elements of offset.
+    fn check(&self, name: &str, extra: usize) {
+        let fits = self
+            .extent()
+            .and_then(|e| e.checked_add(extra))
+            .is_some_and(|e| e <= self.data.len() || self.rows == 0 || self.cols == 0);
+        assert!(
+            fits,
+            "gemm: matrix {name} [{}, {}] with strides ({}, {}) leaves its {} elements",
+            self.rows,
+            self.cols,
+            self.row_stride,
+            self.col_stride,
+            self.data.len()
+        );
+    }
+}
+
+/// In what arithmetic products are formed. Accumulation is f32 in both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compute {
+    /// Inputs as they are (bf16 is widened, exactly).
+    #[default]
+    F32,
+    /// Inputs rounded to bf16, to nearest even. Twice as fast where the processor multiplies bf16.
+    Bf16,
+}
+
+/// The activation that an epilogue applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activation {
+    /// x
+    #[default]
+    None,
+    /// ½x(1 + tanh(√(2/π)(x + 0.044715x³))) (Hendrycks & Gimpel 2016, the form of GPT-2)
+    GeluTanh,
+    /// ½x(1 + erf(x/√2)) (Hendrycks & Gimpel 2016)
+    GeluErf,
+    /// x·σ(x) (Elfwing et al. 2017)
+    Silu,
+    /// max(x, 0)
+    Relu,
+    /// max(x, 0)² (So et al. 2021)
+    Relu2,
+}
+
+impl Activation {
+    /// The activation of one number: the plain twin of the vectorised epilogue.
+    pub fn apply<T: Real>(self, x: T) -> T {
+        let half = T::from_f64(0.5);
+        match self {
+            Activation::None => x,
+            Activation::GeluTanh => {
+                let inner = T::from_f64(0.797_884_560_802_865_4) * (x + T::from_f64(0.044715) * x * x * x);
+                half * x * (T::ONE + inner.tanh())
+            }
+            Activation::GeluErf => half * x * (T::ONE + (x * T::from_f64(std::f64::consts::FRAC_1_SQRT_2)).erf()),
+            Activation::Silu => x * x.sigmoid(),
+            Activation::Relu => x.max(T::ZERO),
+            Activation::Relu2 => {
+                let r = x.max(T::ZERO);
+                r * r
+            }
+        }
+    }
+}
+
+/// What happens to the product on its way to memory:
+///
+/// x = alpha · A·B + bias;  C = (C if `accumulate`) + activation(x) + residual
+///
+/// `pre_activation` and `residual` are laid out as C, with its row stride.
+#[derive(Debug)]
+pub struct Epilogue<'a, T = f32> {
+    /// One number for each column of C.
+    pub bias: Option<&'a [T]>,
+    /// Applied to x.
+    pub activation: Activation,
+    /// Receives x, for the backward pass.
+    pub pre_activation: Option<&'a mut [T]>,
+    /// Added after the activation.
+    pub residual: Option<&'a [T]>,
+    /// Add to what C holds rather than replace it.
+    pub accumulate: bool,
+    /// Factor on the product.
+    pub alpha: T,
+}
+
+impl<T: Real> Default for Epilogue<'_, T> {
+    fn default() -> Self {
+        Self {
+            bias: None,
+            activation: Activation::None,
+            pre_activation: None,
+            residual: None,
+            accumulate: false,
+            alpha: T::ONE,
+        }
+    }
+}
+
+/// C[m,n] = epilogue(A[m,k] · B[k,n]); C is row-major with row stride `ldc`.
+///
+/// Each element's sum runs over k in an order that depends on the shape alone.
+///
+/// # Panics
+/// When the inner dimensions differ or an operand is shorter than its view.
+pub fn gemm(compute: Compute, a: Mat, b: Mat, c: &mut [f32], ldc: usize, ep: Epilogue) {
+    check(&a, &b, c, ldc, &ep);
+    let (af, bf) = (widen(&a, compute), widen(&b, compute));
+    let view = |m: &Mat, d| plain::View {
+        data: d,
+        rows: m.rows,
+        cols: m.cols,
+        row_stride: m.row_stride,
+        col_stride: m.col_stride,
+    };
+    plain::gemm(view(&a, &af), view(&b, &bf), c, ldc, ep);
+}
+
+fn widen(m: &Mat, compute: Compute) -> Vec<f32> {
+    let round = |x: f32| match compute {
+        Compute::F32 => x,
+        Compute::Bf16 => bf16::from_f32(x).to_f32(),
+    };
+    match m.data {
+        Operand::F32(d) => d.iter().map(|&x| round(x)).collect(),
+        Operand::Bf16(d) => d.iter().map(|x| x.to_f32()).collect(),
+    }
+}
+
+fn check<T>(a: &Mat, b: &Mat, c: &[T], ldc: usize, ep: &Epilogue<T>) {
+    assert_eq!(
+        a.cols, b.rows,
+        "gemm: A is [{}, {}] and B is [{}, {}]: inner dimensions differ",
+        a.rows, a.cols, b.rows, b.cols
+    );
+    a.check("A", 0);
+    b.check("B", 0);
+    plain::check_output(a.rows, b.cols, c.len(), ldc, ep);
+}
+
+/// `batch` products: element i multiplies A at `i·a_stride` with B at `i·b_stride` into C at
+/// `i·c_stride` (strides in elements; 0 repeats an input). C = (C if `accumulate`) + alpha·A·B.
+///
+/// # Panics
+/// As [`gemm`], and when two products of C would overlap.
+#[allow(clippy::too_many_arguments)]
+pub fn gemm_batched(
+    compute: Compute,
+    batch: usize,
+    a: Mat,
+    a_stride: usize,
+    b: Mat,
+    b_stride: usize,
+    c: &mut [f32],
+    c_stride: usize,
+    ldc: usize,
+    alpha: f32,
+    accumulate: bool,
+) {
+    for i in 0..batch {
+        let (ai, bi) = (Mat { data: a.data.skip(i * a_stride), ..a }, Mat { data: b.data.skip(i * b_stride), ..b });
+        let ep = Epilogue { alpha, accumulate, ..Epilogue::default() };
+        gemm(compute, ai, bi, &mut c[i * c_stride..], ldc, ep);
+    }
+}
