@@ -6,6 +6,7 @@ mod error;
 pub mod events;
 pub mod plan;
 pub mod recipe;
+pub mod watch;
 
 pub use error::{Error, Result};
 pub use events::{Event, Observer};

@@ -20,7 +20,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::format::fenced;
 use crate::events::{Event, RunStarted, Step};
 use crate::{Error, Observer, Result};
 
@@ -46,10 +45,7 @@ struct Output {
 impl TensorBoard {
     /// Will write into `folder`, which is made when the run starts.
     pub fn new(folder: &Path) -> Self {
-        Self {
-            folder: folder.to_path_buf(),
-            output: None,
-        }
+        Self { folder: folder.to_path_buf(), output: None }
     }
 
     fn open(&mut self, run: &RunStarted) -> Result<()> {
@@ -61,27 +57,19 @@ impl TensorBoard {
         // Readers order the files of a folder by name, so the name begins with the time.
         let seconds = now().floor() as u64;
         let process = std::process::id();
-        let (file, path) = (0u32..)
-            .find_map(|attempt| {
-                let name = format!("events.out.tfevents.{seconds:010}.gently.{process}.{attempt}");
-                let path = self.folder.join(name);
-                match OpenOptions::new().write(true).create_new(true).open(&path) {
-                    Ok(file) => Some(Ok((file, path))),
-                    Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => None,
-                    Err(source) => Some(Err(Error::Io {
-                        action: "cannot create",
-                        path,
-                        source,
-                    })),
+        let mut attempt = 0u32;
+        let (file, path) = loop {
+            let name = format!("events.out.tfevents.{seconds:010}.gently.{process}.{attempt}");
+            let path = self.folder.join(name);
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => break (file, path),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => attempt += 1,
+                Err(source) => {
+                    return Err(Error::Io { action: "cannot create", path, source });
                 }
-            })
-            .unwrap_or_else(|| unreachable!("one of 2^32 names is free"))?;
-        let output = self.output.insert(Output {
-            file,
-            path,
-            buffer: Vec::new(),
-            flushed: Instant::now(),
-        });
+            }
+        };
+        let output = self.output.insert(Output { file, path, buffer: Vec::new(), flushed: Instant::now() });
         output.push(&message::version(now()));
         if run.start_step > 0 {
             output.push(&message::session_start(now(), run.start_step + 1));
@@ -108,20 +96,12 @@ impl Output {
         self.scalar(step.step, "loss/train", step.loss);
         self.scalar(step.step, "optimizer/learning_rate", step.lr);
         self.scalar(step.step, "optimizer/gradient_norm", step.grad_norm);
-        self.scalar(
-            step.step,
-            "speed/tokens_per_second",
-            step.tokens_per_second,
-        );
+        self.scalar(step.step, "speed/tokens_per_second", step.tokens_per_second);
         self.scalar(step.step, "speed/share_of_peak", step.utilisation);
     }
 
     fn flush(&mut self) -> Result<()> {
-        let failed = |source| Error::Io {
-            action: "cannot write",
-            path: self.path.clone(),
-            source,
-        };
+        let failed = |source| Error::Io { action: "cannot write", path: self.path.clone(), source };
         self.file.write_all(&self.buffer).map_err(failed)?;
         self.buffer.clear();
         self.flushed = Instant::now();
@@ -181,23 +161,24 @@ impl Drop for TensorBoard {
 }
 
 fn now() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// A short tag for a prompt: its first letters and digits, since TensorBoard groups by tag.
 fn tag_of(prompt: &str) -> String {
-    let words: Vec<&str> = prompt
-        .split(|c: char| !c.is_alphanumeric())
-        .filter(|word| !word.is_empty())
-        .take(4)
-        .collect();
+    let words: Vec<&str> =
+        prompt.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).take(4).collect();
     if words.is_empty() {
         return "no_prompt".into();
     }
     let tag: String = words.join("_").chars().take(32).collect();
     tag
+}
+
+/// `text` as a Markdown code block, indented so that no fence inside it can end the block.
+fn fenced(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(|line| format!("    {line}")).collect();
+    lines.join("\n")
 }
 
 fn configuration(run: &RunStarted) -> String {
@@ -220,11 +201,7 @@ mod tests {
 
     fn frames(path: &Path) -> Vec<Vec<(u64, Field)>> {
         let bytes = std::fs::read(path).unwrap();
-        record::split(&bytes)
-            .unwrap()
-            .into_iter()
-            .map(fields)
-            .collect()
+        record::split(&bytes).unwrap().into_iter().map(fields).collect()
     }
 
     fn tags(frames: &[Vec<(u64, Field)>]) -> Vec<String> {
@@ -242,10 +219,7 @@ mod tests {
     }
 
     fn files(folder: &Path) -> Vec<PathBuf> {
-        let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect();
+        let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.sort();
         files
     }
@@ -260,11 +234,7 @@ mod tests {
         let files = files(folder.path());
         assert_eq!(files.len(), 1);
         let frames = frames(&files[0]);
-        assert_eq!(
-            frames[0][2],
-            (3, Field::Bytes(b"brain.Event:2".to_vec())),
-            "the first frame names the version"
-        );
+        assert_eq!(frames[0][2], (3, Field::Bytes(b"brain.Event:2".to_vec())), "the first frame names the version");
         let tags = tags(&frames);
         let count = |tag: &str| tags.iter().filter(|t| *t == tag).count();
         assert_eq!(count("loss/train"), 40);
@@ -278,13 +248,9 @@ mod tests {
     fn a_resumed_run_opens_a_second_file_that_names_its_step() {
         let folder = tempfile::tempdir().unwrap();
         let mut run = rehearsal::started(100);
-        TensorBoard::new(folder.path())
-            .on(&Event::RunStarted(Box::new(run.clone())))
-            .unwrap();
+        TensorBoard::new(folder.path()).on(&Event::RunStarted(Box::new(run.clone()))).unwrap();
         run.start_step = 60;
-        TensorBoard::new(folder.path())
-            .on(&Event::RunStarted(Box::new(run)))
-            .unwrap();
+        TensorBoard::new(folder.path()).on(&Event::RunStarted(Box::new(run))).unwrap();
         let files = files(folder.path());
         assert_eq!(files.len(), 2);
         let second = frames(&files[1]);

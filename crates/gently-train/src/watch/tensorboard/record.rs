@@ -23,11 +23,7 @@ const TABLE: [u32; 256] = {
         let mut crc = byte as u32;
         let mut bit = 0;
         while bit < 8 {
-            crc = if crc & 1 == 1 {
-                (crc >> 1) ^ POLYNOMIAL
-            } else {
-                crc >> 1
-            };
+            crc = if crc & 1 == 1 { (crc >> 1) ^ POLYNOMIAL } else { crc >> 1 };
             bit += 1;
         }
         table[byte] = crc;
@@ -38,9 +34,7 @@ const TABLE: [u32; 256] = {
 
 /// CRC-32C of `bytes` (iSCSI, RFC 3720 appendix B.4).
 pub fn crc32c(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0u32, |crc, &byte| {
-        (crc >> 8) ^ TABLE[((crc ^ u32::from(byte)) & 0xff) as usize]
-    })
+    !bytes.iter().fold(!0u32, |crc, &byte| (crc >> 8) ^ TABLE[((crc ^ u32::from(byte)) & 0xff) as usize])
 }
 
 /// The masked form that event files store: a file that holds checksums of checksums would
@@ -136,10 +130,7 @@ mod tests {
             assert!(split(&broken).is_err(), "bit {bit} went unnoticed");
         }
         for length in 1..file.len() {
-            assert_eq!(
-                split(&file[..length]),
-                Err(FrameError::Truncated { offset: 0 })
-            );
+            assert_eq!(split(&file[..length]), Err(FrameError::Truncated { offset: 0 }));
         }
     }
 }

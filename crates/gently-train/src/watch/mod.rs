@@ -1,0 +1,21 @@
+//! Watching a run: a progress bar, a live dashboard, TensorBoard files and a report.
+//!
+//! Here: everything that listens to a run's [events](crate::events) and shows them. Not here: the
+//! trainer, and `metrics.jsonl`, which it writes itself because exact resume depends on it.
+//!
+//! ```
+//! use gently_train::Observer;
+//! use gently_train::watch::Progress;
+//! let mut observers: Vec<Box<dyn Observer>> = Vec::new();
+//! observers.push(Box::new(Progress::stderr()));
+//! ```
+
+pub mod format;
+pub mod memory;
+mod progress;
+#[cfg(test)]
+mod rehearsal;
+pub mod tensorboard;
+
+pub use progress::Progress;
+pub use tensorboard::TensorBoard;
