@@ -12,8 +12,19 @@
 //! assert_eq!(c[0], 12.0);
 //! ```
 
+pub mod activation;
 pub mod buffer;
+pub mod cast;
 pub mod cpu;
+pub mod elementwise;
+pub mod embedding;
 pub mod gemm;
+pub mod loss;
+pub mod norm;
+pub mod optim;
 pub mod pool;
 pub mod real;
+pub mod reduce;
+pub mod simd;
+pub mod simd_math;
+pub mod softmax;

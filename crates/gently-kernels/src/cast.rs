@@ -1,0 +1,102 @@
+//! Conversions between number types.
+//!
+//! Here: [`Scalar`], the storage types of tensors, and [`cast`] between any two of them with the
+//! rules of Rust's `as` (round to nearest even for floats, truncate and saturate for integers).
+//! Not here: quantized formats.
+//!
+//! ```
+//! use gently_kernels::cast::cast;
+//! let mut half = [half::bf16::ZERO; 2];
+//! cast(&[1.0f32, 1.005], &mut half);
+//! assert_eq!(half[1].to_f32(), 1.0078125);
+//! ```
+
+use crate::pool;
+use half::bf16;
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// A storage type of tensors: f32, f64, bf16, u8, u32, i64.
+pub trait Scalar: sealed::Sealed + bytemuck::Pod + Send + Sync + PartialOrd + std::fmt::Debug {
+    /// Converts a slice; lengths are equal.
+    #[doc(hidden)]
+    fn cast_slice<B: Scalar>(from: &[Self], to: &mut [B]);
+    #[doc(hidden)]
+    fn from_f32(x: f32) -> Self;
+    #[doc(hidden)]
+    fn from_f64(x: f64) -> Self;
+    #[doc(hidden)]
+    fn from_i64(x: i64) -> Self;
+    #[doc(hidden)]
+    fn from_u32(x: u32) -> Self;
+}
+
+/// Rounds to nearest even by integer arithmetic, which vectorises; NaN stays NaN.
+#[inline(always)]
+fn round_bf16(x: f32) -> bf16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    let quiet = (bits >> 16) | 0x40;
+    bf16::from_bits(if x.is_nan() { quiet } else { rounded } as u16)
+}
+
+/// f64 to bf16 without rounding twice: round to odd in f32 first.
+#[inline(always)]
+fn round_bf16_from_f64(x: f64) -> bf16 {
+    bf16::from_f64(x)
+}
+
+macro_rules! scalar {
+    ($t:ty, |$x:ident| widen $from:ident($wide:expr), f32 $f32:expr, f64 $f64:expr, i64 $i64:expr, u32 $u32:expr) => {
+        impl sealed::Sealed for $t {}
+        impl Scalar for $t {
+            #[inline(always)]
+            fn cast_slice<B: Scalar>(from: &[Self], to: &mut [B]) {
+                for (b, &$x) in to.iter_mut().zip(from) {
+                    *b = B::$from($wide);
+                }
+            }
+            #[inline(always)]
+            fn from_f32($x: f32) -> Self {
+                $f32
+            }
+            #[inline(always)]
+            fn from_f64($x: f64) -> Self {
+                $f64
+            }
+            #[inline(always)]
+            fn from_i64($x: i64) -> Self {
+                $i64
+            }
+            #[inline(always)]
+            fn from_u32($x: u32) -> Self {
+                $u32
+            }
+        }
+    };
+}
+
+scalar!(f32, |x| widen from_f32(x), f32 x, f64 x as f32, i64 x as f32, u32 x as f32);
+scalar!(f64, |x| widen from_f64(x), f32 x as f64, f64 x, i64 x as f64, u32 x as f64);
+scalar!(u8, |x| widen from_u32(x as u32), f32 x as u8, f64 x as u8, i64 x as u8, u32 x as u8);
+scalar!(u32, |x| widen from_u32(x), f32 x as u32, f64 x as u32, i64 x as u32, u32 x);
+scalar!(i64, |x| widen from_i64(x), f32 x as i64, f64 x as i64, i64 x, u32 x as i64);
+scalar!(bf16, |x| widen from_f32(f32::from_bits((x.to_bits() as u32) << 16)),
+    f32 round_bf16(x), f64 round_bf16_from_f64(x), i64 bf16::from_f64(x as f64), u32 bf16::from_f64(x as f64));
+
+/// `to[i] = from[i]` in the other type, any shape.
+///
+/// # Panics
+/// When lengths disagree.
+pub fn cast<A: Scalar, B: Scalar>(from: &[A], to: &mut [B]) {
+    assert_eq!(from.len(), to.len(), "cast: lengths differ");
+    pool::parallel_chunks_mut(to, CHUNK, |chunk, to| {
+        let from = &from[chunk * CHUNK..][..to.len()];
+        A::cast_slice(from, to);
+    });
+}
+
+/// Elements converted by one task.
+const CHUNK: usize = 16 * 1024;

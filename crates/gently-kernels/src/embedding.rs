@@ -1,0 +1,151 @@
+//! Rows of a table by index: gather, and its backward, scatter-add.
+//!
+//! Here: `[V, C]` tables read and accumulated by `u32` ids, with learned positions added on request.
+//! Not here: the output projection (see `loss`), sinusoidal or rotary positions (see `rope`).
+//!
+//! ```
+//! use gently_kernels::embedding;
+//! let table = [0.0f32, 0.0, 1.0, 1.0, 2.0, 2.0];
+//! let mut out = [0.0f32; 4];
+//! embedding::gather(&table, 2, &[2, 1], None, &mut out).unwrap();
+//! assert_eq!(out, [2.0, 2.0, 1.0, 1.0]);
+//! assert!(embedding::gather(&table, 2, &[3, 1], None, &mut out).is_err());
+//! ```
+
+use crate::pool::{self, Disjoint};
+use crate::real::Real;
+
+/// An id with no row in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("token id {id} at position {position} is outside the table of {rows} rows")]
+pub struct OutOfRange {
+    /// The offending id.
+    pub id: u32,
+    /// Where it stands in `ids`.
+    pub position: usize,
+    /// Rows of the table.
+    pub rows: usize,
+}
+
+/// Learned positions added to the gathered rows: token n of the batch sits at position
+/// `start + n % block`.
+#[derive(Clone, Copy, Debug)]
+pub struct Positions<'a, T> {
+    /// `[context, C]`.
+    pub table: &'a [T],
+    /// Tokens in each sequence, T.
+    pub block: usize,
+    /// Position of each sequence's first token.
+    pub start: usize,
+}
+
+fn check_ids(ids: &[u32], rows: usize) -> Result<(), OutOfRange> {
+    match ids.iter().position(|&id| id as usize >= rows) {
+        Some(position) => Err(OutOfRange { id: ids[position], position, rows }),
+        None => Ok(()),
+    }
+}
+
+/// Rows moved by one task: about 64 KiB.
+fn rows_per_task<T>(width: usize) -> usize {
+    (64 * 1024 / (width * size_of::<T>()).max(1)).max(1)
+}
+
+/// `out[n] = table[ids[n]] (+ positions)`; table `[V, C]`, out `[N, C]`.
+///
+/// # Errors
+/// [`OutOfRange`] when an id is not below V; `out` is then untouched.
+///
+/// # Panics
+/// When lengths disagree or a position lies outside its table.
+pub fn gather<T: Real>(
+    table: &[T],
+    width: usize,
+    ids: &[u32],
+    positions: Option<Positions<'_, T>>,
+    out: &mut [T],
+) -> Result<(), OutOfRange> {
+    assert!(width > 0 && table.len() % width == 0, "embedding: table is not whole rows of {width}");
+    assert_eq!(out.len(), ids.len() * width, "embedding: output is not one row for each id");
+    if let Some(p) = positions {
+        assert!(p.block > 0, "embedding: sequences of no tokens");
+        let last = p.start + p.block.min(ids.len());
+        assert!(last * width <= p.table.len(), "embedding: position {last} is outside its table");
+    }
+    check_ids(ids, table.len() / width)?;
+    let rows = rows_per_task::<T>(width);
+    pool::parallel_chunks_mut(out, rows * width, |chunk, out| {
+        for (i, out) in out.chunks_exact_mut(width).enumerate() {
+            let n = chunk * rows + i;
+            let row = &table[ids[n] as usize * width..][..width];
+            match positions {
+                None => out.copy_from_slice(row),
+                Some(p) => {
+                    let pos = &p.table[(p.start + n % p.block) * width..][..width];
+                    for ((o, &a), &b) in out.iter_mut().zip(row).zip(pos) {
+                        *o = a + b;
+                    }
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+/// `dtable[ids[n]] += dout[n]` for every n; table `[V, C]`, dout `[N, C]`.
+///
+/// Work is cut by columns and every task walks the ids in order, so each sum has one order whatever
+/// the number of threads, without sorting.
+///
+/// # Errors
+/// [`OutOfRange`] when an id is not below V; `dtable` is then untouched.
+///
+/// # Panics
+/// When lengths disagree.
+pub fn scatter_add<T: Real>(dtable: &mut [T], width: usize, ids: &[u32], dout: &[T]) -> Result<(), OutOfRange> {
+    assert!(width > 0 && dtable.len() % width == 0, "embedding: table is not whole rows of {width}");
+    assert_eq!(dout.len(), ids.len() * width, "embedding: gradient is not one row for each id");
+    check_ids(ids, dtable.len() / width)?;
+    let block = columns_per_task(width);
+    let shared = Disjoint::new(dtable);
+    pool::parallel(width.div_ceil(block), |task| {
+        let first = task * block;
+        let len = block.min(width - first);
+        for (n, &id) in ids.iter().enumerate() {
+            // SAFETY: this task alone touches columns first..first+len, and ids were checked.
+            let row = unsafe { shared.part(id as usize * width + first, len) };
+            for (r, &g) in row.iter_mut().zip(&dout[n * width + first..][..len]) {
+                *r += g;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Backward of [`Positions`]: `dtable[start + n % block] += dout[n]`, sequences in order.
+///
+/// # Panics
+/// When lengths disagree or a position lies outside its table.
+pub fn positions_add<T: Real>(dtable: &mut [T], width: usize, block: usize, start: usize, dout: &[T]) {
+    assert!(width > 0 && dout.len() % width == 0, "embedding: gradient is not whole rows of {width}");
+    let n = dout.len() / width;
+    let used = block.min(n);
+    assert!((start + used) * width <= dtable.len(), "embedding: a position is outside its table");
+    let rows = rows_per_task::<T>(width);
+    pool::parallel_chunks_mut(&mut dtable[start * width..][..used * width], rows * width, |chunk, out| {
+        for (i, out) in out.chunks_exact_mut(width).enumerate() {
+            let mut t = chunk * rows + i;
+            while t < n {
+                for (o, &g) in out.iter_mut().zip(&dout[t * width..][..width]) {
+                    *o += g;
+                }
+                t += block;
+            }
+        }
+    });
+}
+
+/// 64 columns: a whole number of cache lines, and enough tasks for the widths models have.
+fn columns_per_task(width: usize) -> usize {
+    width.min(64)
+}

@@ -1,0 +1,118 @@
+//! Muon: momentum, orthogonalised.
+
+use crate::elementwise::{Unary, scale_add, unary};
+use crate::gemm::{Compute, Epilogue, Mat, gemm};
+use crate::reduce::sum_of_squares;
+
+/// How the orthogonal update is scaled for a matrix of `rows × cols` (out × in).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MuonScale {
+    /// √max(1, rows/cols) (Jordan 2024, <https://kellerjordan.github.io/posts/muon/>).
+    #[default]
+    Jordan,
+    /// 0.2·√max(rows, cols), so that AdamW's learning rate and decay can be kept (Moonlight,
+    /// arXiv:2502.16982 §2.2).
+    Moonlight,
+}
+
+/// Muon for matrices (Jordan 2024): Nesterov momentum whose singular values are pushed towards 1 by five
+/// Newton–Schulz steps, with decoupled weight decay.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Muon {
+    /// Learning rate, before [`MuonScale`].
+    pub lr: f32,
+    /// Decay of the momentum.
+    pub momentum: f32,
+    /// Look ahead: orthogonalise (1 − μ)·g + μ·m instead of m.
+    pub nesterov: bool,
+    /// Decoupled weight decay, times the unscaled learning rate.
+    pub weight_decay: f32,
+    /// Newton–Schulz steps.
+    pub steps: usize,
+    /// Scale of the update.
+    pub scale: MuonScale,
+    /// Precision of the matrix products.
+    pub compute: Compute,
+    /// Factor on the gradient (clipping, mean over micro-batches).
+    pub grad_scale: f32,
+}
+
+impl Default for Muon {
+    /// Jordan's defaults.
+    fn default() -> Self {
+        Muon {
+            lr: 0.02,
+            momentum: 0.95,
+            nesterov: true,
+            weight_decay: 0.0,
+            steps: 5,
+            scale: MuonScale::Jordan,
+            compute: Compute::F32,
+            grad_scale: 1.0,
+        }
+    }
+}
+
+impl Muon {
+    /// One step on a matrix `w` `[rows, cols]` with gradient `g` and momentum `m` of that shape.
+    ///
+    /// # Panics
+    /// When lengths disagree.
+    pub fn step(&self, rows: usize, cols: usize, w: &mut [f32], g: &[f32], m: &mut [f32]) {
+        assert!(
+            [w.len(), g.len(), m.len()].iter().all(|&n| n == rows * cols),
+            "muon: parameters, gradient and momentum of a {rows} × {cols} matrix"
+        );
+        if w.is_empty() {
+            return;
+        }
+        let mu = self.momentum;
+        scale_add((1.0 - mu) * self.grad_scale, g, mu, m);
+        let mut update = m.to_vec();
+        if self.nesterov {
+            scale_add((1.0 - mu) * self.grad_scale, g, mu, &mut update);
+        }
+        orthogonalize(&mut update, rows, cols, self.steps, self.compute);
+        let (r, c) = (rows as f32, cols as f32);
+        let factor = match self.scale {
+            MuonScale::Jordan => (r / c).max(1.0).sqrt(),
+            MuonScale::Moonlight => 0.2 * r.max(c).sqrt(),
+        };
+        scale_add(-self.lr * factor, &update, 1.0 - self.lr * self.weight_decay, w);
+    }
+}
+
+/// Replaces the matrix `x` `[rows, cols]` by nearly U·Vᵀ of its singular value decomposition: singular
+/// values land in about 0.7 … 1.2. Quintic Newton–Schulz X ← aX + (bA + cA²)X with A = X·Xᵀ taken on the
+/// smaller side, after division by the Frobenius norm.
+///
+/// # Panics
+/// When `x` is not `rows · cols` long.
+pub fn orthogonalize(x: &mut [f32], rows: usize, cols: usize, steps: usize, compute: Compute) {
+    assert_eq!(x.len(), rows * cols, "muon: a {rows} × {cols} matrix");
+    const A: f32 = 3.4445;
+    const B: f32 = -4.7750;
+    const C: f32 = 2.0315;
+    let norm = sum_of_squares(x).sqrt().max(1e-7) as f32;
+    let mut y = vec![0.0; x.len()];
+    unary(Unary::Affine { scale: 1.0 / norm, shift: 0.0 }, x, &mut y);
+    x.copy_from_slice(&y);
+    let n = rows.min(cols);
+    let mut gram = vec![0.0; n * n];
+    let mut poly = vec![0.0; n * n];
+    for _ in 0..steps {
+        let m = Mat::f32(x, rows, cols);
+        // A = X·Xᵀ of the wide orientation, without moving a tall X.
+        let (left, right) = if rows <= cols { (m, m.t()) } else { (m.t(), m) };
+        gemm(compute, left, right, &mut gram, n, Epilogue::default());
+        // bA + cA²; then aX + (…)X, or aX + X(…) for the tall one (the polynomial is symmetric).
+        poly.copy_from_slice(&gram);
+        scale_add(0.0, &gram, B, &mut poly);
+        let g = Mat::f32(&gram, n, n);
+        gemm(compute, g, g, &mut poly, n, Epilogue { alpha: C, accumulate: true, ..Default::default() });
+        let p = Mat::f32(&poly, n, n);
+        let (left, right) = if rows <= cols { (p, m) } else { (m, p) };
+        gemm(compute, left, right, &mut y, cols, Epilogue::default());
+        scale_add(1.0, &y, A, x);
+    }
+}
