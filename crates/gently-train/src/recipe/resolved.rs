@@ -1,0 +1,180 @@
+//! A configuration with all values known, and its `config.toml`.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value};
+
+use super::values::toml_text;
+use super::{Config, ConfigLine, OPTIONAL_MODEL_KEYS, ScheduleKind, Source};
+use crate::{Error, Result};
+
+/// Name of the resolved configuration in a run folder.
+pub const CONFIG_FILE: &str = "config.toml";
+
+const HEADER: &str = "# Resolved configuration of the run ";
+
+/// All values of a run, each with its source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resolved {
+    /// The run's name.
+    pub name: String,
+    /// The values.
+    pub config: Config,
+    sources: Vec<(String, Source)>,
+}
+
+/// Keys whose change would make a continued run another run.
+const FROZEN: [&str; 10] = [
+    "train.batch",
+    "train.block",
+    "train.accumulate",
+    "train.seed",
+    "optimizer.kind",
+    "data.val_fraction",
+    "data.documents",
+    "data.shuffle",
+    "data.weights",
+    "data.field",
+];
+
+impl Resolved {
+    pub(super) fn new(name: String, config: Config, sources: Vec<(String, Source)>) -> Self {
+        Self { name, config, sources }
+    }
+
+    /// Where the value of `key` came from.
+    pub fn source(&self, key: &str) -> Source {
+        self.sources.iter().find(|(known, _)| known == key).map_or(Source::Default, |(_, source)| source.clone())
+    }
+
+    /// Notes that `key` was worked out, and how.
+    pub(crate) fn set_derived(&mut self, key: &str, how: impl Into<String>) {
+        if let Some((_, source)) = self.sources.iter_mut().find(|(known, _)| known == key) {
+            *source = Source::Derived(how.into());
+        }
+    }
+
+    /// Fills in the values that depend on others.
+    pub(super) fn derive(&mut self) {
+        if !self.source("model.context").is_given() {
+            self.config.model.context = self.config.train.block;
+            self.set_derived("model.context", "train.block");
+        }
+        let optimizer = &mut self.config.optimizer;
+        let mut derived = Vec::new();
+        if optimizer.min_lr.is_none() && optimizer.schedule != ScheduleKind::Constant {
+            // One rounding of the product is enough; lr / 10 keeps 1e-3 -> 1e-4 exact.
+            optimizer.min_lr = Some(optimizer.lr / 10.0);
+            derived.push(("optimizer.min_lr", "optimizer.lr / 10"));
+        }
+        if optimizer.decay_steps.is_none() && optimizer.schedule != ScheduleKind::Constant {
+            optimizer.decay_steps = Some(self.config.train.steps);
+            derived.push(("optimizer.decay_steps", "train.steps"));
+        }
+        for (key, how) in derived {
+            self.set_derived(key, how);
+        }
+    }
+
+    /// Takes the tokenizer's vocabulary as the model's, unless a person gave one.
+    ///
+    /// # Errors
+    /// The model's vocabulary, given by a person, is smaller than the tokenizer's.
+    pub(crate) fn fit_vocabulary(&mut self, tokenizer: usize) -> Result<()> {
+        let given = self.source("model.vocab").is_given();
+        if given && self.config.model.vocab < tokenizer {
+            return Err(
+                self.out_of_range("model.vocab", &format!("is smaller than the tokenizer's vocabulary of {tokenizer}"))
+            );
+        }
+        if !given {
+            self.config.model.vocab = tokenizer;
+            self.set_derived("model.vocab", "tokenizer");
+        }
+        Ok(())
+    }
+
+    /// Every value as a line, in the order of the sections.
+    pub fn lines(&self) -> Vec<ConfigLine> {
+        let tree = self.tree();
+        self.sources
+            .iter()
+            .map(|(key, source)| ConfigLine {
+                key: key.clone(),
+                value: lookup(&tree, key).and_then(toml_text).unwrap_or_default(),
+                source: source.clone(),
+            })
+            .collect()
+    }
+
+    /// The text of `config.toml`: every value, followed by where it came from.
+    pub fn to_toml(&self) -> String {
+        let mut text = format!("{HEADER}{}\n", self.name.replace(['\n', '\r'], " "));
+        let mut section = "";
+        let lines = self.lines();
+        for line in &lines {
+            let Some((name, key)) = line.key.split_once('.') else {
+                continue;
+            };
+            if name != section {
+                section = name;
+                let _ = write!(text, "\n[{section}]\n");
+            }
+            let assignment =
+                if line.value.is_empty() { format!("# {key} is unset") } else { format!("{key} = {}", line.value) };
+            let source = line.source.to_string().replace(['\n', '\r'], " ");
+            let _ = writeln!(text, "{assignment:<32} # {source}");
+        }
+        text
+    }
+
+    /// Refuses to continue `saved` with a configuration that makes it another run.
+    ///
+    /// # Errors
+    /// [`Error::ConfigMismatch`] naming the first key that differs.
+    pub(crate) fn continues(&self, saved: &Resolved) -> Result<()> {
+        let (now, was) = (self.tree(), saved.tree());
+        for (key, _) in &self.sources {
+            let frozen = key.starts_with("model.") || key.starts_with("tokenizer.") || FROZEN.contains(&key.as_str());
+            let text = |tree| lookup(tree, key).and_then(toml_text).unwrap_or_default();
+            // The vocabulary of the saved run is settled only once its tokenizer is read; that check comes there.
+            if frozen && key != "model.vocab" && text(&now) != text(&was) {
+                return Err(Error::ConfigMismatch {
+                    key: key.clone(),
+                    saved: text(&was),
+                    now: text(&now),
+                    place: self.source(key),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn out_of_range(&self, key: &str, why: &str) -> Error {
+        Error::Value {
+            key: key.into(),
+            value: lookup(&self.tree(), key).and_then(toml_text).unwrap_or_default(),
+            place: self.source(key),
+            why: why.into(),
+        }
+    }
+
+    fn tree(&self) -> Value {
+        let mut tree = serde_json::to_value(&self.config).unwrap_or_default();
+        if let Some(Value::Object(model)) = tree.get_mut("model") {
+            for key in OPTIONAL_MODEL_KEYS {
+                model.entry(key).or_insert(Value::Null);
+            }
+        }
+        tree
+    }
+}
+
+fn lookup<'a>(tree: &'a Value, key: &str) -> Option<&'a Value> {
+    let (section, key) = key.split_once('.')?;
+    tree.get(section)?.as_object().and_then(|m: &Map<_, _>| m.get(key))
+}
+
+pub(super) fn name_in_header(line: &str) -> Option<&str> {
+    line.strip_prefix(HEADER).map(str::trim)
+}

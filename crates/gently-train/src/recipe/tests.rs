@@ -1,0 +1,132 @@
+use super::*;
+
+const TINY: &str = "\
+[model]
+layers = 2
+heads = 2
+width = 32
+
+[optimizer]
+lr = 2e-3   # a person's remark
+betas = [
+    0.9, 0.95,
+]
+";
+
+fn tiny() -> Recipe {
+    Recipe::parse(TINY, "tiny.toml").unwrap()
+}
+
+fn refused(text: &str) -> String {
+    Recipe::parse(text, "r.toml").and_then(|r| r.resolve()).unwrap_err().to_string()
+}
+
+#[test]
+fn every_value_knows_its_source() {
+    let mut recipe = tiny();
+    recipe.set("train.steps=50").unwrap();
+    recipe.set("optimizer.kind=lion").unwrap();
+    let resolved = recipe.resolve().unwrap();
+    assert_eq!(resolved.config.train.steps, 50);
+    assert_eq!(resolved.config.optimizer.kind, OptimizerKind::Lion);
+    let source = |key| resolved.source(key).to_string();
+    assert_eq!(source("model.layers"), "tiny.toml:2");
+    assert_eq!(source("optimizer.betas"), "tiny.toml:8");
+    assert_eq!(source("train.steps"), "--set");
+    assert_eq!(source("train.batch"), "default");
+    assert_eq!(source("optimizer.min_lr"), "optimizer.lr / 10");
+    assert_eq!(source("model.context"), "train.block");
+    assert_eq!(resolved.config.optimizer.min_lr, Some(2e-4));
+}
+
+#[test]
+fn families_bring_their_defaults() {
+    let mut recipe = tiny();
+    recipe.set("model.family=llama").unwrap();
+    let resolved = recipe.resolve().unwrap();
+    assert_eq!(resolved.source("model.norm").to_string(), "default of llama");
+    assert_eq!(resolved.config.model.norm, gently_models::config::NormKind::Rms);
+    assert_eq!(resolved.config.model.kv_heads(), 2);
+}
+
+#[test]
+fn the_written_configuration_reads_back_the_same() {
+    let mut recipe = tiny();
+    recipe.set(r#"sample.prompts=['a "b"', "\n", "\u007f é"]"#).unwrap();
+    recipe.set("optimizer.eps=1e-8").unwrap();
+    recipe.set("optimizer.schedule=constant").unwrap();
+    let resolved = recipe.resolve().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(CONFIG_FILE), resolved.to_toml()).unwrap();
+    let again = Recipe::reload(folder.path()).unwrap().resolve().unwrap();
+    assert_eq!(again, resolved, "{}", resolved.to_toml());
+    again.continues(&resolved).unwrap();
+}
+
+#[test]
+fn unknown_keys_are_refused_with_place_and_suggestion() {
+    let error = Recipe::parse("[model]\nlayer = 3\n", "r.toml").unwrap_err();
+    assert_eq!(error.to_string(), "unknown key model.layer (r.toml:2)");
+    assert_eq!(error.hint().unwrap(), "did you mean model.layers?");
+    let error = tiny().set("optimizer.learning_rate=1").unwrap_err();
+    assert!(error.to_string().contains("--set"), "{error}");
+    let error = tiny().set("train.lr=1").unwrap_err();
+    assert_eq!(error.hint().unwrap(), "did you mean optimizer.lr?");
+    assert!(refused("[modle]\nlayers = 1\n").contains("modle.layers"));
+    assert!(refused("steps = 4\n").contains("steps"));
+}
+
+#[test]
+fn values_out_of_range_are_refused_with_their_place() {
+    for (text, key) in [
+        ("[train]\nbatch = -3\n", "train.batch"),
+        ("[train]\nbatch = 0\n", "train.batch"),
+        ("[train]\nsteps = 1.5\n", "train.steps"),
+        ("[model]\nlayers = -1\n", "model.layers"),
+        ("[model]\nheads = 5\nwidth = 32\n", "model.heads"),
+        ("[optimizer]\nlr = 0.0\n", "optimizer.lr"),
+        ("[optimizer]\nlr = nan\n", "optimizer.lr"),
+        ("[optimizer]\nkind = \"adam\"\n", "optimizer.kind"),
+        ("[optimizer]\nbetas = [0.9]\n", "optimizer.betas"),
+        ("[data]\nval_fraction = 0.9\n", "data.val_fraction"),
+        ("[model]\ncontext = 8\n[train]\nblock = 16\n", "train.block"),
+        ("[tokenizer]\nkind = \"file\"\n", "tokenizer.path"),
+    ] {
+        let message = refused(text);
+        assert!(message.contains(key), "{text:?}: {message}");
+    }
+    let message = refused("[model]\nheads = 5\nwidth = 32\n");
+    assert!(message.contains("r.toml:2"), "{message}");
+}
+
+#[test]
+fn bad_toml_names_the_line() {
+    let message = refused("[train]\nsteps = 3\nbatch = = 4\n");
+    assert!(message.contains("r.toml:3"), "{message}");
+}
+
+#[test]
+fn a_resumed_run_keeps_what_was_set_and_refuses_another_model() {
+    let mut first = tiny();
+    first.set("train.steps=50").unwrap();
+    let saved = first.resolve().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(CONFIG_FILE), saved.to_toml()).unwrap();
+    let reloaded = Recipe::reload(folder.path()).unwrap();
+
+    let text = format!("{TINY}\n[train]\nsteps = 10\n");
+    let recipe = Recipe::parse(&text, "tiny.toml").unwrap();
+    let again = recipe.over(&reloaded).resolve().unwrap();
+    assert_eq!(again.config.train.steps, 50, "--set of the first run wins");
+
+    let mut longer = recipe.clone();
+    longer.set("train.steps=80").unwrap();
+    let longer = longer.over(&reloaded).resolve().unwrap();
+    assert_eq!(longer.config.train.steps, 80);
+    longer.continues(&saved).unwrap();
+
+    let mut other = recipe;
+    other.set("model.width=64").unwrap();
+    let error = other.over(&reloaded).resolve().unwrap().continues(&saved).unwrap_err().to_string();
+    assert!(error.contains("model.width") && error.contains("32"), "{error}");
+}
