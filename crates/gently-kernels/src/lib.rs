@@ -13,18 +13,22 @@
 //! ```
 
 pub mod activation;
+pub mod attention;
 pub mod buffer;
 pub mod cast;
 pub mod cpu;
 pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
+mod lanes;
 pub mod loss;
 pub mod norm;
 pub mod optim;
+pub mod philox;
 pub mod pool;
 pub mod real;
 pub mod reduce;
+pub mod rope;
 pub mod simd;
 pub mod simd_math;
 pub mod softmax;
