@@ -14,11 +14,13 @@
 
 mod binary;
 mod copy;
+mod dropout;
 mod strided;
 mod unary;
 
 pub use binary::{Binary, add_assign, binary, scale_add};
 pub use copy::{add_strided, assign_strided, copy_strided};
+pub use dropout::Dropout;
 pub use unary::{Unary, unary, unary_backward};
 
 /// A strided view: element (i, j, …) is `data[i·strides[0] + j·strides[1] + …]`; stride 0 repeats.

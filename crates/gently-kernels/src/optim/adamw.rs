@@ -7,17 +7,17 @@ use crate::real::Real;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
     /// Learning rate.
-    pub lr: f32,
+    pub lr: f64,
     /// Decay of the first moment.
-    pub beta1: f32,
+    pub beta1: f64,
     /// Decay of the second moment.
-    pub beta2: f32,
+    pub beta2: f64,
     /// Added to √v̂.
-    pub eps: f32,
+    pub eps: f64,
     /// Decoupled weight decay, times the learning rate.
-    pub weight_decay: f32,
+    pub weight_decay: f64,
     /// Factor on the gradient (clipping, mean over micro-batches).
-    pub grad_scale: f32,
+    pub grad_scale: f64,
 }
 
 impl Default for AdamW {
@@ -40,15 +40,14 @@ impl AdamW {
 /// The plain twin of [`AdamW::step`].
 pub fn plain_step<T: Real>(opt: &AdamW, t: u64, w: &mut [T], g: &[T], m: &mut [T], v: &mut [T]) {
     assert!(t > 0, "adamw: steps count from 1");
-    let f = |x: f32| T::from_f32(x);
-    let (beta1, beta2) = (opt.beta1 as f64, opt.beta2 as f64);
-    let c1 = T::from_f64(1.0 - beta1.powf(t as f64));
-    let c2 = T::from_f64(1.0 - beta2.powf(t as f64));
+    let f = T::from_f64;
+    let c1 = f(1.0 - opt.beta1.powf(t as f64));
+    let c2 = f(1.0 - opt.beta2.powf(t as f64));
     for i in 0..w.len() {
         let g = g[i] * f(opt.grad_scale);
-        m[i] = f(opt.beta1) * m[i] + (T::ONE - f(opt.beta1)) * g;
-        v[i] = f(opt.beta2) * v[i] + (T::ONE - f(opt.beta2)) * g * g;
-        w[i] -= f(opt.lr) * f(opt.weight_decay) * w[i];
+        m[i] = f(opt.beta1) * m[i] + f(1.0 - opt.beta1) * g;
+        v[i] = f(opt.beta2) * v[i] + f(1.0 - opt.beta2) * g * g;
+        w[i] *= f(1.0 - opt.lr * opt.weight_decay);
         w[i] -= f(opt.lr) * (m[i] / c1) / ((v[i] / c2).sqrt() + f(opt.eps));
     }
 }

@@ -7,15 +7,15 @@ use crate::real::Real;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Lion {
     /// Learning rate.
-    pub lr: f32,
+    pub lr: f64,
     /// Share of the momentum in the update's direction.
-    pub beta1: f32,
+    pub beta1: f64,
     /// Decay of the momentum.
-    pub beta2: f32,
+    pub beta2: f64,
     /// Decoupled weight decay, times the learning rate.
-    pub weight_decay: f32,
+    pub weight_decay: f64,
     /// Factor on the gradient (clipping, mean over micro-batches).
-    pub grad_scale: f32,
+    pub grad_scale: f64,
 }
 
 impl Default for Lion {
@@ -37,10 +37,10 @@ impl Lion {
 
 /// The plain twin of [`Lion::step`].
 pub fn plain_step<T: Real>(opt: &Lion, w: &mut [T], g: &[T], m: &mut [T]) {
-    let f = |x: f32| T::from_f32(x);
+    let f = T::from_f64;
     for i in 0..w.len() {
         let g = g[i] * f(opt.grad_scale);
-        let c = f(opt.beta1) * m[i] + (T::ONE - f(opt.beta1)) * g;
+        let c = f(opt.beta1) * m[i] + f(1.0 - opt.beta1) * g;
         let sign = if c > T::ZERO {
             T::ONE
         } else if c < T::ZERO {
@@ -48,7 +48,7 @@ pub fn plain_step<T: Real>(opt: &Lion, w: &mut [T], g: &[T], m: &mut [T]) {
         } else {
             c // 0 stays 0 and NaN stays NaN.
         };
-        w[i] -= f(opt.lr) * (sign + f(opt.weight_decay) * w[i]);
-        m[i] = f(opt.beta2) * m[i] + (T::ONE - f(opt.beta2)) * g;
+        w[i] = w[i] * f(1.0 - opt.lr * opt.weight_decay) - f(opt.lr) * sign;
+        m[i] = f(opt.beta2) * m[i] + f(1.0 - opt.beta2) * g;
     }
 }

@@ -20,13 +20,13 @@ pub enum MuonScale {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Muon {
     /// Learning rate, before [`MuonScale`].
-    pub lr: f32,
+    pub lr: f64,
     /// Decay of the momentum.
-    pub momentum: f32,
+    pub momentum: f64,
     /// Look ahead: orthogonalise (1 − μ)·g + μ·m instead of m.
     pub nesterov: bool,
     /// Decoupled weight decay, times the unscaled learning rate.
-    pub weight_decay: f32,
+    pub weight_decay: f64,
     /// Newton–Schulz steps.
     pub steps: usize,
     /// Scale of the update.
@@ -34,7 +34,7 @@ pub struct Muon {
     /// Precision of the matrix products.
     pub compute: Compute,
     /// Factor on the gradient (clipping, mean over micro-batches).
-    pub grad_scale: f32,
+    pub grad_scale: f64,
 }
 
 impl Default for Muon {
@@ -66,19 +66,20 @@ impl Muon {
         if w.is_empty() {
             return;
         }
-        let mu = self.momentum;
-        scale_add((1.0 - mu) * self.grad_scale, g, mu, m);
+        let mu = self.momentum as f32;
+        let fresh = ((1.0 - self.momentum) * self.grad_scale) as f32;
+        scale_add(fresh, g, mu, m);
         let mut update = m.to_vec();
         if self.nesterov {
-            scale_add((1.0 - mu) * self.grad_scale, g, mu, &mut update);
+            scale_add(fresh, g, mu, &mut update);
         }
         orthogonalize(&mut update, rows, cols, self.steps, self.compute);
-        let (r, c) = (rows as f32, cols as f32);
+        let (r, c) = (rows as f64, cols as f64);
         let factor = match self.scale {
             MuonScale::Jordan => (r / c).max(1.0).sqrt(),
             MuonScale::Moonlight => 0.2 * r.max(c).sqrt(),
         };
-        scale_add(-self.lr * factor, &update, 1.0 - self.lr * self.weight_decay, w);
+        scale_add((-self.lr * factor) as f32, &update, (1.0 - self.lr * self.weight_decay) as f32, w);
     }
 }
 
