@@ -104,6 +104,20 @@ pub enum Error {
         /// Where that came from.
         place: Source,
     },
+    /// The system refuses signal handlers.
+    #[error("cannot listen for Ctrl-C and SIGTERM")]
+    Signals {
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// Another process trains in the folder.
+    #[error("{} is in use by another process{}", folder.display(), pid.map_or(String::new(), |pid| format!(" (pid {pid})")))]
+    FolderInUse {
+        /// The run folder.
+        folder: PathBuf,
+        /// The other process, where its number could be read.
+        pid: Option<u32>,
+    },
     /// From the model crate.
     #[error(transparent)]
     Model(#[from] gently_models::Error),
@@ -136,6 +150,9 @@ impl Error {
                 }
                 _ => None,
             },
+            Self::FolderInUse { .. } => {
+                Some("wait for it, stop it with Ctrl-C, or choose another folder with --out".into())
+            }
             Self::Model(error) => error.hint(),
             _ => None,
         }

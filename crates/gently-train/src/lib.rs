@@ -4,17 +4,14 @@
 
 mod error;
 pub mod events;
+pub mod folder;
 pub mod plan;
 pub mod recipe;
+pub mod schedule;
+pub mod spike;
+mod stop;
 pub mod watch;
 
 pub use error::{Error, Result};
 pub use events::{Event, Observer};
-
-/// Asks a run to stop.
-pub struct StopHandle;
-
-impl StopHandle {
-    /// Asks.
-    pub fn stop(&self) {}
-}
+pub use stop::StopHandle;
