@@ -1,1 +1,36 @@
-//! To be written.
+//! Tokenizers: text to token numbers and back.
+//!
+//! Here: one [`Tokenizer`] over bytes, characters, GPT-2's byte-level BPE, any `tokenizer.json`
+//! and newly trained BPE; [`StreamDecoder`] for printing tokens as they are made; [`safe_cut`], which
+//! finds places where a long text may be cut without changing its tokens. Not here: reading corpora
+//! and writing token shards (`gently-train::data`), and the algorithms of BPE, WordPiece and Unigram,
+//! which are the `tokenizers` crate's.
+//!
+//! ```
+//! use gently_text::Tokenizer;
+//!
+//! let tokenizer = Tokenizer::characters("to be or not to be".chars());
+//! let ids = tokenizer.encode("to be").unwrap();
+//! assert_eq!(tokenizer.vocab_size(), 7);
+//! assert_eq!(tokenizer.decode(&ids).unwrap(), "to be");
+//! ```
+#![forbid(unsafe_code)]
+
+mod characters;
+mod cut;
+mod error;
+mod gpt2;
+mod json;
+mod pipeline;
+mod stream;
+mod tokenizer;
+mod train;
+
+pub use cut::safe_cut;
+pub use error::{Error, Result};
+pub use stream::StreamDecoder;
+pub use tokenizer::{Kind, Tokenizer};
+pub use train::{BpeOptions, train_bpe};
+
+/// The end-of-text token of GPT-2, also used by tokenizers trained here.
+pub const END_OF_TEXT: &str = "<|endoftext|>";

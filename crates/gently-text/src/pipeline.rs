@@ -1,0 +1,158 @@
+//! Tokenizers that the `tokenizers` crate runs: normalise, split, model, decode.
+//!
+//! Here: loading of a `tokenizer.json` text with checks, encoding with special tokens read or not, and the exact
+//! bytes of each token where the pipeline is byte-level. Not here: byte and character vocabularies, which have
+//! their own direct code.
+
+use crate::{Error, Result, json};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::OnceLock;
+use tokenizers::Tokenizer;
+
+/// No published vocabulary is near this; a larger id is a damaged file.
+const MAX_ID: u32 = 1 << 24;
+
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    /// Spelled-out special tokens in a text are plain text to this one.
+    ordinary: Tokenizer,
+    /// The same, but special tokens in a text are recognised. Made when first wanted.
+    special: OnceLock<Tokenizer>,
+    /// The file as it was given, for saving.
+    text: String,
+    pub hash: u64,
+    pub vocab: usize,
+    /// Where the pipeline is byte-level: each token's bytes.
+    bytes: Option<TokenBytes>,
+    pub special_ids: Vec<(String, u32)>,
+}
+
+/// All tokens' bytes, one after another.
+#[derive(Debug)]
+struct TokenBytes {
+    data: Vec<u8>,
+    ends: Vec<u32>,
+}
+
+impl TokenBytes {
+    fn get(&self, id: u32) -> &[u8] {
+        let i = id as usize;
+        let start = if i == 0 { 0 } else { self.ends[i - 1] as usize };
+        &self.data[start..self.ends[i] as usize]
+    }
+}
+
+impl Pipeline {
+    /// Checks and loads the text of a `tokenizer.json`, already parsed as `value`; `path` is for messages.
+    pub fn new(text: String, value: &Value, path: &Path) -> Result<Self> {
+        let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
+        let mut ordinary = Tokenizer::from_bytes(text.as_bytes()).map_err(|e| invalid(e.to_string()))?;
+        ordinary.set_encode_special_tokens(true);
+        // A cut or padded sequence would silently change a corpus.
+        ordinary.with_truncation(None).map_err(|e| invalid(e.to_string()))?;
+        ordinary.with_padding(None);
+        let vocab = ordinary.get_vocab(true);
+        let max = vocab.values().copied().max().ok_or_else(|| invalid("the vocabulary is empty".into()))?;
+        if max >= MAX_ID {
+            return Err(invalid(format!("token number {max} is over the limit of {MAX_ID}")));
+        }
+        let mut special_ids: Vec<(String, u32)> = ordinary
+            .get_added_tokens_decoder()
+            .into_iter()
+            .filter(|(_, t)| t.special)
+            .map(|(id, t)| (t.content, id))
+            .collect();
+        special_ids.sort_by_key(|&(_, id)| id);
+        let bytes = is_byte_level(&value["decoder"]).then(|| token_bytes(&ordinary, &vocab, max));
+        Ok(Self {
+            special: OnceLock::new(),
+            hash: json::content_hash(value),
+            vocab: max as usize + 1,
+            text,
+            bytes,
+            special_ids,
+            ordinary,
+        })
+    }
+
+    pub fn encode(&self, text: &str, specials: bool) -> Result<Vec<u32>> {
+        let tokenizer = if specials {
+            self.special.get_or_init(|| {
+                let mut t = self.ordinary.clone();
+                t.set_encode_special_tokens(false);
+                t
+            })
+        } else {
+            &self.ordinary
+        };
+        Ok(tokenizer.encode_fast(text, false).map_err(Error::pipeline)?.get_ids().to_vec())
+    }
+
+    pub fn check(&self, ids: &[u32]) -> Result<()> {
+        match ids.iter().find(|&&id| id as usize >= self.vocab) {
+            Some(&id) => Err(Error::UnknownId { id, vocab: self.vocab }),
+            None => Ok(()),
+        }
+    }
+
+    /// Appends the bytes of the tokens, when the pipeline is byte-level; false when it is not.
+    pub fn push_bytes(&self, ids: &[u32], out: &mut Vec<u8>) -> bool {
+        let Some(bytes) = &self.bytes else { return false };
+        for &id in ids {
+            out.extend_from_slice(bytes.get(id));
+        }
+        true
+    }
+
+    pub fn is_byte_level(&self) -> bool {
+        self.bytes.is_some()
+    }
+
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.ordinary.decode(ids, false).map_err(Error::pipeline)
+    }
+
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.ordinary.token_to_id(token)
+    }
+
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.ordinary.id_to_token(id)
+    }
+
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+fn is_byte_level(decoder: &Value) -> bool {
+    match decoder["type"].as_str() {
+        Some("ByteLevel") => true,
+        Some("Sequence") => decoder["decoders"].as_array().is_some_and(|d| d.len() == 1 && d[0]["type"] == "ByteLevel"),
+        _ => false,
+    }
+}
+
+fn token_bytes(tokenizer: &Tokenizer, vocab: &HashMap<String, u32>, max: u32) -> TokenBytes {
+    let letter_to_byte: HashMap<char, u8> =
+        json::byte_letters().iter().enumerate().map(|(b, &c)| (c, b as u8)).collect();
+    let added = tokenizer.get_added_tokens_decoder();
+    let mut tokens: Vec<Vec<u8>> = vec![Vec::new(); max as usize + 1];
+    for (token, &id) in vocab {
+        // Added tokens are stored as themselves, the others in byte letters.
+        let spelled = if added.contains_key(&id) {
+            None
+        } else {
+            token.chars().map(|c| letter_to_byte.get(&c).copied()).collect::<Option<Vec<u8>>>()
+        };
+        tokens[id as usize] = spelled.unwrap_or_else(|| token.as_bytes().to_vec());
+    }
+    let mut all = TokenBytes { data: Vec::new(), ends: Vec::with_capacity(tokens.len()) };
+    for t in tokens {
+        all.data.extend_from_slice(&t);
+        all.ends.push(all.data.len() as u32);
+    }
+    all
+}

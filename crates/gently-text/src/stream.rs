@@ -1,0 +1,126 @@
+//! Decoding of tokens one by one, as a model makes them.
+
+use crate::{Result, Tokenizer};
+
+/// Turns tokens into text as they come. A character whose bytes are spread over several tokens is held back
+/// until it is whole, so that each piece given out can be printed.
+///
+/// ```
+/// use gently_text::{StreamDecoder, Tokenizer};
+///
+/// let bytes = Tokenizer::bytes();
+/// let mut out = StreamDecoder::new(&bytes);
+/// assert_eq!(out.push(0xC3).unwrap(), "");
+/// assert_eq!(out.push(0xBC).unwrap(), "ü");
+/// assert_eq!(out.finish().unwrap(), "");
+/// ```
+#[derive(Debug, Clone)]
+pub struct StreamDecoder {
+    tokenizer: Tokenizer,
+    state: State,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    /// The bytes of a character that is not yet whole.
+    Bytes(Vec<u8>),
+    /// Tokens whose text depends on their neighbours: a window of tokens, and how much of the window's text
+    /// has been given out.
+    Window { ids: Vec<u32>, given: usize },
+}
+
+/// Windows are shortened at a good place once they are this long.
+const WINDOW: usize = 32;
+
+impl StreamDecoder {
+    /// A decoder at the start of a text.
+    pub fn new(tokenizer: &Tokenizer) -> Self {
+        let state = if tokenizer.is_byte_exact() {
+            State::Bytes(Vec::new())
+        } else {
+            State::Window { ids: Vec::new(), given: 0 }
+        };
+        Self { tokenizer: tokenizer.clone(), state }
+    }
+
+    /// Takes one token and returns the text that is now certain, often empty in the middle of a character.
+    ///
+    /// # Errors
+    /// [`crate::Error::UnknownId`] for a token outside the vocabulary; the decoder is unchanged.
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        match &mut self.state {
+            State::Bytes(pending) => {
+                self.tokenizer.push_bytes(&[id], pending)?;
+                Ok(take_whole(pending))
+            }
+            State::Window { ids, given } => {
+                ids.push(id);
+                let text = match self.tokenizer.decode(ids) {
+                    Ok(text) => text,
+                    Err(e) => {
+                        ids.pop();
+                        return Err(e);
+                    }
+                };
+                // An unfinished character decodes to replacement characters at the end: wait.
+                if text.ends_with('\u{FFFD}') {
+                    return Ok(String::new());
+                }
+                let new = text.get(*given..).unwrap_or("").to_owned();
+                *given = text.len();
+                if ids.len() >= WINDOW {
+                    // Keep a few tokens as context (a leading space is stripped only at a text's start).
+                    ids.drain(..ids.len() - 4);
+                    *given = self.tokenizer.decode(ids)?.len();
+                }
+                Ok(new)
+            }
+        }
+    }
+
+    /// Ends the text: returns what was held back, with U+FFFD for bytes that are no character.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn finish(&mut self) -> Result<String> {
+        match &mut self.state {
+            State::Bytes(pending) => Ok(String::from_utf8_lossy(&std::mem::take(pending)).into_owned()),
+            State::Window { ids, given } => {
+                let text = self.tokenizer.decode(ids)?;
+                let rest = text.get(*given..).unwrap_or("").to_owned();
+                ids.clear();
+                *given = 0;
+                Ok(rest)
+            }
+        }
+    }
+}
+
+/// Takes from `bytes` all that is decided: whole characters, and U+FFFD for what can no longer become one.
+fn take_whole(bytes: &mut Vec<u8>) -> String {
+    let mut out = String::new();
+    let mut used = 0;
+    loop {
+        match std::str::from_utf8(&bytes[used..]) {
+            Ok(rest) => {
+                out.push_str(rest);
+                used = bytes.len();
+                break;
+            }
+            Err(e) => {
+                let valid = used + e.valid_up_to();
+                out.push_str(&String::from_utf8_lossy(&bytes[used..valid]));
+                used = valid;
+                match e.error_len() {
+                    Some(n) => {
+                        out.push('\u{FFFD}');
+                        used += n;
+                    }
+                    None => break,
+                }
+            }
+        }
+    }
+    bytes.drain(..used);
+    out
+}

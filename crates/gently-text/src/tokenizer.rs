@@ -1,0 +1,423 @@
+//! One tokenizer type over all kinds.
+
+use crate::characters::CharTable;
+use crate::json::{self, Recognised};
+use crate::pipeline::Pipeline;
+use crate::{Error, Result, gpt2};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// No published tokenizer file is near this.
+const MAX_FILE: u64 = 256 << 20;
+
+/// End-of-text tokens by their usual names, looked for when a folder does not say.
+const USUAL_ENDS: [&str; 6] = ["<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|eot_id|>", "<|im_end|>"];
+
+/// What a tokenizer's tokens are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// 256 bytes.
+    Bytes,
+    /// Characters of one text.
+    Characters,
+    /// Anything that a `tokenizer.json` describes: BPE, WordPiece, Unigram …
+    Pipeline,
+}
+
+/// Text to tokens and back. A clone is cheap and shares the tables.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    model: Model,
+    end: Option<u32>,
+    hash: u64,
+}
+
+#[derive(Debug)]
+enum Model {
+    Bytes(Vec<(String, u32)>),
+    Characters(CharTable, Vec<(String, u32)>),
+    Pipeline(Box<Pipeline>),
+}
+
+impl Tokenizer {
+    /// Each byte is a token: 256 tokens, any text, no special tokens.
+    pub fn bytes() -> Self {
+        Self::direct(Model::Bytes(Vec::new()))
+    }
+
+    /// Each distinct character is a token, in code-point order.
+    pub fn characters(chars: impl IntoIterator<Item = char>) -> Self {
+        Self::direct(Model::Characters(CharTable::from_chars(chars), Vec::new()))
+    }
+
+    /// The same tokenizer with `token` as an additional special token that ends texts, if it has none yet.
+    /// Only byte and character tokenizers can be extended; others keep what their file says.
+    #[must_use]
+    pub fn with_end_of_text(&self, token: &str) -> Self {
+        if self.inner.end.is_some() {
+            return self.clone();
+        }
+        let special = vec![(token.to_owned(), self.vocab_size() as u32)];
+        match &self.inner.model {
+            Model::Bytes(s) if s.is_empty() => Self::direct(Model::Bytes(special)),
+            Model::Characters(t, s) if s.is_empty() => Self::direct(Model::Characters(t.clone(), special)),
+            _ => self.clone(),
+        }
+    }
+
+    fn direct(model: Model) -> Self {
+        let (value, specials) = match &model {
+            Model::Bytes(s) => (json::bytes_json(s), s),
+            Model::Characters(t, s) => (json::characters_json(t.chars(), s), s),
+            Model::Pipeline(p) => {
+                let (hash, end) = (p.hash, usual_end(&p.special_ids));
+                return Self::with_end(hash, end, model);
+            }
+        };
+        // These kinds have at most one special token, the end of text, whatever its name.
+        let end = specials.first().map(|&(_, id)| id);
+        Self::with_end(json::content_hash(&value), end, model)
+    }
+
+    fn with_end(hash: u64, end: Option<u32>, model: Model) -> Self {
+        Self { inner: Arc::new(Inner { model, end, hash }) }
+    }
+
+    /// From the text of a `tokenizer.json`; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::Json`] or [`Error::Invalid`] with the parser's reason.
+    pub fn from_json(text: String, path: &Path) -> Result<Self> {
+        let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| Error::Json {
+            path: path.into(),
+            line: e.line(),
+            column: e.column(),
+            reason: e.to_string(),
+        })?;
+        let model = match json::recognise(&value) {
+            Recognised::Bytes(s) => Model::Bytes(s),
+            Recognised::Characters(chars, s) => Model::Characters(CharTable::from_ordered(chars), s),
+            Recognised::Other => Model::Pipeline(Box::new(Pipeline::new(text, &value, path)?)),
+        };
+        Ok(Self::direct(model))
+    }
+
+    /// From GPT-2's two files: `vocab.json` and `merges.txt`, or `encoder.json` and `vocab.bpe`.
+    ///
+    /// # Errors
+    /// [`Error::Json`], [`Error::Merges`] with file and line, [`Error::Io`].
+    pub fn from_gpt2_files(vocab: impl AsRef<Path>, merges: impl AsRef<Path>) -> Result<Self> {
+        let (vocab, merges) = (vocab.as_ref(), merges.as_ref());
+        let text = gpt2::to_json(&read(vocab)?, vocab, &read(merges)?, merges)?;
+        Self::from_json(text, vocab)
+    }
+
+    /// From a file of `tokenizer.json`'s format, or from a folder with `tokenizer.json`, `vocab.json` and
+    /// `merges.txt`, or `encoder.json` and `vocab.bpe`. A folder's `tokenizer_config.json` names the token that
+    /// ends a text.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when nothing of that is there, and those of the formats.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        if !path.is_dir() {
+            return Self::from_json(read(path)?, path);
+        }
+        let file = path.join("tokenizer.json");
+        let loaded = if file.exists() {
+            Self::from_json(read(&file)?, &file)?
+        } else {
+            let (vocab, merges) = gpt2::NAMES
+                .iter()
+                .map(|(v, m)| (path.join(v), path.join(m)))
+                .find(|(v, m)| v.exists() && m.exists())
+                .ok_or_else(|| Error::Missing {
+                    path: path.into(),
+                    tried: vec!["tokenizer.json", "vocab.json + merges.txt", "encoder.json + vocab.bpe"],
+                })?;
+            Self::from_gpt2_files(vocab, merges)?
+        };
+        Ok(match named_end(path).and_then(|name| loaded.token_to_id(&name)) {
+            Some(id) if loaded.inner.end != Some(id) => {
+                let inner = Arc::try_unwrap(loaded.inner);
+                match inner {
+                    Ok(inner) => Self { inner: Arc::new(Inner { end: Some(id), ..inner }) },
+                    Err(inner) => Self { inner },
+                }
+            }
+            _ => loaded,
+        })
+    }
+
+    /// Writes `tokenizer.json` and `tokenizer_config.json` into the folder, so that Python's `tokenizers` and
+    /// `transformers` load it. Each file is complete or absent.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn save(&self, dir: impl AsRef<Path>) -> Result<PathBuf> {
+        let dir = dir.as_ref();
+        std::fs::create_dir_all(dir).map_err(|source| Error::Io { path: dir.into(), action: "create", source })?;
+        let path = dir.join("tokenizer.json");
+        write(&path, self.to_json().as_bytes())?;
+        let mut config = serde_json::json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": false,
+        });
+        if let Some(end) = self.inner.end.and_then(|id| self.token(id)) {
+            config["eos_token"] = end.into();
+        }
+        write(&dir.join("tokenizer_config.json"), format!("{config:#}\n").as_bytes())?;
+        Ok(path)
+    }
+
+    /// The text of this tokenizer's `tokenizer.json`.
+    pub fn to_json(&self) -> String {
+        match &self.inner.model {
+            Model::Bytes(s) => json::bytes_json(s).to_string(),
+            Model::Characters(t, s) => json::characters_json(t.chars(), s).to_string(),
+            Model::Pipeline(p) => p.text().to_owned(),
+        }
+    }
+
+    /// What the tokens are.
+    pub fn kind(&self) -> Kind {
+        match self.inner.model {
+            Model::Bytes(_) => Kind::Bytes,
+            Model::Characters(..) => Kind::Characters,
+            Model::Pipeline(_) => Kind::Pipeline,
+        }
+    }
+
+    /// The tokens of `text`, with nothing added. Special tokens spelled out in it are plain text, so that
+    /// a corpus cannot smuggle them in.
+    ///
+    /// # Errors
+    /// [`Error::UnknownCharacter`] with the character and its position, for character vocabularies.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        match &self.inner.model {
+            Model::Bytes(_) => Ok(text.bytes().map(u32::from).collect()),
+            Model::Characters(table, _) => {
+                let mut out = Vec::new();
+                table.encode(text, (0, 0), &mut out)?;
+                Ok(out)
+            }
+            Model::Pipeline(p) => p.encode(text, false),
+        }
+    }
+
+    /// As [`Self::encode`], but special tokens spelled out in `text` become those tokens: for prompts and
+    /// templates of one's own, never for text from elsewhere.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_with_specials(&self, text: &str) -> Result<Vec<u32>> {
+        let specials = match &self.inner.model {
+            Model::Pipeline(p) => return p.encode(text, true),
+            Model::Bytes(s) | Model::Characters(_, s) => s,
+        };
+        let mut out = Vec::new();
+        let (mut done, mut position) = (0, 0);
+        let mut plain = |part: &str, at: usize, out: &mut Vec<u32>| match &self.inner.model {
+            Model::Characters(table, _) => {
+                table.encode(part, (at, position), out)?;
+                position += part.chars().count();
+                Ok::<_, Error>(())
+            }
+            _ => {
+                out.extend(part.bytes().map(u32::from));
+                Ok(())
+            }
+        };
+        while let Some((at, name, id)) = specials
+            .iter()
+            .filter_map(|(name, id)| Some((done + text[done..].find(name.as_str())?, name, *id)))
+            .min_by_key(|&(at, name, _)| (at, std::cmp::Reverse(name.len())))
+        {
+            if name.is_empty() {
+                break;
+            }
+            plain(&text[done..at], done, &mut out)?;
+            out.push(id);
+            done = at + name.len();
+        }
+        plain(&text[done..], done, &mut out)?;
+        Ok(out)
+    }
+
+    /// The text of the tokens; special tokens appear by name, and bytes that are no character as U+FFFD.
+    ///
+    /// # Errors
+    /// [`Error::UnknownId`] for a token outside the vocabulary.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        Ok(match String::from_utf8(self.decode_bytes(ids)?) {
+            Ok(text) => text,
+            Err(e) => String::from_utf8_lossy(e.as_bytes()).into_owned(),
+        })
+    }
+
+    /// The exact bytes of the tokens, which need not be whole characters. Where the pipeline is not byte-level
+    /// the bytes are those of its decoded text.
+    ///
+    /// # Errors
+    /// [`Error::UnknownId`] for a token outside the vocabulary.
+    pub fn decode_bytes(&self, ids: &[u32]) -> Result<Vec<u8>> {
+        let mut out = Vec::with_capacity(ids.len() * 4);
+        self.push_bytes(ids, &mut out)?;
+        Ok(out)
+    }
+
+    pub(crate) fn push_bytes(&self, ids: &[u32], out: &mut Vec<u8>) -> Result<()> {
+        let special = |list: &[(String, u32)], id: u32| -> Result<String> {
+            list.iter()
+                .find(|(_, i)| *i == id)
+                .map(|(name, _)| name.clone())
+                .ok_or(Error::UnknownId { id, vocab: self.vocab_size() })
+        };
+        match &self.inner.model {
+            Model::Bytes(specials) => {
+                for &id in ids {
+                    match u8::try_from(id) {
+                        Ok(b) => out.push(b),
+                        Err(_) => out.extend_from_slice(special(specials, id)?.as_bytes()),
+                    }
+                }
+            }
+            Model::Characters(table, specials) => {
+                for &id in ids {
+                    match table.chars().get(id as usize) {
+                        Some(c) => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+                        None => out.extend_from_slice(special(specials, id)?.as_bytes()),
+                    }
+                }
+            }
+            Model::Pipeline(p) => {
+                p.check(ids)?;
+                if !p.push_bytes(ids, out) {
+                    out.extend_from_slice(p.decode(ids)?.as_bytes());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether each token has bytes of its own, whatever its neighbours.
+    pub(crate) fn is_byte_exact(&self) -> bool {
+        !matches!(&self.inner.model, Model::Pipeline(p) if !p.is_byte_level())
+    }
+
+    /// Whether a text may be cut between any two characters.
+    pub(crate) fn is_local(&self) -> bool {
+        !matches!(self.inner.model, Model::Pipeline(_))
+    }
+
+    /// The number of token numbers: one more than the greatest.
+    pub fn vocab_size(&self) -> usize {
+        match &self.inner.model {
+            Model::Bytes(s) => 256 + s.len(),
+            Model::Characters(t, s) => t.len() + s.len(),
+            Model::Pipeline(p) => p.vocab,
+        }
+    }
+
+    /// The token that ends a text, if there is one.
+    pub fn end_of_text(&self) -> Option<u32> {
+        self.inner.end
+    }
+
+    /// The special tokens, by name and number.
+    pub fn specials(&self) -> &[(String, u32)] {
+        match &self.inner.model {
+            Model::Bytes(s) | Model::Characters(_, s) => s,
+            Model::Pipeline(p) => &p.special_ids,
+        }
+    }
+
+    /// Whether `id` is a special token.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.specials().iter().any(|&(_, i)| i == id)
+    }
+
+    /// The number of the token spelled `token` in the file's own spelling (`Ġthe`, `<|endoftext|>`).
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        if let Some(&(_, id)) = self.specials().iter().find(|(name, _)| name == token) {
+            return Some(id);
+        }
+        let mut chars = token.chars();
+        match &self.inner.model {
+            Model::Pipeline(p) => p.token_to_id(token),
+            Model::Characters(t, _) => match (chars.next(), chars.next()) {
+                (Some(c), None) => t.get(c),
+                _ => None,
+            },
+            Model::Bytes(_) => match (chars.next(), chars.next()) {
+                (Some(c), None) => json::byte_letters().iter().position(|&l| l == c).map(|b| b as u32),
+                _ => None,
+            },
+        }
+    }
+
+    /// A token's spelling in the file, `None` for a number with no token.
+    pub fn token(&self, id: u32) -> Option<String> {
+        if let Some((name, _)) = self.specials().iter().find(|&&(_, i)| i == id) {
+            return Some(name.clone());
+        }
+        match &self.inner.model {
+            Model::Pipeline(p) => p.id_to_token(id),
+            Model::Characters(t, _) => t.chars().get(id as usize).map(char::to_string),
+            Model::Bytes(_) => json::byte_letters().get(id as usize).map(char::to_string),
+        }
+    }
+
+    /// A number that is the same for the same tokenizer, whatever the layout of its file. Shards and
+    /// checkpoints carry it, so that tokens of another tokenizer are refused.
+    pub fn hash(&self) -> u64 {
+        self.inner.hash
+    }
+}
+
+fn usual_end(specials: &[(String, u32)]) -> Option<u32> {
+    USUAL_ENDS.iter().find_map(|end| specials.iter().find(|(name, _)| name == end).map(|&(_, id)| id))
+}
+
+/// The end-of-text token that a folder's `tokenizer_config.json` names. The file is optional and so are its
+/// parts: what cannot be read is as good as absent.
+fn named_end(dir: &Path) -> Option<String> {
+    let text = read(&dir.join("tokenizer_config.json")).ok()?;
+    let value: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let end = &value["eos_token"];
+    Some(end.as_str().or_else(|| end["content"].as_str())?.to_owned())
+}
+
+/// Reads a text file with a limit on its size.
+fn read(path: &Path) -> Result<String> {
+    let io = |source| Error::Io { path: path.into(), action: "read", source };
+    let bytes = std::fs::metadata(path).map_err(io)?.len();
+    if bytes > MAX_FILE {
+        return Err(Error::TooLarge { path: path.into(), bytes, limit: MAX_FILE });
+    }
+    String::from_utf8(std::fs::read(path).map_err(io)?)
+        .map_err(|e| Error::NotUtf8 { path: path.into(), offset: e.utf8_error().valid_up_to() })
+}
+
+/// Writes by a temporary file and a rename.
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let io = |source| Error::Io { path: path.into(), action: "write", source };
+    let temp = path.with_extension(format!("{}.tmp", std::process::id()));
+    let written = std::fs::File::create(&temp)
+        .and_then(|mut file| {
+            std::io::Write::write_all(&mut file, bytes)?;
+            file.sync_all()
+        })
+        .and_then(|()| std::fs::rename(&temp, path));
+    if written.is_err() {
+        // The first error is the one to tell; a leftover is harmless.
+        let _ = std::fs::remove_file(&temp);
+    }
+    written.map_err(io)
+}
