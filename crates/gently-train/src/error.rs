@@ -7,6 +7,7 @@
 //! assert_eq!(error.hint().unwrap(), "did you mean train.steps?");
 //! ```
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::recipe::Source;
@@ -26,7 +27,7 @@ pub enum Error {
         /// The file or folder.
         path: PathBuf,
         /// The system's answer.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// An observer failed.
     #[error("{name} stopped the run")]
@@ -108,7 +109,7 @@ pub enum Error {
     #[error("cannot listen for Ctrl-C and SIGTERM")]
     Signals {
         /// The system's answer.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Another process trains in the folder.
     #[error("{} is in use by another process{}", folder.display(), pid.map_or(String::new(), |pid| format!(" (pid {pid})")))]
@@ -118,6 +119,41 @@ pub enum Error {
         /// The other process, where its number could be read.
         pid: Option<u32>,
     },
+    /// A checkpoint could not be saved.
+    #[error("cannot save checkpoint {}; {}", path.display(), last_good_text(last_good.as_deref()))]
+    Checkpoint {
+        /// Where it would have been.
+        path: PathBuf,
+        /// The newest complete checkpoint.
+        last_good: Option<PathBuf>,
+        /// Why.
+        source: Box<Error>,
+    },
+    /// A checkpoint that is not what it was when it was saved.
+    #[error("damaged checkpoint: {}: {why}", file.display())]
+    DamagedCheckpoint {
+        /// The file at fault.
+        file: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The loss does not depend on a parameter.
+    #[error("parameter {tensor} gets no gradient")]
+    NoGradient {
+        /// The parameter.
+        tensor: String,
+    },
+    /// A saved optimizer state that does not fit.
+    #[error("optimizer state: tensor {tensor} {why}")]
+    OptimizerState {
+        /// The state tensor.
+        tensor: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// From the tensor crate.
+    #[error(transparent)]
+    Tensor(#[from] gently_tensor::Error),
     /// From the model crate.
     #[error(transparent)]
     Model(#[from] gently_models::Error),
@@ -125,12 +161,23 @@ pub enum Error {
 
 impl Error {
     /// Wraps a system error with what was tried and its path.
-    pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io { action, path: path.into(), source }
     }
 
     /// What to do about it, where there is something to do.
     pub fn hint(&self) -> Option<String> {
+        if let Some(kind) = io_kind(self) {
+            match kind {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    return Some("free some space and continue with --resume".into());
+                }
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    return Some("choose a folder that you may write in with --out".into());
+                }
+                _ => {}
+            }
+        }
         match self {
             Self::UnknownKey { suggestion, .. } => {
                 suggestion.as_ref().map(|key| format!("did you mean {key}?"))
@@ -143,18 +190,34 @@ impl Error {
             Self::ConfigMismatch { .. } => {
                 Some("continue with the run's own value, or begin a new run in another folder".into())
             }
-            Self::Io { source, .. } => match source.kind() {
-                std::io::ErrorKind::StorageFull => Some("free some space and continue with --resume".into()),
-                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                    Some("choose a folder that you may write with --out".into())
-                }
-                _ => None,
-            },
             Self::FolderInUse { .. } => {
                 Some("wait for it, stop it with Ctrl-C, or choose another folder with --out".into())
             }
+            Self::NoGradient { .. } => {
+                Some("it is not used by the model, or an operation lost its gradient: please report it".into())
+            }
+            Self::Tensor(error) => error.hint().map(str::to_owned),
             Self::Model(error) => error.hint(),
             _ => None,
         }
+    }
+}
+
+/// The system's answer at the root of an error's chain of causes, from whichever crate it came.
+fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return Some(io.kind());
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn last_good_text(path: Option<&Path>) -> String {
+    match path {
+        Some(path) => format!("the last good one is {}", path.display()),
+        None => "there is no earlier one".into(),
     }
 }

@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
 mod error;
 pub mod events;
 pub mod folder;
+pub mod optim;
 pub mod plan;
 pub mod recipe;
 pub mod schedule;

@@ -1,0 +1,200 @@
+//! Optimizers over a model's parameters.
+//!
+//! Here: [`Optim`], which gives each parameter its method, decay and state tensors, makes the update, and saves and
+//! loads its state; the gradient's global norm in [`norm`]. Not here: the arithmetic of one step
+//! (`gently_kernels::optim`) and the learning rate (`schedule`).
+//!
+//! ```
+//! use gently_models::params::{Builder, ParamKind};
+//! use gently_models::init::Init;
+//! use gently_tensor::Device;
+//! use gently_train::optim::Optim;
+//! use gently_train::recipe::Optimizer;
+//!
+//! let mut builder = Builder::new(None, &Device::Cpu);
+//! let w = builder.param("w", &[1, 2], Init::Ones, ParamKind::Matrix)?;
+//! let x = gently_tensor::Tensor::from_slice(&[1.0f32, -1.0], [1, 2], &Device::Cpu)?;
+//! let mut optim = Optim::new(&builder.into_params(), &Optimizer { weight_decay: 0.0, ..Optimizer::default() })?;
+//! let grads = w.mul(&x)?.sum_all()?.backward()?;
+//! optim.step(&grads, 0.1, 1.0)?; // learning rate 0.1, gradient taken as it is
+//! assert!((w.to_vec::<f32>()?[1] - 0.1).abs() < 1e-6);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod groups;
+pub mod norm;
+mod state;
+
+use gently_kernels::gemm::Compute;
+use gently_kernels::optim::{AdamW, Lion, Muon};
+use gently_models::params::Param;
+use gently_tensor::{Device, Grads, Tensor};
+
+pub use groups::Method;
+
+use crate::recipe::{Optimizer, OptimizerKind};
+use crate::{Error, Result};
+
+/// One parameter with what its updates need.
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    param: Tensor,
+    method: Method,
+    /// Factor on the learning rate.
+    lr_scale: f64,
+    /// Decoupled weight decay.
+    weight_decay: f64,
+    /// State tensors, each of the parameter's shape, f32, in the order of [`Method::states`].
+    state: Vec<Tensor>,
+}
+
+/// An optimizer: its parameters, their state, and the number of updates made.
+#[derive(Debug)]
+pub struct Optim {
+    slots: Vec<Slot>,
+    settings: Optimizer,
+    compute: Compute,
+    updates: u64,
+}
+
+impl Optim {
+    /// An optimizer with all states zero. States live where their parameters live.
+    ///
+    /// # Errors
+    /// From the tensor crate.
+    pub fn new(params: &[Param], settings: &Optimizer) -> Result<Self> {
+        let slots = params
+            .iter()
+            .map(|param| groups::slot(param, settings))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            slots,
+            settings: settings.clone(),
+            compute: Compute::F32,
+            updates: 0,
+        })
+    }
+
+    /// The arithmetic of Muon's matrix products; everything else is always f32.
+    pub fn with_compute(mut self, compute: Compute) -> Self {
+        self.compute = compute;
+        self
+    }
+
+    /// Updates made so far.
+    pub fn updates(&self) -> u64 {
+        self.updates
+    }
+
+    /// Makes one update with learning rate `lr`, which Muon's matrices scale to their own. `grad_scale` multiplies
+    /// every gradient (clipping). On `Device::Meta` nothing is computed.
+    ///
+    /// # Errors
+    /// [`Error::NoGradient`] if the loss does not depend on a parameter; no parameter is changed then.
+    pub fn step(&mut self, grads: &Grads, lr: f64, grad_scale: f64) -> Result<()> {
+        if let Some(slot) = self.slots.iter().find(|slot| grads.get(&slot.param).is_none()) {
+            return Err(Error::NoGradient {
+                tensor: slot.name.clone(),
+            });
+        }
+        self.updates += 1;
+        for slot in &self.slots {
+            if let Some(grad) = grads.get(&slot.param)
+                && slot.param.device() != Device::Meta
+            {
+                self.update(slot, grad, lr, grad_scale)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn update(&self, slot: &Slot, grad: &Tensor, lr: f64, grad_scale: f64) -> Result<()> {
+        let set = &self.settings;
+        let [beta1, beta2] = set.betas;
+        let lr_here = lr * slot.lr_scale;
+        let grad = grad.contiguous()?;
+        match (slot.method, slot.state.as_slice()) {
+            (Method::AdamW, [m, v]) => {
+                let method = AdamW {
+                    lr: lr_here,
+                    beta1,
+                    beta2,
+                    eps: set.eps,
+                    weight_decay: slot.weight_decay,
+                    grad_scale,
+                };
+                with_all(&slot.param, &grad, |w, g| {
+                    m.with_data_mut::<f32, _>(|m| {
+                        v.with_data_mut::<f32, _>(|v| method.step(self.updates, w, g, m, v))
+                    })
+                })???;
+            }
+            (Method::Lion, [m]) => {
+                let method = Lion {
+                    lr: lr_here,
+                    beta1,
+                    beta2,
+                    weight_decay: slot.weight_decay,
+                    grad_scale,
+                };
+                with_all(&slot.param, &grad, |w, g| {
+                    m.with_data_mut::<f32, _>(|m| method.step(w, g, m))
+                })??;
+            }
+            (Method::Muon { rows, cols }, [m]) => {
+                let method = Muon {
+                    // The same schedule, on Muon's own peak.
+                    lr: lr_here * (set.muon_lr / set.lr),
+                    momentum: set.momentum,
+                    // A step shrinks a matrix by lr × decay; this keeps it what it is under AdamW.
+                    weight_decay: slot.weight_decay * (set.lr / set.muon_lr),
+                    steps: set.newton_schulz,
+                    compute: self.compute,
+                    grad_scale,
+                    ..Muon::default()
+                };
+                with_all(&slot.param, &grad, |w, g| {
+                    m.with_data_mut::<f32, _>(|m| method.step(rows, cols, w, g, m))
+                })??;
+            }
+            _ => unreachable!("a slot is made with its method's states"),
+        }
+        Ok(())
+    }
+
+    /// What each parameter gets: name, method, and whether it decays. For the log.
+    pub fn groups(&self) -> impl Iterator<Item = (&str, Method, bool)> {
+        self.slots
+            .iter()
+            .map(|slot| (slot.name.as_str(), slot.method, slot.weight_decay > 0.0))
+    }
+
+    /// Bytes of scratch that one update takes beside the states: Muon's largest matrix.
+    pub(crate) fn scratch_bytes(&self) -> u64 {
+        if self.settings.kind != OptimizerKind::Muon {
+            return 0;
+        }
+        let of = |slot: &Slot| match slot.method {
+            // The update, its next iterate, and two square matrices of the smaller side.
+            Method::Muon { rows, cols } => {
+                let small = rows.min(cols) as u64;
+                4 * (2 * (rows as u64) * (cols as u64) + 2 * small * small)
+            }
+            _ => 0,
+        };
+        self.slots.iter().map(of).max().unwrap_or(0)
+    }
+}
+
+/// Runs `f` on a parameter's values and its gradient's.
+fn with_all<R>(
+    param: &Tensor,
+    grad: &Tensor,
+    f: impl FnOnce(&mut [f32], &[f32]) -> R,
+) -> gently_tensor::Result<gently_tensor::Result<R>> {
+    param.with_data_mut::<f32, _>(|w| grad.with_data::<f32, _>(|g| f(w, g)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+use std::collections::BTreeMap;
+
+use gently_models::init::Init;
+use gently_models::params::{Builder, Param, ParamKind};
+use gently_tensor::{Device, Grads, Rng, Tensor};
+
+use super::norm::{clip_factor, first_non_finite, global_norm};
+use super::*;
+use crate::recipe::Decay;
+
+fn params() -> Vec<Param> {
+    let mut b = Builder::new(Some(&Rng::new(3)), &Device::Cpu);
+    let normal = Init::Normal { std: 0.5 };
+    b.param("table", &[5, 3], normal, ParamKind::Embedding).unwrap();
+    b.param("w", &[4, 3], normal, ParamKind::Matrix).unwrap();
+    b.param("bias", &[4], normal, ParamKind::Vector).unwrap();
+    b.into_params()
+}
+
+/// Half the sum of squares of everything: the gradient is the parameter itself.
+fn pull_to_zero(params: &[Param]) -> (f64, Grads) {
+    let mut grads = Grads::new();
+    let mut total = 0.0;
+    for param in params {
+        let loss = param.tensor.sqr().unwrap().sum_all().unwrap().affine(0.5, 0.0).unwrap();
+        total += f64::from(loss.item::<f32>().unwrap());
+        loss.backward_into(&mut grads).unwrap();
+    }
+    (total, grads)
+}
+
+fn settings(kind: OptimizerKind) -> Optimizer {
+    Optimizer { kind, weight_decay: 0.0, lr: 0.01, muon_lr: 0.02, ..Optimizer::default() }
+}
+
+#[test]
+fn every_optimizer_goes_down() {
+    for kind in [OptimizerKind::Adamw, OptimizerKind::Lion, OptimizerKind::Muon] {
+        let params = params();
+        let mut optim = Optim::new(&params, &settings(kind)).unwrap();
+        let first = pull_to_zero(&params).0;
+        for _ in 0..60 {
+            let (_, grads) = pull_to_zero(&params);
+            optim.step(&grads, 0.01, 1.0).unwrap();
+        }
+        let last = pull_to_zero(&params).0;
+        assert!(last < 0.5 * first, "{kind:?}: {first} -> {last}");
+        assert_eq!(optim.updates(), 60);
+    }
+}
+
+#[test]
+fn groups_follow_kind_and_rank() {
+    let of = |kind, decay| {
+        let settings = Optimizer { kind, decay, ..Optimizer::default() };
+        let optim = Optim::new(&params(), &settings).unwrap();
+        optim.groups().map(|(_, method, decays)| (method, decays)).collect::<Vec<_>>()
+    };
+    let muon = of(OptimizerKind::Muon, Decay::AllMatrices);
+    assert_eq!(muon[0], (Method::AdamW, true));
+    assert_eq!(muon[1], (Method::Muon { rows: 4, cols: 3 }, true));
+    assert_eq!(muon[2], (Method::AdamW, false));
+    let decays = |decay| of(OptimizerKind::Adamw, decay).iter().map(|g| g.1).collect::<Vec<_>>();
+    assert_eq!(decays(Decay::Matrices), [false, true, false]);
+    assert_eq!(decays(Decay::All), [true, true, true]);
+    assert_eq!(decays(Decay::None), [false, false, false]);
+}
+
+#[test]
+fn a_loaded_state_continues_the_same() {
+    for kind in [OptimizerKind::Adamw, OptimizerKind::Lion, OptimizerKind::Muon] {
+        let one = params();
+        let mut optim = Optim::new(&one, &settings(kind)).unwrap();
+        for _ in 0..3 {
+            optim.step(&pull_to_zero(&one).1, 0.01, 0.5).unwrap();
+        }
+        let two = params();
+        for (a, b) in one.iter().zip(&two) {
+            let values = a.tensor.to_vec::<f32>().unwrap();
+            b.tensor.with_data_mut::<f32, _>(|w| w.copy_from_slice(&values)).unwrap();
+        }
+        let mut again = Optim::new(&two, &settings(kind)).unwrap();
+        let saved: BTreeMap<_, _> =
+            optim.state().into_iter().map(|(n, t)| (n, t.copy().unwrap())).collect();
+        again.load_state(saved.clone(), optim.updates()).unwrap();
+        for _ in 0..2 {
+            optim.step(&pull_to_zero(&one).1, 0.01, 0.5).unwrap();
+            again.step(&pull_to_zero(&two).1, 0.01, 0.5).unwrap();
+        }
+        for (a, b) in one.iter().zip(&two) {
+            assert_eq!(a.tensor.to_vec::<f32>().unwrap(), b.tensor.to_vec::<f32>().unwrap());
+        }
+        let mut short = saved;
+        short.remove("w.m");
+        let error = again.load_state(short, 3).unwrap_err().to_string();
+        assert!(error.contains("w.m"), "{error}");
+    }
+}
+
+#[test]
+fn a_parameter_without_gradient_stops_before_any_change() {
+    let params = params();
+    let before = params[0].tensor.to_vec::<f32>().unwrap();
+    let mut optim = Optim::new(&params, &settings(OptimizerKind::Adamw)).unwrap();
+    let (_, mut grads) = pull_to_zero(&params);
+    grads.remove(&params[2].tensor);
+    let error = optim.step(&grads, 0.01, 1.0).unwrap_err().to_string();
+    assert!(error.contains("bias"), "{error}");
+    assert_eq!(params[0].tensor.to_vec::<f32>().unwrap(), before);
+}
+
+#[test]
+fn the_norm_is_of_all_gradients_together() {
+    let params = params();
+    let (total, grads) = pull_to_zero(&params);
+    let norm = global_norm(&params, &grads).unwrap();
+    assert!((norm * norm / 2.0 - total).abs() < 1e-5 * total);
+    assert_eq!(clip_factor(0.5, 1.0), 1.0);
+    assert_eq!(clip_factor(50.0, 0.0), 1.0);
+    assert!((clip_factor(4.0, 1.0) - 0.25).abs() < 1e-6);
+}
+
+#[test]
+fn the_first_bad_value_is_found() {
+    let t = Tensor::from_slice(&[1.0f32, f32::INFINITY, f32::NAN], [3], &Device::Cpu).unwrap();
+    assert_eq!(first_non_finite(&t).unwrap(), Some((1, f32::INFINITY)));
+    let t = Tensor::from_slice(&[1.0f32, 2.0], [2], &Device::Cpu).unwrap();
+    assert_eq!(first_non_finite(&t).unwrap(), None);
+}
