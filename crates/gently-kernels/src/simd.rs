@@ -182,7 +182,7 @@ pub(crate) mod plain {
     pub struct Plain(());
 
     impl Plain {
-        pub(super) const TOKEN: Plain = Plain(());
+        pub(crate) const TOKEN: Plain = Plain(());
     }
 
     #[inline(always)]

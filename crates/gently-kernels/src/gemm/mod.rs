@@ -14,8 +14,13 @@
 //! assert_eq!(c, [1.0, 3.0, 3.0, 7.0]);
 //! ```
 
+mod blocked;
+mod micro;
+mod pack;
 pub mod plain;
+mod scratch;
 
+use crate::cpu::{self, Path};
 use crate::real::Real;
 use half::bf16;
 
@@ -213,27 +218,22 @@ impl<T: Real> Default for Epilogue<'_, T> {
 /// # Panics
 /// When the inner dimensions differ or an operand is shorter than its view.
 pub fn gemm(compute: Compute, a: Mat, b: Mat, c: &mut [f32], ldc: usize, ep: Epilogue) {
-    check(&a, &b, c, ldc, &ep);
-    let (af, bf) = (widen(&a, compute), widen(&b, compute));
-    let view = |m: &Mat, d| plain::View {
-        data: d,
-        rows: m.rows,
-        cols: m.cols,
-        row_stride: m.row_stride,
-        col_stride: m.col_stride,
-    };
-    plain::gemm(view(&a, &af), view(&b, &bf), c, ldc, ep);
+    gemm_on(cpu::path(), compute, a, b, c, ldc, ep);
 }
 
-fn widen(m: &Mat, compute: Compute) -> Vec<f32> {
-    let round = |x: f32| match compute {
-        Compute::F32 => x,
-        Compute::Bf16 => bf16::from_f32(x).to_f32(),
-    };
-    match m.data {
-        Operand::F32(d) => d.iter().map(|&x| round(x)).collect(),
-        Operand::Bf16(d) => d.iter().map(|x| x.to_f32()).collect(),
+/// [`gemm`] on a given path, for tests and comparisons.
+///
+/// # Panics
+/// As [`gemm`], and when this processor does not support the path.
+pub fn gemm_on(path: Path, compute: Compute, a: Mat, b: Mat, c: &mut [f32], ldc: usize, ep: Epilogue) {
+    check(&a, &b, c, ldc, &ep);
+    assert!(path.supported(), "path {} is not supported here", path.name());
+    if a.rows == 0 || b.cols == 0 {
+        return;
     }
+    // SAFETY: operands, C and epilogue were checked against their lengths, and the path against the
+    // processor.
+    unsafe { blocked::run(path, compute, &a, &b, c.as_mut_ptr(), ldc, ep) }
 }
 
 fn check<T>(a: &Mat, b: &Mat, c: &[T], ldc: usize, ep: &Epilogue<T>) {
@@ -272,3 +272,6 @@ pub fn gemm_batched(
         gemm(compute, ai, bi, &mut c[i * c_stride..], ldc, ep);
     }
 }
+
+#[cfg(test)]
+mod tests;

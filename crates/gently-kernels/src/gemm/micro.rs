@@ -1,0 +1,342 @@
+//! The micro-kernels: an MR × (NV vectors) tile of C held in registers over one block of K.
+//!
+//! Here: the tile loop, written once over [`Simd`], its instantiations for each instruction set, and
+//! the epilogue pass over a finished tile. Not here: which tile is computed when (see
+//! [`super::blocked`]) and how panels are laid out (see [`super::pack`]).
+//!
+//! A *word* is one step of K in a panel: an f32, or a pair of bf16 on the path that multiplies pairs.
+
+use super::Activation;
+use crate::simd::{Simd, plain::Plain};
+use crate::simd_math;
+
+/// Rows in a packed panel of A, whatever the tile takes of them.
+pub(super) const PANEL_ROWS: usize = 8;
+/// Widest tile of any path, in vectors.
+pub(super) const MAX_NV: usize = 3;
+
+/// One tile: dst = alpha · (A panel · B panel) + base + bias.
+pub(super) struct Tile {
+    /// Words of K.
+    pub k: usize,
+    /// Packed: in a panel, `PANEL_ROWS` words for each k. Direct: the first of the rows.
+    pub a: *const f32,
+    /// Direct: words from one row to the next. Rows past `rows` repeat the last.
+    pub a_row: usize,
+    /// A panel, one row of NV vectors for each k.
+    pub b: *const f32,
+    /// Words from one k to the next in `b`.
+    pub b_step: usize,
+    pub dst: *mut f32,
+    pub ld_dst: usize,
+    /// Added to the product where not null, laid out with `ld_base`.
+    pub base: *const f32,
+    pub ld_base: usize,
+    /// A row added to all rows where not null.
+    pub bias: *const f32,
+    pub alpha: f32,
+    /// Rows to store, 1..=MR.
+    pub rows: usize,
+    /// Columns to store; the last vector may be partial.
+    pub cols: usize,
+}
+
+/// The rest of the epilogue for a tile of finished x.
+pub(super) struct Finish {
+    /// x, with row stride `ld_tile`.
+    pub tile: *const f32,
+    pub ld_tile: usize,
+    pub c: *mut f32,
+    /// Null where not wanted. Laid out as C, like `residual`.
+    pub pre: *mut f32,
+    pub residual: *const f32,
+    pub ldc: usize,
+    pub activation: Activation,
+    pub accumulate: bool,
+    pub rows: usize,
+    pub cols: usize,
+}
+
+pub(super) type TileFn = unsafe fn(&Tile);
+pub(super) type FinishFn = unsafe fn(&Finish);
+
+/// The kernels of one instruction set.
+pub(super) struct Isa {
+    /// Rows of a tile; divides `PANEL_ROWS`.
+    pub mr: usize,
+    /// Words in a vector.
+    pub lanes: usize,
+    /// Vectors across a full tile.
+    pub nv: usize,
+    /// Panels are packed with AVX2 shuffles.
+    pub avx2: bool,
+    /// `tile[v − 1][direct]` for tiles of v vectors.
+    pub tile: [[TileFn; 2]; MAX_NV],
+    pub finish: FinishFn,
+}
+
+/// How one word of A is multiplied with one word of B.
+trait Words: Copy {
+    type S: Simd;
+    const S: Self::S;
+    /// acc + a · b
+    fn madd(a: <Self::S as Simd>::V, b: <Self::S as Simd>::V, acc: <Self::S as Simd>::V) -> <Self::S as Simd>::V;
+}
+
+/// The tile loop. `PACKED`: `a` lies in a panel with `PANEL_ROWS` words for each k; else rows are read in place.
+///
+/// # Safety
+/// The pointers of `t` must be valid for the extents it describes, and the processor must have the
+/// instructions of `W`.
+#[inline(always)]
+unsafe fn tile<W: Words, const MR: usize, const NV: usize, const PACKED: bool>(t: &Tile) {
+    let s = W::S;
+    let lanes = W::S::LANES;
+    let mut acc = [[s.splat(0.0); NV]; MR];
+    let mut b = t.b;
+    // SAFETY of the block: by the caller's promise a[i], b and dst stay inside their panels: k words of
+    // A for each of the rows, k rows of NV vectors of B, `rows` × `cols` of dst and base.
+    unsafe {
+        if PACKED {
+            let mut a = t.a;
+            let step = |a: *const f32, b: *const f32, acc: &mut [[<W::S as Simd>::V; NV]; MR]| {
+                let mut bv = [s.splat(0.0); NV];
+                for v in 0..NV {
+                    bv[v] = s.load_ptr(b.add(v * lanes));
+                }
+                for i in 0..MR {
+                    let av = s.splat(*a.add(i));
+                    for v in 0..NV {
+                        acc[i][v] = W::madd(av, bv[v], acc[i][v]);
+                    }
+                }
+            };
+            let mut k = t.k;
+            while k >= 4 {
+                for _ in 0..4 {
+                    step(a, b, &mut acc);
+                    a = a.add(PANEL_ROWS);
+                    b = b.add(t.b_step);
+                }
+                k -= 4;
+            }
+            while k > 0 {
+                step(a, b, &mut acc);
+                a = a.add(PANEL_ROWS);
+                b = b.add(t.b_step);
+                k -= 1;
+            }
+        } else {
+            let mut rows = [t.a; MR];
+            for i in 0..MR {
+                rows[i] = t.a.add(i.min(t.rows - 1) * t.a_row);
+            }
+            let step = |k: usize, b: *const f32, acc: &mut [[<W::S as Simd>::V; NV]; MR]| {
+                let mut bv = [s.splat(0.0); NV];
+                for v in 0..NV {
+                    bv[v] = s.load_ptr(b.add(v * lanes));
+                }
+                for i in 0..MR {
+                    let av = s.splat(*rows[i].add(k));
+                    for v in 0..NV {
+                        acc[i][v] = W::madd(av, bv[v], acc[i][v]);
+                    }
+                }
+            };
+            let mut k = 0;
+            while k + 4 <= t.k {
+                for u in 0..4 {
+                    step(k + u, b, &mut acc);
+                    b = b.add(t.b_step);
+                }
+                k += 4;
+            }
+            while k < t.k {
+                step(k, b, &mut acc);
+                b = b.add(t.b_step);
+                k += 1;
+            }
+        }
+        let alpha = s.splat(t.alpha);
+        let full = t.cols == NV * lanes;
+        let last = t.cols - (NV - 1) * lanes;
+        let mut bias = [s.splat(0.0); NV];
+        if !t.bias.is_null() {
+            for v in 0..NV {
+                let n = if v + 1 == NV { last } else { lanes };
+                bias[v] = s.load_n(t.bias.add(v * lanes), n);
+            }
+        }
+        for i in 0..MR {
+            if i < t.rows {
+                let dst = t.dst.add(i * t.ld_dst);
+                let base = t.base.wrapping_add(i * t.ld_base);
+                for v in 0..NV {
+                    let whole = full || v + 1 < NV;
+                    let mut x = s.fma(acc[i][v], alpha, bias[v]);
+                    if !t.base.is_null() {
+                        let p = base.add(v * lanes);
+                        x = s.add(x, if whole { s.load_ptr(p) } else { s.load_n(p, last) });
+                    }
+                    if whole {
+                        s.store_ptr(dst.add(v * lanes), x);
+                    } else {
+                        s.store_n(dst.add(v * lanes), last, x);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// pre = x; C = (C) + activation(x) + residual, row by row.
+///
+/// # Safety
+/// As for [`tile`].
+#[inline(always)]
+unsafe fn finish<S: Simd>(s: S, f: &Finish) {
+    for i in 0..f.rows {
+        let mut j = 0;
+        while j < f.cols {
+            let n = S::LANES.min(f.cols - j);
+            let at = i * f.ldc + j;
+            // SAFETY: (i, j) lies inside the tile, and n columns from j on as well.
+            unsafe {
+                let x = s.load_n(f.tile.add(i * f.ld_tile + j), n);
+                if !f.pre.is_null() {
+                    s.store_n(f.pre.add(at), n, x);
+                }
+                let mut y = simd_math::activation(s, f.activation, x);
+                if !f.residual.is_null() {
+                    y = s.add(y, s.load_n(f.residual.add(at), n));
+                }
+                if f.accumulate {
+                    y = s.add(y, s.load_n(f.c.add(at), n));
+                }
+                s.store_n(f.c.add(at), n, y);
+            }
+            j += n;
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct F32Words<S>(S);
+
+macro_rules! f32_words {
+    ($s:ty, $token:expr) => {
+        impl Words for F32Words<$s> {
+            type S = $s;
+            const S: $s = $token;
+            #[inline(always)]
+            fn madd(a: <$s as Simd>::V, b: <$s as Simd>::V, acc: <$s as Simd>::V) -> <$s as Simd>::V {
+                Self::S.fma(a, b, acc)
+            }
+        }
+    };
+}
+
+f32_words!(Plain, Plain::TOKEN);
+
+/// Instantiates the tile functions of one instruction set with its features.
+macro_rules! isa {
+    ($(#[$feature:meta])? $name:ident, $module:ident, $words:ty, $mr:literal, $nv:literal, $avx2:literal) => {
+        mod $module {
+            use super::*;
+            /// # Safety
+            /// As for [`super::tile`].
+            $(#[$feature])?
+            pub(super) unsafe fn tile<const NV: usize, const PACKED: bool>(t: &Tile) {
+                // SAFETY: the caller's promise is passed on.
+                unsafe { super::tile::<$words, $mr, NV, PACKED>(t) }
+            }
+            /// # Safety
+            /// As for [`super::tile`].
+            $(#[$feature])?
+            pub(super) unsafe fn finish(f: &Finish) {
+                // SAFETY: the caller's promise is passed on.
+                unsafe { super::finish(<$words as Words>::S, f) }
+            }
+        }
+        pub(in crate::gemm) static $name: Isa = Isa {
+            mr: $mr,
+            lanes: <<$words as Words>::S as Simd>::LANES,
+            nv: $nv,
+            avx2: $avx2,
+            tile: [
+                [$module::tile::<1, true>, $module::tile::<1, false>],
+                [
+                    $module::tile::<{ if $nv >= 2 { 2 } else { 1 } }, true>,
+                    $module::tile::<{ if $nv >= 2 { 2 } else { 1 } }, false>,
+                ],
+                [$module::tile::<$nv, true>, $module::tile::<$nv, false>],
+            ],
+            finish: $module::finish,
+        };
+    };
+}
+
+isa!(PLAIN, plain, F32Words<Plain>, 4, 1, false);
+
+#[cfg(target_arch = "x86_64")]
+pub(in crate::gemm) use x86::{AVX2, AVX512, AVX512_BF16};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::*;
+    use crate::simd::{avx2::Avx2, avx512::Avx512};
+    use std::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
+
+    f32_words!(Avx2, Avx2::TOKEN);
+    f32_words!(Avx512, Avx512::TOKEN);
+
+    /// Pairs of bf16, multiplied and summed by one instruction.
+    #[derive(Clone, Copy)]
+    pub(super) struct Bf16Words;
+
+    impl Words for Bf16Words {
+        type S = Avx512;
+        const S: Avx512 = Avx512::TOKEN;
+        #[inline(always)]
+        fn madd(a: __m512, b: __m512, acc: __m512) -> __m512 {
+            // SAFETY: the vectors are 64 bytes of plain bits; these words are used only on the path
+            // whose processor has AVX512-BF16.
+            unsafe {
+                let a = std::mem::transmute::<__m512, __m512bh>(a);
+                let b = std::mem::transmute::<__m512, __m512bh>(b);
+                _mm512_dpbf16_ps(acc, a, b)
+            }
+        }
+    }
+
+    isa!(
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+        AVX512,
+        avx512,
+        F32Words<Avx512>,
+        8,
+        3,
+        false,
+        true
+    );
+    isa!(
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+        AVX512_BF16,
+        avx512_bf16,
+        Bf16Words,
+        8,
+        3,
+        true,
+        true
+    );
+    isa!(
+        #[target_feature(enable = "avx2,fma,f16c")]
+        AVX2,
+        avx2,
+        F32Words<Avx2>,
+        4,
+        3,
+        false,
+        true
+    );
+}

@@ -1,0 +1,347 @@
+//! Packing: parts of an operand copied into panels that a micro-kernel reads in order.
+//!
+//! A panel holds `width` *minor* lines (rows of A, columns of B): for each word of K, `width` words
+//! side by side, zero where the operand ends. A word is an f32, or a pair of bf16 (k, k+1), the second
+//! zero past an odd end. Here: copies for operands contiguous along either direction, transposing in
+//! 8 × 8 blocks, with widening of bf16 and rounding to bf16 on the way. Not here: when to pack.
+
+use half::bf16;
+
+/// The elements of an operand, by address.
+#[derive(Clone, Copy)]
+pub(super) enum Ptr {
+    F32(*const f32),
+    Bf16(*const bf16),
+}
+
+impl Ptr {
+    /// # Safety
+    /// The result must stay inside the operand.
+    #[inline(always)]
+    pub unsafe fn add(self, n: usize) -> Ptr {
+        // SAFETY: the caller's promise is passed on.
+        unsafe {
+            match self {
+                Ptr::F32(p) => Ptr::F32(p.add(n)),
+                Ptr::Bf16(p) => Ptr::Bf16(p.add(n)),
+            }
+        }
+    }
+}
+
+/// What a word is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mode {
+    /// The f32 value.
+    F32,
+    /// The f32 value rounded to bf16.
+    Rounded,
+    /// Two neighbours along K, rounded to bf16.
+    Pairs,
+}
+
+/// A part of an operand to be packed into one panel.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    pub src: Ptr,
+    /// Elements from one minor line to the next.
+    pub minor_stride: usize,
+    /// Elements from one k to the next.
+    pub k_stride: usize,
+    /// Minor lines there are, at most `width`.
+    pub minors: usize,
+    /// Elements along K.
+    pub k: usize,
+    /// Minor lines in the panel.
+    pub width: usize,
+}
+
+/// Packs a part to `dst`, which takes words(k) × width words.
+///
+/// # Safety
+/// `part` must describe elements inside its operand, `dst` must have room, and `avx2` may be true only
+/// where the processor has AVX2 and FMA.
+pub(super) unsafe fn pack(dst: *mut u32, part: &Part, mode: Mode, avx2: bool) {
+    // SAFETY: the caller's promise is passed on.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        if avx2 {
+            return x86::pack(dst, part, mode);
+        }
+        let _ = avx2;
+        scalar(dst, part, mode, 0..part.width, 0);
+    }
+}
+
+/// Words along K that `k` elements take.
+pub(super) fn words(mode: Mode, k: usize) -> usize {
+    match mode {
+        Mode::Pairs => k.div_ceil(2),
+        _ => k,
+    }
+}
+
+/// f32 to bf16 bits, to nearest even; NaN stays NaN.
+#[inline(always)]
+fn round_bits(x: f32) -> u32 {
+    bf16::from_f32(x).to_bits() as u32
+}
+
+impl Part {
+    /// The word of minor line `i` at word position `w`.
+    ///
+    /// # Safety
+    /// As for [`pack`].
+    #[inline(always)]
+    unsafe fn word(&self, mode: Mode, i: usize, w: usize) -> u32 {
+        if i >= self.minors {
+            return 0;
+        }
+        // SAFETY: i < minors and k < self.k, so the element is inside the operand.
+        let at = |k: usize| unsafe {
+            let offset = i * self.minor_stride + k * self.k_stride;
+            match self.src {
+                Ptr::F32(p) => *p.add(offset),
+                Ptr::Bf16(p) => (*p.add(offset)).to_f32(),
+            }
+        };
+        match mode {
+            Mode::F32 => at(w).to_bits(),
+            Mode::Rounded => round_bits(at(w)) << 16,
+            Mode::Pairs => {
+                let low = round_bits(at(2 * w));
+                let high = if 2 * w + 1 < self.k { round_bits(at(2 * w + 1)) } else { 0 };
+                low | high << 16
+            }
+        }
+    }
+}
+
+/// Minor lines `lines`, words from `from` on, one at a time.
+///
+/// # Safety
+/// As for [`pack`].
+#[inline(always)]
+unsafe fn scalar(dst: *mut u32, part: &Part, mode: Mode, lines: std::ops::Range<usize>, from: usize) {
+    for w in from..words(mode, part.k) {
+        for i in lines.clone() {
+            // SAFETY: `dst` has room for words × width.
+            unsafe { *dst.add(w * part.width + i) = part.word(mode, i, w) }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Mode, Part, Ptr, scalar, words};
+    use half::bf16;
+    use std::arch::x86_64::*;
+
+    const F32: u8 = 0;
+    const ROUNDED: u8 = 1;
+    const PAIRS: u8 = 2;
+
+    /// # Safety
+    /// As for [`super::pack`], with AVX2.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) unsafe fn pack(dst: *mut u32, part: &Part, mode: Mode) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe {
+            match (mode, part.src) {
+                (Mode::F32, Ptr::F32(p)) => go::<f32, F32>(dst, part, mode, p),
+                (Mode::Rounded, Ptr::F32(p)) => go::<f32, ROUNDED>(dst, part, mode, p),
+                (Mode::Pairs, Ptr::F32(p)) => go::<f32, PAIRS>(dst, part, mode, p),
+                // A bf16 is its own rounding.
+                (Mode::F32 | Mode::Rounded, Ptr::Bf16(p)) => go::<bf16, F32>(dst, part, mode, p),
+                (Mode::Pairs, Ptr::Bf16(p)) => go::<bf16, PAIRS>(dst, part, mode, p),
+            }
+        }
+    }
+
+    /// A source element type and its vector loads.
+    trait Element: Copy {
+        /// Eight neighbours as f32 bits.
+        unsafe fn widen8(p: *const Self) -> __m256i;
+        /// Sixteen neighbours as eight pairs.
+        unsafe fn pairs8(p: *const Self) -> __m256i;
+        /// Eight neighbours as bf16 bits in the low halves of words.
+        unsafe fn low8(p: *const Self) -> __m256i;
+    }
+
+    /// Rounds f32 bits to bf16 in the high half of each word; the low half is garbage.
+    #[inline(always)]
+    unsafe fn round_high(x: __m256i) -> __m256i {
+        // SAFETY: inlined into functions with AVX2.
+        unsafe {
+            // Nearest even: add 0x7fff, and 1 more where the last kept bit is odd. A NaN could carry into
+            // infinity, so it only gets its quiet bit.
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(x), _mm256_set1_epi32(1));
+            let sum = _mm256_add_epi32(_mm256_add_epi32(x, _mm256_set1_epi32(0x7fff)), odd);
+            let f = _mm256_castsi256_ps(x);
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(f, f));
+            let quiet = _mm256_or_si256(x, _mm256_set1_epi32(0x0040_0000));
+            _mm256_blendv_epi8(sum, quiet, nan)
+        }
+    }
+
+    impl Element for f32 {
+        #[inline(always)]
+        unsafe fn widen8(p: *const f32) -> __m256i {
+            // SAFETY: the caller promises 8 readable elements.
+            unsafe { _mm256_loadu_si256(p.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn pairs8(p: *const f32) -> __m256i {
+            // SAFETY: the caller promises 16 readable elements.
+            unsafe {
+                let a = Self::low8(p);
+                let b = Self::low8(p.add(8));
+                // packus works within 128-bit halves; the permutation puts the quarters in order.
+                _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(a, b))
+            }
+        }
+        #[inline(always)]
+        unsafe fn low8(p: *const f32) -> __m256i {
+            // SAFETY: the caller promises 8 readable elements.
+            unsafe { _mm256_srli_epi32::<16>(round_high(Self::widen8(p))) }
+        }
+    }
+
+    impl Element for bf16 {
+        #[inline(always)]
+        unsafe fn widen8(p: *const bf16) -> __m256i {
+            // SAFETY: the caller promises 8 readable elements.
+            unsafe { _mm256_slli_epi32::<16>(Self::low8(p)) }
+        }
+        #[inline(always)]
+        unsafe fn pairs8(p: *const bf16) -> __m256i {
+            // SAFETY: the caller promises 16 readable elements.
+            unsafe { _mm256_loadu_si256(p.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn low8(p: *const bf16) -> __m256i {
+            // SAFETY: the caller promises 8 readable elements.
+            unsafe { _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())) }
+        }
+    }
+
+    /// Eight words along K from `p`, the elements there being contiguous.
+    #[inline(always)]
+    unsafe fn along_k<E: Element, const MODE: u8>(p: *const E) -> __m256i {
+        // SAFETY: the caller promises 8 words of readable elements.
+        unsafe {
+            match MODE {
+                PAIRS => E::pairs8(p),
+                ROUNDED => _mm256_and_si256(round_high(E::widen8(p)), _mm256_set1_epi32(-65536)),
+                _ => E::widen8(p),
+            }
+        }
+    }
+
+    /// Eight minor lines at one word of K, contiguous in memory; `next` is the second half of pairs.
+    #[inline(always)]
+    unsafe fn along_minor<E: Element, const MODE: u8>(p: *const E, next: Option<*const E>) -> __m256i {
+        // SAFETY: the caller promises 8 readable elements at `p` and `next`.
+        unsafe {
+            if MODE != PAIRS {
+                return along_k::<E, MODE>(p);
+            }
+            let low = E::low8(p);
+            match next {
+                Some(q) => _mm256_or_si256(low, _mm256_slli_epi32::<16>(E::low8(q))),
+                None => low,
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn go<E: Element, const MODE: u8>(dst: *mut u32, part: &Part, mode: Mode, src: *const E) {
+        let nw = words(mode, part.k);
+        let whole = part.minors / 8 * 8;
+        let per = if MODE == PAIRS { 2 } else { 1 };
+        // SAFETY of the block: i + 8 ≤ minors and the words read end before k, so all reads are inside the
+        // operand; writes are inside words × width.
+        unsafe {
+            if part.minor_stride == 1 {
+                for w in 0..nw {
+                    let p = src.add(w * per * part.k_stride);
+                    let next = (MODE == PAIRS && 2 * w + 1 < part.k).then(|| p.add(part.k_stride));
+                    let out = dst.add(w * part.width);
+                    let mut i = 0;
+                    while i < whole {
+                        let x = along_minor::<E, MODE>(p.add(i), next.map(|q| q.add(i)));
+                        _mm256_storeu_si256(out.add(i).cast(), x);
+                        i += 8;
+                    }
+                }
+                scalar(dst, part, mode, whole..part.width, 0);
+            } else if part.k_stride == 1 {
+                // Words that lie wholly inside the operand, in eights.
+                let inside = (part.k / per) / 8 * 8;
+                let mut i = 0;
+                while i < whole {
+                    let line = src.add(i * part.minor_stride);
+                    let mut w = 0;
+                    while w < inside {
+                        let mut x = [_mm256_setzero_si256(); 8];
+                        for (r, x) in x.iter_mut().enumerate() {
+                            *x = along_k::<E, MODE>(line.add(r * part.minor_stride + w * per));
+                        }
+                        for (r, x) in transpose8(x).into_iter().enumerate() {
+                            _mm256_storeu_si256(dst.add((w + r) * part.width + i).cast(), x);
+                        }
+                        w += 8;
+                    }
+                    scalar(dst, part, mode, i..i + 8, inside);
+                    i += 8;
+                }
+                scalar(dst, part, mode, whole..part.width, 0);
+            } else {
+                scalar(dst, part, mode, 0..part.width, 0);
+            }
+        }
+    }
+
+    /// Transposes an 8 × 8 block of words.
+    #[inline(always)]
+    unsafe fn transpose8(x: [__m256i; 8]) -> [__m256i; 8] {
+        // SAFETY: inlined into functions with AVX2.
+        unsafe {
+            let f = x.map(|v| _mm256_castsi256_ps(v));
+            let lo = |a, b| _mm256_castps_pd(_mm256_unpacklo_ps(a, b));
+            let hi = |a, b| _mm256_castps_pd(_mm256_unpackhi_ps(a, b));
+            // Pairs of rows, then quads, then halves.
+            let p = [
+                lo(f[0], f[1]),
+                hi(f[0], f[1]),
+                lo(f[2], f[3]),
+                hi(f[2], f[3]),
+                lo(f[4], f[5]),
+                hi(f[4], f[5]),
+                lo(f[6], f[7]),
+                hi(f[6], f[7]),
+            ];
+            let q = [
+                _mm256_unpacklo_pd(p[0], p[2]),
+                _mm256_unpackhi_pd(p[0], p[2]),
+                _mm256_unpacklo_pd(p[1], p[3]),
+                _mm256_unpackhi_pd(p[1], p[3]),
+                _mm256_unpacklo_pd(p[4], p[6]),
+                _mm256_unpackhi_pd(p[4], p[6]),
+                _mm256_unpacklo_pd(p[5], p[7]),
+                _mm256_unpackhi_pd(p[5], p[7]),
+            ]
+            .map(|v| _mm256_castpd_si256(v));
+            [
+                _mm256_permute2x128_si256::<0x20>(q[0], q[4]),
+                _mm256_permute2x128_si256::<0x20>(q[1], q[5]),
+                _mm256_permute2x128_si256::<0x20>(q[2], q[6]),
+                _mm256_permute2x128_si256::<0x20>(q[3], q[7]),
+                _mm256_permute2x128_si256::<0x31>(q[0], q[4]),
+                _mm256_permute2x128_si256::<0x31>(q[1], q[5]),
+                _mm256_permute2x128_si256::<0x31>(q[2], q[6]),
+                _mm256_permute2x128_si256::<0x31>(q[3], q[7]),
+            ]
+        }
+    }
+}

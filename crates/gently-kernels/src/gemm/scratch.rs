@@ -1,0 +1,30 @@
+//! Packing buffers that each thread keeps, so that a product allocates nothing after the first.
+
+use crate::buffer::AlignedBuf;
+use std::cell::Cell;
+
+/// What a buffer is for; a thread has one for each.
+#[derive(Clone, Copy)]
+pub(super) enum Slot {
+    /// Panels of A, packed and read by one thread.
+    A,
+    /// Panels of B, packed by all and kept by the thread that asked for the product.
+    B,
+}
+
+thread_local! {
+    static SLOTS: [Cell<Option<AlignedBuf<u32>>>; 2] = const { [Cell::new(None), Cell::new(None)] };
+}
+
+/// Lends a buffer of at least `words` words, contents unspecified. A call inside another for the same
+/// slot gets a buffer of its own.
+pub(super) fn with<R>(slot: Slot, words: usize, f: impl FnOnce(&mut [u32]) -> R) -> R {
+    let kept = SLOTS.with(|s| s[slot as usize].take());
+    let mut buf = match kept {
+        Some(buf) if buf.len() >= words => buf,
+        _ => AlignedBuf::zeroed(words.next_multiple_of(4096)),
+    };
+    let out = f(&mut buf[..words]);
+    SLOTS.with(|s| s[slot as usize].set(Some(buf)));
+    out
+}
