@@ -11,7 +11,10 @@
 //! assert_eq!(half[1].to_f32(), 1.0078125);
 //! ```
 
+use crate::cpu;
+use crate::lanes::CHUNK;
 use crate::pool;
+use crate::simd::{Kernel, Simd, dispatch};
 use half::bf16;
 
 mod sealed {
@@ -40,12 +43,6 @@ fn round_bf16(x: f32) -> bf16 {
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
     let quiet = (bits >> 16) | 0x40;
     bf16::from_bits(if x.is_nan() { quiet } else { rounded } as u16)
-}
-
-/// f64 to bf16 without rounding twice: round to odd in f32 first.
-#[inline(always)]
-fn round_bf16_from_f64(x: f64) -> bf16 {
-    bf16::from_f64(x)
 }
 
 macro_rules! scalar {
@@ -84,7 +81,7 @@ scalar!(u8, |x| widen from_u32(x as u32), f32 x as u8, f64 x as u8, i64 x as u8,
 scalar!(u32, |x| widen from_u32(x), f32 x as u32, f64 x as u32, i64 x as u32, u32 x);
 scalar!(i64, |x| widen from_i64(x), f32 x as i64, f64 x as i64, i64 x, u32 x as i64);
 scalar!(bf16, |x| widen from_f32(f32::from_bits((x.to_bits() as u32) << 16)),
-    f32 round_bf16(x), f64 round_bf16_from_f64(x), i64 bf16::from_f64(x as f64), u32 bf16::from_f64(x as f64));
+    f32 round_bf16(x), f64 bf16::from_f64(x), i64 bf16::from_f64(x as f64), u32 bf16::from_f64(x as f64));
 
 /// `to[i] = from[i]` in the other type, any shape.
 ///
@@ -94,9 +91,19 @@ pub fn cast<A: Scalar, B: Scalar>(from: &[A], to: &mut [B]) {
     assert_eq!(from.len(), to.len(), "cast: lengths differ");
     pool::parallel_chunks_mut(to, CHUNK, |chunk, to| {
         let from = &from[chunk * CHUNK..][..to.len()];
-        A::cast_slice(from, to);
+        dispatch(cpu::path(), Part { from, to });
     });
 }
 
-/// Elements converted by one task.
-const CHUNK: usize = 16 * 1024;
+struct Part<'a, A, B> {
+    from: &'a [A],
+    to: &'a mut [B],
+}
+
+impl<A: Scalar, B: Scalar> Kernel for Part<'_, A, B> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        A::cast_slice(self.from, self.to);
+    }
+}

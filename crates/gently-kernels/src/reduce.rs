@@ -10,8 +10,11 @@
 //! assert_eq!(out, [4.0, 6.0]);
 //! ```
 
+use crate::cpu::{self, Path};
+use crate::lanes::{self, CHUNK};
 use crate::pool;
 use crate::real::Real;
+use crate::simd::{Kernel, Simd, dispatch};
 
 /// A reduction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +67,10 @@ impl Reduce {
 /// # Panics
 /// When an axis is out of range or lengths disagree.
 pub fn reduce<T: Real>(op: Reduce, x: &[T], shape: &[usize], axes: &[usize], out: &mut [T]) {
+    reduce_on(cpu::path(), op, x, shape, axes, out);
+}
+
+fn reduce_on<T: Real>(path: Path, op: Reduce, x: &[T], shape: &[usize], axes: &[usize], out: &mut [T]) {
     assert_eq!(x.len(), shape.iter().product::<usize>(), "reduce: input and shape {shape:?}");
     let mut gone = vec![false; shape.len()];
     for &axis in axes {
@@ -90,10 +97,10 @@ pub fn reduce<T: Real>(op: Reduce, x: &[T], shape: &[usize], axes: &[usize], out
         let input = current.as_deref().unwrap_or(x);
         if groups.iter().any(|&(_, g)| g) {
             let mut next = vec![T::ZERO; outer * inner];
-            reduce_middle(op, input, outer, n, inner, &mut next);
+            reduce_middle(path, op, input, [outer, n, inner], false, &mut next);
             current = Some(next);
         } else {
-            reduce_middle(op, input, outer, n, inner, out);
+            reduce_middle(path, op, input, [outer, n, inner], false, out);
             current = Some(Vec::new());
         }
     }
@@ -106,10 +113,128 @@ pub fn reduce<T: Real>(op: Reduce, x: &[T], shape: &[usize], axes: &[usize], out
     }
 }
 
-fn reduce_middle<T: Real>(op: Reduce, x: &[T], outer: usize, n: usize, inner: usize, out: &mut [T]) {
-    for o in 0..outer {
-        for i in 0..inner {
-            out[o * inner + i] = (0..n).fold(op.start(), |s, k| op.join(s, x[(o * n + k) * inner + i]));
+/// Reduces `[outer, n, inner]` to `[outer, inner]`, or joins the result to what `out` holds.
+fn reduce_middle<T: Real>(
+    path: Path,
+    op: Reduce,
+    x: &[T],
+    [outer, n, inner]: [usize; 3],
+    accumulate: bool,
+    out: &mut [T],
+) {
+    if n == 0 || out.is_empty() {
+        if !accumulate {
+            out.fill(op.start());
+        }
+        return;
+    }
+    // A chunk of the middle axis has its own result; chunks are then joined in order.
+    let per_chunk = if inner == 1 { CHUNK } else { lanes::rows_per_partial(n) }.min(n);
+    let chunks = n.div_ceil(per_chunk);
+    let mut partials = vec![T::ZERO; outer * chunks * inner];
+    // Small results are made several to a task.
+    let group = (CHUNK / (per_chunk * inner)).max(1);
+    pool::parallel_chunks_mut(&mut partials, group * inner, |task, partials| {
+        for (i, partial) in partials.chunks_exact_mut(inner).enumerate() {
+            let unit = task * group + i;
+            let (o, first) = (unit / chunks, unit % chunks * per_chunk);
+            let rows = per_chunk.min(n - first);
+            let x = &x[(o * n + first) * inner..][..rows * inner];
+            partial.fill(op.start());
+            if inner == 1 {
+                partial[0] = dispatch(path, Row { op, x });
+            } else {
+                dispatch(path, Columns { op, x, out: partial });
+            }
+        }
+    });
+    for (out, partials) in out.chunks_exact_mut(inner).zip(partials.chunks_exact(chunks * inner)) {
+        let (first, rest) = partials.split_at(inner);
+        if accumulate {
+            dispatch(path, Columns { op, x: first, out });
+        } else {
+            out.copy_from_slice(first);
+        }
+        dispatch(path, Columns { op, x: rest, out });
+    }
+}
+
+/// Reduces one run of numbers: lane by lane in 32 places, then the places in pairs.
+struct Row<'a, T> {
+    op: Reduce,
+    x: &'a [T],
+}
+
+impl<T: Real> Kernel for Row<'_, T> {
+    type Out = T;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> T {
+        match self.op {
+            Reduce::Sum | Reduce::Mean => reduce_row(self.x, T::ZERO, |a, b| Reduce::Sum.join(a, b)),
+            op @ Reduce::Max => reduce_row(self.x, op.start(), |a, b| Reduce::Max.join(a, b)),
+            op @ Reduce::Min => reduce_row(self.x, op.start(), |a, b| Reduce::Min.join(a, b)),
+        }
+    }
+}
+
+#[inline(always)]
+fn reduce_row<T: Real>(x: &[T], start: T, join: impl Fn(T, T) -> T) -> T {
+    const LANES: usize = 32;
+    let mut lanes = [start; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for part in whole {
+        for l in 0..LANES {
+            lanes[l] = join(lanes[l], part[l]);
+        }
+    }
+    for (lane, &v) in lanes.iter_mut().zip(rest) {
+        *lane = join(*lane, v);
+    }
+    let mut half = LANES / 2;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] = join(lanes[l], lanes[l + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// Joins the rows of `x` to `out`, in order.
+struct Columns<'a, T> {
+    op: Reduce,
+    x: &'a [T],
+    out: &'a mut [T],
+}
+
+impl<T: Real> Kernel for Columns<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        match self.op {
+            Reduce::Sum | Reduce::Mean => columns(self.x, self.out, |a, b| Reduce::Sum.join(a, b)),
+            Reduce::Max => columns(self.x, self.out, |a, b| Reduce::Max.join(a, b)),
+            Reduce::Min => columns(self.x, self.out, |a, b| Reduce::Min.join(a, b)),
+        }
+    }
+}
+
+#[inline(always)]
+fn columns<T: Real>(x: &[T], out: &mut [T], join: impl Fn(T, T) -> T) {
+    let c = out.len();
+    // Four rows at a time, so that the sums are loaded and stored a quarter as often.
+    let mut rows = x.chunks_exact(4 * c);
+    for four in &mut rows {
+        let (a, rest) = four.split_at(c);
+        let (b, rest) = rest.split_at(c);
+        let (d, e) = rest.split_at(c);
+        for ((((o, &a), &b), &d), &e) in out.iter_mut().zip(a).zip(b).zip(d).zip(e) {
+            *o = join(join(join(join(*o, a), b), d), e);
+        }
+    }
+    for row in rows.remainder().chunks_exact(c) {
+        for (o, &v) in out.iter_mut().zip(row) {
+            *o = join(*o, v);
         }
     }
 }
@@ -149,27 +274,79 @@ pub fn argmax<T: Real>(x: &[T], outer: usize, n: usize, inner: usize, out: &mut 
 pub fn column_sum<T: Real>(x: &[T], accumulate: bool, out: &mut [T]) {
     let c = out.len();
     assert!(c > 0 && x.len() % c == 0, "column_sum: input is not whole rows of {c}");
-    if !accumulate {
-        out.fill(T::ZERO);
-    }
-    for row in x.chunks_exact(c) {
-        for (o, &v) in out.iter_mut().zip(row) {
-            *o += v;
-        }
-    }
+    let n = x.len() / c;
+    reduce_middle(cpu::path(), Reduce::Sum, x, [1, n, c], accumulate, out);
 }
 
-/// Σ x², summed in f64 in fixed chunks: for gradient norms.
+/// Σ x², summed in f64 over fixed chunks: for gradient norms.
 pub fn sum_of_squares<T: Real>(x: &[T]) -> f64 {
-    x.iter().map(|&v| v.to_f64() * v.to_f64()).sum()
+    sum_chunks(cpu::path(), x, true)
 }
 
-/// Σ x, summed in f64 in fixed chunks.
+/// Σ x, summed in f64 over fixed chunks.
 pub fn sum<T: Real>(x: &[T]) -> f64 {
-    x.iter().map(|&v| v.to_f64()).sum()
+    sum_chunks(cpu::path(), x, false)
+}
+
+fn sum_chunks<T: Real>(path: Path, x: &[T], squares: bool) -> f64 {
+    let exact = |v: T| if squares { v.to_f64() * v.to_f64() } else { v.to_f64() };
+    let mut partials = vec![0.0f64; x.len().div_ceil(CHUNK)];
+    let per_task = 4;
+    pool::parallel_chunks_mut(&mut partials, per_task, |task, partials| {
+        for (i, partial) in partials.iter_mut().enumerate() {
+            let x = &x[(task * per_task + i) * CHUNK..];
+            let x = &x[..x.len().min(CHUNK)];
+            *partial = match lanes::as_f32(x) {
+                Some(x) => dispatch(path, SumChunk { x, squares }) as f64,
+                None => x.iter().map(|&v| exact(v)).sum(),
+            };
+            if !partial.is_finite() {
+                // A square may leave the range of f32 where the number does not.
+                *partial = x.iter().map(|&v| exact(v)).sum();
+            }
+        }
+    });
+    partials.iter().sum()
+}
+
+struct SumChunk<'a> {
+    x: &'a [f32],
+    squares: bool,
+}
+
+impl Kernel for SumChunk<'_> {
+    type Out = f32;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        if self.squares { lanes::sum_sqr(s, self.x) } else { lanes::sum(s, self.x) }
+    }
 }
 
 /// The index of the first infinity or NaN.
 pub fn first_non_finite<T: Real>(x: &[T]) -> Option<usize> {
-    x.iter().position(|v| !v.is_finite())
+    let chunks = x.len().div_ceil(CHUNK);
+    let mut bad = vec![false; chunks];
+    pool::parallel_chunks_mut(&mut bad, 4, |task, bad| {
+        for (i, bad) in bad.iter_mut().enumerate() {
+            let x = &x[(task * 4 + i) * CHUNK..];
+            let x = &x[..x.len().min(CHUNK)];
+            *bad = dispatch(cpu::path(), NonFinite { x });
+        }
+    });
+    let chunk = bad.iter().position(|&b| b)?;
+    let at = chunk * CHUNK;
+    x[at..].iter().position(|v| !v.is_finite()).map(|i| at + i)
+}
+
+/// Whether there is an infinity or NaN: 0·x is 0 for all other numbers.
+struct NonFinite<'a, T> {
+    x: &'a [T],
+}
+
+impl<T: Real> Kernel for NonFinite<'_, T> {
+    type Out = bool;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> bool {
+        reduce_row(self.x, T::ZERO, |a, b| a + b * T::ZERO).is_nan()
+    }
 }

@@ -10,6 +10,10 @@
 //! ```
 
 use crate::cpu::{self, Path};
+use crate::lanes::{self, fold, for_lanes};
+use crate::pool;
+use crate::simd::{Kernel, Simd, dispatch};
+use crate::simd_math::exp;
 
 /// `y = softmax(x)` by rows of `width`, `[N, C]`. A row of only −∞ gives zeros.
 ///
@@ -41,6 +45,135 @@ pub fn log_forward(x: &[f32], width: usize, y: &mut [f32]) {
 /// When lengths disagree or are not whole rows.
 pub fn log_backward(y: &[f32], dy: &[f32], width: usize, dx: &mut [f32]) {
     log_backward_on(cpu::path(), y, dy, width, dx);
+}
+
+fn check(width: usize, lengths: &[usize]) {
+    assert!(width > 0, "softmax: width is zero");
+    assert!(
+        lengths.iter().all(|&l| l == lengths[0] && l % width == 0),
+        "softmax: buffers of {lengths:?} numbers are not equal whole rows of {width}"
+    );
+}
+/// Which row function a task computes.
+#[derive(Clone, Copy)]
+enum Row {
+    Softmax,
+    LogSoftmax,
+    SoftmaxBackward,
+    LogSoftmaxBackward,
+}
+
+fn forward_on(path: Path, x: &[f32], width: usize, y: &mut [f32]) {
+    rows(path, Row::Softmax, x, x, width, y);
+}
+
+fn backward_on(path: Path, y: &[f32], dy: &[f32], width: usize, dx: &mut [f32]) {
+    rows(path, Row::SoftmaxBackward, y, dy, width, dx);
+}
+
+fn log_forward_on(path: Path, x: &[f32], width: usize, y: &mut [f32]) {
+    rows(path, Row::LogSoftmax, x, x, width, y);
+}
+
+fn log_backward_on(path: Path, y: &[f32], dy: &[f32], width: usize, dx: &mut [f32]) {
+    rows(path, Row::LogSoftmaxBackward, y, dy, width, dx);
+}
+
+fn rows(path: Path, row: Row, a: &[f32], b: &[f32], width: usize, out: &mut [f32]) {
+    check(width, &[a.len(), b.len(), out.len()]);
+    let chunk = lanes::rows_per_task(width) * width;
+    pool::parallel_chunks_mut(out, chunk, |i, out| {
+        let at = i * chunk..i * chunk + out.len();
+        dispatch(path, Rows { row, a: &a[at.clone()], b: &b[at], width, out });
+    });
+}
+
+/// Some rows; `a` and `b` are the inputs, the same slice for the forward functions.
+struct Rows<'a> {
+    row: Row,
+    a: &'a [f32],
+    b: &'a [f32],
+    width: usize,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Rows<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let c = self.width;
+        for (r, out) in self.out.chunks_exact_mut(c).enumerate() {
+            let (a, b) = (&self.a[r * c..][..c], &self.b[r * c..][..c]);
+            match self.row {
+                Row::Softmax => softmax_row(s, a, out),
+                Row::LogSoftmax => {
+                    let shift = s.splat(log_sum_exp(s, a));
+                    for_lanes!(S, c, |i, n| {
+                        s.store_part(&mut out[i..i + n], s.sub(s.load_part(&a[i..i + n]), shift));
+                    });
+                }
+                Row::SoftmaxBackward => {
+                    let dot = s.splat(lanes::dot(s, a, b));
+                    for_lanes!(S, c, |i, n| {
+                        let d = s.sub(s.load_part(&b[i..i + n]), dot);
+                        s.store_part(&mut out[i..i + n], s.mul(d, s.load_part(&a[i..i + n])));
+                    });
+                }
+                Row::LogSoftmaxBackward => {
+                    let sum = s.splat(lanes::sum(s, b));
+                    for_lanes!(S, c, |i, n| {
+                        let p = exp(s, s.load_part(&a[i..i + n]));
+                        s.store_part(&mut out[i..i + n], s.nfma(p, sum, s.load_part(&b[i..i + n])));
+                    });
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn softmax_row<S: Simd>(s: S, x: &[f32], y: &mut [f32]) {
+    let c = x.len();
+    let top = lanes::max(s, x);
+    if top == f32::NEG_INFINITY {
+        // All masked: zeros, unless a NaN hides among them.
+        let value = if x.iter().any(|v| v.is_nan()) { f32::NAN } else { 0.0 };
+        y.fill(value);
+        return;
+    }
+    let shift = s.splat(top);
+    let whole = c / S::LANES * S::LANES;
+    let accs = fold!(S, s.splat(0.0), whole, |acc, i, n| {
+        let e = exp(s, s.sub(s.load_part(&x[i..i + n]), shift));
+        s.store_part(&mut y[i..i + n], e);
+        s.add(acc, e)
+    });
+    // The tail apart: empty lanes would count e^−top.
+    let tail = &mut y[whole..c];
+    s.store_part(tail, exp(s, s.sub(s.load_part(&x[whole..]), shift)));
+    let sum = lanes::join(s, accs) + tail.iter().sum::<f32>();
+    let scale = s.splat(1.0 / sum);
+    for_lanes!(S, c, |i, n| {
+        let part = &mut y[i..i + n];
+        let v = s.mul(s.load_part(part), scale);
+        s.store_part(part, v);
+    });
+}
+
+/// ln Σ exp x
+#[inline(always)]
+pub(crate) fn log_sum_exp<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let top = lanes::max(s, x);
+    if top.is_infinite() {
+        return if x.iter().any(|v| v.is_nan()) { f32::NAN } else { top };
+    }
+    let shift = s.splat(top);
+    let whole = x.len() / S::LANES * S::LANES;
+    let accs = fold!(S, s.splat(0.0), whole, |acc, i, n| s.add(acc, exp(s, s.sub(s.load_part(&x[i..i + n]), shift))));
+    let mut tail = [0.0f32; 64];
+    let rest = &mut tail[..x.len() - whole];
+    s.store_part(rest, exp(s, s.sub(s.load_part(&x[whole..]), shift)));
+    top + (lanes::join(s, accs) + rest.iter().sum::<f32>()).ln()
 }
 
 /// Reference implementations, generic over the float type.
@@ -106,22 +239,71 @@ pub mod plain {
     }
 }
 
-fn check(width: usize, lengths: &[usize]) {
-    assert!(width > 0, "softmax: width is zero");
-    assert!(
-        lengths.iter().all(|&l| l == lengths[0] && l % width == 0),
-        "softmax: buffers of {lengths:?} numbers are not equal whole rows of {width}"
-    );
-}
-fn forward_on(_: Path, x: &[f32], width: usize, y: &mut [f32]) {
-    plain::forward(x, width, y);
-}
-fn backward_on(_: Path, y: &[f32], dy: &[f32], width: usize, dx: &mut [f32]) {
-    plain::backward(y, dy, width, dx);
-}
-fn log_forward_on(_: Path, x: &[f32], width: usize, y: &mut [f32]) {
-    plain::log_forward(x, width, y);
-}
-fn log_backward_on(_: Path, y: &[f32], dy: &[f32], width: usize, dx: &mut [f32]) {
-    plain::log_backward(y, dy, width, dx);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lanes::testing::{close, gradient, random, same_on_threads, wide};
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn every_path_agrees_with_the_plain_twin(rows in 1usize..40, width in 1usize..200, seed: u32) {
+            let x: Vec<f32> = random(seed, rows * width).iter().map(|v| v * 5.0 + 40.0).collect();
+            let dy = random(seed ^ 1, x.len());
+            let (mut y, mut log) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+            let (mut dx, mut dlog) = (y.clone(), y.clone());
+            plain::forward(&wide(&x), width, &mut y);
+            plain::log_forward(&wide(&x), width, &mut log);
+            plain::backward(&y, &wide(&dy), width, &mut dx);
+            plain::log_backward(&log, &wide(&dy), width, &mut dlog);
+            let narrow = |x: &[f64]| x.iter().map(|&v| v as f32).collect::<Vec<_>>();
+            for path in cpu::available() {
+                let mut out = vec![0.0f32; x.len()];
+                forward_on(path, &x, width, &mut out);
+                close(&out, &y, 3e-6, "softmax");
+                log_forward_on(path, &x, width, &mut out);
+                close(&out, &log, 3e-6, "log-softmax");
+                backward_on(path, &narrow(&y), &dy, width, &mut out);
+                close(&out, &dx, 3e-6, "softmax backward");
+                log_backward_on(path, &narrow(&log), &dy, width, &mut out);
+                close(&out, &dlog, 1e-5, "log-softmax backward");
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_of_the_plain_twins() {
+        let (x, dy) = (wide(&random(1, 15)), wide(&random(2, 15)));
+        let (mut y, mut dx) = (vec![0.0; 15], vec![0.0; 15]);
+        let run = |f: fn(&[f64], usize, &mut [f64]), x: &[f64]| {
+            let mut y = vec![0.0; 15];
+            f(x, 5, &mut y);
+            y
+        };
+        plain::forward(&x, 5, &mut y);
+        plain::backward(&y, &dy, 5, &mut dx);
+        gradient(&x, &dx, &dy, "softmax", |x| run(plain::forward, x));
+        plain::log_forward(&x, 5, &mut y);
+        plain::log_backward(&y, &dy, 5, &mut dx);
+        gradient(&x, &dx, &dy, "log-softmax", |x| run(plain::log_forward, x));
+    }
+
+    #[test]
+    fn masked_rows_and_threads() {
+        let inf = f32::NEG_INFINITY;
+        for path in cpu::available() {
+            let mut y = [9.0; 4];
+            forward_on(path, &[inf, inf, 2.0, inf], 2, &mut y);
+            assert_eq!(y, [0.0, 0.0, 1.0, 0.0]);
+            forward_on(path, &[f32::NAN, inf, f32::NAN, 0.0], 2, &mut y);
+            assert!(y.iter().all(|v| v.is_nan()), "{path:?} {y:?}");
+        }
+        let x = random(3, 300 * 333);
+        same_on_threads(|| {
+            let mut y = vec![0.0; x.len()];
+            forward(&x, 333, &mut y);
+            y
+        });
+    }
 }

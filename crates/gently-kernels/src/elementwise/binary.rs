@@ -1,9 +1,12 @@
 //! Two operands with broadcasting, and in-place sums.
 
 use super::View;
-use super::strided::{CHUNK, Walk};
+use super::strided::Walk;
+use crate::cpu::{self, Path};
+use crate::lanes::CHUNK;
 use crate::pool::{self, Disjoint};
 use crate::real::Real;
+use crate::simd::{Kernel, Simd, dispatch};
 
 /// An operation on two numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,19 +58,78 @@ impl Binary {
 /// # Panics
 /// When a view leaves its data or `out` has another length than the shape.
 pub fn binary<T: Real>(op: Binary, shape: &[usize], a: View<'_, T>, b: View<'_, T>, out: &mut [T]) {
+    binary_on(cpu::path(), op, shape, a, b, out);
+}
+
+fn binary_on<T: Real>(path: Path, op: Binary, shape: &[usize], a: View<'_, T>, b: View<'_, T>, out: &mut [T]) {
     let walk = Walk::new(shape, [a.strides, b.strides]);
     assert_eq!(out.len(), walk.len(), "elementwise: output and shape {shape:?}");
     assert!(walk.extent(0) <= a.data.len(), "elementwise: left operand leaves its data");
     assert!(walk.extent(1) <= b.data.len(), "elementwise: right operand leaves its data");
-    let (sa, sb) = (walk.inner(0), walk.inner(1));
+    let strides = [walk.inner(0), walk.inner(1)];
     let shared = Disjoint::new(out);
     walk.runs(|first, [oa, ob], len| {
         // SAFETY: runs are disjoint parts of the output.
         let out = unsafe { shared.part(first, len) };
-        for (i, o) in out.iter_mut().enumerate() {
-            *o = op.apply(a.data[oa + i * sa], b.data[ob + i * sb]);
-        }
+        let (a, b) = (&a.data[oa..], &b.data[ob..]);
+        dispatch(path, Run { op, a, b, strides, out });
     });
+}
+
+/// One run along the innermost axis. The plain loops are compiled for each path and vectorise there.
+struct Run<'a, T> {
+    op: Binary,
+    a: &'a [T],
+    b: &'a [T],
+    strides: [usize; 2],
+    out: &'a mut [T],
+}
+
+impl<T: Real> Kernel for Run<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        match self.op {
+            Binary::Add => self.each(|a, b| a + b),
+            Binary::Sub => self.each(|a, b| a - b),
+            Binary::Mul => self.each(|a, b| a * b),
+            Binary::Div => self.each(|a, b| a / b),
+            Binary::Max => self.each(|a, b| Binary::Max.apply(a, b)),
+            Binary::Min => self.each(|a, b| Binary::Min.apply(a, b)),
+        }
+    }
+}
+
+impl<T: Real> Run<'_, T> {
+    #[inline(always)]
+    fn each(self, f: impl Fn(T, T) -> T) {
+        let Run { a, b, strides, out, .. } = self;
+        let n = out.len();
+        match strides {
+            [1, 1] => {
+                for ((o, &a), &b) in out.iter_mut().zip(&a[..n]).zip(&b[..n]) {
+                    *o = f(a, b);
+                }
+            }
+            [1, 0] => {
+                let b = b[0];
+                for (o, &a) in out.iter_mut().zip(&a[..n]) {
+                    *o = f(a, b);
+                }
+            }
+            [0, 1] => {
+                let a = a[0];
+                for (o, &b) in out.iter_mut().zip(&b[..n]) {
+                    *o = f(a, b);
+                }
+            }
+            [sa, sb] => {
+                for (i, o) in out.iter_mut().enumerate() {
+                    *o = f(a[i * sa], b[i * sb]);
+                }
+            }
+        }
+    }
 }
 
 /// `y += x`, any shape.
@@ -78,7 +140,7 @@ pub fn add_assign<T: Real>(y: &mut [T], x: &[T]) {
     scale_add(T::ONE, x, T::ONE, y);
 }
 
-/// `y = alpha · x + beta · y`, any shape.
+/// `y = alpha · x + beta · y`, any shape; `y` is not read where `beta` is 0.
 ///
 /// # Panics
 /// When lengths disagree.
@@ -86,8 +148,27 @@ pub fn scale_add<T: Real>(alpha: T, x: &[T], beta: T, y: &mut [T]) {
     assert_eq!(x.len(), y.len(), "elementwise: lengths of x and y");
     pool::parallel_chunks_mut(y, CHUNK, |chunk, y| {
         let x = &x[chunk * CHUNK..][..y.len()];
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y = alpha * x + beta * *y;
-        }
+        dispatch(cpu::path(), ScaleAdd { alpha, x, beta, y });
     });
+}
+
+struct ScaleAdd<'a, T> {
+    alpha: T,
+    x: &'a [T],
+    beta: T,
+    y: &'a mut [T],
+}
+
+impl<T: Real> Kernel for ScaleAdd<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let ScaleAdd { alpha, x, beta, y } = self;
+        if beta == T::ZERO {
+            // As in BLAS: y is not read, so it may hold anything.
+            y.iter_mut().zip(x).for_each(|(y, &x)| *y = alpha * x);
+        } else {
+            y.iter_mut().zip(x).for_each(|(y, &x)| *y = alpha * x + beta * *y);
+        }
+    }
 }

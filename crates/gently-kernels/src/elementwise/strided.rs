@@ -3,10 +3,8 @@
 //! A walk drops axes of length 1 and merges neighbours that every operand crosses in one stride, so
 //! most shapes become one or two axes; the innermost axis is then a loop that vectorises.
 
+use crate::lanes::CHUNK;
 use crate::pool;
-
-/// Output elements handled by one task, which is also the longest run: about 10 µs of a simple op.
-pub(super) const CHUNK: usize = 16 * 1024;
 
 /// A merged shape and the strides of K operands over it.
 pub(super) struct Walk<const K: usize> {

@@ -1,6 +1,10 @@
 //! AdamW.
 
+use crate::cpu::{self, Path};
+use crate::lanes::{CHUNK, for_lanes};
+use crate::pool;
 use crate::real::Real;
+use crate::simd::{Kernel, Simd, dispatch};
 
 /// AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), as PyTorch computes it: decay is decoupled and
 /// applied first, both moments are corrected for their bias, ε stands outside the root.
@@ -33,7 +37,80 @@ impl AdamW {
     /// # Panics
     /// When lengths disagree or `t` is 0.
     pub fn step(&self, t: u64, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
-        plain_step(self, t, w, g, m, v);
+        self.step_on(cpu::path(), t, w, g, m, v);
+    }
+}
+
+impl AdamW {
+    fn step_on(&self, path: Path, t: u64, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+        assert!(t > 0, "adamw: steps count from 1");
+        assert!(
+            [g.len(), m.len(), v.len()].iter().all(|&n| n == w.len()),
+            "adamw: parameters, gradient and moments differ in length"
+        );
+        // lr·(m/c1) / (√(v/c2) + ε) = step·m / (√v·root + ε)
+        let factors = Factors {
+            decay: (1.0 - self.lr * self.weight_decay) as f32,
+            step: (self.lr / (1.0 - self.beta1.powf(t as f64))) as f32,
+            root: (1.0 / (1.0 - self.beta2.powf(t as f64)).sqrt()) as f32,
+            eps: self.eps as f32,
+            beta1: self.beta1 as f32,
+            fresh1: (1.0 - self.beta1) as f32,
+            beta2: self.beta2 as f32,
+            fresh2: (1.0 - self.beta2) as f32,
+            grad: self.grad_scale as f32,
+        };
+        pool::parallel_chunks_mut3((w, CHUNK), (m, CHUNK), (v, CHUNK), |chunk, w, m, v| {
+            let g = &g[chunk * CHUNK..][..w.len()];
+            dispatch(path, Part { factors, w, g, m, v });
+        });
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Factors {
+    decay: f32,
+    step: f32,
+    root: f32,
+    eps: f32,
+    beta1: f32,
+    fresh1: f32,
+    beta2: f32,
+    fresh2: f32,
+    grad: f32,
+}
+
+/// 16 bytes read and 12 written for each parameter: memory is the limit.
+struct Part<'a> {
+    factors: Factors,
+    w: &'a mut [f32],
+    g: &'a [f32],
+    m: &'a mut [f32],
+    v: &'a mut [f32],
+}
+
+impl Kernel for Part<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Part { factors: f, w, g, m, v } = self;
+        let len = w.len();
+        let (g, m, v) = (&g[..len], &mut m[..len], &mut v[..len]);
+        let (beta1, fresh1) = (s.splat(f.beta1), s.splat(f.fresh1));
+        let (beta2, fresh2) = (s.splat(f.beta2), s.splat(f.fresh2));
+        let (decay, step) = (s.splat(f.decay), s.splat(f.step));
+        let (root, eps, grad) = (s.splat(f.root), s.splat(f.eps), s.splat(f.grad));
+        for_lanes!(S, len, |i, n| {
+            let (w, m, v) = (&mut w[i..i + n], &mut m[i..i + n], &mut v[i..i + n]);
+            let g = s.mul(s.load_part(&g[i..i + n]), grad);
+            let m1 = s.fma(fresh1, g, s.mul(beta1, s.load_part(m)));
+            let v1 = s.fma(s.mul(fresh2, g), g, s.mul(beta2, s.load_part(v)));
+            let down = s.fma(s.sqrt(v1), root, eps);
+            let kept = s.mul(decay, s.load_part(w));
+            s.store_part(m, m1);
+            s.store_part(v, v1);
+            s.store_part(w, s.nfma(step, s.div(m1, down), kept));
+        });
     }
 }
 

@@ -1,6 +1,10 @@
 //! Lion.
 
+use crate::cpu::{self, Path};
+use crate::lanes::{CHUNK, for_lanes};
+use crate::pool;
 use crate::real::Real;
+use crate::simd::{Kernel, Simd, dispatch};
 
 /// Lion (Chen et al. 2023, arXiv:2302.06675, algorithm 2): the sign of an interpolation of momentum and
 /// gradient, with decoupled weight decay.
@@ -31,7 +35,53 @@ impl Lion {
     /// # Panics
     /// When lengths disagree.
     pub fn step(&self, w: &mut [f32], g: &[f32], m: &mut [f32]) {
-        plain_step(self, w, g, m);
+        self.step_on(cpu::path(), w, g, m);
+    }
+}
+
+impl Lion {
+    fn step_on(&self, path: Path, w: &mut [f32], g: &[f32], m: &mut [f32]) {
+        assert!(
+            [g.len(), m.len()].iter().all(|&n| n == w.len()),
+            "lion: parameters, gradient and momentum differ in length"
+        );
+        pool::parallel_chunks_mut2(w, CHUNK, m, CHUNK, |chunk, w, m| {
+            let g = &g[chunk * CHUNK..][..w.len()];
+            dispatch(path, Part { opt: self, w, g, m });
+        });
+    }
+}
+
+struct Part<'a> {
+    opt: &'a Lion,
+    w: &'a mut [f32],
+    g: &'a [f32],
+    m: &'a mut [f32],
+}
+
+impl Kernel for Part<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Part { opt, w, g, m } = self;
+        let len = w.len();
+        let (g, m) = (&g[..len], &mut m[..len]);
+        let f = |x: f64| s.splat(x as f32);
+        let (beta1, fresh1) = (f(opt.beta1), f(opt.beta1 - 1.0));
+        let (beta2, fresh2) = (f(opt.beta2), f(1.0 - opt.beta2));
+        let (lr, decay, grad) = (f(opt.lr), f(1.0 - opt.lr * opt.weight_decay), f(opt.grad_scale));
+        let (zero, one, minus) = (s.splat(0.0), s.splat(1.0), s.splat(-1.0));
+        for_lanes!(S, len, |i, n| {
+            let (w, m) = (&mut w[i..i + n], &mut m[i..i + n]);
+            let g = s.mul(s.load_part(&g[i..i + n]), grad);
+            let old = s.load_part(m);
+            let c = s.nfma(fresh1, g, s.mul(beta1, old));
+            // Neither above nor below 0: 0 itself or NaN, which stays.
+            let sign = s.select_lt(zero, c, one, s.select_lt(c, zero, minus, c));
+            let kept = s.mul(decay, s.load_part(w));
+            s.store_part(w, s.nfma(lr, sign, kept));
+            s.store_part(m, s.fma(fresh2, g, s.mul(beta2, old)));
+        });
     }
 }
 
