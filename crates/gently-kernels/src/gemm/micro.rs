@@ -316,7 +316,6 @@ mod x86 {
         F32Words<Avx512>,
         8,
         3,
-        false,
         true
     );
     isa!(
@@ -326,7 +325,6 @@ mod x86 {
         Bf16Words,
         8,
         3,
-        true,
         true
     );
     isa!(
@@ -336,7 +334,6 @@ mod x86 {
         F32Words<Avx2>,
         4,
         3,
-        false,
         true
     );
 }
