@@ -1,0 +1,153 @@
+//! The seam between operations and whoever computes them.
+//!
+//! Operations decide shapes, dtypes and what is recorded; everything that touches values goes through a function of this
+//! table, which looks at the output's device and calls that device's implementation. A new device adds one module with
+//! the same functions and one arm here; no operation changes. `Device::Meta` computes nothing: its buffers exist only in
+//! the pool's accounts.
+
+mod cpu;
+
+use crate::ops::rope::Rope;
+use crate::shape::{Layout, Shape};
+use crate::storage::Buffer;
+use crate::tensor::View;
+use crate::{Activation, Compute, Device, Result};
+pub(crate) use cpu::{AttentionArgs, AttentionGrads, Epilogue, Heads, Matrix, NormGrads, Positions, QkvBuffers};
+pub(crate) use gently_kernels::elementwise::{Binary, Unary};
+pub(crate) use gently_kernels::norm::Kind as NormKind;
+pub(crate) use gently_kernels::reduce::Reduce;
+
+/// A function of one number, its constants in f64.
+pub(crate) type UnaryOp = Unary<f64>;
+
+/// What a device that computes nothing returns.
+trait Done {
+    fn done() -> Self;
+}
+impl Done for () {
+    fn done() {}
+}
+impl Done for Result<()> {
+    fn done() -> Self {
+        Ok(())
+    }
+}
+
+macro_rules! seam {
+    ($($(#[$doc:meta])* fn $name:ident($out:ident: $out_ty:ty $(, $arg:ident: $ty:ty)*) $(-> $ret:ty)?;)*) => {
+        $($(#[$doc])*
+        #[allow(clippy::too_many_arguments)]
+        #[inline]
+        pub(crate) fn $name($out: $out_ty $(, $arg: $ty)*) $(-> $ret)? {
+            match $out.device() {
+                Device::Cpu => cpu::$name($out $(, $arg)*),
+                Device::Meta => Done::done(),
+            }
+        })*
+    };
+}
+
+seam! {
+    /// out = value
+    fn fill(out: &mut Buffer, value: f64);
+    /// out = x, made contiguous
+    fn copy(out: &mut Buffer, x: &View);
+    /// out = x in out's dtype; x dense
+    fn cast(out: &mut Buffer, x: &View);
+    /// out = scale·(uniform or normal) + shift, f32
+    fn random(out: &mut Buffer, key: [u32; 2], offset: u64, normal: bool, scale: f32, shift: f32);
+    /// y += x, both dense
+    fn add_assign(y: &mut Buffer, x: &View);
+    /// y *= factor
+    fn scale(y: &mut Buffer, factor: f64);
+    /// y[part] += x, x dense
+    fn add_part(y: &mut Buffer, part: &Layout, x: &View);
+    /// y[part] = x, x dense, any dtype
+    fn assign_part(y: &mut Buffer, part: &Layout, x: &View);
+    /// out = op(a, b) over `shape`
+    fn binary(out: &mut Buffer, op: Binary, shape: &Shape, a: &View, b: &View);
+    /// da = g where a wins the comparison against b, else 0 (b's gradient with `flip`); ties go to a
+    fn binary_choice(out: &mut Buffer, op: Binary, a: &View, b: &View, g: &View, flip: bool);
+    /// y = op(x), dense
+    fn unary(y: &mut Buffer, op: UnaryOp, x: &View);
+    /// dx = dy·op'(x, y), dense
+    fn unary_backward(dx: &mut Buffer, op: UnaryOp, x: &View, y: &View, dy: &View);
+    /// y = act(x), dense
+    fn activation(y: &mut Buffer, act: Activation, x: &View);
+    /// dx = dy·act'(x), dense
+    fn activation_backward(dx: &mut Buffer, act: Activation, x: &View, dy: &View);
+    /// y = silu(gate)·up on packed rows `[gate | up]`
+    fn swiglu(y: &mut Buffer, width: usize, x: &View);
+    /// Gradient of `swiglu`
+    fn swiglu_backward(dx: &mut Buffer, width: usize, x: &View, dy: &View);
+    /// y = x·mask/(1−p), dense; its own backward
+    fn dropout(y: &mut Buffer, x: &View, p: f64, key: [u32; 2], offset: u64);
+    /// out = x reduced over axes, x dense
+    fn reduce(out: &mut Buffer, op: Reduce, x: &View, axes: &[usize]);
+    /// Index of the largest along the middle of [outer, n, inner]
+    fn argmax(out: &mut Buffer, x: &View, sizes: [usize; 3]);
+    /// y = softmax(x) or its logarithm over the last dimension
+    fn softmax(y: &mut Buffer, x: &View, log: bool);
+    /// Gradient of `softmax` from its result
+    fn softmax_backward(dx: &mut Buffer, y: &View, dy: &View, log: bool);
+    /// out[o, j, i] = x[o, ids[j], i] (or ids[o, j, i] if `full`); sizes = [outer, n, m, inner]
+    fn pick(out: &mut Buffer, x: &View, ids: &View, sizes: [usize; 4], full: bool) -> Result<()>;
+    /// The reverse of `pick`: dx += …
+    fn pick_backward(dx: &mut Buffer, ids: &View, dy: &View, sizes: [usize; 4], full: bool);
+    /// C = epilogue(A·B)
+    fn gemm(c: &mut Buffer, compute: Compute, a: Matrix<'_>, b: Matrix<'_>, ep: Epilogue<'_>);
+    /// One product for each pair of offsets; C's follow each other
+    fn gemm_batched(c: &mut Buffer, compute: Compute, a: Matrix<'_>, b: Matrix<'_>, offsets: &[(usize, usize)], accumulate: bool);
+    /// out = column sums of x [N, C], or out += them
+    fn column_sum(out: &mut Buffer, x: &View, accumulate: bool);
+    /// Layer or RMS norm; saves mean and 1/σ of each row
+    fn norm(y: &mut Buffer, kind: NormKind, x: &View, w: Option<&View>, b: Option<&View>, eps: f64, mean: &mut Buffer, rstd: &mut Buffer);
+    /// Turns heads in place
+    fn rope(x: &mut Buffer, rope: &Rope, sizes: [usize; 4], strides: [usize; 3], positions: Positions<'_>, inverse: bool);
+    /// Attention
+    fn attention(out: &mut Buffer, lse: &mut Buffer, args: &AttentionArgs<'_>);
+    /// Rows of a table, plus rows of a table of positions
+    fn embedding(out: &mut Buffer, table: &View, ids: &View, positions: Option<(&View, usize, usize)>) -> Result<()>;
+    /// Gradient of `embedding` into the table, added
+    fn embedding_backward(dtable: &mut Buffer, width: usize, ids: &View, dy: &View) -> Result<()>;
+    /// Gradient of `embedding` into the positions, added
+    fn positions_backward(dtable: &mut Buffer, width: usize, block: usize, start: usize, dy: &View);
+    /// scale·Σ cross entropy of x·wᵀ into `out`, with gradients where asked (dx written, dw added)
+    fn linear_cross_entropy(out: &mut Buffer, x: &View, w: &View, targets: &View, scale: f64, softcap: Option<f64>, compute: Compute, per_token: Option<&mut Buffer>, grads: Option<(&mut Buffer, &mut Buffer)>) -> Result<()>;
+    /// scale·Σ cross entropy of logits into `out`, with their gradient where asked
+    fn cross_entropy(out: &mut Buffer, logits: &View, targets: &View, scale: f64, softcap: Option<f64>, grad: Option<&mut Buffer>) -> Result<()>;
+}
+
+/// Gradients of `norm`.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn norm_backward(
+    device: Device,
+    kind: NormKind,
+    x: &View,
+    w: Option<&View>,
+    eps: f64,
+    mean: &Buffer,
+    rstd: &Buffer,
+    dy: &View,
+    grads: NormGrads<'_>,
+) {
+    match device {
+        Device::Cpu => cpu::norm_backward(kind, x, w, eps, mean, rstd, dy, grads),
+        Device::Meta => {}
+    }
+}
+
+/// Gradients of `attention`: written, not added; the relative bias's is added.
+pub(crate) fn attention_backward(
+    device: Device,
+    args: &AttentionArgs<'_>,
+    out: &View,
+    lse: &Buffer,
+    dout: &View,
+    grads: AttentionGrads<'_>,
+) {
+    match device {
+        Device::Cpu => cpu::attention_backward(args, out, lse, dout, grads),
+        Device::Meta => {}
+    }
+}

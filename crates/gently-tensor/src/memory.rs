@@ -1,0 +1,228 @@
+//! The recycling pool that every tensor's buffer comes from, and its accounts.
+//!
+//! A buffer that dies goes to a free list of its size class and serves the next request of that class, so a
+//! training step that repeats itself allocates nothing after its first run. Size classes step by 1/16 of a power
+//! of two (at most 6 % larger than asked). There is one pool for each device: [`Device::Cpu`]'s holds bytes,
+//! [`Device::Meta`]'s only counts them, by the same rules. Kernels' own scratch is not in these accounts.
+//!
+//! ```
+//! use gently_tensor::{memory, Device, DType, Tensor};
+//! memory::reset(Device::Meta);
+//! let x = Tensor::zeros([1024, 1024], DType::F32, &Device::Meta)?;
+//! assert_eq!(memory::stats(Device::Meta).live, 4 << 20);
+//! drop(x);
+//! assert_eq!(memory::stats(Device::Meta).live, 0);
+//! assert_eq!(memory::current(Device::Meta), 4 << 20); // kept for the next tensor of its size
+//! # Ok::<(), gently_tensor::Error>(())
+//! ```
+
+use crate::Device;
+use gently_kernels::buffer::AlignedBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A pool's accounts, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Held by living tensors, after rounding to size classes.
+    pub live: usize,
+    /// Held at all: by living tensors and on the free lists.
+    pub held: usize,
+    /// The largest `live` since [`reset_peak`].
+    pub peak_live: usize,
+    /// The largest `held` since [`reset_peak`].
+    pub peak_held: usize,
+    /// Requests that the free lists could not serve, since the start.
+    pub misses: u64,
+}
+
+/// Bytes held for `device` now: living tensors and free lists.
+pub fn current(device: Device) -> usize {
+    stats(device).held
+}
+
+/// The largest [`current`] since the start or the last [`reset_peak`].
+pub fn peak(device: Device) -> usize {
+    stats(device).peak_held
+}
+
+/// All accounts of `device`'s pool.
+pub fn stats(device: Device) -> Stats {
+    pool(device).stats
+}
+
+/// Starts the peaks again from the present values.
+pub fn reset_peak(device: Device) {
+    let mut pool = pool(device);
+    pool.stats.peak_live = pool.stats.live;
+    pool.stats.peak_held = pool.stats.held;
+}
+
+/// Gives the free lists' buffers back to the system and starts the peaks again. Living tensors keep theirs.
+pub fn reset(device: Device) {
+    let freed = {
+        let mut pool = pool(device);
+        pool.stats.held = pool.stats.live;
+        std::mem::take(&mut pool.free)
+    };
+    drop(freed);
+    reset_peak(device);
+}
+
+/// The bytes that a tensor of `bytes` bytes takes from the pool.
+pub fn rounded(bytes: usize) -> usize {
+    class_of(bytes).1
+}
+
+/// A block of memory, or the account of one.
+#[derive(Debug)]
+pub(crate) enum Block {
+    Bytes(AlignedBuf<u8>),
+    Counted,
+}
+
+#[derive(Default)]
+struct Pool {
+    free: Vec<Vec<Block>>,
+    stats: Stats,
+    /// Never reset: the base of the trimming rule, which must not depend on who looks at the accounts.
+    high_water: usize,
+}
+
+static CPU: Mutex<Pool> = Mutex::new(Pool::new());
+static META: Mutex<Pool> = Mutex::new(Pool::new());
+
+fn pool(device: Device) -> MutexGuard<'static, Pool> {
+    match device {
+        Device::Cpu => &CPU,
+        Device::Meta => &META,
+    }
+    .lock()
+    .unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The class number and the rounded size: multiples of 64 up to 1024, then 16 steps for each doubling.
+fn class_of(bytes: usize) -> (usize, usize) {
+    if bytes <= 1024 {
+        let n = bytes.div_ceil(64);
+        return (n, n * 64);
+    }
+    let e = (bytes - 1).ilog2() as usize;
+    let step = 1usize << (e - 4);
+    let m = bytes.div_ceil(step);
+    (16 + (e - 10) * 16 + (m - 16), m * step)
+}
+
+/// Free memory beyond this multiple of the largest live size is given back (plus [`TRIM_FLOOR`]).
+const TRIM_FACTOR: usize = 3;
+const TRIM_FLOOR: usize = 64 << 20;
+
+impl Pool {
+    const fn new() -> Pool {
+        Pool {
+            free: Vec::new(),
+            stats: Stats { live: 0, held: 0, peak_live: 0, peak_held: 0, misses: 0 },
+            high_water: 0,
+        }
+    }
+
+    /// Accounts for a block of the class; returns a free one if there is one, and what trimming let go.
+    fn take(&mut self, class: usize, size: usize) -> (Option<Block>, Vec<Block>) {
+        self.stats.live += size;
+        self.stats.peak_live = self.stats.peak_live.max(self.stats.live);
+        self.high_water = self.high_water.max(self.stats.live);
+        if let Some(block) = self.free.get_mut(class).and_then(Vec::pop) {
+            return (Some(block), Vec::new());
+        }
+        let limit = TRIM_FACTOR * self.high_water + TRIM_FLOOR;
+        let mut dropped = Vec::new();
+        if self.stats.held + size > limit {
+            // Sizes keep changing (texts of every length): let the largest unused classes go.
+            for class in (0..self.free.len()).rev() {
+                while self.stats.held + size > limit / 2 + self.stats.live / 2 {
+                    let Some(block) = self.free[class].pop() else {
+                        break;
+                    };
+                    self.stats.held -= size_of_class(class);
+                    dropped.push(block);
+                }
+            }
+        }
+        self.stats.misses += 1;
+        self.stats.held += size;
+        self.stats.peak_held = self.stats.peak_held.max(self.stats.held);
+        (None, dropped)
+    }
+
+    fn put(&mut self, class: usize, size: usize, block: Block) {
+        if self.free.len() <= class {
+            self.free.resize_with(class + 1, Vec::new);
+        }
+        self.free[class].push(block);
+        self.stats.live -= size;
+    }
+}
+
+fn size_of_class(class: usize) -> usize {
+    if class <= 16 {
+        return class * 64;
+    }
+    let (e, m) = ((class - 17) / 16 + 10, (class - 17) % 16 + 17);
+    m << (e - 4)
+}
+
+/// Takes a block of at least `bytes` bytes; its content is unspecified unless `zeroed`.
+pub(crate) fn take(device: Device, bytes: usize, zeroed: bool) -> Block {
+    let (class, size) = class_of(bytes);
+    let (block, dropped) = pool(device).take(class, size);
+    drop(dropped);
+    match (device, block) {
+        (Device::Meta, _) => Block::Counted,
+        (Device::Cpu, Some(Block::Bytes(mut buf))) => {
+            if zeroed {
+                buf[..bytes].fill(0);
+            } else {
+                poison(&mut buf);
+            }
+            Block::Bytes(buf)
+        }
+        (Device::Cpu, _) => {
+            let mut buf = AlignedBuf::zeroed(size);
+            if !zeroed {
+                poison(&mut buf);
+            }
+            Block::Bytes(buf)
+        }
+    }
+}
+
+/// In debug builds a buffer whose content is unspecified is filled with NaN, so that a kernel that leaves a hole shows.
+fn poison(buf: &mut AlignedBuf<u8>) {
+    if cfg!(debug_assertions) {
+        buf.fill(0xFF);
+    }
+}
+
+/// Returns a block taken for `bytes` bytes.
+pub(crate) fn put(device: Device, bytes: usize, block: Block) {
+    let (class, size) = class_of(bytes);
+    pool(device).put(class, size, block);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_cover_and_invert() {
+        let mut last = 0;
+        for bytes in (0..5000).chain((1..40).map(|e| (1usize << e) + 3)) {
+            let (class, size) = class_of(bytes);
+            assert!(size >= bytes && size <= bytes.max(60) * 17 / 16 + 64, "{bytes} -> {size}");
+            assert_eq!(size_of_class(class), size, "class {class}");
+            if bytes < 5000 {
+                assert!(class >= last && class <= last + 1);
+                last = class;
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Activations, SwiGLU and dropout. Each keeps its input for the backward; dropout keeps nothing but its place in the
+//! random stream, from which the mask is made again.
+
+use super::{dense, need_float};
+use crate::backend;
+use crate::storage::Buffer;
+use crate::tape::{Node, recording};
+use crate::{Activation, DType, Error, Op, Result, Rng, Tensor};
+
+impl Tensor {
+    /// max(x, 0).
+    pub fn relu(&self) -> Result<Tensor> {
+        self.activation(Activation::Relu)
+    }
+
+    /// max(x, 0)² (So et al. 2021, arXiv:2109.08668).
+    pub fn relu2(&self) -> Result<Tensor> {
+        self.activation(Activation::Relu2)
+    }
+
+    /// x·sigmoid(x).
+    pub fn silu(&self) -> Result<Tensor> {
+        self.activation(Activation::Silu)
+    }
+
+    /// GELU by its tanh form, as GPT-2 uses it.
+    pub fn gelu_tanh(&self) -> Result<Tensor> {
+        self.activation(Activation::GeluTanh)
+    }
+
+    /// GELU by the error function (Hendrycks and Gimpel 2016, arXiv:1606.08415).
+    pub fn gelu_erf(&self) -> Result<Tensor> {
+        self.activation(Activation::GeluErf)
+    }
+
+    /// The activation named by `act`, any shape; `bf16` goes through `f32`.
+    pub fn activation(&self, act: Activation) -> Result<Tensor> {
+        let op = Op::Activation;
+        if act == Activation::None {
+            return Ok(self.clone());
+        }
+        if self.dtype() == DType::Bf16 {
+            let wide = self.to_dtype(DType::F32)?.activation(act)?;
+            return wide.to_dtype(DType::Bf16);
+        }
+        need_float(op.name(), self)?;
+        let x = dense(op.name(), self)?;
+        let shape = *self.shape();
+        let mut out = Buffer::alloc(self.device(), self.dtype(), shape.numel());
+        backend::activation(&mut out, act, &x);
+        let node = recording(&[self]).then(|| {
+            Node::new(op, &[self], move |s, g| {
+                let dy = dense(op.name(), &g)?;
+                let mut dx = Buffer::alloc(g.device(), g.dtype(), shape.numel());
+                backend::activation_backward(&mut dx, act, &x, &dy);
+                s.give(0, Tensor::from_buffer(dx, shape, None))
+            })
+        });
+        Ok(Tensor::from_buffer(out, shape, node))
+    }
+
+    /// silu(gate)·up, `[…, 2M] -> […, M]`, where each row is `[gate | up]`: the result of one linear map for both
+    /// (Shazeer 2020, arXiv:2002.05202). Errors: an odd last dimension, a dtype that is not f32 or f64.
+    pub fn swiglu(&self) -> Result<Tensor> {
+        let op = Op::Swiglu;
+        need_float(op.name(), self)?;
+        let twice = self.shape().last();
+        if self.rank() == 0 || twice % 2 != 0 {
+            return Err(Error::BadShape {
+                op: op.name(),
+                shape: *self.shape(),
+                why: "the last dimension holds gate and up and must be even",
+            });
+        }
+        let (from, width) = (*self.shape(), twice / 2);
+        let shape = from.with(from.rank() - 1, width);
+        let x = dense(op.name(), self)?;
+        let mut out = Buffer::alloc(self.device(), self.dtype(), shape.numel());
+        if width > 0 {
+            backend::swiglu(&mut out, width, &x);
+        }
+        let node = recording(&[self]).then(|| {
+            Node::new(op, &[self], move |s, g| {
+                let dy = dense(op.name(), &g)?;
+                let mut dx = Buffer::alloc(g.device(), g.dtype(), from.numel());
+                if width > 0 {
+                    backend::swiglu_backward(&mut dx, width, &x, &dy);
+                }
+                s.give(0, Tensor::from_buffer(dx, from, None))
+            })
+        });
+        Ok(Tensor::from_buffer(out, shape, node))
+    }
+
+    /// Zeroes each element with probability `p` and divides the others by 1 − p. Draws one number of `rng` for each
+    /// element. `p = 0` returns the tensor itself and draws nothing. Errors: p outside [0, 1), a dtype not f32 or f64.
+    pub fn dropout(&self, p: f64, rng: &mut Rng) -> Result<Tensor> {
+        let op = Op::Dropout;
+        Tensor::check_probability(op.name(), p)?;
+        need_float(op.name(), self)?;
+        if p == 0.0 {
+            return Ok(self.clone());
+        }
+        let x = dense(op.name(), self)?;
+        let shape = *self.shape();
+        let (key, offset) = (rng.key(), rng.advance(shape.numel()));
+        let mut out = Buffer::alloc(self.device(), self.dtype(), shape.numel());
+        backend::dropout(&mut out, &x, p, key, offset);
+        let node = recording(&[self]).then(|| {
+            Node::new(op, &[self], move |s, g| {
+                let dy = dense(op.name(), &g)?;
+                let mut dx = Buffer::alloc(g.device(), g.dtype(), shape.numel());
+                backend::dropout(&mut dx, &dy, p, key, offset);
+                s.give(0, Tensor::from_buffer(dx, shape, None))
+            })
+        });
+        Ok(Tensor::from_buffer(out, shape, node))
+    }
+}

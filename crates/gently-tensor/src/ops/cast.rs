@@ -1,0 +1,29 @@
+//! Other dtypes.
+
+use super::dense;
+use crate::backend;
+use crate::storage::Buffer;
+use crate::tape::{Node, recording, refuse};
+use crate::{DType, Op, Result, Tensor};
+
+impl Tensor {
+    /// The values in another dtype: floats round to nearest even, floats to integers truncate and saturate. This tensor
+    /// itself if it has the dtype already. Between floats the gradient passes; to integers there is none, and a tracked
+    /// input is refused under a recording tape.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Tensor> {
+        const OP: &str = Op::ToDtype.name();
+        if dtype == self.dtype() {
+            return Ok(self.clone());
+        }
+        if !dtype.is_float() {
+            refuse("to_dtype (to integers)", &[self])?;
+        }
+        let x = dense(OP, self)?;
+        let shape = *self.shape();
+        let mut out = Buffer::alloc(self.device(), dtype, shape.numel());
+        backend::cast(&mut out, &x);
+        // The sink brings the gradient to the input's dtype.
+        let node = recording(&[self]).then(|| Node::new(Op::ToDtype, &[self], |s, g| s.give(0, g)));
+        Ok(Tensor::from_buffer(out, shape, node))
+    }
+}

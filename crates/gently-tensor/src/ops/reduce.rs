@@ -1,0 +1,164 @@
+//! Sums, means, maxima, softmax. All sums run in an order fixed by the shape.
+
+use super::{dense, need_float};
+use crate::backend::{self, Reduce};
+use crate::shape::MAX_RANK;
+use crate::storage::Buffer;
+use crate::tape::{Node, recording, refuse};
+use crate::{DType, Dim, Error, Op, Result, Shape, Tensor};
+
+impl Tensor {
+    /// The sum over the given dimensions, each named once; with `keep` they stay with size 1. `bf16` sums in `f32`.
+    pub fn sum_dims(&self, dims: &[usize], keep: bool) -> Result<Tensor> {
+        let op = Op::Sum;
+        if self.dtype() == DType::Bf16 {
+            let wide = self.to_dtype(DType::F32)?.sum_dims(dims, keep)?;
+            return wide.to_dtype(DType::Bf16);
+        }
+        need_float(op.name(), self)?;
+        let rank = self.rank();
+        let mut gone = [false; MAX_RANK];
+        for &d in dims {
+            if d >= rank || std::mem::replace(&mut gone[d], true) {
+                return Err(Error::DimOutOfRange { op: op.name(), dim: i64::try_from(d).unwrap_or(i64::MAX), rank });
+            }
+        }
+        let from = *self.shape();
+        let (mut kept, mut short) = (from, Shape::SCALAR);
+        for (i, &size) in from.dims().iter().enumerate() {
+            if gone[i] {
+                kept = kept.with(i, 1);
+            } else {
+                short.push(size);
+            }
+        }
+        let x = dense(op.name(), self)?;
+        let mut out = Buffer::alloc(self.device(), self.dtype(), short.numel());
+        backend::reduce(&mut out, Reduce::Sum, &x, dims);
+        let node = recording(&[self])
+            .then(|| Node::new(op, &[self], move |s, g| s.give(0, g.reshape(kept)?.broadcast_to(from)?)));
+        let shape = if keep { kept } else { short };
+        Ok(Tensor::from_buffer(out, shape, node))
+    }
+
+    /// The sum over one dimension; with `keep` it stays with size 1.
+    pub fn sum(&self, dim: impl Dim, keep: bool) -> Result<Tensor> {
+        self.sum_dims(&[dim.resolve(self.rank(), "sum")?], keep)
+    }
+
+    /// The mean over one dimension; with `keep` it stays with size 1.
+    pub fn mean(&self, dim: impl Dim, keep: bool) -> Result<Tensor> {
+        let dim = dim.resolve(self.rank(), "mean")?;
+        let n = self.dims()[dim].max(1);
+        self.sum_dims(&[dim], keep)?.affine(1.0 / n as f64, 0.0)
+    }
+
+    /// The sum of all elements, as one value.
+    pub fn sum_all(&self) -> Result<Tensor> {
+        self.sum_dims(&Vec::from_iter(0..self.rank()), false)
+    }
+
+    /// The mean of all elements, as one value.
+    pub fn mean_all(&self) -> Result<Tensor> {
+        let n = self.numel().max(1);
+        self.sum_all()?.affine(1.0 / n as f64, 0.0)
+    }
+
+    /// The largest along one dimension; with `keep` it stays with size 1. The gradient goes to the first largest.
+    /// Errors: a dimension of size 0.
+    pub fn max(&self, dim: impl Dim, keep: bool) -> Result<Tensor> {
+        let op = Op::Max;
+        let dim = dim.resolve(self.rank(), op.name())?;
+        let ids = crate::no_grad(|| self.argmax(dim, true))?;
+        let from = *self.shape();
+        let picked = crate::no_grad(|| self.gather(dim, &ids))?;
+        let kept = *picked.shape();
+        let mut shape = kept;
+        if !keep {
+            shape = kept.without(dim);
+        }
+        let out = picked.reshape(shape)?;
+        if !recording(&[self]) {
+            return Ok(out);
+        }
+        let ids = ids.view(op.name())?;
+        let sizes = split(from, dim);
+        let node = Node::new(op, &[self], move |s, g| {
+            let dy = dense(op.name(), &g)?;
+            let mut acc = s.open(0);
+            if let Some(acc) = &mut acc {
+                acc.make_additive();
+                let [outer, n, inner] = sizes;
+                backend::pick_backward(acc.buffer(), &ids, &dy, [outer, n, 1, inner], true);
+            }
+            s.close(0, acc)
+        });
+        Ok(out.attach(node))
+    }
+
+    /// The place of the first largest along one dimension, u32; with `keep` it stays with size 1. Has no backward: refuses
+    /// a tracked input under a recording tape. Errors: a dimension of size 0.
+    pub fn argmax(&self, dim: impl Dim, keep: bool) -> Result<Tensor> {
+        const OP: &str = "argmax";
+        refuse(OP, &[self])?;
+        if self.dtype() == DType::Bf16 {
+            return self.to_dtype(DType::F32)?.argmax(dim, keep);
+        }
+        need_float(OP, self)?;
+        let dim = dim.resolve(self.rank(), OP)?;
+        let from = *self.shape();
+        let n = from.dims()[dim];
+        if n == 0 || u32::try_from(n).is_err() {
+            return Err(Error::BadShape {
+                op: OP,
+                shape: from,
+                why: "the dimension has no element, or more than ids can count",
+            });
+        }
+        let kept = from.with(dim, 1);
+        let x = dense(OP, self)?;
+        let mut out = Buffer::alloc(self.device(), DType::U32, kept.numel());
+        backend::argmax(&mut out, &x, split(from, dim));
+        let shape = if keep { kept } else { from.without(dim) };
+        Ok(Tensor::from_buffer(out, shape, None))
+    }
+
+    /// exp(x)/Σ exp(x) over the last dimension. A row of only −∞ gives zeros.
+    pub fn softmax(&self) -> Result<Tensor> {
+        self.softmax_by(Op::Softmax, false)
+    }
+
+    /// x − ln Σ exp(x) over the last dimension.
+    pub fn log_softmax(&self) -> Result<Tensor> {
+        self.softmax_by(Op::LogSoftmax, true)
+    }
+
+    fn softmax_by(&self, op: Op, log: bool) -> Result<Tensor> {
+        need_float(op.name(), self)?;
+        let shape = *self.shape();
+        if shape.rank() == 0 || shape.last() == 0 {
+            return Err(Error::BadShape { op: op.name(), shape, why: "there is no row to normalise" });
+        }
+        let x = dense(op.name(), self)?;
+        let mut out = Buffer::alloc(self.device(), self.dtype(), shape.numel());
+        backend::softmax(&mut out, &x, log);
+        let out = Tensor::from_buffer(out, shape, None);
+        if !recording(&[self]) {
+            return Ok(out);
+        }
+        let y = out.view(op.name())?;
+        let node = Node::new(op, &[self], move |s, g| {
+            let dy = dense(op.name(), &g)?;
+            let mut dx = Buffer::alloc(g.device(), g.dtype(), shape.numel());
+            backend::softmax_backward(&mut dx, &y, &dy, log);
+            s.give(0, Tensor::from_buffer(dx, shape, None))
+        });
+        Ok(out.attach(node))
+    }
+}
+
+/// A shape as [before, the dimension, after].
+fn split(shape: Shape, dim: usize) -> [usize; 3] {
+    let dims = shape.dims();
+    [dims[..dim].iter().product(), dims[dim], dims[dim + 1..].iter().product()]
+}

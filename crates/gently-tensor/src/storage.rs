@@ -1,0 +1,137 @@
+//! The memory behind tensors: a typed buffer from the pool, shared by all views of it.
+//!
+//! Readers take a snapshot ([`Storage::read`]) and never block each other; a writer takes the buffer out, so a
+//! reader that comes meanwhile gets [`Error::Busy`] instead of a deadlock. A snapshot kept for a backward therefore
+//! stays valid whatever is written later (the writer copies if it must). Not here: what the elements mean.
+
+use crate::memory::{self, Block};
+use crate::{DType, Device, Element, Error, Result};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// An owned run of elements; goes back to the pool when dropped.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    device: Device,
+    dtype: DType,
+    len: usize,
+    block: Option<Block>,
+}
+
+impl Buffer {
+    /// `len` elements of unspecified value.
+    pub fn alloc(device: Device, dtype: DType, len: usize) -> Buffer {
+        Buffer::new(device, dtype, len, false)
+    }
+
+    /// `len` zeros.
+    pub fn zeroed(device: Device, dtype: DType, len: usize) -> Buffer {
+        Buffer::new(device, dtype, len, true)
+    }
+
+    fn new(device: Device, dtype: DType, len: usize, zeroed: bool) -> Buffer {
+        let block = Some(memory::take(device, len * dtype.size(), zeroed));
+        Buffer { device, dtype, len, block }
+    }
+
+    pub fn is_meta(&self) -> bool {
+        matches!(self.block, Some(Block::Counted))
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The elements. Empty on Meta; callers have checked the dtype.
+    #[inline]
+    pub fn slice<T: Element>(&self) -> &[T] {
+        debug_assert_eq!(T::DTYPE, self.dtype);
+        match &self.block {
+            Some(Block::Bytes(b)) => bytemuck::cast_slice(&b[..self.len * size_of::<T>()]),
+            _ => &[],
+        }
+    }
+
+    #[inline]
+    pub fn slice_mut<T: Element>(&mut self) -> &mut [T] {
+        debug_assert_eq!(T::DTYPE, self.dtype);
+        match &mut self.block {
+            Some(Block::Bytes(b)) => bytemuck::cast_slice_mut(&mut b[..self.len * size_of::<T>()]),
+            _ => &mut [],
+        }
+    }
+}
+
+impl Clone for Buffer {
+    fn clone(&self) -> Buffer {
+        let mut copy = Buffer::alloc(self.device, self.dtype, self.len);
+        if let (Some(Block::Bytes(to)), Some(Block::Bytes(from))) = (&mut copy.block, &self.block) {
+            let bytes = self.len * self.dtype.size();
+            to[..bytes].copy_from_slice(&from[..bytes]);
+        }
+        copy
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            memory::put(self.device, self.len * self.dtype.size(), block);
+        }
+    }
+}
+
+/// A buffer shared by tensors.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    pub device: Device,
+    pub dtype: DType,
+    pub len: usize,
+    /// `None` while a writer has it.
+    buffer: Mutex<Option<Arc<Buffer>>>,
+}
+
+impl Storage {
+    pub fn new(buffer: Buffer) -> Storage {
+        Storage {
+            device: buffer.device,
+            dtype: buffer.dtype,
+            len: buffer.len,
+            buffer: Mutex::new(Some(Arc::new(buffer))),
+        }
+    }
+
+    /// The present contents; stays what it is even if a writer comes.
+    #[inline]
+    pub fn read(&self, op: &'static str) -> Result<Arc<Buffer>> {
+        let cell = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        cell.clone().ok_or(Error::Busy { op })
+    }
+
+    /// Lets `f` change the contents. If a reader holds a snapshot, the writer works on a copy and the reader keeps the old.
+    pub fn write<R>(&self, op: &'static str, f: impl FnOnce(&mut Buffer) -> R) -> Result<R> {
+        struct PutBack<'a> {
+            storage: &'a Storage,
+            buffer: Option<Arc<Buffer>>,
+        }
+        impl Drop for PutBack<'_> {
+            fn drop(&mut self) {
+                let mut cell = self.storage.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+                *cell = self.buffer.take();
+            }
+        }
+        let taken = self.buffer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut guard = PutBack { storage: self, buffer: Some(taken.ok_or(Error::Busy { op })?) };
+        let buffer = guard.buffer.as_mut().ok_or(Error::Busy { op })?;
+        Ok(f(Arc::make_mut(buffer)))
+    }
+
+    /// The buffer, if nobody else can see it.
+    pub fn unique(&mut self) -> Option<&mut Buffer> {
+        let cell = self.buffer.get_mut().unwrap_or_else(PoisonError::into_inner);
+        cell.as_mut().and_then(Arc::get_mut)
+    }
+}
