@@ -11,11 +11,15 @@
 //! ```
 
 pub mod format;
+pub mod history;
 pub mod memory;
 mod progress;
 #[cfg(test)]
 mod rehearsal;
+pub mod report;
+pub mod series;
 pub mod tensorboard;
 
 pub use progress::Progress;
+pub use report::Report;
 pub use tensorboard::TensorBoard;

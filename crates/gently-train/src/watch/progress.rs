@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::format;
+use super::series::Series;
 use crate::events::{Event, Finished, Reason, RunStarted, Sampled, Step};
 use crate::{Observer, Result};
 
@@ -24,8 +25,8 @@ use crate::{Observer, Result};
 const RECENT: usize = 20;
 /// Characters of the loss curve in the bar.
 const CURVE: usize = 16;
-/// Points kept for that curve; when full, neighbours are averaged.
-const CURVE_POINTS: usize = 4 * CURVE;
+/// Points kept for that curve.
+const CURVE_POINTS: usize = 8 * CURVE;
 /// Time between plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Lines of one sample that are shown.
@@ -39,7 +40,7 @@ pub struct Progress {
     last_line: Option<Instant>,
     total: u64,
     recent: VecDeque<f64>,
-    curve: Curve,
+    curve: Series,
     val: Option<f64>,
 }
 
@@ -74,7 +75,7 @@ impl Progress {
             last_line: None,
             total: 0,
             recent: VecDeque::new(),
-            curve: Curve::default(),
+            curve: Series::new(CURVE_POINTS),
             val: None,
         }
     }
@@ -124,7 +125,7 @@ impl Progress {
                 self.recent.pop_front();
             }
             self.recent.push_back(step.loss);
-            self.curve.push(step.loss);
+            self.curve.push(step.step, step.loss);
         }
         match &self.output {
             Output::Bar(bar) => {
@@ -156,7 +157,8 @@ impl Progress {
             text.push_str(&format!("  val {}", format::loss(val)));
         }
         if curve {
-            let curve = format::sparkline(&self.curve.means, CURVE);
+            let means: Vec<f64> = self.curve.means().map(|(_, mean)| mean).collect();
+            let curve = format::sparkline(&means, CURVE);
             text.push_str(&format!("  {curve}"));
         }
         text.push_str(&format!("  {} tok/s", format::count(step.tokens_per_second.round())));
@@ -215,30 +217,6 @@ impl Observer for Progress {
             _ => {}
         }
         Ok(())
-    }
-}
-
-/// A fixed number of points however long the run: when full, neighbours are merged.
-#[derive(Default)]
-struct Curve {
-    means: Vec<f64>,
-    per_point: u64,
-    pending: (f64, u64),
-}
-
-impl Curve {
-    fn push(&mut self, value: f64) {
-        self.per_point = self.per_point.max(1);
-        self.pending = (self.pending.0 + value, self.pending.1 + 1);
-        if self.pending.1 < self.per_point {
-            return;
-        }
-        self.means.push(self.pending.0 / self.pending.1 as f64);
-        self.pending = (0.0, 0);
-        if self.means.len() == 2 * CURVE_POINTS {
-            self.means = self.means.chunks(2).map(|pair| (pair[0] + pair[1]) / 2.0).collect();
-            self.per_point *= 2;
-        }
     }
 }
 
@@ -389,7 +367,7 @@ mod tests {
         assert!(message.starts_with("loss 1.7"), "{message}");
         assert!(message.contains("val 1.8"), "{message}");
         assert!(message.contains('█') && message.contains('▁'), "{message}");
-        assert!(progress.curve.means.len() < 2 * CURVE_POINTS);
+        assert!(progress.curve.points().len() < CURVE_POINTS);
         bar.finish_and_clear();
     }
 }

@@ -1,0 +1,284 @@
+//! What a run has shown so far, in bounded memory: the one thing the dashboard and the report draw from.
+//!
+//! Here: [`History`], fed by [events](crate::events). Not here: drawing, and reading a finished run's
+//! folder (the report does that).
+//!
+//! ```
+//! use gently_train::watch::history::History;
+//! let history = History::default();
+//! assert!(history.run.is_none() && history.train.points().is_empty());
+//! ```
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::memory;
+use super::series::Series;
+use crate::events::{Evaluated, Event, Finished, RunStarted, Sampled, Split, Step};
+
+/// Points kept of each curve.
+const POINTS: usize = 2048;
+/// Samples kept; when full, every second step that was sampled is dropped.
+const SAMPLES: usize = 512;
+/// Characters kept of one sample.
+const SAMPLE_CHARS: usize = 4000;
+/// Notes kept, the newest.
+const NOTES: usize = 200;
+/// The system is asked for the memory in use at most this often.
+const MEMORY_EVERY: Duration = Duration::from_millis(500);
+
+/// Something worth a line in a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// The step at which it happened.
+    pub step: u64,
+    /// One sentence.
+    pub text: String,
+}
+
+/// A validation loss.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Validation {
+    /// Updates completed.
+    pub step: u64,
+    /// Nats per token.
+    pub loss: f64,
+}
+
+/// Everything the watchers draw.
+#[derive(Debug, Clone)]
+pub struct History {
+    /// The facts of the run, once it has started.
+    pub run: Option<RunStarted>,
+    /// Training loss.
+    pub train: Series,
+    /// Validation losses, oldest first.
+    pub val: Vec<Validation>,
+    /// The lowest of them.
+    pub best: Option<Validation>,
+    /// Learning rate.
+    pub lr: Series,
+    /// Gradient norm before clipping.
+    pub grad_norm: Series,
+    /// Tokens per second of single updates.
+    pub tokens_per_second: Series,
+    /// Share of the measured peak, 0 to 1.
+    pub utilisation: Series,
+    /// Milliseconds of an update: data, forward, backward, optimizer, rest.
+    pub parts: [Series; 5],
+    /// Resident bytes of this process.
+    pub memory: Series,
+    /// Texts, oldest first.
+    pub samples: Vec<Sampled>,
+    /// Spikes, warnings, checkpoints that failed; oldest first.
+    pub notes: Vec<Note>,
+    /// The newest update.
+    pub last: Option<Step>,
+    /// Seconds in updates since the run began.
+    pub seconds: f64,
+    /// The end, once it is there.
+    pub finished: Option<Finished>,
+    asked_memory: Option<Instant>,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        let series = || Series::new(POINTS);
+        Self {
+            run: None,
+            train: series(),
+            val: Vec::new(),
+            best: None,
+            lr: series(),
+            grad_norm: series(),
+            tokens_per_second: series(),
+            utilisation: series(),
+            parts: std::array::from_fn(|_| series()),
+            memory: series(),
+            samples: Vec::new(),
+            notes: Vec::new(),
+            last: None,
+            seconds: 0.0,
+            finished: None,
+            asked_memory: None,
+        }
+    }
+}
+
+impl History {
+    /// Takes one event.
+    pub fn on(&mut self, event: &Event) {
+        match event {
+            Event::RunStarted(run) => {
+                self.run = Some((**run).clone());
+                self.finished = None;
+                if run.start_step > 0 {
+                    self.note(run.start_step, format!("resumed from step {}", run.start_step));
+                }
+            }
+            Event::Step(step) => {
+                self.step(step);
+                self.ask_memory(step.step);
+            }
+            Event::Evaluated(evaluated) => self.evaluated(evaluated),
+            Event::Sampled(sample) => self.sampled(sample),
+            Event::SpikeSkipped(spike) => self.note(
+                spike.step,
+                format!(
+                    "update left out: loss {:.4} ({:.1} standard deviations up), gradient norm {:.4} ({:.1})",
+                    spike.loss, spike.loss_z, spike.grad_norm, spike.grad_norm_z
+                ),
+            ),
+            Event::Warning { step, message } => self.note(*step, format!("warning: {message}")),
+            Event::CheckpointSaved(saved) => self
+                .note(saved.step, format!("saved {}{}", saved.path.display(), if saved.best { " (best)" } else { "" })),
+            Event::Finished(end) => {
+                // A resumed run's best may lie before its first step here.
+                if let Some((step, loss)) = end.best {
+                    self.best = Some(Validation { step, loss });
+                }
+                self.finished = Some(end.clone());
+            }
+        }
+    }
+
+    /// Takes the numbers of one update.
+    pub fn step(&mut self, step: &Step) {
+        let number = step.step;
+        self.train.push(number, step.loss);
+        self.lr.push(number, step.lr);
+        self.grad_norm.push(number, step.grad_norm);
+        self.tokens_per_second.push(number, step.tokens_per_second);
+        self.utilisation.push(number, step.utilisation);
+        for (series, seconds) in self.parts.iter_mut().zip(parts(&step.seconds)) {
+            series.push(number, seconds * 1000.0);
+        }
+        if step.seconds.total.is_finite() {
+            self.seconds += step.seconds.total;
+        }
+        self.last = Some(step.clone());
+    }
+
+    fn evaluated(&mut self, evaluated: &Evaluated) {
+        let new = Validation { step: evaluated.step, loss: evaluated.loss };
+        self.val.push(new);
+        if new.loss.is_finite() && self.best.is_none_or(|best| new.loss < best.loss) {
+            self.best = Some(new);
+        }
+        if self.val.len() > 2 * POINTS {
+            // Keeps every second one and the newest; the best is remembered apart.
+            let newest = self.val.len() - 1;
+            let mut index = 0;
+            self.val.retain(|_| {
+                index += 1;
+                index % 2 == 1 || index > newest
+            });
+        }
+    }
+
+    fn sampled(&mut self, sample: &Sampled) {
+        let mut sample = sample.clone();
+        if let Some((end, _)) = sample.text.char_indices().nth(SAMPLE_CHARS) {
+            sample.text.truncate(end);
+        }
+        self.samples.push(sample);
+        if self.samples.len() > SAMPLES {
+            let mut steps: Vec<u64> = self.samples.iter().map(|sample| sample.step).collect();
+            steps.dedup();
+            let newest = steps.last().copied();
+            let kept: Vec<u64> = steps.into_iter().step_by(2).collect();
+            self.samples.retain(|s| Some(s.step) == newest || kept.binary_search(&s.step).is_ok());
+        }
+    }
+
+    /// Adds a line to the log.
+    pub fn note(&mut self, step: u64, text: String) {
+        if self.notes.len() == NOTES {
+            self.notes.remove(0);
+        }
+        self.notes.push(Note { step, text });
+    }
+
+    fn ask_memory(&mut self, step: u64) {
+        if self.asked_memory.is_some_and(|at| at.elapsed() < MEMORY_EVERY) {
+            return;
+        }
+        self.asked_memory = Some(Instant::now());
+        if let Some(bytes) = memory::resident() {
+            self.memory.push(step, bytes as f64);
+        }
+    }
+
+    /// Updates completed.
+    pub fn steps_done(&self) -> u64 {
+        let started = self.run.as_ref().map_or(0, |run| run.start_step);
+        self.last.as_ref().map_or(started, |step| step.step)
+    }
+}
+
+/// Names of [`History::parts`], in their order.
+pub const PART_NAMES: [&str; 5] = ["data", "forward", "backward", "optimizer", "other"];
+
+/// Seconds of each part; the last is what the others leave of the whole.
+fn parts(split: &Split) -> [f64; 5] {
+    let known = split.data + split.forward + split.backward + split.optimizer;
+    [split.data, split.forward, split.backward, split.optimizer, (split.total - known).max(0.0)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::rehearsal;
+
+    fn watched(steps: u64) -> History {
+        let mut history = History::default();
+        for event in rehearsal::events(steps) {
+            history.on(&event);
+        }
+        history
+    }
+
+    #[test]
+    fn a_run_is_remembered() {
+        let history = watched(100);
+        assert_eq!(history.steps_done(), 100);
+        assert_eq!(history.train.points().len(), 100);
+        assert_eq!(history.val.len(), 11);
+        let best = history.best.unwrap();
+        assert!(history.val.iter().all(|v| v.loss >= best.loss));
+        assert!(history.notes.iter().any(|n| n.text.starts_with("update left out")));
+        let sum: f64 = history.parts.iter().map(|p| p.points()[9].mean).sum();
+        let total = rehearsal::step(10, 100).seconds.total * 1000.0;
+        assert!((sum - total).abs() < 1e-9);
+        if let Some(point) = history.memory.points().first() {
+            assert!(point.mean > 0.0);
+        }
+    }
+
+    #[test]
+    fn a_long_run_stays_small() {
+        let mut history = History::default();
+        for step in 0..20_000 {
+            history.on(&Event::Step(rehearsal::step(step, 20_000)));
+            history.on(&Event::Sampled(Sampled { step, prompt: "p".into(), text: "é".repeat(SAMPLE_CHARS + 10) }));
+            history.note(step, "note".into());
+        }
+        assert!(history.train.points().len() < POINTS);
+        assert!(history.samples.len() <= SAMPLES);
+        assert_eq!(history.samples.last().unwrap().step, 19_999);
+        assert_eq!(history.samples[0].step, 0);
+        assert!(history.samples.iter().all(|s| s.text.chars().count() == SAMPLE_CHARS));
+        assert_eq!(history.notes.len(), NOTES);
+    }
+
+    #[test]
+    fn many_evaluations_are_thinned_but_the_newest_stays() {
+        let mut history = History::default();
+        for step in 0..10_000u64 {
+            history.evaluated(&Evaluated { step, ..Evaluated::default() });
+            assert_eq!(history.val.last().unwrap().step, step);
+        }
+        assert!(history.val.len() <= 2 * POINTS + 1);
+    }
+}

@@ -1,0 +1,164 @@
+//! What a run folder remembers: from its files back to a [`History`].
+//!
+//! Here: the reading of `metrics.jsonl` and `samples.jsonl`, and the reading and writing of `report.json`,
+//! which keeps what those do not hold (the facts of the run, notes, memory). Not here: the page.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::events::{Evaluated, Event, Finished, RunStarted, Sampled, Split, Step};
+use crate::folder::{METRICS_FILE, SAMPLES_FILE};
+use crate::watch::history::{History, Note};
+use crate::{Error, Result};
+
+/// The file beside `metrics.jsonl`.
+pub const FACTS: &str = "report.json";
+/// What `report.json` holds.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Facts {
+    run: Option<RunStarted>,
+    notes: Vec<Note>,
+    memory: Vec<(u64, f64)>,
+    finished: Option<Finished>,
+}
+
+/// One line of `metrics.jsonl`; keys that a report does not draw are passed over.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Row {
+    step: u64,
+    train_loss: Option<f64>,
+    val_loss: Option<f64>,
+    lr: Option<f64>,
+    grad_norm: Option<f64>,
+    tokens: Option<u64>,
+    tokens_per_second: Option<f64>,
+    utilisation: Option<f64>,
+    seconds: Option<Split>,
+}
+
+fn unreadable(path: &Path, source: std::io::Error) -> Error {
+    Error::Io { action: "cannot read", path: path.to_path_buf(), source }
+}
+
+/// The history of `folder` up to and including step `until`. A file that is not there is an empty one.
+pub fn read(folder: &Path, until: u64) -> Result<History> {
+    let mut history = History::default();
+    let path = folder.join(FACTS);
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            let facts = serde_json::from_slice(&bytes)
+                .map_err(|error| unreadable(&path, std::io::Error::new(ErrorKind::InvalidData, error)))?;
+            take_facts(&mut history, facts, until);
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(unreadable(&path, error)),
+    }
+    let mut unread = 0;
+    each_line(&folder.join(METRICS_FILE), &mut unread, |row: Row| take_row(&mut history, row, until))?;
+    each_line(&folder.join(SAMPLES_FILE), &mut unread, |sample: Sampled| {
+        if sample.step <= until {
+            history.on(&Event::Sampled(sample));
+        }
+    })?;
+    if unread > 0 {
+        history.note(history.steps_done(), format!("{unread} lines of the run's files could not be read"));
+    }
+    Ok(history)
+}
+
+/// Hands each line of a JSON-lines file to `take` and counts those that are something else: the last line of a
+/// run that was killed may be half there.
+fn each_line<T: DeserializeOwned>(path: &Path, unread: &mut u64, mut take: impl FnMut(T)) -> Result<()> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(unreadable(path, error)),
+    };
+    for line in BufReader::new(file).split(b'\n') {
+        let line = line.map_err(|error| unreadable(path, error))?;
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        match serde_json::from_slice(&line) {
+            Ok(value) => take(value),
+            Err(_) => *unread += 1,
+        }
+    }
+    Ok(())
+}
+
+fn take_facts(history: &mut History, facts: Facts, until: u64) {
+    history.run = facts.run;
+    for note in facts.notes.into_iter().filter(|note| note.step <= until) {
+        history.note(note.step, note.text);
+    }
+    for (step, bytes) in facts.memory.into_iter().filter(|(step, _)| *step <= until) {
+        history.memory.push(step, bytes);
+    }
+    history.finished = facts.finished.filter(|end| end.step <= until);
+}
+
+fn take_row(history: &mut History, row: Row, until: u64) {
+    if row.step > until {
+        return;
+    }
+    if let Some(loss) = row.train_loss {
+        history.step(&Step {
+            step: row.step,
+            loss,
+            lr: row.lr.unwrap_or(f64::NAN),
+            grad_norm: row.grad_norm.unwrap_or(f64::NAN),
+            tokens: row.tokens.unwrap_or(0),
+            tokens_per_second: row.tokens_per_second.unwrap_or(f64::NAN),
+            utilisation: row.utilisation.unwrap_or(f64::NAN),
+            seconds: row.seconds.unwrap_or_default(),
+            ..Step::default()
+        });
+    }
+    if let Some(loss) = row.val_loss {
+        history.on(&Event::Evaluated(Evaluated { step: row.step, loss, ..Evaluated::default() }));
+    }
+}
+
+/// Writes `report.json`.
+pub fn write_facts(folder: &Path, history: &History) -> Result<()> {
+    let facts = Facts {
+        run: history.run.clone(),
+        notes: history.notes.clone(),
+        memory: history.memory.points().iter().map(|point| (point.step, point.high)).collect(),
+        finished: history.finished.clone(),
+    };
+    let path = folder.join(FACTS);
+    let json = serde_json::to_vec(&facts).map_err(|error| Error::Io {
+        action: "cannot write",
+        path: path.clone(),
+        source: error.into(),
+    })?;
+    write_atomic(&path, &json)
+}
+
+/// Writes a file so that a reader sees the old one or the new one, never a part.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let failed = |source| Error::Io { action: "cannot write", path: path.to_path_buf(), source };
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let written = File::create(&temporary)
+        .and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        })
+        .and_then(|()| std::fs::rename(&temporary, path));
+    if let Err(source) = written {
+        // The half-written file is of no use; the first error is the one to tell.
+        let _ = std::fs::remove_file(&temporary);
+        return Err(failed(source));
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! `report.html`: one page that says how a run went, with everything inside it.
+//!
+//! Here: the observer that keeps the page current, and [`rebuild`], which makes it again from a run
+//! folder. The page needs no network and no script; it follows the reader's light or dark theme and prints.
+//! Not here: the trainer's own record, `metrics.jsonl`.
+//!
+//! ```no_run
+//! # fn main() -> gently_train::Result<()> {
+//! use gently_train::watch::report;
+//! let page = report::rebuild("runs/shakespeare".as_ref())?;
+//! println!("{}", page.display());
+//! # Ok(()) }
+//! ```
+
+pub mod chart;
+mod curves;
+mod folder;
+mod page;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::history::History;
+use crate::events::{Event, RunStarted};
+use crate::{Observer, Result};
+
+/// The page's name in a run folder.
+pub const PAGE: &str = "report.html";
+
+/// Of a run's time, at most one part in this many goes into writing the page.
+const SHARE: u32 = 50;
+
+/// Keeps `report.html` and `report.json` in the run folder current: after each evaluation, unless that would
+/// take more than a fiftieth of the time, and at the end.
+#[derive(Default)]
+pub struct Report {
+    folder: PathBuf,
+    history: History,
+    stale: bool,
+    written: Option<(Instant, Duration)>,
+}
+
+impl Report {
+    /// Will write into the run's folder, which the first event names.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn start(&mut self, run: &RunStarted) -> Result<()> {
+        self.folder = run.folder.clone();
+        self.history = match run.start_step {
+            0 => History::default(),
+            step => folder::read(&run.folder, step)?,
+        };
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        folder::write_facts(&self.folder, &self.history)?;
+        let html = page::page(&self.history, None);
+        folder::write_atomic(&self.folder.join(PAGE), html.as_bytes())?;
+        self.stale = false;
+        self.written = Some((Instant::now(), begun.elapsed()));
+        Ok(())
+    }
+
+    fn affordable(&self) -> bool {
+        self.written.is_none_or(|(at, took)| at.elapsed() >= took * SHARE)
+    }
+}
+
+impl Observer for Report {
+    fn on(&mut self, event: &Event) -> Result<()> {
+        if let Event::RunStarted(run) = event {
+            self.start(run)?;
+        }
+        // The samples of an evaluation come after it: the page is written when the next update is.
+        if self.stale && matches!(event, Event::Step(_)) && self.affordable() {
+            self.write()?;
+        }
+        self.history.on(event);
+        match event {
+            Event::RunStarted(_) | Event::Finished(_) => self.write()?,
+            Event::Evaluated(_) | Event::Sampled(_) => self.stale = true,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Writes `report.html` again from a run folder's `metrics.jsonl`, `samples.jsonl`, `report.json` and
+/// `config.toml`, and returns its path. Without `report.json` the page has the curves and the configuration only.
+///
+/// # Errors
+/// A file that cannot be read or written, by name.
+pub fn rebuild(run: &Path) -> Result<PathBuf> {
+    let history = folder::read(run, u64::MAX)?;
+    let config = std::fs::read_to_string(run.join("config.toml")).ok();
+    let html = page::page(&history, config.as_deref());
+    let path = run.join(PAGE);
+    folder::write_atomic(&path, html.as_bytes())?;
+    Ok(path)
+}
