@@ -94,65 +94,55 @@ unsafe fn tile<W: Words, const MR: usize, const NV: usize, const PACKED: bool>(t
     let lanes = W::S::LANES;
     let mut acc = [[s.splat(0.0); NV]; MR];
     let mut b = t.b;
+    // One step of K. A macro, because a closure would not be compiled for the instruction set.
+    macro_rules! step {
+        ($acc:ident, $b:ident, |$i:ident| $a:expr) => {{
+            let mut bv = [s.splat(0.0); NV];
+            for v in 0..NV {
+                bv[v] = s.load_ptr($b.add(v * lanes));
+            }
+            for $i in 0..MR {
+                let av = s.splat(*$a);
+                for v in 0..NV {
+                    $acc[$i][v] = W::madd(av, bv[v], $acc[$i][v]);
+                }
+            }
+        }};
+    }
     // SAFETY of the block: by the caller's promise a[i], b and dst stay inside their panels: k words of
     // A for each of the rows, k rows of NV vectors of B, `rows` × `cols` of dst and base.
     unsafe {
+        let mut k = 0;
         if PACKED {
             let mut a = t.a;
-            let step = |a: *const f32, b: *const f32, acc: &mut [[<W::S as Simd>::V; NV]; MR]| {
-                let mut bv = [s.splat(0.0); NV];
-                for v in 0..NV {
-                    bv[v] = s.load_ptr(b.add(v * lanes));
-                }
-                for i in 0..MR {
-                    let av = s.splat(*a.add(i));
-                    for v in 0..NV {
-                        acc[i][v] = W::madd(av, bv[v], acc[i][v]);
-                    }
-                }
-            };
-            let mut k = t.k;
-            while k >= 4 {
+            while k + 4 <= t.k {
                 for _ in 0..4 {
-                    step(a, b, &mut acc);
+                    step!(acc, b, |i| a.add(i));
                     a = a.add(PANEL_ROWS);
                     b = b.add(t.b_step);
                 }
-                k -= 4;
+                k += 4;
             }
-            while k > 0 {
-                step(a, b, &mut acc);
+            while k < t.k {
+                step!(acc, b, |i| a.add(i));
                 a = a.add(PANEL_ROWS);
                 b = b.add(t.b_step);
-                k -= 1;
+                k += 1;
             }
         } else {
             let mut rows = [t.a; MR];
             for i in 0..MR {
                 rows[i] = t.a.add(i.min(t.rows - 1) * t.a_row);
             }
-            let step = |k: usize, b: *const f32, acc: &mut [[<W::S as Simd>::V; NV]; MR]| {
-                let mut bv = [s.splat(0.0); NV];
-                for v in 0..NV {
-                    bv[v] = s.load_ptr(b.add(v * lanes));
-                }
-                for i in 0..MR {
-                    let av = s.splat(*rows[i].add(k));
-                    for v in 0..NV {
-                        acc[i][v] = W::madd(av, bv[v], acc[i][v]);
-                    }
-                }
-            };
-            let mut k = 0;
             while k + 4 <= t.k {
                 for u in 0..4 {
-                    step(k + u, b, &mut acc);
+                    step!(acc, b, |i| rows[i].add(k + u));
                     b = b.add(t.b_step);
                 }
                 k += 4;
             }
             while k < t.k {
-                step(k, b, &mut acc);
+                step!(acc, b, |i| rows[i].add(k));
                 b = b.add(t.b_step);
                 k += 1;
             }
