@@ -107,3 +107,45 @@ impl<A: Scalar, B: Scalar> Kernel for Part<'_, A, B> {
         A::cast_slice(self.from, self.to);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lanes::testing::random;
+
+    fn to<A: Scalar, B: Scalar>(from: &[A]) -> Vec<B> {
+        let mut out = vec![B::from_u32(0); from.len()];
+        cast(from, &mut out);
+        out
+    }
+
+    #[test]
+    fn bfloat16_rounds_as_the_half_crate_does() {
+        let mut x = random(1, 50_000);
+        x.extend([0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN_POSITIVE, 1e-45]);
+        // Ties: half way between two neighbours, to even.
+        x.extend((0..64u32).map(|i| f32::from_bits(0x3F80_8000 + (i << 16))));
+        let half: Vec<bf16> = to(&x);
+        for (h, x) in half.iter().zip(&x) {
+            assert_eq!(h.to_bits(), bf16::from_f32(*x).to_bits(), "{x}");
+        }
+        let back: Vec<f32> = to(&half);
+        assert!(back.iter().zip(&half).all(|(b, h)| b.to_bits() == h.to_f32().to_bits()));
+        // NaN stays NaN even where only its low bits say so.
+        assert!(to::<f32, bf16>(&[f32::NAN, f32::from_bits(0x7F80_0001)]).iter().all(|v| v.is_nan()));
+    }
+
+    #[test]
+    fn integers_saturate_truncate_and_keep_their_digits() {
+        assert_eq!(to::<f32, u8>(&[-1.0, 3.9, 300.0, f32::NAN]), [0, 3, 255, 0]);
+        assert_eq!(to::<f64, i64>(&[-2.7, 1e30]), [-2, i64::MAX]);
+        assert_eq!(to::<u32, i64>(&[u32::MAX]), [u32::MAX as i64]);
+        assert_eq!(to::<i64, f64>(&[(1 << 53) - 1]), [9_007_199_254_740_991.0]);
+        assert_eq!(to::<i64, i64>(&[i64::MAX, i64::MIN]), [i64::MAX, i64::MIN]);
+        assert_eq!(to::<u32, f32>(&[16_777_216]), [16_777_216.0]);
+        assert_eq!(to::<u8, u32>(&[255]), [255]);
+        assert_eq!(to::<bf16, i64>(&[bf16::from_f32(-3.5)]), [-3]);
+        assert_eq!(to::<f64, f32>(&[0.1]), [0.1f32]);
+        assert_eq!(to::<f32, f64>(&[0.1]), [0.1f32 as f64]);
+    }
+}

@@ -149,3 +149,68 @@ pub fn positions_add<T: Real>(dtable: &mut [T], width: usize, block: usize, star
 fn columns_per_task(width: usize) -> usize {
     width.min(64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lanes::testing::{random, same_on_threads};
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+        #[test]
+        fn gather_and_scatter_are_what_they_say(
+            vocab in 1usize..50, width in 1usize..150, batch in 1usize..5, block in 1usize..30,
+            start in 0usize..4, learned: bool, seed: u32,
+        ) {
+            let n = batch * block;
+            let ids: Vec<u32> = (0..n).map(|i| crate::philox::word([seed, 1], i as u64) % vocab as u32).collect();
+            let table = random(seed, vocab * width);
+            let places = random(seed ^ 1, (start + block) * width);
+            let positions = learned.then_some(Positions { table: &places[..], block, start });
+            let mut out = vec![0.0; n * width];
+            gather(&table, width, &ids, positions, &mut out).unwrap();
+            for (i, &o) in out.iter().enumerate() {
+                let (t, c) = (i / width, i % width);
+                let place = if learned { places[(start + t % block) * width + c] } else { 0.0 };
+                prop_assert_eq!(o, table[ids[t] as usize * width + c] + place);
+            }
+            let mut dtable = table.clone();
+            scatter_add(&mut dtable, width, &ids, &out).unwrap();
+            let mut want = table.clone();
+            let mut dplaces = places.clone();
+            positions_add(&mut dplaces, width, block, start, &out);
+            let mut want_places = places.clone();
+            for (i, &o) in out.iter().enumerate() {
+                let (t, c) = (i / width, i % width);
+                want[ids[t] as usize * width + c] += o;
+                want_places[(start + t % block) * width + c] += o;
+            }
+            prop_assert_eq!(dtable, want);
+            prop_assert_eq!(dplaces, want_places);
+        }
+    }
+
+    #[test]
+    fn an_unknown_id_is_an_error_and_nothing_is_written() {
+        let mut out = [7.0f32; 4];
+        let error = gather(&[0.0; 6], 2, &[1, 3], None, &mut out).unwrap_err();
+        assert_eq!(error, OutOfRange { id: 3, position: 1, rows: 3 });
+        assert_eq!(error.to_string(), "token id 3 at position 1 is outside the table of 3 rows");
+        let mut dtable = [7.0f32; 6];
+        assert!(scatter_add(&mut dtable, 2, &[0, u32::MAX], &[1.0; 4]).is_err());
+        assert_eq!((out, dtable), ([7.0; 4], [7.0; 6]));
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_threads() {
+        let ids: Vec<u32> = (0..5000).map(|i| crate::philox::word([1, 1], i) % 65).collect();
+        let dout = random(1, 5000 * 200);
+        same_on_threads(|| {
+            let (mut dtable, mut dplaces) = (vec![0.0; 65 * 200], vec![0.0; 50 * 200]);
+            scatter_add(&mut dtable, 200, &ids, &dout).unwrap();
+            positions_add(&mut dplaces, 200, 50, 0, &dout);
+            (dtable, dplaces)
+        });
+    }
+}

@@ -367,3 +367,160 @@ pub mod plain {
         Ok(Loss { total, count })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lanes::testing::{close, gradient, random, same_on_threads, wide};
+    use proptest::prelude::*;
+
+    /// Targets in 0..v, one in five ignored.
+    fn targets(seed: u32, n: usize, v: usize) -> Vec<u32> {
+        (0..n as u64)
+            .map(|i| match crate::philox::word([seed, 5], i) {
+                w if w % 5 == 0 => IGNORE,
+                w => (w / 5) % v as u32,
+            })
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn every_path_agrees_with_the_plain_twin(
+            n in 0usize..40, c in 1usize..40, v in 1usize..90, seed: u32, capped: bool, grads: bool,
+        ) {
+            let (x, w, before) = (random(seed, n * c), random(seed ^ 1, v * c), random(seed ^ 2, v * c));
+            let targets = targets(seed, n, v);
+            let (wide_x, wide_w) = (wide(&x), wide(&w));
+            let args = LinearCrossEntropy {
+                x: wide_x.as_slice(), w: wide_w.as_slice(), width: c, targets: &targets,
+                softcap: capped.then_some(3.0), scale: 0.5, compute: Compute::F32,
+            };
+            let (mut each, mut dx, mut dw) = (vec![0.0; n], vec![9.0; n * c], wide(&before));
+            let g = grads.then_some(LinearGrads { dx: &mut dx, dw: &mut dw });
+            let want = plain::linear_cross_entropy(&args, Some(&mut each), g).unwrap();
+            let args = LinearCrossEntropy {
+                x: x.as_slice(), w: w.as_slice(), width: c, targets: &targets,
+                softcap: capped.then_some(3.0), scale: 0.5, compute: Compute::F32,
+            };
+            for path in cpu::available() {
+                let (mut fast_each, mut fdx, mut fdw) = (vec![0.0; n], vec![9.0; n * c], before.clone());
+                let g = grads.then_some(LinearGrads { dx: &mut fdx, dw: &mut fdw });
+                let got = linear_cross_entropy_on(path, &args, Some(&mut fast_each), g).unwrap();
+                prop_assert_eq!(got.count, want.count);
+                prop_assert!((got.total - want.total).abs() < 1e-5 * (1.0 + want.total.abs()));
+                close(&fast_each, &each, 1e-5, "losses");
+                close(&fdx, &dx, 1e-4, "dx");
+                close(&fdw, &dw, 1e-4, "dw");
+            }
+        }
+    }
+
+    #[test]
+    fn many_chunks_make_the_same_loss_as_one_matrix_of_logits() {
+        // 300 rows of 70 000 logits: two chunks.
+        let (n, c, v) = (300, 4, 70_000);
+        assert!(cuts(n, chunk_rows(v)).count() > 1);
+        let (x, w, targets) = (random(1, n * c), random(2, v * c), targets(3, n, v));
+        let args = LinearCrossEntropy {
+            x: x.as_slice(),
+            w: w.as_slice(),
+            width: c,
+            targets: &targets,
+            softcap: None,
+            scale: 1.0,
+            compute: Compute::F32,
+        };
+        let (mut dx, mut dw) = (vec![0.0; n * c], vec![0.0; v * c]);
+        let fused = linear_cross_entropy(&args, None, Some(LinearGrads { dx: &mut dx, dw: &mut dw })).unwrap();
+        let mut z = vec![0.0; n * v];
+        gemm(Compute::F32, Mat::f32(&x, n, c), Mat::f32(&w, v, c).t(), &mut z, v, Epilogue::default());
+        let mut dz = vec![0.0; n * v];
+        let mut each = vec![0.0; n];
+        let apart = softmax_cross_entropy(&z, v, &targets, None, Some(&mut each), Some((1.0, &mut dz))).unwrap();
+        assert_eq!(fused.count, apart.count);
+        assert!((fused.total - apart.total).abs() < 1e-6 * apart.total);
+        let bare = softmax_cross_entropy(&z, v, &targets, None, None, None).unwrap();
+        assert_eq!(bare.total, apart.total);
+        let mut want = vec![0.0; n * c];
+        gemm(Compute::F32, Mat::f32(&dz, n, v), Mat::f32(&w, v, c), &mut want, c, Epilogue::default());
+        close(&dx, &wide(&want), 1e-4, "dx");
+    }
+
+    #[test]
+    fn chunks_are_bounded_and_cover_all_rows() {
+        for v in [1, 65, 50_304, 256_000, 100_000_000] {
+            let most = chunk_rows(v);
+            assert!(most == 1 || most * v * 4 <= 64 << 20, "{v}: {most}");
+            for n in [0, 1, most, most + 1, 3 * most - 1].map(|n| n.min(1 << 20)) {
+                let mut next = 0;
+                for (first, len) in cuts(n, most) {
+                    assert_eq!(first, next);
+                    assert!(len > 0 && len <= most);
+                    next += len;
+                }
+                assert_eq!(next, n);
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_of_the_plain_twin() {
+        let (n, c, v) = (5, 3, 7);
+        let (x, w) = (wide(&random(1, n * c)), wide(&random(2, v * c)));
+        fn total(x: &[f64], w: &[f64], softcap: Option<f64>, grads: Option<LinearGrads<'_, f64>>) -> f64 {
+            let targets = &[0, 6, IGNORE, 3, 3];
+            let compute = Compute::F32;
+            let args = LinearCrossEntropy { x, w, width: 3, targets, softcap, scale: 2.0, compute };
+            plain::linear_cross_entropy(&args, None, grads).unwrap().total
+        }
+        for softcap in [None, Some(1.5)] {
+            let (mut dx, mut dw) = (vec![0.0; n * c], vec![0.0; v * c]);
+            total(&x, &w, softcap, Some(LinearGrads { dx: &mut dx, dw: &mut dw }));
+            gradient(&x, &dx, &[2.0], "dx", |x| vec![total(x, &w, softcap, None)]);
+            gradient(&w, &dw, &[2.0], "dw", |w| vec![total(&x, w, softcap, None)]);
+        }
+    }
+
+    #[test]
+    fn a_target_outside_the_vocabulary_is_an_error_and_nothing_is_written() {
+        let mut grad = [7.0f32; 6];
+        let error = softmax_cross_entropy(&[0.0; 6], 3, &[1, 3], None, None, Some((1.0, &mut grad))).unwrap_err();
+        assert_eq!(error, TargetOutOfRange { target: 3, position: 1, vocab: 3 });
+        assert_eq!(grad, [7.0; 6]);
+        let args = LinearCrossEntropy {
+            x: &[1.0f32],
+            w: &[1.0, 2.0],
+            width: 1,
+            targets: &[2],
+            softcap: None,
+            scale: 1.0,
+            compute: Compute::F32,
+        };
+        let (mut dx, mut dw) = ([7.0], [7.0; 2]);
+        let grads = LinearGrads { dx: &mut dx, dw: &mut dw };
+        assert!(linear_cross_entropy(&args, None, Some(grads)).is_err());
+        assert_eq!((dx, dw), ([7.0], [7.0; 2]));
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_threads() {
+        let (n, c, v) = (600, 24, 65);
+        let (x, w, targets) = (random(1, n * c), random(2, v * c), targets(3, n, v));
+        same_on_threads(|| {
+            let args = LinearCrossEntropy {
+                x: x.as_slice(),
+                w: w.as_slice(),
+                width: c,
+                targets: &targets,
+                softcap: Some(20.0),
+                scale: 1.0,
+                compute: Compute::F32,
+            };
+            let (mut dx, mut dw) = (vec![0.0; n * c], vec![0.0; v * c]);
+            let loss = linear_cross_entropy(&args, None, Some(LinearGrads { dx: &mut dx, dw: &mut dw })).unwrap();
+            (loss.total.to_bits(), dx, dw)
+        });
+    }
+}

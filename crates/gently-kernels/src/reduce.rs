@@ -350,3 +350,134 @@ impl<T: Real> Kernel for NonFinite<'_, T> {
         reduce_row(self.x, T::ZERO, |a, b| a + b * T::ZERO).is_nan()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lanes::testing::{close, random, same_on_threads, wide};
+    use proptest::prelude::*;
+
+    const ALL: [Reduce; 4] = [Reduce::Sum, Reduce::Mean, Reduce::Max, Reduce::Min];
+
+    /// By definition: every element goes to the place its kept indices name.
+    fn naive(op: Reduce, x: &[f64], shape: &[usize], axes: &[usize]) -> Vec<f64> {
+        let kept: Vec<usize> = (0..shape.len()).filter(|a| !axes.contains(a)).collect();
+        let mut out = vec![op.start(); kept.iter().map(|&a| shape[a]).product()];
+        for (i, &v) in x.iter().enumerate() {
+            let mut rest = i;
+            let mut index = vec![0; shape.len()];
+            for a in (0..shape.len()).rev() {
+                index[a] = rest % shape[a];
+                rest /= shape[a];
+            }
+            let at = kept.iter().fold(0, |at, &a| at * shape[a] + index[a]);
+            out[at] = op.join(out[at], v);
+        }
+        if op == Reduce::Mean {
+            let n: usize = axes.iter().map(|&a| shape[a]).product();
+            out.iter_mut().for_each(|o| *o /= n as f64);
+        }
+        out
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+        #[test]
+        fn any_axes_on_every_path(
+            shape in proptest::collection::vec(1usize..12, 0..5), mask in 0usize..32, seed: u32,
+        ) {
+            let x = random(seed, shape.iter().product());
+            let axes: Vec<usize> = (0..shape.len()).filter(|a| mask >> a & 1 == 1).collect();
+            for op in ALL {
+                let want = naive(op, &wide(&x), &shape, &axes);
+                for path in cpu::available() {
+                    let mut got = vec![9.0; want.len()];
+                    reduce_on(path, op, &x, &shape, &axes, &mut got);
+                    close(&got, &want, 1e-5, &format!("{op:?} {shape:?} {axes:?}"));
+                }
+                let mut got = vec![9.0; want.len()];
+                reduce(op, &wide(&x), &shape, &axes, &mut got);
+                prop_assert!(got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-12));
+            }
+        }
+    }
+
+    #[test]
+    fn long_rows_tall_columns_and_threads() {
+        for shape in [[3, 50_001], [5000, 37], [70_000, 1], [1, 200_000]] {
+            let x = random(4, shape[0] * shape[1]);
+            for axis in [0, 1] {
+                let want = naive(Reduce::Sum, &wide(&x), &shape, &[axis]);
+                let mut got = vec![0.0; want.len()];
+                reduce(Reduce::Sum, &x, &shape, &[axis], &mut got);
+                close(&got, &want, 2e-4, "sum");
+                same_on_threads(|| {
+                    let mut out = vec![0.0; got.len()];
+                    reduce(Reduce::Sum, &x, &shape, &[axis], &mut out);
+                    out
+                });
+            }
+            let mut sums = vec![1.0; shape[1]];
+            column_sum(&x, true, &mut sums);
+            let want: Vec<f64> = naive(Reduce::Sum, &wide(&x), &shape, &[0]).iter().map(|v| v + 1.0).collect();
+            close(&sums, &want, 2e-4, "column sums added");
+        }
+    }
+
+    #[test]
+    fn nothing_reduces_to_the_start() {
+        let mut out = [9.0f32; 3];
+        reduce(Reduce::Sum, &[], &[0, 3], &[0], &mut out);
+        assert_eq!(out, [0.0; 3]);
+        reduce(Reduce::Max, &[], &[0, 3], &[0], &mut out);
+        assert_eq!(out, [f32::NEG_INFINITY; 3]);
+        let mut none: [f32; 0] = [];
+        reduce(Reduce::Sum, &[], &[0, 3], &[1], &mut none);
+        column_sum(&[], true, &mut out);
+        assert_eq!(out, [f32::NEG_INFINITY; 3]);
+    }
+
+    #[test]
+    fn nan_is_never_passed_over() {
+        for at in [0, 5, 31, 32, 70] {
+            let mut x = random(1, 71);
+            x[at] = f32::NAN;
+            for op in ALL {
+                let mut out = [0.0];
+                reduce(op, &x, &[71], &[0], &mut out);
+                assert!(out[0].is_nan(), "{op:?} with NaN at {at}");
+            }
+            let mut best = [0];
+            argmax(&x, 1, 71, 1, &mut best);
+            assert_eq!(best[0] as usize, at);
+            assert_eq!(first_non_finite(&x), Some(at));
+        }
+    }
+
+    #[test]
+    fn argmax_takes_the_first_of_equals() {
+        let mut best = [9; 2];
+        argmax(&[1.0, 5.0, 3.0, 5.0, 3.0, 2.0f32], 1, 3, 2, &mut best);
+        assert_eq!(best, [1, 0]);
+        argmax(&[1.0, 2.0, 2.0, 7.0, 7.0, 7.0f64], 2, 3, 1, &mut best);
+        assert_eq!(best, [1, 0]);
+    }
+
+    #[test]
+    fn norms_and_the_search_for_bad_numbers() {
+        let mut x = random(2, 100_000);
+        let exact: f64 = x.iter().map(|&v| v as f64 * v as f64).sum();
+        assert!((sum_of_squares(&x) - exact).abs() < 1e-6 * exact);
+        let total: f64 = x.iter().map(|&v| v as f64).sum();
+        assert!((sum(&x) - total).abs() < 1e-2);
+        same_on_threads(|| sum_of_squares(&x).to_bits());
+        assert_eq!(first_non_finite(&x), None);
+        x[3] = 1e30;
+        assert!((sum_of_squares(&x) / 1e60 - 1.0).abs() < 1e-6);
+        assert_eq!(first_non_finite(&x), None);
+        x[77_777] = f32::INFINITY;
+        x[88_888] = f32::NAN;
+        assert_eq!(first_non_finite(&x), Some(77_777));
+        assert!(sum_of_squares(&x).is_nan());
+    }
+}

@@ -61,7 +61,14 @@ pub fn binary<T: Real>(op: Binary, shape: &[usize], a: View<'_, T>, b: View<'_, 
     binary_on(cpu::path(), op, shape, a, b, out);
 }
 
-fn binary_on<T: Real>(path: Path, op: Binary, shape: &[usize], a: View<'_, T>, b: View<'_, T>, out: &mut [T]) {
+pub(super) fn binary_on<T: Real>(
+    path: Path,
+    op: Binary,
+    shape: &[usize],
+    a: View<'_, T>,
+    b: View<'_, T>,
+    out: &mut [T],
+) {
     let walk = Walk::new(shape, [a.strides, b.strides]);
     assert_eq!(out.len(), walk.len(), "elementwise: output and shape {shape:?}");
     assert!(walk.extent(0) <= a.data.len(), "elementwise: left operand leaves its data");

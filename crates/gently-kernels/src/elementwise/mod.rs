@@ -38,3 +38,6 @@ impl<'a, T> View<'a, T> {
         View { data, strides }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -127,7 +127,7 @@ pub fn unary<T: Real>(op: Unary<T>, x: &[T], y: &mut [T]) {
     unary_on(cpu::path(), op, x, y);
 }
 
-fn unary_on<T: Real>(path: Path, op: Unary<T>, x: &[T], y: &mut [T]) {
+pub(super) fn unary_on<T: Real>(path: Path, op: Unary<T>, x: &[T], y: &mut [T]) {
     assert_eq!(x.len(), y.len(), "elementwise: lengths of x and y");
     pool::parallel_chunks_mut(y, CHUNK, |chunk, y| {
         let x = &x[chunk * CHUNK..][..y.len()];

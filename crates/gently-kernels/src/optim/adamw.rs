@@ -42,7 +42,7 @@ impl AdamW {
 }
 
 impl AdamW {
-    fn step_on(&self, path: Path, t: u64, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+    pub(super) fn step_on(&self, path: Path, t: u64, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
         assert!(t > 0, "adamw: steps count from 1");
         assert!(
             [g.len(), m.len(), v.len()].iter().all(|&n| n == w.len()),

@@ -40,7 +40,7 @@ impl Lion {
 }
 
 impl Lion {
-    fn step_on(&self, path: Path, w: &mut [f32], g: &[f32], m: &mut [f32]) {
+    pub(super) fn step_on(&self, path: Path, w: &mut [f32], g: &[f32], m: &mut [f32]) {
         assert!(
             [g.len(), m.len()].iter().all(|&n| n == w.len()),
             "lion: parameters, gradient and momentum differ in length"

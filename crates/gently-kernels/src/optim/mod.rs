@@ -22,4 +22,8 @@ pub use muon::{Muon, MuonScale, orthogonalize};
 pub mod plain {
     pub use super::adamw::plain_step as adamw;
     pub use super::lion::plain_step as lion;
+    pub use super::muon::plain_orthogonalize as orthogonalize;
 }
+
+#[cfg(test)]
+mod tests;

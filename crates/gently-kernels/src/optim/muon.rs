@@ -1,7 +1,8 @@
 //! Muon: momentum, orthogonalised.
 
-use crate::elementwise::{Unary, scale_add, unary};
+use crate::elementwise::scale_add;
 use crate::gemm::{Compute, Epilogue, Mat, gemm};
+use crate::real::Real;
 use crate::reduce::sum_of_squares;
 
 /// How the orthogonal update is scaled for a matrix of `rows × cols` (out × in).
@@ -83,6 +84,9 @@ impl Muon {
     }
 }
 
+/// Coefficients a, b, c of the quintic, chosen by Jordan for the steepest slope at 0.
+const QUINTIC: [f64; 3] = [3.4445, -4.7750, 2.0315];
+
 /// Replaces the matrix `x` `[rows, cols]` by nearly U·Vᵀ of its singular value decomposition: singular
 /// values land in about 0.7 … 1.2. Quintic Newton–Schulz X ← aX + (bA + cA²)X with A = X·Xᵀ taken on the
 /// smaller side, after division by the Frobenius norm.
@@ -91,13 +95,10 @@ impl Muon {
 /// When `x` is not `rows · cols` long.
 pub fn orthogonalize(x: &mut [f32], rows: usize, cols: usize, steps: usize, compute: Compute) {
     assert_eq!(x.len(), rows * cols, "muon: a {rows} × {cols} matrix");
-    const A: f32 = 3.4445;
-    const B: f32 = -4.7750;
-    const C: f32 = 2.0315;
+    let [a, b, c] = QUINTIC.map(|q| q as f32);
     let norm = sum_of_squares(x).sqrt().max(1e-7) as f32;
-    let mut y = vec![0.0; x.len()];
-    unary(Unary::Affine { scale: 1.0 / norm, shift: 0.0 }, x, &mut y);
-    x.copy_from_slice(&y);
+    let mut y = x.to_vec();
+    scale_add(1.0 / norm, &y, 0.0, x);
     let n = rows.min(cols);
     let mut gram = vec![0.0; n * n];
     let mut poly = vec![0.0; n * n];
@@ -107,13 +108,35 @@ pub fn orthogonalize(x: &mut [f32], rows: usize, cols: usize, steps: usize, comp
         let (left, right) = if rows <= cols { (m, m.t()) } else { (m.t(), m) };
         gemm(compute, left, right, &mut gram, n, Epilogue::default());
         // bA + cA²; then aX + (…)X, or aX + X(…) for the tall one (the polynomial is symmetric).
-        poly.copy_from_slice(&gram);
-        scale_add(0.0, &gram, B, &mut poly);
+        scale_add(b, &gram, 0.0, &mut poly);
         let g = Mat::f32(&gram, n, n);
-        gemm(compute, g, g, &mut poly, n, Epilogue { alpha: C, accumulate: true, ..Default::default() });
+        gemm(compute, g, g, &mut poly, n, Epilogue { alpha: c, accumulate: true, ..Default::default() });
         let p = Mat::f32(&poly, n, n);
         let (left, right) = if rows <= cols { (p, m) } else { (m, p) };
         gemm(compute, left, right, &mut y, cols, Epilogue::default());
-        scale_add(1.0, &y, A, x);
+        scale_add(1.0, &y, a, x);
+    }
+}
+
+/// The plain twin of [`orthogonalize`].
+pub fn plain_orthogonalize<T: Real>(x: &mut [T], rows: usize, cols: usize, steps: usize) {
+    let [a, b, c] = QUINTIC.map(T::from_f64);
+    // Wide orientation: k rows of n numbers.
+    let (k, n) = (rows.min(cols), rows.max(cols));
+    let at = |i: usize, j: usize| if rows <= cols { i * cols + j } else { j * cols + i };
+    let norm = x.iter().fold(T::ZERO, |s, &v| s + v * v).sqrt().max(T::from_f64(1e-7));
+    x.iter_mut().for_each(|v| *v /= norm);
+    let sum = |n: usize, f: &dyn Fn(usize) -> T| (0..n).fold(T::ZERO, |s, l| s + f(l));
+    for _ in 0..steps {
+        let entries = || (0..k * k).map(|e| (e / k, e % k));
+        let gram: Vec<T> = entries().map(|(i, j)| sum(n, &|l| x[at(i, l)] * x[at(j, l)])).collect();
+        let square = |i, j| sum(k, &|l| gram[i * k + l] * gram[l * k + j]);
+        let poly: Vec<T> = entries().map(|(i, j)| b * gram[i * k + j] + c * square(i, j)).collect();
+        let old = x.to_vec();
+        for i in 0..k {
+            for j in 0..n {
+                x[at(i, j)] = a * old[at(i, j)] + sum(k, &|l| poly[i * k + l] * old[at(l, j)]);
+            }
+        }
     }
 }

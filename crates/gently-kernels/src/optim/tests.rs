@@ -1,0 +1,188 @@
+//! Optimizers against PyTorch's numbers, and every path against the plain twins.
+
+use super::*;
+use crate::cpu;
+use crate::gemm::Compute;
+use crate::lanes::testing::{close, random, same_on_threads, wide};
+
+// Made by tests/golden/optimizers.py with torch 2.15.
+const ADAMW: [f64; 7] = [
+    0.815_139_682_989_572_5,
+    0.905_056_355_867_601,
+    0.157_130_609_627_603_03,
+    -0.746_220_913_043_461_2,
+    -0.947_813_061_206_400_6,
+    -0.262_054_461_186_698_1,
+    0.653_345_058_324_400_8,
+];
+const LION: [f64; 7] = [
+    0.828_979_085_424_956_2,
+    0.916_582_251_528_187_7,
+    0.150_667_081_254_591_77,
+    -0.744_544_347_472_687_7,
+    -0.946_060_367_653_048_8,
+    -0.268_608_079_671_408_15,
+    0.665_027_599_225_442_2,
+];
+const MUON_TALL_BF16: [f64; 12] = [
+    0.620_122_350_224_561_9,
+    0.970_292_824_829_954_6,
+    0.080_923_122_529_631_31,
+    -0.734_099_924_005_559_7,
+    -0.848_992_673_445_646_4,
+    -0.292_556_142_442_103,
+    0.591_909_565_429_909,
+    0.845_958_603_406_633_9,
+    0.143_782_263_730_291_93,
+    -0.697_201_011_254_426_8,
+    -0.872_665_839_388_147_8,
+    -0.574_378_115_730_555_5,
+];
+const MUON_TALL: [f64; 12] = [
+    0.620_892_121_959_679_4,
+    0.969_944_164_799_354_2,
+    0.081_518_555_383_883_21,
+    -0.732_391_042_226_514_3,
+    -0.847_174_576_083_890_9,
+    -0.292_580_708_233_792_4,
+    0.589_892_011_666_813_5,
+    0.847_357_445_260_821_7,
+    0.147_202_899_576_714_6,
+    -0.697_247_338_688_982_9,
+    -0.872_895_145_821_664_6,
+    -0.573_772_006_779_215_9,
+];
+const MUON_WIDE_MATCHED: [f64; 12] = [
+    0.758_931_336_111_755_7,
+    0.913_545_528_562_712_8,
+    0.116_911_181_930_740_45,
+    -0.734_560_037_769_236_3,
+    -0.938_873_431_959_850_2,
+    -0.310_033_406_358_083_24,
+    0.649_219_579_027_724_4,
+    0.890_630_461_579_492,
+    0.311_026_144_428_603_43,
+    -0.569_313_985_922_281_3,
+    -0.970_024_861_599_639_6,
+    -0.537_452_810_979_547_4,
+];
+
+fn start(n: usize) -> Vec<f64> {
+    (1..=n).map(|i| (i as f64).sin()).collect()
+}
+
+fn gradient(t: u64, n: usize) -> Vec<f64> {
+    (1..=n).map(|i| (i as f64 * 0.7 * t as f64).cos() * 0.5 + 0.1).collect()
+}
+
+fn narrow(x: &[f64]) -> Vec<f32> {
+    x.iter().map(|&v| v as f32).collect()
+}
+
+/// The plain twin in f64 must agree to rounding.
+fn exact(got: &[f64], want: &[f64]) {
+    for (g, w) in got.iter().zip(want) {
+        assert!((g - w).abs() < 1e-12, "{got:?} is not {want:?}");
+    }
+}
+
+#[test]
+fn adamw_is_that_of_pytorch() {
+    let opt = AdamW { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-3, weight_decay: 0.1, grad_scale: 0.5 };
+    let (mut w, mut m, mut v) = (start(7), vec![0.0; 7], vec![0.0; 7]);
+    for t in 1..=3 {
+        let g: Vec<f64> = gradient(t, 7).iter().map(|g| g * 2.0).collect();
+        plain::adamw(&opt, t, &mut w, &g, &mut m, &mut v);
+    }
+    exact(&w, &ADAMW);
+    let (mut w, mut m, mut v) = (narrow(&start(7)), vec![0.0; 7], vec![0.0; 7]);
+    for t in 1..=3 {
+        let g: Vec<f32> = gradient(t, 7).iter().map(|&g| g as f32 * 2.0).collect();
+        opt.step(t, &mut w, &g, &mut m, &mut v);
+    }
+    close(&w, &ADAMW, 1e-6, "adamw");
+}
+
+#[test]
+fn lion_is_that_of_the_paper() {
+    let opt = Lion { lr: 0.01, beta1: 0.9, beta2: 0.99, weight_decay: 0.1, grad_scale: 1.0 };
+    let (mut w, mut m) = (start(7), vec![0.0; 7]);
+    for t in 1..=3 {
+        plain::lion(&opt, &mut w, &gradient(t, 7), &mut m);
+    }
+    exact(&w, &LION);
+    let (mut w, mut m) = (narrow(&start(7)), vec![0.0; 7]);
+    for t in 1..=3 {
+        opt.step(&mut w, &narrow(&gradient(t, 7)), &mut m);
+    }
+    close(&w, &LION, 1e-6, "lion");
+}
+
+#[test]
+fn muon_is_that_of_pytorch() {
+    let run = |opt: Muon, rows: usize, cols: usize| {
+        let (mut w, mut m) = (narrow(&start(12)), vec![0.0; 12]);
+        for t in 1..=3 {
+            opt.step(rows, cols, &mut w, &narrow(&gradient(t, 12)), &mut m);
+        }
+        w
+    };
+    let opt = Muon { lr: 0.1, momentum: 0.9, weight_decay: 0.1, ..Muon::default() };
+    close(&run(opt, 4, 3), &MUON_TALL, 1e-5, "tall");
+    // bfloat16 has 8 bits: an update of size 0.1 is right to some thousandths.
+    close(&run(opt, 4, 3), &MUON_TALL_BF16, 5e-3, "tall against bfloat16");
+    close(&run(Muon { compute: Compute::Bf16, ..opt }, 4, 3), &MUON_TALL, 5e-3, "tall in bfloat16");
+    let opt = Muon { scale: MuonScale::Moonlight, ..opt };
+    close(&run(opt, 3, 4), &MUON_WIDE_MATCHED, 1e-5, "wide");
+}
+
+#[test]
+fn orthogonalized_matrices_are_nearly_orthogonal() {
+    for (rows, cols) in [(24, 40), (40, 24), (1, 5), (16, 16)] {
+        let mut x = random(1, rows * cols);
+        let mut want = wide(&x);
+        plain::orthogonalize(&mut want, rows, cols, 5);
+        orthogonalize(&mut x, rows, cols, 5, Compute::F32);
+        close(&x, &want, 1e-4, "newton-schulz");
+        // ‖X‖² is the sum of squared singular values, each of which is near 1.
+        let mean = x.iter().map(|v| v * v).sum::<f32>() / rows.min(cols) as f32;
+        assert!((0.4..1.4).contains(&mean), "{rows} × {cols}: {mean}");
+    }
+}
+
+#[test]
+fn every_path_agrees_with_the_plain_twins() {
+    for n in [1, 15, 16, 17, 70_000] {
+        let (w0, m0, g) = (random(1, n), random(2, n), random(3, n));
+        let v0: Vec<f32> = random(4, n).iter().map(|v| v * v).collect();
+        let adamw = AdamW { weight_decay: 0.3, grad_scale: 0.7, ..AdamW::default() };
+        let lion = Lion { weight_decay: 0.3, grad_scale: 0.7, ..Lion::default() };
+        let (mut w, mut m, mut v) = (wide(&w0), wide(&m0), wide(&v0));
+        plain::adamw(&adamw, 5, &mut w, &wide(&g), &mut m, &mut v);
+        let (mut lw, mut lm) = (wide(&w0), wide(&m0));
+        plain::lion(&lion, &mut lw, &wide(&g), &mut lm);
+        for path in cpu::available() {
+            let (mut fw, mut fm, mut fv) = (w0.clone(), m0.clone(), v0.clone());
+            adamw.step_on(path, 5, &mut fw, &g, &mut fm, &mut fv);
+            close(&fw, &w, 1e-5, "adamw weights");
+            close(&fm, &m, 1e-6, "adamw first moment");
+            close(&fv, &v, 1e-6, "adamw second moment");
+            let (mut fw, mut fm) = (w0.clone(), m0.clone());
+            lion.step_on(path, &mut fw, &g, &mut fm);
+            close(&fw, &lw, 1e-6, "lion weights");
+            close(&fm, &lm, 1e-6, "lion momentum");
+        }
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_threads() {
+    let (rows, cols) = (96, 200);
+    let (w0, g) = (random(1, rows * cols), random(2, rows * cols));
+    same_on_threads(|| {
+        let (mut w, mut m, mut v) = (w0.clone(), vec![0.0; w0.len()], vec![0.0; w0.len()]);
+        AdamW::default().step(1, &mut w, &g, &mut m, &mut v);
+        Muon::default().step(rows, cols, &mut w, &g, &mut m);
+        w
+    });
+}
