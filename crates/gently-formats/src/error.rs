@@ -1,0 +1,139 @@
+//! What can be wrong with a file.
+
+use std::path::{Path, PathBuf};
+
+/// The result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What is wrong, and with which file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// "read", "write" …
+        action: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The file is shorter or longer than its header says.
+    #[error("{} has {found} bytes but its header asks for {expected}", path.display())]
+    Size {
+        /// The file.
+        path: PathBuf,
+        /// Bytes by the header.
+        expected: u64,
+        /// Bytes there are.
+        found: u64,
+    },
+    /// The file is another kind of file.
+    #[error("{} is not a {format} file: it starts with {found:02x?}", path.display())]
+    Magic {
+        /// The file.
+        path: PathBuf,
+        /// The format expected.
+        format: &'static str,
+        /// Its first bytes.
+        found: Vec<u8>,
+    },
+    /// The file is of a version this program does not know.
+    #[error("{} is version {found} of the {format} format; this program reads version {known}", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The format.
+        format: &'static str,
+        /// The file's version.
+        found: u32,
+        /// The version read here.
+        known: u32,
+    },
+    /// A header contradicts itself or the file.
+    #[error("{}: bad header: {reason}", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A number in the file is over its limit.
+    #[error("{}: {what} is {found}, over the limit of {limit}", path.display())]
+    Limit {
+        /// The file.
+        path: PathBuf,
+        /// Which number.
+        what: String,
+        /// Its value.
+        found: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A tensor's description is impossible.
+    #[error("{}: tensor {name:?}: {reason}", path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A tensor is not in the file.
+    #[error("{} has no tensor {name:?}{}", path.display(), near.as_ref().map(|n| format!(" (it has {n:?})")).unwrap_or_default())]
+    NoTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor asked for.
+        name: String,
+        /// A tensor of nearly that name.
+        near: Option<String>,
+    },
+    /// A part's bytes do not have the checksum written beside them.
+    #[error("{}: the {part} is damaged: its checksum is {found:016x}, not {expected:016x}", path.display())]
+    Checksum {
+        /// The file.
+        path: PathBuf,
+        /// Which part.
+        part: String,
+        /// The checksum in the file.
+        expected: u64,
+        /// The checksum of the bytes.
+        found: u64,
+    },
+    /// A caller's request does not fit the file.
+    #[error("{}: {reason}", path.display())]
+    Request {
+        /// The file.
+        path: PathBuf,
+        /// What was asked for.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// What the person can do, where that is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Size { .. } => Some("the file was cut off or not fully copied; make or fetch it again"),
+            Self::Checksum { .. } => Some("the file changed after it was written; make or fetch it again"),
+            Self::Version { .. } => Some("prepare the data again with this version of the program"),
+            Self::Magic { .. } => Some("check the path: this is some other file"),
+            Self::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                    Some("choose a folder that you may write to, or change its permissions")
+                }
+                std::io::ErrorKind::StorageFull => Some("free some space, or choose another disk"),
+                std::io::ErrorKind::NotFound => Some("check the path"),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { path: path.into(), action, source }
+    }
+}
