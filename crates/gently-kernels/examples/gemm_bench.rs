@@ -4,7 +4,7 @@
 //! `cargo run --release -p gently-kernels --example gemm_bench -- [f32|bf16] [threads] [filter]`
 
 use gently_kernels::gemm::{Compute, Epilogue, Mat, gemm};
-use gently_kernels::{cpu, pool};
+use gently_kernels::{cpu, peak, pool};
 use std::time::{Duration, Instant};
 
 fn best(limit: Duration, mut f: impl FnMut()) -> f64 {
@@ -29,6 +29,8 @@ fn main() {
     pool::set_threads(args.get(1).and_then(|s| s.parse().ok()).unwrap_or(0));
     let filter = args.get(2).cloned().unwrap_or_default();
     println!("path {}, {} threads, {compute:?}", cpu::path().name(), pool::threads());
+    println!("peak of one core: {:.1} GFLOP/s f32, {:.1?} bf16", peak::f32_gflops(), peak::bf16_gflops());
+    println!("read bandwidth: {:.1} GB/s", peak::read_gbps());
     // (tokens, out, in) of a linear layer; each gives the products of forward, input and weight gradient.
     let layers = [
         (768, 384, 128),

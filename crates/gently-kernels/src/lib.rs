@@ -24,6 +24,7 @@ mod lanes;
 pub mod loss;
 pub mod norm;
 pub mod optim;
+pub mod peak;
 pub mod philox;
 pub mod pool;
 pub mod real;

@@ -1,0 +1,140 @@
+//! What this machine can do at most: multiply-add rate and memory bandwidth.
+//!
+//! Here: short measurements (about 50 ms each) of one core's f32 and bf16 rate and of all threads'
+//! read bandwidth. Not here: what the kernels reach of it.
+//!
+//! ```no_run
+//! let one_core = gently_kernels::peak::f32_gflops();
+//! println!("{one_core:.0} GFLOP/s for each core");
+//! ```
+
+use crate::buffer::AlignedBuf;
+use crate::cpu::{self, Path};
+use crate::pool;
+use crate::simd::{Kernel, Simd, dispatch};
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+/// How long one measurement takes.
+const SPAN: Duration = Duration::from_millis(50);
+
+/// The best rate of `work`, repeated for [`SPAN`], in units of `amount` per nanosecond.
+fn best_rate(amount: f64, mut work: impl FnMut()) -> f64 {
+    let start = Instant::now();
+    let mut best = f64::INFINITY;
+    while start.elapsed() < SPAN {
+        let t = Instant::now();
+        work();
+        best = best.min(t.elapsed().as_secs_f64());
+    }
+    amount / best / 1e9
+}
+
+/// Independent chains of multiply-adds: more than latency × issue width of any processor here.
+const CHAINS: usize = 12;
+const ROUNDS: usize = 20_000;
+
+struct Fma;
+impl Kernel for Fma {
+    type Out = f32;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let (a, b) = (s.splat(black_box(0.999)), s.splat(black_box(0.001)));
+        let mut acc = [s.splat(1.0); CHAINS];
+        for _ in 0..ROUNDS {
+            for x in &mut acc {
+                *x = s.fma(*x, a, b);
+            }
+        }
+        let mut sum = acc[0];
+        for &x in &acc[1..] {
+            sum = s.add(sum, x);
+        }
+        s.sum(sum)
+    }
+}
+
+fn lanes(path: Path) -> usize {
+    match path {
+        Path::Avx512 | Path::Avx512Bf16 => 16,
+        _ => 8,
+    }
+}
+
+/// f32 multiply-add rate of one core on the chosen path, in GFLOP/s (a multiply-add is two operations).
+pub fn f32_gflops() -> f64 {
+    let flops = 2 * CHAINS * ROUNDS * lanes(cpu::path());
+    best_rate(flops as f64, || {
+        black_box(dispatch(cpu::path(), Fma));
+    })
+}
+
+/// bf16 multiply-add rate of one core in GFLOP/s, or `None` where the path does not multiply bf16.
+pub fn bf16_gflops() -> Option<f64> {
+    #[cfg(target_arch = "x86_64")]
+    if cpu::path() == Path::Avx512Bf16 {
+        let flops = 2 * 2 * CHAINS * ROUNDS * 16;
+        return Some(best_rate(flops as f64, || {
+            // SAFETY: the chosen path is one this processor has.
+            black_box(unsafe { dot_bf16() });
+        }));
+    }
+    None
+}
+
+/// # Safety
+/// The processor must have the features named here.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn dot_bf16() -> f32 {
+    use std::arch::x86_64::*;
+    // SAFETY: both types are 64 bytes of plain bits.
+    let pair: __m512bh = unsafe { std::mem::transmute(_mm512_set1_epi32(black_box(0x3f80_3f80))) };
+    let mut acc = [_mm512_setzero_ps(); CHAINS];
+    for _ in 0..ROUNDS {
+        for x in &mut acc {
+            *x = _mm512_dpbf16_ps(*x, pair, pair);
+        }
+    }
+    let sum = acc.into_iter().fold(_mm512_setzero_ps(), |s, x| _mm512_add_ps(s, x));
+    _mm512_reduce_add_ps(sum)
+}
+
+struct Read<'a>(&'a [f32]);
+impl Kernel for Read<'_> {
+    type Out = f32;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let mut acc = [s.splat(0.0); 4];
+        for part in self.0.chunks_exact(4 * S::LANES) {
+            for (i, x) in acc.iter_mut().enumerate() {
+                *x = s.add(*x, s.load(&part[i * S::LANES..]));
+            }
+        }
+        s.sum(s.add(s.add(acc[0], acc[1]), s.add(acc[2], acc[3])))
+    }
+}
+
+/// Memory read bandwidth of all threads together, in GB/s: a 256 MiB buffer, larger than caches.
+pub fn read_gbps() -> f64 {
+    let mut buf = AlignedBuf::<f32>::zeroed(64 << 20);
+    // Untouched pages would all be the one zero page.
+    pool::parallel_chunks_mut(&mut buf, 1 << 18, |_, part| part.fill(1.0));
+    best_rate((buf.len() * 4) as f64, || {
+        pool::parallel(buf.len() >> 18, |i| {
+            black_box(dispatch(cpu::path(), Read(&buf[i << 18..][..1 << 18])));
+        });
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn measurements_are_plausible() {
+        assert!(f32_gflops() > 0.1);
+        assert!(read_gbps() > 0.1);
+        assert_eq!(bf16_gflops().is_some(), cpu::path() == Path::Avx512Bf16);
+    }
+}
