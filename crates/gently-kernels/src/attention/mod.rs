@@ -18,9 +18,19 @@
 //! assert_eq!(out, [10.0, 15.0]);
 //! ```
 
+mod backward;
 mod dropout;
+mod forward;
+mod panel;
 pub mod plain;
+mod plan;
+mod product;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod vector;
 
+use crate::cpu;
 use crate::gemm::Compute;
 
 pub use dropout::Dropout;
@@ -264,8 +274,23 @@ pub enum QkvGrads<'a, T = f32> {
     },
 }
 
+impl<T> QkvGrads<'_, T> {
+    /// One of the three gradients.
+    fn part(&mut self, shape: AttnShape, part: Part) -> HeadViewMut<'_, T> {
+        match self {
+            QkvGrads::Packed { data } => HeadViewMut::packed(data, shape, part),
+            QkvGrads::Split { dq, dk, dv } => match part {
+                Part::Q => dq.reborrow(),
+                Part::K => dk.reborrow(),
+                Part::V => dv.reborrow(),
+            },
+        }
+    }
+}
+
 /// Panics with the name of what does not fit.
 fn check_spec<T>(s: AttnShape, spec: &AttnSpec<'_, T>) {
+    assert!(s.d > 0, "attention: heads of no channels");
     assert!(s.kv_heads > 0 && s.heads % s.kv_heads == 0, "attention: {} heads over {} kv heads", s.heads, s.kv_heads);
     assert!(spec.q_start.checked_add(s.t_q.max(s.t_k)).is_some_and(|p| p < 1 << 31), "attention: positions beyond 2³¹");
     if let Some(docs) = spec.docs {
@@ -346,7 +371,7 @@ pub fn forward(
     out: &mut [f32],
     lse: &mut [f32],
 ) {
-    plain::forward(shape, spec, q, k, v, out, lse);
+    forward::forward_on(cpu::path(), shape, spec, q, k, v, out, lse);
 }
 
 /// Gradients of queries, keys and values from `dout[B, Tq, H, D]`, given `out` and `lse` of [`forward`].
@@ -368,5 +393,5 @@ pub fn backward(
     grads: QkvGrads<'_>,
     d_rel_bias: Option<&mut [f32]>,
 ) {
-    plain::backward(shape, spec, q, k, v, out, lse, dout, grads, d_rel_bias);
+    backward::backward_on(cpu::path(), shape, spec, q, k, v, out, lse, dout, grads, d_rel_bias);
 }

@@ -5,9 +5,7 @@
 
 use std::ops::Range;
 
-use super::{
-    AttnShape, AttnSpec, HeadView, HeadViewMut, Part, QkvGrads, bias_entry, check_forward, check_grads, visible,
-};
+use super::{AttnShape, AttnSpec, HeadView, Part, QkvGrads, bias_entry, check_forward, check_grads, visible};
 use crate::gemm::Compute;
 use crate::pool::{self, Disjoint};
 use crate::real::Real;
@@ -200,20 +198,6 @@ pub fn backward<T: Real>(
                 }
                 grads.part(s, Part::Q).head(b, i, h, s.d).copy_from_slice(&dq);
             }
-        }
-    }
-}
-
-impl<T> QkvGrads<'_, T> {
-    /// One of the three gradients.
-    fn part(&mut self, shape: AttnShape, part: Part) -> HeadViewMut<'_, T> {
-        match self {
-            QkvGrads::Packed { data } => HeadViewMut::packed(data, shape, part),
-            QkvGrads::Split { dq, dk, dv } => match part {
-                Part::Q => dq.reborrow(),
-                Part::K => dk.reborrow(),
-                Part::V => dv.reborrow(),
-            },
         }
     }
 }

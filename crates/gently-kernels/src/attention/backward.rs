@@ -1,0 +1,391 @@
+//! The blockwise backward.
+//!
+//! Here: the order of work. One task has a run of keys of one (batch, key head), with all the query heads
+//! that read it, so that each gradient has one writer. Keys go by in strips of 256: a strip and its
+//! gradients stay in cache while the blocks of queries pass. Per tile, from the log-sum-exp L and
+//! δ = Σ out · dout of each row (Dao et al., arXiv:2205.14135, algorithm 4):
+//!
+//! ```text
+//! P = exp(S − L)   dV += Pᵀ dO   dP = dO Vᵀ   dS = P ∘ (dP − δ)   dK += dSᵀ Q   dQ += dS K
+//! ```
+//!
+//! Where there are few (batch, key head) pairs, their keys are cut into several tasks; each has its own
+//! partial dQ, and the partial sums are added in order. Not here: the arithmetic (see `product`, `rows`).
+
+use super::panel::{Parts, Raw, Width, load_row, load_transposed, store_row, with_scratch};
+use super::plan::{Block, Plan, Sight};
+use super::product::{Product, TILE};
+use super::rows::{Given, Scores, backward_row, keep_masks};
+use super::vector::{Job, Vector, dispatch};
+use super::{AttnShape, AttnSpec, HeadView, HeadViewMut, Part, QkvGrads, check_forward, check_grads};
+use crate::buffer::AlignedBuf;
+use crate::cpu::Path;
+use crate::pool;
+use std::f32::consts::LOG2_E;
+
+/// Tiles of a strip of keys.
+const STRIP: usize = 4;
+/// Fewer (batch, key head) pairs than this are cut further; a function of shape alone.
+const TASKS: usize = 8;
+
+/// [`backward`](super::backward) on one path.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn backward_on(
+    path: Path,
+    shape: AttnShape,
+    spec: &AttnSpec<'_>,
+    q: HeadView<'_>,
+    k: HeadView<'_>,
+    v: HeadView<'_>,
+    out: &[f32],
+    lse: &[f32],
+    dout: &[f32],
+    mut grads: QkvGrads<'_>,
+    d_rel_bias: Option<&mut [f32]>,
+) {
+    check_forward(shape, spec, [&q, &k, &v], out.len(), lse.len());
+    assert_eq!(dout.len(), out.len(), "attention: gradient of the output is [B, Tq, H, D]");
+    check_grads(shape, &grads);
+    if let Some(d) = &d_rel_bias {
+        assert_eq!(Some(d.len()), spec.rel_bias.map(<[_]>::len), "attention: gradient of the relative bias is [H, R]");
+    }
+    let groups = shape.batch * shape.kv_heads;
+    if groups * shape.d == 0 || shape.t_q.max(shape.t_k) == 0 {
+        return;
+    }
+    let plan = Plan::new(shape, spec);
+    let strips = shape.t_k.div_ceil(STRIP * TILE).max(1);
+    let splits = TASKS.div_ceil(groups).min(strips);
+    let each = strips.div_ceil(splits);
+    let splits = strips.div_ceil(each);
+
+    let dq = Raw::new_mut(&mut grads.part(shape, Part::Q));
+    let mut partial = AlignedBuf::<f32>::zeroed(if splits > 1 { splits * shape.out_len() } else { 0 });
+    let bins = spec.rel_bias.filter(|_| d_rel_bias.is_some()).map_or(0, |b| b.len() / shape.heads);
+    let mut bias = AlignedBuf::<f32>::zeroed(splits * shape.batch * shape.heads * bins);
+    let view = |data| Raw::new(&HeadView::contiguous(data, shape.t_q, shape.heads, shape.d));
+    let io = Io {
+        q: Raw::new(&q),
+        k: Raw::new(&k),
+        v: Raw::new(&v),
+        out: view(out),
+        dout: view(dout),
+        lse: lse.as_ptr(),
+        dq: match splits {
+            1 => dq,
+            // A further split is one more row of the batch.
+            _ => Raw::new_mut(&mut HeadViewMut::contiguous(&mut partial, shape.t_q, shape.heads, shape.d)),
+        },
+        dk: Raw::new_mut(&mut grads.part(shape, Part::K)),
+        dv: Raw::new_mut(&mut grads.part(shape, Part::V)),
+        bias: bias.as_mut_ptr(),
+        bins,
+    };
+    let sizes = Sizes::new(&plan, bins > 0);
+    pool::parallel(groups * splits, |task| {
+        let split = task / groups;
+        let (b, kv_head) = (task % groups / shape.kv_heads, task % groups % shape.kv_heads);
+        let strips = (split * each, strips.min((split + 1) * each));
+        with_scratch(sizes.total, |parts| {
+            // SAFETY: the views were checked. A key belongs to one task, which writes its gradients; a query
+            // head belongs to one task, or to one for each split with its own part of `partial`.
+            unsafe { dispatch(path, Task { plan: &plan, io: &io, b, kv_head, split, strips, sizes, parts }) }
+        });
+    });
+    if splits > 1 {
+        add_partial(shape, &partial, splits, grads.part(shape, Part::Q));
+    }
+    if let Some(d) = d_rel_bias {
+        // In order of split and batch: bits do not depend on who made the parts.
+        for part in bias.chunks_exact(shape.heads * bins) {
+            for (d, x) in d.iter_mut().zip(part) {
+                *d += x;
+            }
+        }
+    }
+}
+
+/// Adds the partial gradients of queries in order of splits.
+fn add_partial(shape: AttnShape, partial: &[f32], splits: usize, mut dq: HeadViewMut<'_>) {
+    let AttnShape { t_q, heads, d, .. } = shape;
+    let to = Raw::new_mut(&mut dq);
+    pool::parallel(shape.batch * t_q, |row| {
+        for h in 0..heads {
+            let at = (row * heads + h) * d;
+            // SAFETY: the view was checked, and each of its heads is visited once.
+            let to = unsafe { std::slice::from_raw_parts_mut(to.at(row / t_q, row % t_q, h), d) };
+            to.copy_from_slice(&partial[at..][..d]);
+            for split in 1..splits {
+                for (x, y) in to.iter_mut().zip(&partial[split * shape.out_len() + at..][..d]) {
+                    *x += y;
+                }
+            }
+        }
+    });
+}
+
+struct Io {
+    q: Raw<*const f32>,
+    k: Raw<*const f32>,
+    v: Raw<*const f32>,
+    out: Raw<*const f32>,
+    dout: Raw<*const f32>,
+    lse: *const f32,
+    dq: Raw<*mut f32>,
+    dk: Raw<*mut f32>,
+    dv: Raw<*mut f32>,
+    /// `[splits, B, H, R]`, or nothing.
+    bias: *mut f32,
+    bins: usize,
+}
+
+// SAFETY: tasks write disjoint parts (see the caller).
+unsafe impl Sync for Io {}
+
+/// Sizes of a task's scratch.
+#[derive(Clone, Copy)]
+struct Sizes {
+    width: Width,
+    /// A transposed tile.
+    transposed: usize,
+    /// Biases of all heads of a group, and their gradients.
+    bias: usize,
+    d_bias: usize,
+    total: usize,
+}
+
+impl Sizes {
+    fn new(plan: &Plan<'_>, d_bias: bool) -> Self {
+        let width = Width::new(plan.shape.d);
+        let transposed = (width.d * TILE).next_multiple_of(16);
+        let bias = (plan.group * plan.bias_row()).next_multiple_of(16);
+        let d_bias = if d_bias { bias } else { 0 };
+        let narrow = width.panel(width.narrow());
+        let total = 2 * width.panel(TILE)
+            + 2 * TILE * TILE
+            + narrow
+            + STRIP * (2 * transposed + 3 * narrow)
+            + 2 * plan.rows().next_multiple_of(16)
+            + plan.blocks.next_multiple_of(16)
+            + bias
+            + d_bias;
+        Self { width, transposed, bias, d_bias, total }
+    }
+}
+
+struct Task<'a> {
+    plan: &'a Plan<'a>,
+    io: &'a Io,
+    b: usize,
+    kv_head: usize,
+    split: usize,
+    strips: (usize, usize),
+    sizes: Sizes,
+    parts: &'a mut Parts,
+}
+
+impl Job for Task<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self, s: S) {
+        let scores = Scores::new(self.plan);
+        let plain = scores.is_plain() && !self.plan.has_bias();
+        // SAFETY: the caller's promise.
+        unsafe {
+            if plain {
+                self.run_as::<S, true>(s, scores);
+            } else {
+                self.run_as::<S, false>(s, scores);
+            }
+        }
+    }
+}
+
+impl Task<'_> {
+    /// # Safety
+    /// As [`Job::run`]; `PLAIN` only where no modifier is on.
+    #[inline(always)]
+    unsafe fn run_as<S: Vector, const PLAIN: bool>(self, s: S, f: Scores) {
+        let Task { plan, io, b, kv_head, split, strips, sizes, parts } = self;
+        let (shape, w) = (plan.shape, sizes.width);
+        let (ld, narrow, transposed) = (w.narrow(), w.panel(w.narrow()), sizes.transposed);
+        let q = parts.take(w.panel(TILE));
+        let d_o = parts.take(w.panel(TILE));
+        let p = parts.take(TILE * TILE);
+        let ds = parts.take(TILE * TILE);
+        let dq = parts.take(narrow);
+        let kt = parts.take(STRIP * transposed);
+        let vt = parts.take(STRIP * transposed);
+        let k = parts.take(STRIP * narrow);
+        let dk = parts.take(STRIP * narrow);
+        let dv = parts.take(STRIP * narrow);
+        let lse = parts.take(plan.rows());
+        let delta = parts.take(plan.rows());
+        let written = parts.take(plan.blocks);
+        let bias = parts.take(sizes.bias);
+        let d_bias = parts.take(sizes.d_bias);
+        // SAFETY: the caller's promise; all pointers stay in the scratch and in the checked views.
+        unsafe {
+            for row in 0..plan.rows() {
+                let (h, t) = (kv_head * plan.group + row / shape.t_q, row % shape.t_q);
+                let l = *io.lse.add((b * shape.heads + h) * shape.t_q + t) * LOG2_E;
+                *lse.add(row) = if l == f32::NEG_INFINITY { f32::INFINITY } else { l };
+                *delta.add(row) = dot(s, io.out.at(b, t, h), io.dout.at(b, t, h), shape.d);
+            }
+            std::slice::from_raw_parts_mut(written, plan.blocks).fill(0.0);
+            for g in 0..plan.group * (sizes.bias > 0) as usize {
+                let table = std::slice::from_raw_parts_mut(bias.add(g * plan.bias_row()), plan.bias_row());
+                plan.fill_bias(kv_head * plan.group + g, table);
+            }
+            std::slice::from_raw_parts_mut(d_bias, sizes.d_bias).fill(0.0);
+
+            let mut sight = Sight::new();
+            let mut keep = [0; TILE];
+            for strip in strips.0..strips.1 {
+                let j0 = strip * STRIP * TILE;
+                let keys = (STRIP * TILE).min(shape.t_k - j0);
+                let tiles = keys.div_ceil(TILE);
+                for i in 0..tiles {
+                    let j0 = j0 + i * TILE;
+                    let n = TILE.min(shape.t_k - j0);
+                    let (from_k, from_v) = (io.k.at(b, j0, kv_head), io.v.at(b, j0, kv_head));
+                    load_transposed(s, w.d, from_k, io.k.stride_t(), n, kt.add(i * transposed), f.bf16);
+                    load_transposed(s, w.d, from_v, io.v.stride_t(), n, vt.add(i * transposed), f.bf16);
+                    for j in 0..n {
+                        load_row(s, w, io.k.at(b, j0 + j, kv_head), k.add(i * narrow), ld, j, f.bf16);
+                    }
+                }
+                std::slice::from_raw_parts_mut(dk, tiles * narrow).fill(0.0);
+                std::slice::from_raw_parts_mut(dv, tiles * narrow).fill(0.0);
+
+                let mut first_row = 0;
+                for i in 0..plan.blocks {
+                    let block = Block::new(plan, b, kv_head, i);
+                    let row0 = first_row;
+                    first_row += block.rows;
+                    let seen = block.tiles();
+                    let (from, to) = (seen.0.max(strip * STRIP), seen.1.min(strip * STRIP + tiles));
+                    if from >= to {
+                        continue;
+                    }
+                    for r in 0..block.rows {
+                        let (t, h) = (block.time[r] as usize, block.head[r] as usize);
+                        load_row(s, w, io.q.at(b, t, h), q, TILE, r, f.bf16);
+                        load_row(s, w, io.dout.at(b, t, h), d_o, TILE, r, f.bf16);
+                    }
+                    std::slice::from_raw_parts_mut(dq, narrow).fill(0.0);
+                    for tile in from..to {
+                        if !block.sight(plan, b, tile, &mut sight) {
+                            continue;
+                        }
+                        let slot = tile - strip * STRIP;
+                        let (rows, keys) = (block.rows, sight.keys);
+                        for (a, packed, c) in [(q, kt, p), (d_o, vt, ds)] {
+                            for chunk in 0..w.chunks {
+                                let a = a.add(chunk * TILE * TILE);
+                                let b = packed.add(slot * transposed + chunk * TILE * TILE);
+                                Product::<false> { a, b, ldb: TILE, c, ldc: TILE, accumulate: chunk > 0 }.run(
+                                    s,
+                                    rows,
+                                    keys,
+                                    sight.columns(w.of(chunk)),
+                                );
+                            }
+                        }
+                        let mut dropout = None;
+                        if !PLAIN && let Some(d) = &f.dropout {
+                            keep_masks(d, plan, &block, b, tile, &mut keep);
+                            dropout = Some(d.gain() as f32);
+                        }
+                        for r in 0..rows {
+                            let mut given = Given {
+                                bits: sight.bits[r],
+                                keep: dropout.map(|gain| (keep[r], gain)),
+                                bias: std::ptr::null(),
+                                d_bias: std::ptr::null_mut(),
+                                lse: *lse.add(row0 + r),
+                                delta: *delta.add(row0 + r),
+                            };
+                            if !PLAIN && sizes.bias > 0 {
+                                let g = block.head[r] as usize - kv_head * plan.group;
+                                let t = shape.t_q - 1 - block.time[r] as usize;
+                                let at = g * plan.bias_row() + tile * TILE + t;
+                                given.bias = bias.add(at);
+                                if sizes.d_bias > 0 {
+                                    given.d_bias = d_bias.add(at);
+                                }
+                            }
+                            backward_row::<S, PLAIN>(s, &f, p.add(r * TILE), ds.add(r * TILE), &given);
+                        }
+                        for c in 0..w.chunks {
+                            let n = w.of(c);
+                            let at = slot * narrow + c * TILE * ld;
+                            for (a, b, c) in
+                                [(p, d_o.add(c * TILE * TILE), dv.add(at)), (ds, q.add(c * TILE * TILE), dk.add(at))]
+                            {
+                                Product::<true> { a, b, ldb: TILE, c, ldc: ld, accumulate: true }.run(
+                                    s,
+                                    keys,
+                                    n,
+                                    sight.over_rows(n),
+                                );
+                            }
+                            let (b, c) = (k.add(at), dq.add(c * TILE * ld));
+                            Product::<false> { a: ds, b, ldb: ld, c, ldc: ld, accumulate: true }.run(
+                                s,
+                                rows,
+                                n,
+                                sight.over_keys(n),
+                            );
+                        }
+                    }
+                    for r in 0..block.rows {
+                        let (t, h) = (block.time[r] as usize, block.head[r] as usize);
+                        let to = io.dq.at(split * shape.batch + b, t, h);
+                        store_row(s, w, dq, ld, r, 1.0, to, *written.add(i) != 0.0);
+                    }
+                    *written.add(i) = 1.0;
+                }
+                for j in 0..keys {
+                    let (tile, r) = (j / TILE, j % TILE);
+                    store_row(s, w, dk.add(tile * narrow), ld, r, 1.0, io.dk.at(b, j0 + j, kv_head), false);
+                    store_row(s, w, dv.add(tile * narrow), ld, r, 1.0, io.dv.at(b, j0 + j, kv_head), false);
+                }
+            }
+            // Queries that saw none of these keys.
+            for i in (0..plan.blocks).filter(|&i| *written.add(i) == 0.0) {
+                let block = Block::new(plan, b, kv_head, i);
+                for r in 0..block.rows {
+                    let (t, h) = (block.time[r] as usize, block.head[r] as usize);
+                    let to = io.dq.at(split * shape.batch + b, t, h);
+                    std::slice::from_raw_parts_mut(to, shape.d).fill(0.0);
+                }
+            }
+            for g in 0..plan.group * (sizes.d_bias > 0) as usize {
+                let table = std::slice::from_raw_parts(d_bias.add(g * plan.bias_row()), plan.bias_row());
+                let h = (split * shape.batch + b) * shape.heads + kv_head * plan.group + g;
+                plan.fold_bias(table, std::slice::from_raw_parts_mut(io.bias.add(h * io.bins), io.bins));
+            }
+        }
+    }
+}
+
+/// Σ x·y over `n` floats, in a fixed order.
+///
+/// # Safety
+/// Both must be readable for `n` floats.
+#[inline(always)]
+unsafe fn dot<S: Vector>(s: S, x: *const f32, y: *const f32, n: usize) -> f32 {
+    let mut sum = s.splat(0.0);
+    let mut i = 0;
+    // SAFETY: the caller's promise.
+    unsafe {
+        while i + S::LANES <= n {
+            sum = s.fma(s.load_ptr(x.add(i)), s.load_ptr(y.add(i)), sum);
+            i += S::LANES;
+        }
+        if i < n {
+            sum = s.fma(s.load_n(x.add(i), n - i), s.load_n(y.add(i), n - i), sum);
+        }
+    }
+    s.sum(sum)
+}

@@ -1,0 +1,275 @@
+//! The blockwise forward.
+//!
+//! Here: the order of work. One task has some blocks of queries of one (batch, key head): it packs the
+//! keys (transposed) and the values they see, then goes over tiles, block by block. With one block, as in
+//! decoding, each tile is packed when it is used. Not here: the arithmetic (see `product`, `rows`).
+
+use super::panel::{Parts, Raw, Width, load_row, load_transposed, store_row, with_scratch};
+use super::plan::{Block, Plan, Sight};
+use super::product::{Product, TILE};
+use super::rows::{Running, Scores, finish_row, forward_row, keep_masks};
+use super::vector::{Job, Vector, dispatch};
+use super::{AttnShape, AttnSpec, HeadView, HeadViewMut, check_forward};
+use crate::cpu::Path;
+use crate::pool;
+
+/// Tasks that a call is cut in, if its blocks allow; a function of shape alone.
+const TASKS: usize = 64;
+/// Fewest blocks of a task that repacks the keys of another one.
+const BLOCKS: usize = 4;
+
+/// [`forward`](super::forward) on one path.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn forward_on(
+    path: Path,
+    shape: AttnShape,
+    spec: &AttnSpec<'_>,
+    q: HeadView<'_>,
+    k: HeadView<'_>,
+    v: HeadView<'_>,
+    out: &mut [f32],
+    lse: &mut [f32],
+) {
+    check_forward(shape, spec, [&q, &k, &v], out.len(), lse.len());
+    if shape.lse_len() == 0 {
+        return;
+    }
+    let plan = Plan::new(shape, spec);
+    let groups = shape.batch * shape.kv_heads;
+    let splits = TASKS.div_ceil(groups).min(plan.blocks.div_ceil(BLOCKS));
+    let each = plan.blocks.div_ceil(splits);
+    let splits = plan.blocks.div_ceil(each);
+    let io = Io {
+        q: Raw::new(&q),
+        k: Raw::new(&k),
+        v: Raw::new(&v),
+        out: Raw::new_mut(&mut HeadViewMut::contiguous(out, shape.t_q, shape.heads, shape.d)),
+        lse: Raw::new_mut(&mut HeadViewMut {
+            data: lse,
+            offset: 0,
+            stride_b: shape.heads * shape.t_q,
+            stride_t: 1,
+            stride_h: shape.t_q,
+        }),
+    };
+    pool::parallel(groups * splits, |task| {
+        // The last blocks of a causal mask see the most keys: they go first.
+        let split = splits - 1 - task / groups;
+        let (b, kv_head) = (task % groups / shape.kv_heads, task % groups % shape.kv_heads);
+        let blocks = (split * each, plan.blocks.min((split + 1) * each));
+        let sizes = Sizes::new(&plan, b, kv_head, blocks);
+        with_scratch(sizes.total, |parts| {
+            // SAFETY: the views were checked; a query belongs to one block, a block to one task, which
+            // alone writes its output and log-sum-exp.
+            unsafe { dispatch(path, Task { plan: &plan, io: &io, b, kv_head, blocks, sizes, parts }) }
+        });
+    });
+}
+
+struct Io {
+    q: Raw<*const f32>,
+    k: Raw<*const f32>,
+    v: Raw<*const f32>,
+    out: Raw<*mut f32>,
+    lse: Raw<*mut f32>,
+}
+
+/// Sizes of a task's scratch.
+#[derive(Clone, Copy)]
+struct Sizes {
+    width: Width,
+    /// Tiles that the task's blocks see.
+    tiles: (usize, usize),
+    /// Tiles packed at a time: all, or one when there is one block.
+    packed: usize,
+    bias: usize,
+    total: usize,
+}
+
+impl Sizes {
+    fn new(plan: &Plan<'_>, b: usize, kv_head: usize, blocks: (usize, usize)) -> Self {
+        let width = Width::new(plan.shape.d);
+        let seen = (blocks.0..blocks.1).map(|i| Block::new(plan, b, kv_head, i).tiles());
+        let tiles = seen.fold((usize::MAX, 0), |(lo, hi), (l, h)| (lo.min(l), hi.max(h)));
+        let tiles = (tiles.0.min(tiles.1), tiles.1);
+        let packed = if blocks.1 - blocks.0 > 1 { tiles.1 - tiles.0 } else { 1 };
+        let bias = plan.group * plan.bias_row();
+        let total = width.panel(TILE)
+            + TILE * TILE
+            + width.panel(width.narrow())
+            + TILE * 17
+            + bias.next_multiple_of(16)
+            + packed * ((width.d * TILE).next_multiple_of(16) + width.panel(width.narrow()));
+        Self { width, tiles, packed, bias, total }
+    }
+}
+
+struct Task<'a> {
+    plan: &'a Plan<'a>,
+    io: &'a Io,
+    b: usize,
+    kv_head: usize,
+    blocks: (usize, usize),
+    sizes: Sizes,
+    parts: &'a mut Parts,
+}
+
+impl Job for Task<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self, s: S) {
+        let scores = Scores::new(self.plan);
+        let plain = scores.is_plain() && !self.plan.has_bias();
+        // SAFETY: the caller's promise.
+        unsafe {
+            if plain {
+                self.run_as::<S, true>(s, scores);
+            } else {
+                self.run_as::<S, false>(s, scores);
+            }
+        }
+    }
+}
+
+impl Task<'_> {
+    /// # Safety
+    /// As [`Job::run`]; `PLAIN` only where no modifier is on.
+    #[inline(always)]
+    unsafe fn run_as<S: Vector, const PLAIN: bool>(self, s: S, f: Scores) {
+        let Task { plan, io, b, kv_head, blocks, sizes, parts } = self;
+        let Sizes { width: w, tiles, packed, .. } = sizes;
+        let (shape, ld) = (plan.shape, w.narrow());
+        let q = parts.take(w.panel(TILE));
+        let p = parts.take(TILE * TILE);
+        let o = parts.take(w.panel(ld));
+        let max = parts.take(TILE);
+        let sum = parts.take(TILE * 16);
+        let bias = parts.take(sizes.bias);
+        let kt = parts.take(packed * (w.d * TILE).next_multiple_of(16));
+        let vp = parts.take(packed * w.panel(ld));
+        let kt_size = (w.d * TILE).next_multiple_of(16);
+        // Values that are used once are read where they are.
+        let in_place = packed == 1 && blocks.1 - blocks.0 == 1 && !f.bf16 && w.d % 16 == 0;
+        // SAFETY: the caller's promise; all pointers stay in the scratch and in the checked views.
+        unsafe {
+            let pack = |tile: usize, slot: usize| {
+                let j0 = tile * TILE;
+                let keys = TILE.min(shape.t_k - j0);
+                let from = io.k.at(b, j0, kv_head);
+                load_transposed(s, w.d, from, io.k.stride_t(), keys, kt.add(slot * kt_size), f.bf16);
+                if !in_place {
+                    for j in 0..keys {
+                        load_row(s, w, io.v.at(b, j0 + j, kv_head), vp.add(slot * w.panel(ld)), ld, j, f.bf16);
+                    }
+                }
+            };
+            if !PLAIN && sizes.bias > 0 {
+                for g in 0..plan.group {
+                    let table = std::slice::from_raw_parts_mut(bias.add(g * plan.bias_row()), plan.bias_row());
+                    plan.fill_bias(kv_head * plan.group + g, table);
+                }
+            }
+            let all_at_once = blocks.1 - blocks.0 > 1;
+            if all_at_once {
+                for tile in tiles.0..tiles.1 {
+                    pack(tile, tile - tiles.0);
+                }
+            }
+            let mut sight = Sight::new();
+            let mut keep = [0; TILE];
+            for i in blocks.0..blocks.1 {
+                let block = Block::new(plan, b, kv_head, i);
+                for r in 0..block.rows {
+                    let from = io.q.at(b, block.time[r] as usize, block.head[r] as usize);
+                    load_row(s, w, from, q, TILE, r, f.bf16);
+                    *max.add(r) = f32::NEG_INFINITY;
+                    s.store_ptr(sum.add(r * 16), s.splat(0.0));
+                }
+                // The first product may overwrite the outputs if it reaches all of them.
+                let mut fresh = block.all_see_first(plan);
+                if !fresh {
+                    std::slice::from_raw_parts_mut(o, w.panel(ld)).fill(0.0);
+                }
+                let seen = block.tiles();
+                for tile in seen.0..seen.1 {
+                    if !block.sight(plan, b, tile, &mut sight) {
+                        continue;
+                    }
+                    let slot = if all_at_once { tile - tiles.0 } else { 0 };
+                    if !all_at_once {
+                        pack(tile, 0);
+                    }
+                    let kt = kt.add(slot * kt_size);
+                    for c in 0..w.chunks {
+                        let a = q.add(c * TILE * TILE);
+                        let b = kt.add(c * TILE * TILE);
+                        Product::<false> { a, b, ldb: TILE, c: p, ldc: TILE, accumulate: c > 0 }.run(
+                            s,
+                            block.rows,
+                            sight.keys,
+                            sight.columns(w.of(c)),
+                        );
+                    }
+                    let mut dropout = None;
+                    if !PLAIN && let Some(d) = &f.dropout {
+                        keep_masks(d, plan, &block, b, tile, &mut keep);
+                        dropout = Some(d.gain() as f32);
+                    }
+                    for r in 0..block.rows {
+                        let mut at = std::ptr::null();
+                        if !PLAIN && sizes.bias > 0 {
+                            let g = block.head[r] as usize - kv_head * plan.group;
+                            let t = shape.t_q - 1 - block.time[r] as usize;
+                            at = bias.add(g * plan.bias_row() + tile * TILE + t).cast_const();
+                        }
+                        let state = Running { max: max.add(r), sum: sum.add(r * 16) };
+                        let keep = dropout.map(|gain| (keep[r], gain));
+                        let row = p.add(r * TILE);
+                        if let Some(by) = forward_row::<S, PLAIN>(s, &f, row, sight.bits[r], keep, at, state) {
+                            scale_row(s, w, o, ld, r, by);
+                        }
+                    }
+                    let (values, ldb, chunk) = if in_place {
+                        (io.v.at(b, tile * TILE, kv_head), io.v.stride_t(), TILE)
+                    } else {
+                        (vp.add(slot * w.panel(ld)).cast_const(), ld, TILE * ld)
+                    };
+                    for c in 0..w.chunks {
+                        let (b, to) = (values.add(c * chunk), o.add(c * TILE * ld));
+                        Product::<false> { a: p, b, ldb, c: to, ldc: ld, accumulate: !fresh }.run(
+                            s,
+                            block.rows,
+                            w.of(c),
+                            sight.over_keys(w.of(c)),
+                        );
+                    }
+                    fresh = false;
+                }
+                for r in 0..block.rows {
+                    let (by, lse) = finish_row(s, Running { max: max.add(r), sum: sum.add(r * 16) });
+                    let (t, h) = (block.time[r] as usize, block.head[r] as usize);
+                    store_row(s, w, o, ld, r, by, io.out.at(b, t, h), false);
+                    *io.lse.at(b, t, h) = lse;
+                }
+            }
+        }
+    }
+}
+
+/// Multiplies one row of a row panel.
+///
+/// # Safety
+/// The panel must be valid.
+#[inline(always)]
+unsafe fn scale_row<S: Vector>(s: S, w: Width, panel: *mut f32, ld: usize, r: usize, by: f32) {
+    for c in 0..w.chunks {
+        let mut i = 0;
+        while i < w.of(c) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let at = panel.add((c * TILE + r) * ld + i);
+                s.store_ptr(at, s.mul(s.load_ptr(at), s.splat(by)));
+            }
+            i += S::LANES;
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! Every path against the plain twin in f64, over random shapes and all combinations of options.
+
+use proptest::prelude::*;
+
+use super::backward::backward_on;
+use super::forward::forward_on;
+use super::*;
+use crate::cpu;
+use crate::philox;
+
+/// What a random case is made of; the inputs follow from it.
+#[derive(Debug, Clone)]
+struct Case {
+    shape: AttnShape,
+    scale: f32,
+    mask: Mask,
+    q_start: usize,
+    docs: Option<Vec<u32>>,
+    alibi: bool,
+    rel_bias: Option<usize>,
+    softcap: Option<f32>,
+    dropout: Option<f32>,
+    compute: Compute,
+    packed: bool,
+    seed: u32,
+}
+
+struct Inputs {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    dout: Vec<f32>,
+    slopes: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+/// Outputs and gradients.
+#[derive(Debug, Clone, PartialEq)]
+struct Results<T> {
+    out: Vec<T>,
+    lse: Vec<T>,
+    dq: Vec<T>,
+    dk: Vec<T>,
+    dv: Vec<T>,
+    d_bias: Vec<T>,
+}
+
+impl Case {
+    fn normal(&self, what: u32, n: usize) -> Vec<f32> {
+        let mut x = vec![0.0; n];
+        philox::fill_normal([self.seed, what], 0, &mut x);
+        x
+    }
+
+    fn inputs(&self) -> Inputs {
+        let s = self.shape;
+        let kv = s.batch * s.t_k * s.kv_heads * s.d;
+        Inputs {
+            q: self.normal(0, s.out_len()),
+            k: self.normal(1, kv),
+            v: self.normal(2, kv),
+            dout: self.normal(3, s.out_len()),
+            slopes: (0..s.heads).map(|h| 0.5f32.powi(h as i32 + 1)).collect(),
+            bias: self.normal(4, s.heads * self.rel_bias.unwrap_or(0)),
+        }
+    }
+
+    fn spec<'a, T>(&'a self, slopes: &'a [f32], bias: &'a [T]) -> AttnSpec<'a, T> {
+        AttnSpec {
+            scale: self.scale,
+            mask: self.mask,
+            q_start: self.q_start,
+            docs: self.docs.as_deref(),
+            alibi: self.alibi.then_some(slopes),
+            rel_bias: self.rel_bias.map(|_| bias),
+            softcap: self.softcap,
+            dropout: self.dropout.map(|p| Dropout { p, key: [self.seed, 9], offset: 5 << 33 | 77 }),
+            compute: self.compute,
+        }
+    }
+
+    fn plain(&self) -> Results<f64> {
+        let s = self.shape;
+        let x = self.inputs();
+        let wide = |v: &[f32]| v.iter().map(|&x| x as f64).collect::<Vec<_>>();
+        let (q, k, v, dout, bias) = (wide(&x.q), wide(&x.k), wide(&x.v), wide(&x.dout), wide(&x.bias));
+        let spec = self.spec(&x.slopes, &bias);
+        let views = (
+            HeadView::contiguous(&q, s.t_q, s.heads, s.d),
+            HeadView::contiguous(&k, s.t_k, s.kv_heads, s.d),
+            HeadView::contiguous(&v, s.t_k, s.kv_heads, s.d),
+        );
+        let mut r = Results {
+            out: vec![7.0; s.out_len()],
+            lse: vec![7.0; s.lse_len()],
+            dq: vec![7.0; q.len()],
+            dk: vec![7.0; k.len()],
+            dv: vec![7.0; v.len()],
+            d_bias: vec![0.0; bias.len()],
+        };
+        plain::forward(s, &spec, views.0, views.1, views.2, &mut r.out, &mut r.lse);
+        let grads = QkvGrads::Split {
+            dq: HeadViewMut::contiguous(&mut r.dq, s.t_q, s.heads, s.d),
+            dk: HeadViewMut::contiguous(&mut r.dk, s.t_k, s.kv_heads, s.d),
+            dv: HeadViewMut::contiguous(&mut r.dv, s.t_k, s.kv_heads, s.d),
+        };
+        let d_bias = self.rel_bias.map(|_| r.d_bias.as_mut_slice());
+        plain::backward(s, &spec, views.0, views.1, views.2, &r.out, &r.lse, &dout, grads, d_bias);
+        r
+    }
+
+    fn fast(&self, path: cpu::Path) -> Results<f32> {
+        let s = self.shape;
+        let x = self.inputs();
+        let spec = self.spec(&x.slopes, &x.bias);
+        let mut r = Results {
+            out: vec![7.0; s.out_len()],
+            lse: vec![7.0; s.lse_len()],
+            dq: vec![7.0; x.q.len()],
+            dk: vec![7.0; x.k.len()],
+            dv: vec![7.0; x.v.len()],
+            d_bias: vec![0.0; x.bias.len()],
+        };
+        let d_bias = self.rel_bias.map(|_| r.d_bias.as_mut_slice());
+        if !self.packed {
+            let q = HeadView::contiguous(&x.q, s.t_q, s.heads, s.d);
+            let k = HeadView::contiguous(&x.k, s.t_k, s.kv_heads, s.d);
+            let v = HeadView::contiguous(&x.v, s.t_k, s.kv_heads, s.d);
+            forward_on(path, s, &spec, q, k, v, &mut r.out, &mut r.lse);
+            let grads = QkvGrads::Split {
+                dq: HeadViewMut::contiguous(&mut r.dq, s.t_q, s.heads, s.d),
+                dk: HeadViewMut::contiguous(&mut r.dk, s.t_k, s.kv_heads, s.d),
+                dv: HeadViewMut::contiguous(&mut r.dv, s.t_k, s.kv_heads, s.d),
+            };
+            backward_on(path, s, &spec, q, k, v, &r.out, &r.lse, &x.dout, grads, d_bias);
+            return r;
+        }
+        // The three inputs side by side in each token, and so the gradients.
+        let (wq, wk) = (s.heads * s.d, s.kv_heads * s.d);
+        let row = wq + 2 * wk;
+        let mut qkv = vec![0.0; s.batch * s.t_q * row];
+        for (t, row) in qkv.chunks_mut(row).enumerate() {
+            row[..wq].copy_from_slice(&x.q[t * wq..][..wq]);
+            row[wq..wq + wk].copy_from_slice(&x.k[t * wk..][..wk]);
+            row[wq + wk..].copy_from_slice(&x.v[t * wk..][..wk]);
+        }
+        let view = |part| HeadView::packed(&qkv, s, part);
+        let (q, k, v) = (view(Part::Q), view(Part::K), view(Part::V));
+        forward_on(path, s, &spec, q, k, v, &mut r.out, &mut r.lse);
+        let mut d = vec![7.0; qkv.len()];
+        let grads = QkvGrads::Packed { data: &mut d };
+        backward_on(path, s, &spec, q, k, v, &r.out, &r.lse, &x.dout, grads, d_bias);
+        for (t, row) in d.chunks(row).enumerate() {
+            r.dq[t * wq..][..wq].copy_from_slice(&row[..wq]);
+            r.dk[t * wk..][..wk].copy_from_slice(&row[wq..wq + wk]);
+            r.dv[t * wk..][..wk].copy_from_slice(&row[wq + wk..]);
+        }
+        r
+    }
+
+    fn check(&self) -> Result<(), TestCaseError> {
+        let want = self.plain();
+        for path in cpu::available() {
+            let got = self.fast(path);
+            for (name, got, want) in [
+                ("out", &got.out, &want.out),
+                ("lse", &got.lse, &want.lse),
+                ("dq", &got.dq, &want.dq),
+                ("dk", &got.dk, &want.dk),
+                ("dv", &got.dv, &want.dv),
+                ("d_bias", &got.d_bias, &want.d_bias),
+            ] {
+                let tolerance = match (self.compute, name) {
+                    (Compute::F32, _) => 2e-5,
+                    // Long sums whose terms cancel to nothing but rounding.
+                    (_, "d_bias") => 1e-1,
+                    _ => 2e-2,
+                };
+                // Absolute against the largest of its kind, as sums cancel.
+                let size = want.iter().filter(|x| x.is_finite()).fold(1.0, |m: f64, x| m.max(x.abs()));
+                for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
+                    let same = w == f64::NEG_INFINITY && g == f32::NEG_INFINITY;
+                    prop_assert!(
+                        same || (g as f64 - w).abs() <= tolerance * size,
+                        "{path:?} {name}[{i}]: {g} instead of {w}, largest {size}, {self:?}"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let shape = (1usize..3, 1usize..140, 1usize..140, 1usize..3, 1usize..3).prop_flat_map(|(b, q, k, kv, group)| {
+        (Just((b, q, k, kv, group)), prop_oneof![1usize..90, Just(32), Just(64)])
+    });
+    let mask = prop_oneof![Just(Mask::Full), Just(Mask::Causal), (0usize..100).prop_map(Mask::Window)];
+    let options = (
+        any::<bool>(),
+        proptest::option::of(1usize..40),
+        proptest::option::of(0.5f32..20.0),
+        proptest::option::of(0.0f32..0.9),
+        any::<bool>(),
+        0u8..4,
+    );
+    (shape, mask, 0usize..80, 0u8..4, options, any::<u32>()).prop_map(
+        |(((batch, t_q, t_k, kv_heads, group), d), mask, start, docs, options, seed)| {
+            let (alibi, rel_bias, softcap, dropout, bf16, packed) = options;
+            let (packed, docs) = (packed == 0, docs % 3);
+            // Documents and packed buffers need queries that are among the keys.
+            let (t_q, t_k, q_start) = match (packed, docs > 0) {
+                (true, _) => (t_k, t_k, 0),
+                (_, true) => (t_q.min(t_k), t_k, start.min(t_k - t_q.min(t_k))),
+                _ => (t_q, t_k, start),
+            };
+            let shape = AttnShape { batch, t_q, t_k, heads: kv_heads * group, kv_heads, d };
+            let id = |i: usize| match docs {
+                1 => (i / 37) as u32,
+                _ => philox::word([seed, 5], i as u64) % 3,
+            };
+            Case {
+                shape,
+                scale: 1.0 / (d as f32).sqrt(),
+                mask,
+                q_start,
+                docs: (docs > 0).then(|| (0..batch * t_k).map(id).collect()),
+                alibi,
+                rel_bias,
+                softcap,
+                dropout,
+                compute: if bf16 { Compute::Bf16 } else { Compute::F32 },
+                packed,
+                seed,
+            }
+        },
+    )
+}
+
+/// A case with no option on.
+fn simple(batch: usize, t: usize, heads: usize, kv_heads: usize, d: usize, mask: Mask) -> Case {
+    Case {
+        shape: AttnShape { batch, t_q: t, t_k: t, heads, kv_heads, d },
+        scale: 1.0 / (d as f32).sqrt(),
+        mask,
+        q_start: 0,
+        docs: None,
+        alibi: false,
+        rel_bias: None,
+        softcap: None,
+        dropout: None,
+        compute: Compute::F32,
+        packed: false,
+        seed: 11,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn every_path_equals_the_plain_twin(case in cases()) {
+        case.check()?;
+    }
+}
+
+#[test]
+fn long_rows_cross_strips_and_splits() {
+    for (kv, mask) in [(1, Mask::Causal), (2, Mask::Full), (1, Mask::Window(300))] {
+        simple(1, 700, 2, kv, 24, mask).check().unwrap();
+    }
+    let docs = (0..600).map(|i| (i / 130) as u32).collect();
+    Case { docs: Some(docs), packed: true, ..simple(1, 600, 2, 1, 64, Mask::Causal) }.check().unwrap();
+}
+
+#[test]
+fn plain_backward_equals_finite_differences() {
+    let base = Case { seed: 3, ..simple(1, 7, 4, 2, 3, Mask::Causal) };
+    let docs = Some(vec![0, 0, 0, 1, 1, 1, 1]);
+    let all = Case {
+        rel_bias: Some(4),
+        softcap: Some(2.0),
+        dropout: Some(0.4),
+        alibi: true,
+        mask: Mask::Window(4),
+        ..base.clone()
+    };
+    for case in [base.clone(), all.clone(), Case { docs, ..all.clone() }, Case { mask: Mask::Full, ..all }] {
+        let s = case.shape;
+        let x = case.inputs();
+        let wide = |v: &[f32]| v.iter().map(|&x| x as f64).collect::<Vec<_>>();
+        let start = [wide(&x.q), wide(&x.k), wide(&x.v), wide(&x.bias)];
+        let dout = wide(&x.dout);
+        let loss = |p: &[Vec<f64>; 4]| {
+            let spec = case.spec(&x.slopes, &p[3]);
+            let (mut out, mut lse) = (vec![0.0; s.out_len()], vec![0.0; s.lse_len()]);
+            let q = HeadView::contiguous(&p[0], s.t_q, s.heads, s.d);
+            let k = HeadView::contiguous(&p[1], s.t_k, s.kv_heads, s.d);
+            let v = HeadView::contiguous(&p[2], s.t_k, s.kv_heads, s.d);
+            plain::forward(s, &spec, q, k, v, &mut out, &mut lse);
+            out.iter().zip(&dout).map(|(a, b)| a * b).sum::<f64>()
+        };
+        let r = case.plain();
+        for (which, grad) in [&r.dq, &r.dk, &r.dv, &r.d_bias].into_iter().enumerate() {
+            for i in 0..grad.len() {
+                let moved = |by: f64| {
+                    let mut p = start.clone();
+                    p[which][i] += by;
+                    loss(&p)
+                };
+                let h = 1e-5;
+                let slope = (moved(h) - moved(-h)) / (2.0 * h);
+                assert!((slope - grad[i]).abs() < 1e-7, "input {which}[{i}]: {} instead of {slope}", grad[i]);
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_and_division_of_queries_do_not_change_bits() {
+    let case = Case { alibi: true, rel_bias: Some(9), dropout: Some(0.3), ..simple(2, 400, 4, 2, 40, Mask::Causal) };
+    let before = crate::pool::threads();
+    for case in [case, simple(1, 300, 1, 1, 64, Mask::Full)] {
+        for path in cpu::available() {
+            crate::pool::set_threads(1);
+            let one = case.fast(path);
+            crate::pool::set_threads(2);
+            let two = case.fast(path);
+            crate::pool::set_threads(before);
+            assert_eq!(one, two, "{path:?}");
+
+            // The same queries in pieces, as with a cache: one call's rows are the other's.
+            let (s, x) = (case.shape, case.inputs());
+            let mut at = 0;
+            for n in [1, 2, 61, 64, 100, 1].into_iter().cycle() {
+                let n = n.min(s.t_q - at);
+                if n == 0 {
+                    break;
+                }
+                let piece = AttnShape { t_q: n, ..s };
+                let spec = AttnSpec { q_start: at, ..case.spec(&x.slopes, &x.bias) };
+                let q = HeadView { offset: at * s.heads * s.d, ..HeadView::contiguous(&x.q, s.t_q, s.heads, s.d) };
+                let k = HeadView::contiguous(&x.k, s.t_k, s.kv_heads, s.d);
+                let v = HeadView::contiguous(&x.v, s.t_k, s.kv_heads, s.d);
+                let (mut out, mut lse) = (vec![0.0; piece.out_len()], vec![0.0; piece.lse_len()]);
+                forward_on(path, piece, &spec, q, k, v, &mut out, &mut lse);
+                let row = s.heads * s.d;
+                for b in 0..s.batch {
+                    let whole = &one.out[(b * s.t_q + at) * row..][..n * row];
+                    assert_eq!(whole, &out[b * n * row..][..n * row], "{path:?}: {n} queries from {at}");
+                }
+                at += n;
+            }
+        }
+    }
+}
+
+#[test]
+fn queries_that_see_nothing_give_zeros() {
+    for mask in [Mask::Window(0), Mask::Window(3)] {
+        // Positions start beyond the keys, so that windows slide off them.
+        let case = Case {
+            shape: AttnShape { batch: 1, t_q: 70, t_k: 65, heads: 1, kv_heads: 1, d: 8 },
+            q_start: 30,
+            ..simple(1, 1, 1, 1, 8, mask)
+        };
+        case.check().unwrap();
+        for path in cpu::available() {
+            let r = case.fast(path);
+            assert_eq!(r.lse[69], f32::NEG_INFINITY);
+            assert!(r.out[69 * 8..].iter().chain(&r.dq[69 * 8..]).all(|&x| x == 0.0));
+            let all = [&r.out, &r.dq, &r.dk, &r.dv];
+            assert!(all.iter().all(|v| v.iter().all(|x| x.is_finite())), "{path:?}");
+        }
+    }
+    // No keys at all.
+    let case = simple(1, 3, 2, 1, 8, Mask::Full);
+    let case = Case { shape: AttnShape { t_k: 0, ..case.shape }, ..case };
+    case.check().unwrap();
+}
+
+#[test]
+fn biases_of_minus_infinity_mask_and_nan_is_not_swallowed() {
+    let s = AttnShape { batch: 1, t_q: 2, t_k: 70, heads: 1, kv_heads: 1, d: 4 };
+    let case = Case { shape: s, q_start: 68, ..simple(1, 1, 1, 1, 4, Mask::Causal) };
+    let mut x = case.inputs();
+    // Only the nearest key is left.
+    let mut bias = vec![f32::NEG_INFINITY; 70];
+    bias[0] = 0.0;
+    let spec = AttnSpec { q_start: 68, rel_bias: Some(&bias), ..AttnSpec::new(0.5, Mask::Causal) };
+    for path in cpu::available() {
+        let (mut out, mut lse) = (vec![0.0; 8], vec![0.0; 2]);
+        fn view(data: &[f32], t: usize) -> HeadView<'_> {
+            HeadView::contiguous(data, t, 1, 4)
+        }
+        forward_on(path, s, &spec, view(&x.q, 2), view(&x.k, 70), view(&x.v, 70), &mut out, &mut lse);
+        assert_eq!(out, x.v[68 * 4..70 * 4], "{path:?}");
+        let old = std::mem::replace(&mut x.k[5], f32::NAN);
+        let spec = AttnSpec { q_start: 68, ..AttnSpec::new(0.5, Mask::Causal) };
+        forward_on(path, s, &spec, view(&x.q, 2), view(&x.k, 70), view(&x.v, 70), &mut out, &mut lse);
+        assert!(out.iter().chain(&lse).all(|x| x.is_nan()), "{path:?}");
+        x.k[5] = old;
+    }
+}
+
+#[test]
+fn dropout_keeps_the_mean() {
+    // With equal scores and values of one, the output is the share kept times the gain.
+    let s = AttnShape { batch: 1, t_q: 200, t_k: 256, heads: 2, kv_heads: 2, d: 4 };
+    let (q, k, v) = (vec![0.0; s.out_len()], vec![0.0; 256 * 8], vec![1.0; 256 * 8]);
+    let dropout = Some(Dropout { p: 0.25, key: [1, 2], offset: 3 });
+    let spec = AttnSpec { dropout, ..AttnSpec::new(1.0, Mask::Full) };
+    let (mut out, mut lse) = (vec![0.0; s.out_len()], vec![0.0; s.lse_len()]);
+    let view = |data, t| HeadView::contiguous(data, t, 2, 4);
+    forward(s, &spec, view(&q, 200), view(&k, 256), view(&v, 256), &mut out, &mut lse);
+    let mean = out.iter().sum::<f32>() / out.len() as f32;
+    let var = out.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / out.len() as f32;
+    assert!((mean - 1.0).abs() < 0.005, "{mean}");
+    let expected = (0.25 / 0.75) / 256.0;
+    assert!((var / expected - 1.0).abs() < 0.2, "{var} instead of {expected}");
+}

@@ -1,0 +1,278 @@
+//! What attention asks of vectors beyond [`Simd`]: lane masks from bits, transposes, 2^x, bf16 rounding.
+//!
+//! Here: [`Vector`], its three implementations, and [`dispatch`]. Not here: the kernels.
+
+use super::product::Block;
+use crate::cpu::Path;
+use crate::simd::{Simd, plain::Plain};
+
+/// A polynomial for (2^r − 1) / r on |r| ≤ ½, minimax in the relative error of 2^r (9e-8), made for
+/// this file by iteratively reweighted least squares. 2^0 is exactly 1.
+const EXP2: [f32; 5] = [0.693_147, 0.240_222_42, 0.055_507_336, 0.009_671_513, 0.001_326_472_7];
+
+/// Vectors with masks.
+pub(super) trait Vector: Simd {
+    /// Lane by lane: `yes` where the bit is set, else `no`.
+    fn select_bits(self, bits: u32, yes: Self::V, no: Self::V) -> Self::V;
+
+    /// p · 2ⁿ for integral n in −127..=0 and p in [½, 2], where n = −127 gives 0.
+    fn scale_down(self, p: Self::V, n: Self::V) -> Self::V;
+
+    /// `to[c·to_stride + r] = rounded(from[r·stride + c])` for r, c in 0..LANES; rounds to bf16 if asked.
+    ///
+    /// # Safety
+    /// All those places must be readable and writable.
+    unsafe fn transpose(self, from: *const f32, stride: usize, to: *mut f32, to_stride: usize, bf16: bool);
+
+    /// Runs one register block in a function of its own.
+    ///
+    /// # Safety
+    /// As [`Block::run`].
+    unsafe fn block<const T: bool, const MR: usize, const NV: usize>(self, block: Block);
+
+    /// 2^x for x ≤ 0 and a little above; exactly 0 below −127.5 and for −∞.
+    #[inline(always)]
+    fn exp2(self, x: Self::V) -> Self::V {
+        // `max` returns its second operand on NaN, so NaN stays.
+        let x = self.max(self.splat(-127.0), x);
+        let n = self.round(x);
+        let r = self.sub(x, n);
+        let mut p = self.splat(EXP2[4]);
+        for c in [EXP2[3], EXP2[2], EXP2[1], EXP2[0], 1.0] {
+            p = self.fma(p, r, self.splat(c));
+        }
+        self.scale_down(p, n)
+    }
+
+    /// The nearest bf16 of each lane, ties to even.
+    #[inline(always)]
+    fn bf16(self, x: Self::V) -> Self::V {
+        let mut lanes = [0.0f32; 16];
+        // SAFETY: a vector has at most 16 lanes.
+        unsafe {
+            self.store_ptr(lanes.as_mut_ptr(), x);
+            for lane in &mut lanes[..Self::LANES] {
+                *lane = bf16(*lane);
+            }
+            self.load_ptr(lanes.as_ptr())
+        }
+    }
+
+    /// [`Vector::bf16`] if asked.
+    #[inline(always)]
+    fn rounded(self, x: Self::V, bf16: bool) -> Self::V {
+        if bf16 { self.bf16(x) } else { x }
+    }
+}
+
+/// The nearest bf16, without branches.
+#[inline(always)]
+pub(super) fn bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let nearest = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) & 0xFFFF_0000;
+    let nan = (bits | 0x0040_0000) & 0xFFFF_0000;
+    f32::from_bits(if bits & 0x7FFF_FFFF > 0x7F80_0000 { nan } else { nearest })
+}
+
+/// Work written once for all instruction sets; `run` and all it calls must be `#[inline(always)]` or be
+/// reached through [`dispatch`] again.
+pub(super) trait Job {
+    /// Does the work.
+    ///
+    /// # Safety
+    /// What the job's maker promised about its pointers.
+    unsafe fn run<S: Vector>(self, s: S);
+}
+
+/// Runs a job with the instructions of `path`.
+///
+/// # Safety
+/// As [`Job::run`].
+///
+/// # Panics
+/// When this processor does not support the path.
+#[inline]
+pub(super) unsafe fn dispatch<J: Job>(path: Path, job: J) {
+    assert!(path.supported(), "path {} is not supported here", path.name());
+    // SAFETY: the processor has the features (asserted); the rest is the caller's promise.
+    unsafe {
+        match path {
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Avx512Bf16 => x86::run_avx512(job),
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => x86::run_avx2(job),
+            // A token without a size: there is nothing in it but the right to use portable code.
+            _ => job.run(std::mem::transmute::<(), Plain>(())),
+        }
+    }
+}
+
+impl Vector for Plain {
+    #[inline(always)]
+    unsafe fn block<const T: bool, const MR: usize, const NV: usize>(self, block: Block) {
+        // SAFETY: the caller's promise.
+        unsafe { block.run::<Plain, T, MR, NV>(self) }
+    }
+    #[inline(always)]
+    fn select_bits(self, bits: u32, yes: Self::V, no: Self::V) -> Self::V {
+        std::array::from_fn(|i| if bits >> i & 1 == 1 { yes[i] } else { no[i] })
+    }
+    #[inline(always)]
+    fn scale_down(self, p: Self::V, n: Self::V) -> Self::V {
+        std::array::from_fn(|i| p[i] * f32::from_bits(((n[i] as i32 + 127) as u32) << 23))
+    }
+    #[inline(always)]
+    unsafe fn transpose(self, from: *const f32, stride: usize, to: *mut f32, to_stride: usize, round: bool) {
+        for r in 0..8 {
+            for c in 0..8 {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let x = *from.add(r * stride + c);
+                    *to.add(c * to_stride + r) = if round { bf16(x) } else { x };
+                }
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Block, Job, Vector};
+    use crate::simd::{avx2::Avx2, avx512::Avx512};
+    use std::arch::x86_64::*;
+
+    /// # Safety
+    /// The processor must have the features named here, and [`Job::run`]'s promise.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    pub(super) unsafe fn run_avx512<J: Job>(job: J) {
+        // SAFETY: the caller's promise.
+        unsafe { job.run(Avx512::TOKEN) }
+    }
+
+    /// # Safety
+    /// The processor must have the features named here, and [`Job::run`]'s promise.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) unsafe fn run_avx2<J: Job>(job: J) {
+        // SAFETY: the caller's promise.
+        unsafe { job.run(Avx2::TOKEN) }
+    }
+
+    /// # Safety
+    /// The processor must have the features named here, and [`Block::run`]'s promise.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    #[inline(never)]
+    unsafe fn block_avx512<const T: bool, const MR: usize, const NV: usize>(block: Block) {
+        // SAFETY: the caller's promise.
+        unsafe { block.run::<Avx512, T, MR, NV>(Avx512::TOKEN) }
+    }
+
+    /// # Safety
+    /// The processor must have the features named here, and [`Block::run`]'s promise.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline(never)]
+    unsafe fn block_avx2<const T: bool, const MR: usize, const NV: usize>(block: Block) {
+        // SAFETY: the caller's promise.
+        unsafe { block.run::<Avx2, T, MR, NV>(Avx2::TOKEN) }
+    }
+
+    // SAFETY of all blocks below: a token exists only where the features do; pointers are the caller's promise.
+    impl Vector for Avx512 {
+        #[inline(always)]
+        unsafe fn block<const T: bool, const MR: usize, const NV: usize>(self, block: Block) {
+            unsafe { block_avx512::<T, MR, NV>(block) }
+        }
+        #[inline(always)]
+        fn select_bits(self, bits: u32, yes: __m512, no: __m512) -> __m512 {
+            unsafe { _mm512_mask_blend_ps(bits as u16, no, yes) }
+        }
+        #[inline(always)]
+        fn scale_down(self, p: __m512, n: __m512) -> __m512 {
+            // scalef reaches the subnormal numbers, which cost time and mean nothing here.
+            unsafe {
+                let alive = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(n, _mm512_set1_ps(-127.0));
+                _mm512_maskz_scalef_ps(alive, p, n)
+            }
+        }
+        #[inline(always)]
+        unsafe fn transpose(self, from: *const f32, stride: usize, to: *mut f32, to_stride: usize, bf16: bool) {
+            unsafe {
+                let r: [__m512; 16] =
+                    std::array::from_fn(|i| self.rounded(_mm512_loadu_ps(from.add(i * stride)), bf16));
+                // Four by four inside each quarter, first singles, then pairs.
+                let mut u = [_mm512_setzero_ps(); 16];
+                for g in 0..4 {
+                    let pair = |i: usize| {
+                        let (a, b) = (r[4 * g + 2 * i], r[4 * g + 2 * i + 1]);
+                        (_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(a, b)))
+                    };
+                    let ((l0, h0), (l1, h1)) = (pair(0), pair(1));
+                    u[4 * g] = _mm512_castpd_ps(_mm512_unpacklo_pd(l0, l1));
+                    u[4 * g + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(l0, l1));
+                    u[4 * g + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(h0, h1));
+                    u[4 * g + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(h0, h1));
+                }
+                // Then the quarters themselves.
+                for c in 0..4 {
+                    let (x0, x1) = (
+                        _mm512_shuffle_f32x4::<0x88>(u[c], u[4 + c]),
+                        _mm512_shuffle_f32x4::<0x88>(u[8 + c], u[12 + c]),
+                    );
+                    let (y0, y1) = (
+                        _mm512_shuffle_f32x4::<0xDD>(u[c], u[4 + c]),
+                        _mm512_shuffle_f32x4::<0xDD>(u[8 + c], u[12 + c]),
+                    );
+                    let out = |quarter: usize| to.add((4 * quarter + c) * to_stride);
+                    _mm512_storeu_ps(out(0), _mm512_shuffle_f32x4::<0x88>(x0, x1));
+                    _mm512_storeu_ps(out(1), _mm512_shuffle_f32x4::<0x88>(y0, y1));
+                    _mm512_storeu_ps(out(2), _mm512_shuffle_f32x4::<0xDD>(x0, x1));
+                    _mm512_storeu_ps(out(3), _mm512_shuffle_f32x4::<0xDD>(y0, y1));
+                }
+            }
+        }
+    }
+
+    impl Vector for Avx2 {
+        #[inline(always)]
+        unsafe fn block<const T: bool, const MR: usize, const NV: usize>(self, block: Block) {
+            unsafe { block_avx2::<T, MR, NV>(block) }
+        }
+        #[inline(always)]
+        fn select_bits(self, bits: u32, yes: __m256, no: __m256) -> __m256 {
+            unsafe {
+                let lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+                let set = _mm256_and_si256(_mm256_set1_epi32(bits as i32), lanes);
+                _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lanes)))
+            }
+        }
+        #[inline(always)]
+        fn scale_down(self, p: __m256, n: __m256) -> __m256 {
+            unsafe {
+                let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+                _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn transpose(self, from: *const f32, stride: usize, to: *mut f32, to_stride: usize, bf16: bool) {
+            unsafe {
+                let r: [__m256; 8] = std::array::from_fn(|i| self.rounded(_mm256_loadu_ps(from.add(i * stride)), bf16));
+                let mut u = [_mm256_setzero_ps(); 8];
+                for g in 0..2 {
+                    let pair = |i: usize| {
+                        let (a, b) = (r[4 * g + 2 * i], r[4 * g + 2 * i + 1]);
+                        (_mm256_castps_pd(_mm256_unpacklo_ps(a, b)), _mm256_castps_pd(_mm256_unpackhi_ps(a, b)))
+                    };
+                    let ((l0, h0), (l1, h1)) = (pair(0), pair(1));
+                    u[4 * g] = _mm256_castpd_ps(_mm256_unpacklo_pd(l0, l1));
+                    u[4 * g + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(l0, l1));
+                    u[4 * g + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(h0, h1));
+                    u[4 * g + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(h0, h1));
+                }
+                for c in 0..4 {
+                    let out = |half: usize| to.add((4 * half + c) * to_stride);
+                    _mm256_storeu_ps(out(0), _mm256_permute2f128_ps::<0x20>(u[c], u[4 + c]));
+                    _mm256_storeu_ps(out(1), _mm256_permute2f128_ps::<0x31>(u[c], u[4 + c]));
+                }
+            }
+        }
+    }
+}
