@@ -57,13 +57,14 @@ pub fn bytes(value: u64) -> String {
     scaled(value as f64, 1024.0, &[" B", " KiB", " MiB", " GiB", " TiB", " PiB"])
 }
 
-/// A span of time: `0.42s`, `9.5s`, `1m 20s`, `2h 05m`, `3d 04h`. Negative and infinite spans are a dash.
+/// A span of time: `8.3ms`, `417ms`, `9.5s`, `1m 20s`, `2h 05m`, `3d 04h`. Negative and infinite spans are a dash.
 pub fn duration(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {
         return "–".into();
     }
-    if seconds < 1.0 {
-        return format!("{seconds:.2}s");
+    if seconds < 0.995 {
+        let decimals = if seconds < 0.00995 { 1 } else { 0 };
+        return format!("{:.decimals$}ms", seconds * 1000.0);
     }
     if seconds < 9.95 {
         return format!("{seconds:.1}s");
@@ -168,7 +169,10 @@ mod tests {
         assert_eq!(bytes(0), "0 B");
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(1 << 30), "1.00 GiB");
-        assert_eq!(duration(0.417), "0.42s");
+        assert_eq!(duration(0.417), "417ms");
+        assert_eq!(duration(0.0083), "8.3ms");
+        assert_eq!(duration(0.0), "0.0ms");
+        assert_eq!(duration(0.999), "1.0s");
         assert_eq!(duration(59.6), "1m 00s");
         assert_eq!(duration(7500.0), "2h 05m");
         assert_eq!(duration(273_600.0), "3d 04h");

@@ -18,8 +18,11 @@ mod progress;
 mod rehearsal;
 pub mod report;
 pub mod series;
+pub mod summary;
 pub mod tensorboard;
+mod tui;
 
 pub use progress::Progress;
 pub use report::Report;
 pub use tensorboard::TensorBoard;
+pub use tui::Dashboard;

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::format;
 use super::series::Series;
-use crate::events::{Event, Finished, Reason, RunStarted, Sampled, Step};
+use super::{format, summary};
+use crate::events::{Event, Finished, RunStarted, Sampled, Step};
 use crate::{Observer, Result};
 
 /// The shown loss is the mean of this many steps: single batches jump too much to read.
@@ -107,7 +107,7 @@ impl Progress {
 
     fn started(&mut self, run: &RunStarted) {
         self.total = run.total_steps;
-        for line in header(run) {
+        for line in summary::header(run) {
             self.say(&line);
         }
         if let Output::Bar(bar) = &self.output {
@@ -184,7 +184,7 @@ impl Progress {
         if let Output::Bar(bar) = &self.output {
             bar.finish_and_clear();
         }
-        for line in farewell(end) {
+        for line in summary::farewell(end) {
             self.say(&line);
         }
     }
@@ -227,66 +227,6 @@ fn style(colour: bool) -> ProgressStyle {
         "{wide_bar} {percent:>3} %  step {pos}/{len}  ETA {prefix}\n{msg}"
     };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
-}
-
-/// What a run is, before its first step.
-fn header(run: &RunStarted) -> Vec<String> {
-    let count = |n: u64| format::count(n as f64);
-    let steps = run.total_steps.saturating_sub(run.start_step);
-    let mut lines = vec![
-        format!("run      {} in {}", run.name, run.folder.display()),
-        format!("model    {}; {} parameters", run.model.description, count(run.model.parameters)),
-        format!(
-            "data     {}; {} tokens to learn from, {} to validate on",
-            run.data.description,
-            count(run.data.train_tokens),
-            count(run.data.val_tokens)
-        ),
-        format!(
-            "steps    {steps} × {} tokens = {} tokens",
-            count(run.tokens_per_step),
-            count(steps.saturating_mul(run.tokens_per_step))
-        ),
-    ];
-    if run.start_step > 0 {
-        lines.push(format!("resume   from step {}", run.start_step));
-    }
-    let parts: Vec<String> =
-        run.plan.lines.iter().map(|line| format!("{} {}", line.name, format::bytes(line.bytes))).collect();
-    lines.push(format!("memory   {} planned: {}", format::bytes(run.plan.total()), parts.join(", ")));
-    lines.push(format!(
-        "machine  {}, {} threads, {} measured peak ({})",
-        run.machine.path,
-        run.machine.threads,
-        format::quantity(run.machine.peak_flops, "FLOP/s"),
-        run.machine.compute
-    ));
-    lines
-}
-
-/// How a run ended.
-fn farewell(end: &Finished) -> Vec<String> {
-    let how = match end.reason {
-        Reason::Complete => "finished",
-        Reason::Stopped => "stopped and saved",
-    };
-    let mut first = format!(
-        "{how} at step {} after {}, {} tokens",
-        end.step,
-        format::duration(end.seconds),
-        format::count(end.tokens as f64)
-    );
-    if let Some(loss) = end.train_loss {
-        first.push_str(&format!(", loss {}", format::loss(loss)));
-    }
-    if let Some((step, loss)) = end.best {
-        first.push_str(&format!(", best validation loss {} at step {step}", format::loss(loss)));
-    }
-    let mut lines = vec![first];
-    if let Some(measured) = end.measured_bytes {
-        lines.push(format!("peak memory {} of {} planned", format::bytes(measured), format::bytes(end.planned_bytes)));
-    }
-    lines
 }
 
 #[cfg(test)]

@@ -1,0 +1,171 @@
+//! The live dashboard (`--tui`): loss curves, speed, where the time goes, memory against the plan, the newest sample
+//! and the log, in a terminal.
+//!
+//! Here: the observer, its thread and its keys. `draw` makes the picture, `screen` takes and gives back the
+//! terminal. Not here: any number; they come from [`History`].
+//!
+//! The training thread only puts events into a channel; everything else happens in the dashboard's own thread,
+//! ten times a second.
+//!
+//! ```no_run
+//! # fn main() -> gently_train::Result<()> {
+//! use gently_train::{StopHandle, watch::Dashboard};
+//! let stop = StopHandle::new();
+//! let dashboard = Dashboard::start(stop.clone())?;
+//! // give the dashboard and the handle to the trainer
+//! # drop(dashboard); Ok(()) }
+//! ```
+
+mod draw;
+mod screen;
+
+use std::io::{self, IsTerminal};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, KeyModifiers};
+
+use self::draw::{Status, Theme};
+use self::screen::Screen;
+use super::history::History;
+use super::summary;
+use crate::events::Event;
+use crate::{Error, Observer, Result, StopHandle};
+
+/// Time between pictures, and the longest wait for a key.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Draws the run in the terminal until it ends. Keys: `q` (or Ctrl-C) asks the trainer to save and stop, `p`
+/// pauses and resumes drawing.
+pub struct Dashboard {
+    events: Option<Sender<Event>>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Dashboard {
+    /// Takes the terminal and starts drawing. `stop` is what `q` uses.
+    ///
+    /// # Errors
+    /// Standard error and standard input are not both a terminal, or the terminal refuses.
+    pub fn start(stop: StopHandle) -> Result<Self> {
+        if !(io::stderr().is_terminal() && io::stdin().is_terminal()) {
+            let why = "the dashboard needs a terminal on standard error and standard input";
+            return Err(failed(io::Error::new(io::ErrorKind::Unsupported, why)));
+        }
+        let screen = Screen::enter().map_err(failed)?;
+        let (events, inbox) = channel();
+        let thread = std::thread::Builder::new()
+            .name("dashboard".into())
+            .spawn(move || show(screen, &inbox, &stop))
+            .map_err(failed)?;
+        Ok(Self { events: Some(events), thread: Some(thread) })
+    }
+
+    /// Ends the thread, which gives the terminal back.
+    fn close(&mut self) -> Result<()> {
+        drop(self.events.take());
+        match self.thread.take().map(JoinHandle::join) {
+            None | Some(Ok(Ok(()))) => Ok(()),
+            Some(Ok(Err(error))) => Err(failed(error)),
+            Some(Err(_)) => Err(failed(io::Error::other("the dashboard's thread panicked"))),
+        }
+    }
+}
+
+fn failed(source: io::Error) -> Error {
+    Error::Observer { name: "the dashboard".into(), source: Box::new(source) }
+}
+
+impl Observer for Dashboard {
+    fn on(&mut self, event: &Event) -> Result<()> {
+        let delivered = self.events.as_ref().is_none_or(|events| events.send(event.clone()).is_ok());
+        if !delivered {
+            // The thread is gone, and only an error ends it early.
+            return self.close();
+        }
+        if let Event::Finished(end) = event {
+            self.close()?;
+            for line in summary::farewell(end) {
+                eprintln!("{line}");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Dashboard {
+    fn drop(&mut self) {
+        // A run that failed has its own error to tell; the terminal must be whole before that.
+        let _ = self.close();
+    }
+}
+
+fn show(mut screen: Screen, inbox: &Receiver<Event>, stop: &StopHandle) -> io::Result<()> {
+    let mut history = History::default();
+    let mut status = Status::default();
+    let theme = Theme::from_environment();
+    loop {
+        loop {
+            match inbox.try_recv() {
+                Ok(event) => history.on(&event),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return Ok(()),
+            }
+        }
+        if !status.paused {
+            screen.draw(|frame| draw::draw(frame, &history, status, theme))?;
+        }
+        if event::poll(TICK)? {
+            match meaning(&event::read()?) {
+                Some(Key::Stop) => {
+                    stop.stop();
+                    status.stopping = true;
+                }
+                Some(Key::Pause) => {
+                    status.paused = !status.paused;
+                    // The last picture says that it is one.
+                    screen.draw(|frame| draw::draw(frame, &history, status, theme))?;
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Key {
+    Stop,
+    Pause,
+}
+
+fn meaning(input: &Input) -> Option<Key> {
+    let Input::Key(key) = input else { return None };
+    if key.kind == KeyEventKind::Release {
+        return None;
+    }
+    match key.code {
+        // In raw mode Ctrl-C is a key and no signal.
+        KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Some(Key::Stop),
+        KeyCode::Char('q' | 'Q') => Some(Key::Stop),
+        KeyCode::Char('p' | 'P') => Some(Key::Pause),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::crossterm::event::KeyEvent;
+
+    use super::*;
+
+    #[test]
+    fn keys_mean_what_the_footer_says() {
+        let press = |code, modifiers| meaning(&Input::Key(KeyEvent::new(code, modifiers)));
+        assert_eq!(press(KeyCode::Char('q'), KeyModifiers::NONE), Some(Key::Stop));
+        assert_eq!(press(KeyCode::Char('c'), KeyModifiers::CONTROL), Some(Key::Stop));
+        assert_eq!(press(KeyCode::Char('c'), KeyModifiers::NONE), None);
+        assert_eq!(press(KeyCode::Char('p'), KeyModifiers::NONE), Some(Key::Pause));
+        assert_eq!(press(KeyCode::Enter, KeyModifiers::NONE), None);
+    }
+}
