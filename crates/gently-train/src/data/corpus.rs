@@ -1,0 +1,218 @@
+//! A split's tokens: shards on disk, or token lists in memory.
+
+use super::{Error, Result};
+use gently_formats::shard::Shard;
+use std::ops::Range;
+use std::path::Path;
+
+/// Tokens in parts, with document boundaries and, where there is one, a loss mask.
+#[derive(Debug)]
+pub struct Corpus {
+    name: String,
+    parts: Vec<Part>,
+    vocab: u64,
+    tokenizer: u64,
+    tokens: u64,
+    documents: u64,
+}
+
+#[derive(Debug)]
+enum Part {
+    Shard(Shard),
+    Memory { tokens: Vec<u32>, ends: Vec<u64> },
+}
+
+impl Corpus {
+    /// Opens shards, which must all come from one tokenizer. `name` is for messages ("train", "val").
+    ///
+    /// # Errors
+    /// [`Error::File`] for a damaged shard, [`Error::OtherTokenizer`].
+    pub fn open<P: AsRef<Path>>(name: &str, shards: impl IntoIterator<Item = P>) -> Result<Self> {
+        let mut parts = Vec::new();
+        let mut first: Option<(u64, u64)> = None;
+        for path in shards {
+            let shard = Shard::open(path)?;
+            let (expected_vocab, expected) = *first.get_or_insert((shard.vocab(), shard.tokenizer()));
+            if (shard.vocab(), shard.tokenizer()) != (expected_vocab, expected) {
+                return Err(Error::OtherTokenizer {
+                    what: shard.path().display().to_string(),
+                    found: shard.tokenizer(),
+                    found_vocab: shard.vocab(),
+                    expected,
+                    expected_vocab,
+                });
+            }
+            parts.push(Part::Shard(shard));
+        }
+        let (vocab, tokenizer) = first.unwrap_or((0, 0));
+        Ok(Self::from_parts(name, parts, vocab, tokenizer))
+    }
+
+    /// A corpus in memory: each list is a document. `vocab` and `tokenizer` as in a shard.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a token outside the vocabulary.
+    pub fn from_documents(
+        name: &str,
+        documents: impl IntoIterator<Item = Vec<u32>>,
+        vocab: u64,
+        tokenizer: u64,
+    ) -> Result<Self> {
+        let (mut tokens, mut ends) = (Vec::new(), Vec::new());
+        for document in documents {
+            if let Some(bad) = document.iter().find(|&&t| u64::from(t) >= vocab) {
+                let reason = format!("{bad} is outside the vocabulary of {vocab}");
+                return Err(Error::Option { option: "token", reason });
+            }
+            if !document.is_empty() {
+                tokens.extend(document);
+                ends.push(tokens.len() as u64);
+            }
+        }
+        Ok(Self::from_parts(name, vec![Part::Memory { tokens, ends }], vocab, tokenizer))
+    }
+
+    fn from_parts(name: &str, parts: Vec<Part>, vocab: u64, tokenizer: u64) -> Self {
+        let tokens = parts.iter().map(Part::len).sum();
+        let documents = parts.iter().map(Part::documents).sum();
+        Self { name: name.into(), parts, vocab, tokenizer, tokens, documents }
+    }
+
+    /// The split's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// All tokens.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// All documents. One that goes over several shards counts in each.
+    pub fn documents(&self) -> u64 {
+        self.documents
+    }
+
+    /// Every token is below this.
+    pub fn vocab(&self) -> u64 {
+        self.vocab
+    }
+
+    /// The hash of the tokenizer.
+    pub fn tokenizer(&self) -> u64 {
+        self.tokenizer
+    }
+
+    /// Shards.
+    pub fn parts(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Tokens in part `part`.
+    pub fn part_len(&self, part: usize) -> u64 {
+        self.parts[part].len()
+    }
+
+    /// Documents in part `part`.
+    pub fn part_documents(&self, part: usize) -> u64 {
+        self.parts[part].documents()
+    }
+
+    /// The tokens of a document of a part.
+    pub fn document(&self, part: usize, document: u64) -> Range<u64> {
+        match &self.parts[part] {
+            Part::Shard(s) => s.document(document),
+            Part::Memory { ends, .. } => {
+                let at = document as usize;
+                (if at == 0 { 0 } else { ends[at - 1] })..ends[at]
+            }
+        }
+    }
+
+    /// The document of a part that a token belongs to.
+    pub fn document_of(&self, part: usize, token: u64) -> u64 {
+        match &self.parts[part] {
+            Part::Shard(s) => s.document_of(token),
+            Part::Memory { ends, .. } => ends.partition_point(|&end| end <= token) as u64,
+        }
+    }
+
+    /// Whether a token counts in the loss as a target.
+    pub fn counts(&self, part: usize, token: u64) -> bool {
+        match &self.parts[part] {
+            Part::Shard(s) => s.counts(token),
+            Part::Memory { .. } => true,
+        }
+    }
+
+    /// Whether any part has a loss mask.
+    pub fn is_masked(&self) -> bool {
+        self.parts.iter().any(Part::is_masked)
+    }
+
+    pub(crate) fn part_is_masked(&self, part: usize) -> bool {
+        self.parts[part].is_masked()
+    }
+
+    /// Appends tokens of a part.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the shard is damaged there.
+    pub fn read(&self, part: usize, range: Range<u64>, out: &mut Vec<u32>) -> Result<()> {
+        match &self.parts[part] {
+            Part::Shard(s) => s.read(range, out)?,
+            Part::Memory { tokens, .. } => out.extend_from_slice(&tokens[range.start as usize..range.end as usize]),
+        }
+        Ok(())
+    }
+
+    /// Verifies all tokens of all shards.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the damaged block.
+    pub fn verify(&self) -> Result<()> {
+        for part in &self.parts {
+            if let Part::Shard(s) = part {
+                s.verify_all()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that these tokens are a tokenizer's.
+    ///
+    /// # Errors
+    /// [`Error::OtherTokenizer`].
+    pub fn expect_tokenizer(&self, hash: u64, vocab: usize) -> Result<()> {
+        if self.tokenizer == hash {
+            return Ok(());
+        }
+        Err(Error::OtherTokenizer {
+            what: format!("the {} split", self.name),
+            found: self.tokenizer,
+            found_vocab: self.vocab,
+            expected: hash,
+            expected_vocab: vocab as u64,
+        })
+    }
+}
+
+impl Part {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Shard(s) => s.len(),
+            Self::Memory { tokens, .. } => tokens.len() as u64,
+        }
+    }
+
+    fn documents(&self) -> u64 {
+        match self {
+            Self::Shard(s) => s.documents(),
+            Self::Memory { ends, .. } => ends.len() as u64,
+        }
+    }
+
+    fn is_masked(&self) -> bool {
+        matches!(self, Self::Shard(s) if s.is_masked())
+    }
+}

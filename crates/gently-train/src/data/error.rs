@@ -1,0 +1,213 @@
+//! What can go wrong between a file of text and a batch.
+
+use std::path::PathBuf;
+
+/// The result of this module.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, and where.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// "read", "write" …
+        action: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A weight or token file is wrong.
+    #[error(transparent)]
+    File(#[from] gently_formats::Error),
+    /// A tokenizer is wrong, or a text is wrong for it.
+    #[error("{}", place.as_ref().map_or_else(|| source.to_string(), |p| format!("{p}: {source}")))]
+    Text {
+        /// The source of the text, where there is one.
+        place: Option<String>,
+        /// The reason.
+        source: gently_text::Error,
+    },
+    /// A source has no text at all.
+    #[error("{source_name} is empty")]
+    Empty {
+        /// The source.
+        source_name: String,
+    },
+    /// A source is not UTF-8.
+    #[error("{source_name} is not UTF-8: the byte 0x{byte:02x} at offset {offset} is not part of a character")]
+    NotUtf8 {
+        /// The source.
+        source_name: String,
+        /// The first bad byte's offset.
+        offset: u64,
+        /// The byte.
+        byte: u8,
+    },
+    /// A folder has no file of a known kind.
+    #[error("no .txt, .md, .jsonl or .parquet file in {}", path.display())]
+    NoFiles {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A line of a .jsonl file is wrong.
+    #[error("{source_name}: line {line}: {reason}")]
+    Line {
+        /// The file.
+        source_name: String,
+        /// The line, from 1.
+        line: u64,
+        /// Why.
+        reason: String,
+    },
+    /// A document is too long to be cut for its tokenizer.
+    #[error("{source_name}: {bytes} bytes without a place where its tokens can be cut")]
+    Uncut {
+        /// The source.
+        source_name: String,
+        /// How many.
+        bytes: usize,
+    },
+    /// There are fewer tokens than a window needs.
+    #[error("the {split} split has {tokens} tokens, but a block of {block} needs at least {} in one piece", block + 1)]
+    TooShort {
+        /// "train" or "val".
+        split: String,
+        /// Tokens in it.
+        tokens: u64,
+        /// The block.
+        block: usize,
+    },
+    /// The tokens were made with another tokenizer.
+    #[error("{what} was made with tokenizer {found:016x} ({found_vocab} tokens), not {expected:016x} ({expected_vocab} tokens)")]
+    OtherTokenizer {
+        /// The data.
+        what: String,
+        /// Its tokenizer.
+        found: u64,
+        /// Its vocabulary.
+        found_vocab: u64,
+        /// The tokenizer wanted.
+        expected: u64,
+        /// Its vocabulary.
+        expected_vocab: u64,
+    },
+    /// A loader's state belongs to other data or options.
+    #[error("the saved place in the data does not fit: {reason}")]
+    State {
+        /// In what it differs.
+        reason: String,
+    },
+    /// An option is impossible.
+    #[error("{option}: {reason}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// A folder is not a prepared dataset.
+    #[error("{} is not a prepared dataset: {reason}", path.display())]
+    NotDataset {
+        /// The folder or its `dataset.json`.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A feature of the build is missing.
+    #[error("{what} needs a build with `--features {feature}`")]
+    Feature {
+        /// What was asked for.
+        what: String,
+        /// The feature.
+        feature: &'static str,
+    },
+    /// A parquet file is wrong.
+    #[error("{source_name}: {reason}")]
+    Parquet {
+        /// The file.
+        source_name: String,
+        /// Why.
+        reason: String,
+    },
+    /// No public set of that name.
+    #[error("no public set is named {name:?}")]
+    UnknownSet {
+        /// The name asked for.
+        name: String,
+        /// The name that is nearest.
+        near: Option<&'static str>,
+    },
+    /// A download failed.
+    #[error("cannot fetch {url}: {reason}")]
+    Fetch {
+        /// The address.
+        url: String,
+        /// Why.
+        reason: String,
+        /// Where the file is wanted.
+        target: PathBuf,
+    },
+    /// A download is not the file it should be.
+    #[error("{} is not the file expected: its SHA-256 is {found}, not {expected}", path.display())]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// The digest expected.
+        expected: String,
+        /// Its digest.
+        found: String,
+    },
+}
+
+impl Error {
+    /// What the person can do, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::File(e) => return e.hint().map(Into::into),
+            Self::Text { source, .. } => return source.hint(),
+            Self::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                    "choose a folder that you may write to, or change its permissions".into()
+                }
+                std::io::ErrorKind::StorageFull => "free some space, or choose another disk".into(),
+                std::io::ErrorKind::NotFound => "check the path".into(),
+                _ => return None,
+            },
+            Self::Empty { .. } => "give a file with text in it".into(),
+            Self::NotUtf8 { source_name, .. } => {
+                format!("convert it first, for example: iconv -f latin1 -t utf-8 {source_name} > converted.txt")
+            }
+            Self::NoFiles { .. } => "name the file itself if it has another ending; it is then read as plain text".into(),
+            Self::Line { .. } => "each line must be a JSON object; --field names the one with the text".into(),
+            Self::Uncut { .. } => "break the text into documents, or use a byte-level tokenizer".into(),
+            Self::TooShort { tokens, .. } => {
+                format!("use more text, or a block of at most {}", tokens.saturating_sub(1).max(1))
+            }
+            Self::OtherTokenizer { .. } => "prepare the data again with the model's own tokenizer".into(),
+            Self::State { .. } => "resume with the same data, seed, batch and block, or start a new run".into(),
+            Self::NotDataset { .. } => "prepare it with `gently data prepare`, or give a text file".into(),
+            Self::Feature { feature, .. } => format!("cargo install with --features {feature}, or convert the file to .jsonl"),
+            Self::UnknownSet { near: Some(near), .. } => format!("did you mean {near}?"),
+            Self::UnknownSet { .. } => "`gently data list` shows the names; `kjv` needs no network".into(),
+            Self::Fetch { url, target, .. } => format!(
+                "check the network; or fetch {url} by other means and put it at {}; the set `kjv` needs no network",
+                target.display()
+            ),
+            Self::Digest { .. } => "remove the file and fetch it again; if it fails again, the publisher changed it".into(),
+            Self::Option { .. } | Self::Parquet { .. } => return None,
+        })
+    }
+
+    pub(crate) fn io(path: &std::path::Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { path: path.into(), action, source }
+    }
+}
+
+impl From<gently_text::Error> for Error {
+    fn from(source: gently_text::Error) -> Self {
+        Self::Text { place: None, source }
+    }
+}

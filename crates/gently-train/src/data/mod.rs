@@ -1,0 +1,31 @@
+//! Data: from files of text to batches.
+//!
+//! Here: reading texts ([`prepare`]), the prepared [`Dataset`] and its [`Corpus`]es, training batches ([`Loader`]) and
+//! evaluation batches ([`EvalSet`]). Not here: tokenizers (`gently-text`) and the layout of a shard (`gently-formats`).
+//!
+//! ```
+//! use gently_train::data::{Corpus, Loader, LoaderOptions};
+//! use std::sync::Arc;
+//!
+//! let corpus = Corpus::from_documents("train", [(0..100).collect()], 100, 0)?;
+//! let mut loader = Loader::new(Arc::new(corpus), LoaderOptions::new(2, 8, 42))?;
+//! let batch = loader.next_batch()?;
+//! assert_eq!((batch.ids.len(), batch.counted()), (16, 16));
+//! # Ok::<(), gently_train::data::Error>(())
+//! ```
+
+mod batch;
+mod corpus;
+mod error;
+mod evaluate;
+mod loader;
+mod order;
+mod pack;
+mod permute;
+
+pub use batch::{Batch, IGNORE};
+pub use corpus::Corpus;
+pub use error::{Error, Result};
+pub use evaluate::EvalSet;
+pub use loader::{Loader, LoaderOptions, LoaderState, Mode};
+pub use order::Cursor;
