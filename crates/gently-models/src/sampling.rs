@@ -137,7 +137,11 @@ impl Sampler {
     fn collect(&mut self, logits: &[f32], history: &[u32]) {
         self.candidates.clear();
         self.candidates.extend(
-            logits.iter().enumerate().filter(|(_, z)| !z.is_nan() && **z > f32::NEG_INFINITY).map(|(i, &z)| (i as u32, z)),
+            logits
+                .iter()
+                .enumerate()
+                .filter(|(_, z)| !z.is_nan() && **z > f32::NEG_INFINITY)
+                .map(|(i, &z)| (i as u32, z)),
         );
         if self.params.repetition_penalty != 1.0 {
             self.seen.clear();
@@ -146,7 +150,11 @@ impl Sampler {
             self.seen.dedup();
             for (token, z) in &mut self.candidates {
                 if self.seen.binary_search(token).is_ok() {
-                    *z = if *z > 0.0 { *z / self.params.repetition_penalty } else { *z * self.params.repetition_penalty };
+                    *z = if *z > 0.0 {
+                        *z / self.params.repetition_penalty
+                    } else {
+                        *z * self.params.repetition_penalty
+                    };
                 }
             }
         }
@@ -285,7 +293,8 @@ mod tests {
 
     #[test]
     fn repetition_penalty_lowers_both_signs() {
-        let mut s = Sampler::new(SamplingParams { repetition_penalty: 2.0, temperature: 0.0, ..Default::default() }).unwrap();
+        let mut s =
+            Sampler::new(SamplingParams { repetition_penalty: 2.0, temperature: 0.0, ..Default::default() }).unwrap();
         assert_eq!(s.sample(&[3.0, 2.0], &[0]), 1);
         assert_eq!(s.sample(&[-1.0, -1.5], &[0, 0]), 1);
     }

@@ -1,0 +1,146 @@
+//! What can go wrong with a model: one enum, each variant naming the key, file or tensor at fault.
+//!
+//! Here: [`Error`] with its hints. Not here: tensor errors, which arrive as [`Error::Tensor`].
+//!
+//! ```
+//! let error = gently_models::DecoderConfig::named("gpt5").unwrap_err();
+//! assert!(error.hint().unwrap().contains("gpt2"));
+//! ```
+
+use crate::config::NAMED;
+use std::path::PathBuf;
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the models crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A configuration value breaks a rule.
+    #[error("model.{key} = {value} {rule}")]
+    Config {
+        /// The key at fault.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What must hold.
+        rule: String,
+    },
+    /// A configuration that cannot be read.
+    #[error("model configuration: {message}")]
+    ConfigText {
+        /// What the parser says.
+        message: String,
+    },
+    /// A sampling parameter out of range.
+    #[error(transparent)]
+    Sampling(#[from] crate::sampling::SamplingError),
+    /// A name that is no preset.
+    #[error("no model preset is called {name:?}")]
+    UnknownPreset {
+        /// The name given.
+        name: String,
+    },
+    /// A `config.json` or index that is not the JSON expected.
+    #[error("{}: {message}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the key or line.
+        message: String,
+    },
+    /// A `model_type` this crate does not know.
+    #[error("{}: model_type {model_type:?} is not supported", path.display())]
+    UnknownModelType {
+        /// The `config.json`.
+        path: PathBuf,
+        /// The type it names.
+        model_type: String,
+    },
+    /// A published option that this model does not implement.
+    #[error("{}: {key} = {value} is not supported", path.display())]
+    UnsupportedOption {
+        /// The `config.json`.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// A tensor the model needs is not in the files.
+    #[error("{}: tensor {name} is missing", path.display())]
+    MissingTensor {
+        /// The file or folder.
+        path: PathBuf,
+        /// The published name.
+        name: String,
+    },
+    /// A tensor in the files that the model has no place for.
+    #[error("{}: tensor {name} has no place in this model", path.display())]
+    UnexpectedTensor {
+        /// The file or folder.
+        path: PathBuf,
+        /// Its name.
+        name: String,
+    },
+    /// A tensor of another shape than the configuration says.
+    #[error("{}: tensor {name} has shape {found:?}, the configuration says {expected:?}", path.display())]
+    TensorShape {
+        /// The file or folder.
+        path: PathBuf,
+        /// Its name.
+        name: String,
+        /// The shape in the file.
+        found: Vec<usize>,
+        /// The shape of the model.
+        expected: Vec<usize>,
+    },
+    /// A bias that the configuration leaves out holds values that are not zero.
+    #[error("{}: tensor {name} is not zero, but the configuration has no such bias", path.display())]
+    NonZeroBias {
+        /// The file or folder.
+        path: PathBuf,
+        /// Its name.
+        name: String,
+    },
+    /// Tokens that do not fit the model or each other.
+    #[error("{what}")]
+    Tokens {
+        /// What is wrong, with the numbers.
+        what: String,
+    },
+    /// A state that cannot do what is asked, or belongs to another model.
+    #[error("state: {what}")]
+    State {
+        /// What is wrong, with the numbers.
+        what: String,
+    },
+    /// A file that cannot be read, written or believed.
+    #[error(transparent)]
+    Format(#[from] gently_formats::Error),
+    /// From the tensor crate.
+    #[error(transparent)]
+    Tensor(#[from] gently_tensor::Error),
+}
+
+impl Error {
+    /// What to do about it, where there is something to do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::UnknownPreset { .. } => Some(format!("known presets: {}", NAMED.join(", "))),
+            Self::UnknownModelType { .. } => {
+                Some("supported model types: gpt2, llama, and gently (written by this program)".to_owned())
+            }
+            Self::NonZeroBias { .. } => {
+                Some("remove the \"gently\" entry from config.json to load the model with its biases".to_owned())
+            }
+            Self::MissingTensor { .. } | Self::TensorShape { .. } => {
+                Some("the weights and config.json may come from different models".to_owned())
+            }
+            Self::Format(e) => e.hint().map(str::to_owned),
+            Self::Tensor(e) => e.hint().map(str::to_owned),
+            _ => None,
+        }
+    }
+}

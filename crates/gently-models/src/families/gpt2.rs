@@ -1,0 +1,162 @@
+//! GPT-2 as published on Hugging Face: keys, names, and what of ours fits into them.
+//!
+//! Not here: Llama (see [`super::llama`]), file reading (see [`crate::pretrained`]).
+//!
+//! Traps: the projections are `Conv1D`, stored `[in, out]`; query, key and value are consecutive thirds of
+//! `c_attn`; the prefix `transformer.` is absent in the first published files; `attn.bias` and
+//! `attn.masked_bias` are the causal mask, not weights; the GELU is the tanh form.
+//!
+//! ```
+//! use gently_models::{config::DecoderConfig, families::gpt2};
+//! let table = gpt2::names(&DecoderConfig::named("gpt2").unwrap());
+//! assert!(table.mappings.iter().any(|m| m.theirs[0].name == "transformer.h.11.attn.c_attn.weight"));
+//! ```
+
+use super::{Keys, NameTable};
+use crate::config::{DecoderConfig, Family, MlpKind, NormKind, NormPlace, Position};
+use crate::error::Result;
+use serde_json::{Map, Value, json};
+
+/// Our name of the activation for each of theirs; the first of ours is the one written.
+const ACTIVATIONS: &[(&str, MlpKind)] = &[
+    ("gelu_new", MlpKind::Gelu),
+    ("gelu_pytorch_tanh", MlpKind::Gelu),
+    ("gelu_fast", MlpKind::Gelu),
+    ("gelu", MlpKind::GeluErf),
+    ("relu", MlpKind::Relu),
+    ("relu2", MlpKind::Relu2),
+    ("silu", MlpKind::Silu),
+    ("swish", MlpKind::Silu),
+];
+
+/// Whether GPT-2's layout holds `cfg` exactly. Biases that `cfg` leaves out are written as zeros.
+pub fn covers(cfg: &DecoderConfig) -> bool {
+    cfg.norm == NormKind::Layer
+        && cfg.norm_place == NormPlace::Pre
+        && cfg.position == Position::Learned
+        && cfg.mlp != MlpKind::Swiglu
+        && cfg.kv_heads() == cfg.heads
+        && cfg.head_width() * cfg.heads == cfg.width
+        && cfg.logit_softcap.is_none()
+        && cfg.attention_softcap.is_none()
+        && cfg.window.is_none()
+        && !cfg.qk_norm
+}
+
+/// Reads the published keys.
+///
+/// # Errors
+/// As [`super::read_config`].
+pub fn from_json(keys: &Keys) -> Result<DecoderConfig> {
+    if !keys.flag_or("scale_attn_weights", true)? {
+        return Err(keys.unsupported("scale_attn_weights"));
+    }
+    if keys.flag_or("scale_attn_by_inverse_layer_idx", false)? {
+        return Err(keys.unsupported("scale_attn_by_inverse_layer_idx"));
+    }
+    if keys.flag_or("add_cross_attention", false)? {
+        return Err(keys.unsupported("add_cross_attention"));
+    }
+    let activation = keys.text_or("activation_function", "gelu_new")?;
+    let Some((_, mlp)) = ACTIVATIONS.iter().find(|(name, _)| *name == activation) else {
+        return Err(keys.unsupported("activation_function"));
+    };
+    let dropout = keys.real_or("resid_pdrop", 0.1)?;
+    for key in ["embd_pdrop", "attn_pdrop"] {
+        if keys.real_or(key, 0.1)? != dropout {
+            return Err(keys.unsupported(key));
+        }
+    }
+    Ok(DecoderConfig {
+        vocab: keys.size("vocab_size")?,
+        context: match keys.size_if("n_positions")? {
+            Some(n) => n,
+            None => keys.size("n_ctx")?,
+        },
+        width: keys.size("n_embd")?,
+        layers: keys.size("n_layer")?,
+        heads: keys.size("n_head")?,
+        mlp_width: keys.size_if("n_inner")?,
+        mlp: *mlp,
+        norm_eps: keys.real_or("layer_norm_epsilon", 1e-5)?,
+        tied_head: keys.flag_or("tie_word_embeddings", true)?,
+        init_std: keys.real_or("initializer_range", 0.02)?,
+        dropout,
+        ..DecoderConfig::preset(Family::Gpt2)
+    })
+}
+
+/// The published keys for `cfg`, which [`covers`] accepted.
+pub fn to_json(cfg: &DecoderConfig) -> Map<String, Value> {
+    let activation = ACTIVATIONS.iter().find(|(_, kind)| *kind == cfg.mlp).map_or("gelu_new", |(name, _)| name);
+    let json = json!({
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": cfg.vocab,
+        "n_positions": cfg.context,
+        "n_ctx": cfg.context,
+        "n_embd": cfg.width,
+        "n_layer": cfg.layers,
+        "n_head": cfg.heads,
+        "n_inner": cfg.mlp_width,
+        "activation_function": activation,
+        "layer_norm_epsilon": cfg.norm_eps,
+        "initializer_range": cfg.init_std,
+        "resid_pdrop": cfg.dropout,
+        "embd_pdrop": cfg.dropout,
+        "attn_pdrop": cfg.dropout,
+        "tie_word_embeddings": cfg.tied_head,
+        // transformers would take its own defaults, 50256, which a small vocabulary does not have.
+        "bos_token_id": null,
+        "eos_token_id": null,
+        "dtype": "float32",
+        "torch_dtype": "float32",
+    });
+    match json {
+        Value::Object(map) => map,
+        _ => unreachable!("the literal above is an object"),
+    }
+}
+
+/// The name table for `cfg`.
+pub fn names(cfg: &DecoderConfig) -> NameTable {
+    let mut t = NameTable {
+        optional_prefix: Some("transformer."),
+        skipped: &[".attn.bias", ".attn.masked_bias"],
+        ..NameTable::default()
+    };
+    let (c, m) = (cfg.width, cfg.mlp_width());
+    // A linear layer: `[out, in]` of ours is `[in, out]` of theirs; a missing bias is a bias of zeros.
+    let linear = |t: &mut NameTable, ours: String, theirs: String, out: usize, bias: bool| {
+        t.rows(format!("{ours}.weight"), vec![(format!("{theirs}.weight"), out)], true);
+        if bias {
+            t.same(format!("{ours}.bias"), format!("{theirs}.bias"), out);
+        } else {
+            t.zeros.push((format!("{theirs}.bias"), out));
+        }
+    };
+    let norm = |t: &mut NameTable, ours: String, theirs: String| {
+        t.same(format!("{ours}.weight"), format!("{theirs}.weight"), c);
+        if cfg.norm_bias {
+            t.same(format!("{ours}.bias"), format!("{theirs}.bias"), c);
+        } else {
+            t.zeros.push((format!("{theirs}.bias"), c));
+        }
+    };
+    t.same("embed.tokens", "transformer.wte.weight", cfg.vocab);
+    t.same("embed.positions", "transformer.wpe.weight", cfg.context);
+    for i in 0..cfg.layers {
+        let (ours, theirs) = (format!("blocks.{i}"), format!("transformer.h.{i}"));
+        norm(&mut t, format!("{ours}.mixer_norm"), format!("{theirs}.ln_1"));
+        linear(&mut t, format!("{ours}.mixer.qkv"), format!("{theirs}.attn.c_attn"), 3 * c, cfg.attention_bias);
+        linear(&mut t, format!("{ours}.mixer.out"), format!("{theirs}.attn.c_proj"), c, cfg.attention_bias);
+        norm(&mut t, format!("{ours}.mlp_norm"), format!("{theirs}.ln_2"));
+        linear(&mut t, format!("{ours}.mlp.up"), format!("{theirs}.mlp.c_fc"), m, cfg.mlp_bias);
+        linear(&mut t, format!("{ours}.mlp.down"), format!("{theirs}.mlp.c_proj"), c, cfg.mlp_bias);
+    }
+    norm(&mut t, "final_norm".into(), "transformer.ln_f".into());
+    if !cfg.tied_head {
+        t.same("head.weight", "lm_head.weight", cfg.vocab);
+    }
+    t
+}

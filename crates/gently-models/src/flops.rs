@@ -1,0 +1,126 @@
+//! What a model costs: parameters, floating-point operations and bytes, by formula.
+//!
+//! Here: [`Cost`] and its stated conventions. Not here: measured memory of a training step (the trainer plans it
+//! by running the step on the meta device).
+//!
+//! **Convention.** A multiply-add is two operations. Per token, a forward pass costs `2·N` for the N weights that
+//! take part in matrix products (the head counts, also when tied; looking a row up in a table costs nothing), and
+//! `4·L·T·H·D` for scores and weighted sums over T visible tokens: the full square is counted, as PaLM (Chowdhery
+//! et al. 2022, appendix B) and nanoGPT do, although the causal half is enough. A backward pass costs twice the
+//! forward, so training costs `6·N + 12·L·T·H·D`. Norms, activations and recomputation are not counted.
+//!
+//! ```
+//! use gently_models::{config::DecoderConfig, flops::Cost};
+//! let cost = Cost::of(&DecoderConfig::named("gpt2").unwrap());
+//! assert_eq!(cost.parameters, 124_439_808);
+//! ```
+
+use crate::config::{DecoderConfig, MlpKind, NormKind, NormPlace, Position};
+
+/// Counts that follow from a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cost {
+    /// All parameters; a tied head counts once.
+    pub parameters: u64,
+    /// Parameters of the embedding tables (token and position), the head aside.
+    pub embedding_parameters: u64,
+    /// N: weights that take part in matrix products, the head included.
+    pub matmul_parameters: u64,
+    /// `L·H·D`, what attention multiplies with the visible length.
+    attention_width: u64,
+    window: Option<u64>,
+    kv_elements: u64,
+}
+
+impl Cost {
+    /// The cost of a valid configuration.
+    pub fn of(cfg: &DecoderConfig) -> Self {
+        let (l, c, v) = (cfg.layers as u64, cfg.width as u64, cfg.vocab as u64);
+        let (m, d) = (cfg.mlp_width() as u64, cfg.head_width() as u64);
+        let qkv = cfg.qkv_width() as u64;
+        let hd = cfg.heads as u64 * d;
+        let up = if cfg.mlp == MlpKind::Swiglu { 2 * m } else { m };
+
+        let matrices = qkv * c + c * hd + up * c + c * m;
+        let when = |on: bool, n: u64| if on { n } else { 0 };
+        let biases = when(cfg.attention_bias, qkv + c) + when(cfg.mlp_bias, up + c);
+        let norm = c + when(cfg.norm_bias && cfg.norm == NormKind::Layer, c);
+        let block_norms = if cfg.norm_place == NormPlace::Both { 4 } else { 2 };
+        let final_norm = when(cfg.norm_place != NormPlace::Post, norm);
+        let block = matrices + biases + block_norms * norm + when(cfg.qk_norm, 2 * d);
+
+        let positions = when(cfg.position == Position::Learned, cfg.context as u64 * c);
+        let head = when(!cfg.tied_head, v * c);
+        Self {
+            parameters: l * block + v * c + positions + final_norm + head,
+            embedding_parameters: v * c + positions,
+            matmul_parameters: l * matrices + v * c,
+            attention_width: l * hd,
+            window: cfg.window.map(|w| w as u64),
+            kv_elements: 2 * l * cfg.kv_heads() as u64 * d,
+        }
+    }
+
+    fn visible(&self, t: u64) -> u64 {
+        self.window.map_or(t, |w| w.min(t))
+    }
+
+    /// Operations of a forward pass per token, in a sequence of `t` tokens.
+    pub fn forward_flops_per_token(&self, t: usize) -> u64 {
+        2 * self.matmul_parameters + 4 * self.attention_width * self.visible(t as u64)
+    }
+
+    /// Operations of a training step (forward and backward) per token, in a sequence of `t` tokens.
+    pub fn training_flops_per_token(&self, t: usize) -> u64 {
+        3 * self.forward_flops_per_token(t)
+    }
+
+    /// Bytes of the weights at `bytes_each` bytes for a parameter.
+    pub fn weight_bytes(&self, bytes_each: u64) -> u64 {
+        self.parameters * bytes_each
+    }
+
+    /// Bytes of keys and values for one token of one sequence, in f32.
+    pub fn kv_bytes_per_token(&self) -> u64 {
+        4 * self.kv_elements
+    }
+
+    /// Bytes of weights, gradients and AdamW's two moments in f32: what training holds besides activations.
+    pub fn adamw_bytes(&self) -> u64 {
+        self.parameters * 16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn published_sizes() {
+        // Parameter counts of the published files.
+        let cases = [
+            ("gpt2", 124_439_808),
+            ("gpt2-medium", 354_823_168),
+            ("gpt2-large", 774_030_080),
+            ("gpt2-xl", 1_557_611_200),
+            ("smollm2-135m", 134_515_008),
+            ("llama2-7b", 6_738_415_616),
+        ];
+        for (name, count) in cases {
+            assert_eq!(Cost::of(&DecoderConfig::named(name).unwrap()).parameters, count, "{name}");
+        }
+    }
+
+    #[test]
+    fn nanogpt_convention() {
+        // nanoGPT's estimate_mfu: 6·N + 12·L·H·Q·T with N all parameters but the position table.
+        let cfg = DecoderConfig::named("gpt2").unwrap();
+        let cost = Cost::of(&cfg);
+        let n = cost.matmul_parameters;
+        assert_eq!(cost.training_flops_per_token(1024), 6 * n + 12 * 12 * 768 * 1024);
+        let small = cost.parameters - 1024 * 768 - n;
+        assert_eq!(small, 12 * (4 * 768 + 2304 + 768 + 3072 + 768) + 2 * 768, "what is left is norms and biases");
+        let window = DecoderConfig { window: Some(16), ..cfg };
+        assert_eq!(Cost::of(&window).forward_flops_per_token(1024), 2 * n + 4 * 12 * 768 * 16);
+    }
+}

@@ -1,0 +1,153 @@
+//! Numbers that depend on the position alone: rotary angles, sinusoids, ALiBi slopes.
+//!
+//! Here: tables that are computed as far as they are used. Not here: learned positions, which are parameters, and
+//! the use of the tables (see [`crate::mixers::SoftmaxAttention`], [`crate::decoder`]).
+//!
+//! ```
+//! use gently_models::positions::Rotary;
+//! let rotary = Rotary::new(1024, 64, 10000.0);
+//! assert!(rotary.reaching(100).unwrap().positions() >= 100);
+//! assert!(rotary.reaching(1025).is_err());
+//! ```
+
+use crate::error::{Error, Result};
+use gently_tensor::{DType, Device, Rope, RopeStyle, Tensor};
+use std::sync::{PoisonError, RwLock};
+
+/// A table `[context, width]` of numbers computed in f64 from position and channel. Rows appear when first asked
+/// for, so a long context costs nothing until it is used.
+pub struct PositionTable {
+    context: usize,
+    width: usize,
+    dtype: DType,
+    device: Device,
+    value: Box<dyn Fn(usize, usize) -> f64 + Send + Sync>,
+    rows: RwLock<Option<Tensor>>,
+}
+
+impl PositionTable {
+    /// The table of `value(position, channel)`.
+    pub fn new(
+        context: usize,
+        width: usize,
+        dtype: DType,
+        device: Device,
+        value: impl Fn(usize, usize) -> f64 + Send + Sync + 'static,
+    ) -> Self {
+        Self { context, width, dtype, device, value: Box::new(value), rows: RwLock::new(None) }
+    }
+
+    /// Sines in even channels, cosines in odd ones (Vaswani et al. 2017, §3.5).
+    pub fn sinusoids(context: usize, width: usize, dtype: DType, device: Device) -> Self {
+        Self::new(context, width, dtype, device, move |t, i| {
+            let angle = t as f64 / 10000f64.powf((i / 2 * 2) as f64 / width as f64);
+            if i % 2 == 0 { angle.sin() } else { angle.cos() }
+        })
+    }
+
+    /// The table, `[at least end, width]`.
+    ///
+    /// # Errors
+    /// [`Error::Tokens`] past the context.
+    pub fn reaching(&self, end: usize) -> Result<Tensor> {
+        let rows = rows_for(end, self.context)?;
+        if let Some(table) = &*self.rows.read().unwrap_or_else(PoisonError::into_inner)
+            && table.dims()[0] >= end
+        {
+            return Ok(table.clone());
+        }
+        let table = self.build(rows)?;
+        *self.rows.write().unwrap_or_else(PoisonError::into_inner) = Some(table.clone());
+        Ok(table)
+    }
+
+    fn build(&self, rows: usize) -> Result<Tensor> {
+        let shape = [rows, self.width];
+        if self.device == Device::Meta {
+            return Ok(Tensor::zeros(shape, self.dtype, &self.device)?);
+        }
+        let values: Vec<f64> = (0..rows * self.width).map(|n| (self.value)(n / self.width, n % self.width)).collect();
+        if self.dtype == DType::F64 {
+            return Ok(Tensor::from_slice(&values, shape, &self.device)?);
+        }
+        let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
+        Ok(Tensor::from_slice(&values, shape, &self.device)?)
+    }
+}
+
+/// Rotary angles `t · theta^(-2i/D)`, half-split pairs (Su et al. 2021), for as many positions as were used.
+pub struct Rotary {
+    context: usize,
+    head_width: usize,
+    theta: f64,
+    table: RwLock<Option<Rope>>,
+}
+
+impl Rotary {
+    /// Angles for heads of `head_width` channels.
+    pub fn new(context: usize, head_width: usize, theta: f64) -> Self {
+        Self { context, head_width, theta, table: RwLock::new(None) }
+    }
+
+    /// The table, with at least the positions before `end`.
+    ///
+    /// # Errors
+    /// [`Error::Tokens`] past the context.
+    pub fn reaching(&self, end: usize) -> Result<Rope> {
+        let rows = rows_for(end, self.context)?;
+        if let Some(rope) = &*self.table.read().unwrap_or_else(PoisonError::into_inner)
+            && rope.positions() >= end
+        {
+            return Ok(rope.clone());
+        }
+        let rope = Rope::new(rows, self.head_width, self.theta, RopeStyle::Half)?;
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Some(rope.clone());
+        Ok(rope)
+    }
+}
+
+/// How many rows to compute so that the positions before `end` are there: growth doubles, up to the context.
+fn rows_for(end: usize, context: usize) -> Result<usize> {
+    if end > context {
+        return Err(Error::Tokens { what: format!("{end} tokens do not fit into a context of {context}") });
+    }
+    Ok(end.next_power_of_two().clamp(context.min(64), context))
+}
+
+/// The slope of each head: `2^(-8i/H)` for a power of two; otherwise those of the next lower power, then every
+/// other one of the next higher (Press et al. 2021, and their code).
+pub fn alibi_slopes(heads: usize) -> Vec<f32> {
+    let power = |n: usize| move |i: usize| 2f64.powf(-8.0 * (i + 1) as f64 / n as f64);
+    if heads.is_power_of_two() {
+        return (0..heads).map(power(heads)).map(|s| s as f32).collect();
+    }
+    let lower = heads.next_power_of_two() / 2;
+    let rest = (0..2 * lower).step_by(2).map(power(2 * lower)).take(heads - lower);
+    (0..lower).map(power(lower)).chain(rest).map(|s| s as f32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slopes_of_the_paper() {
+        assert_eq!(alibi_slopes(8)[..3], [0.5, 0.25, 0.125]);
+        let six = alibi_slopes(6);
+        assert_eq!(six[..4], [0.25, 0.0625, 0.015625, 0.00390625]);
+        assert_eq!(six[4..], [0.5, 0.125]);
+    }
+
+    #[test]
+    fn tables_grow_and_keep_their_values() {
+        let table = PositionTable::new(200, 3, DType::F32, Device::Cpu, |t, i| (t * 10 + i) as f64);
+        for end in [2, 70, 200, 3] {
+            let rows = table.reaching(end).unwrap();
+            assert!(rows.dims()[0] >= end);
+            let rows = rows.to_vec::<f32>().unwrap();
+            assert!(rows.iter().enumerate().all(|(n, v)| *v == (n / 3 * 10 + n % 3) as f32));
+        }
+        assert!(table.reaching(201).unwrap_err().to_string().contains("context of 200"));
+        assert!(table.reaching(usize::MAX).is_err());
+    }
+}
