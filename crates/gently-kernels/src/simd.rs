@@ -70,6 +70,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Largest lane.
     fn max_lane(self, a: Self::V) -> f32;
 
+    /// Asks for the cache line at `p`, which may be any address, to be brought to L1.
+    fn prefetch(self, p: *const f32);
     /// Loads a whole vector.
     ///
     /// # Safety
@@ -271,6 +273,8 @@ pub(crate) mod plain {
         fn max_lane(self, a: Self::V) -> f32 {
             a.iter().fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
         }
+        #[inline(always)]
+        fn prefetch(self, _p: *const f32) {}
         #[inline(always)]
         unsafe fn load_ptr(self, p: *const f32) -> Self::V {
             // SAFETY: the caller promises LANES readable floats.

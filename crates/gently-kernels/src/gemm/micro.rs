@@ -12,6 +12,8 @@ use crate::simd_math;
 
 /// Rows in a packed panel of A, whatever the tile takes of them.
 pub(super) const PANEL_ROWS: usize = 8;
+/// Steps of K that panels of B are asked for ahead of their use; they come from L2.
+const AHEAD: usize = 8;
 /// Widest tile of any path, in vectors.
 pub(super) const MAX_NV: usize = 3;
 
@@ -94,12 +96,19 @@ unsafe fn tile<W: Words, const MR: usize, const NV: usize, const PACKED: bool>(t
     let lanes = W::S::LANES;
     let mut acc = [[s.splat(0.0); NV]; MR];
     let mut b = t.b;
+    let ahead = t.b_step * AHEAD;
+    for i in 0..MR {
+        for v in 0..NV {
+            s.prefetch(t.dst.wrapping_add(i * t.ld_dst + v * lanes));
+        }
+    }
     // One step of K. A macro, because a closure would not be compiled for the instruction set.
     macro_rules! step {
         ($acc:ident, $b:ident, |$i:ident| $a:expr) => {{
             let mut bv = [s.splat(0.0); NV];
             for v in 0..NV {
                 bv[v] = s.load_ptr($b.add(v * lanes));
+                s.prefetch($b.wrapping_add(v * lanes + ahead));
             }
             for $i in 0..MR {
                 let av = s.splat(*$a);

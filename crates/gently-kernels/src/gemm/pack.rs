@@ -284,11 +284,12 @@ mod x86 {
                     let mut w = 0;
                     while w < inside {
                         let mut x = [_mm256_setzero_si256(); 8];
-                        for (r, x) in x.iter_mut().enumerate() {
-                            *x = along_k::<E, MODE>(line.add(r * part.minor_stride + w * per));
+                        for r in 0..8 {
+                            x[r] = along_k::<E, MODE>(line.add(r * part.minor_stride + w * per));
                         }
-                        for (r, x) in transpose8(x).into_iter().enumerate() {
-                            _mm256_storeu_si256(dst.add((w + r) * part.width + i).cast(), x);
+                        let x = transpose8(x);
+                        for r in 0..8 {
+                            _mm256_storeu_si256(dst.add((w + r) * part.width + i).cast(), x[r]);
                         }
                         w += 8;
                     }
@@ -302,45 +303,37 @@ mod x86 {
         }
     }
 
-    /// Transposes an 8 × 8 block of words.
+    /// Transposes an 8 × 8 block of words. (No closures here: they would not be compiled for AVX2.)
     #[inline(always)]
     unsafe fn transpose8(x: [__m256i; 8]) -> [__m256i; 8] {
         // SAFETY: inlined into functions with AVX2.
         unsafe {
-            let f = x.map(|v| _mm256_castsi256_ps(v));
-            let lo = |a, b| _mm256_castps_pd(_mm256_unpacklo_ps(a, b));
-            let hi = |a, b| _mm256_castps_pd(_mm256_unpackhi_ps(a, b));
-            // Pairs of rows, then quads, then halves.
-            let p = [
-                lo(f[0], f[1]),
-                hi(f[0], f[1]),
-                lo(f[2], f[3]),
-                hi(f[2], f[3]),
-                lo(f[4], f[5]),
-                hi(f[4], f[5]),
-                lo(f[6], f[7]),
-                hi(f[6], f[7]),
-            ];
-            let q = [
-                _mm256_unpacklo_pd(p[0], p[2]),
-                _mm256_unpackhi_pd(p[0], p[2]),
-                _mm256_unpacklo_pd(p[1], p[3]),
-                _mm256_unpackhi_pd(p[1], p[3]),
-                _mm256_unpacklo_pd(p[4], p[6]),
-                _mm256_unpackhi_pd(p[4], p[6]),
-                _mm256_unpacklo_pd(p[5], p[7]),
-                _mm256_unpackhi_pd(p[5], p[7]),
-            ]
-            .map(|v| _mm256_castpd_si256(v));
+            // Neighbouring rows, then quads, then halves.
+            let p0 = _mm256_unpacklo_epi32(x[0], x[1]);
+            let p1 = _mm256_unpackhi_epi32(x[0], x[1]);
+            let p2 = _mm256_unpacklo_epi32(x[2], x[3]);
+            let p3 = _mm256_unpackhi_epi32(x[2], x[3]);
+            let p4 = _mm256_unpacklo_epi32(x[4], x[5]);
+            let p5 = _mm256_unpackhi_epi32(x[4], x[5]);
+            let p6 = _mm256_unpacklo_epi32(x[6], x[7]);
+            let p7 = _mm256_unpackhi_epi32(x[6], x[7]);
+            let q0 = _mm256_unpacklo_epi64(p0, p2);
+            let q1 = _mm256_unpackhi_epi64(p0, p2);
+            let q2 = _mm256_unpacklo_epi64(p1, p3);
+            let q3 = _mm256_unpackhi_epi64(p1, p3);
+            let q4 = _mm256_unpacklo_epi64(p4, p6);
+            let q5 = _mm256_unpackhi_epi64(p4, p6);
+            let q6 = _mm256_unpacklo_epi64(p5, p7);
+            let q7 = _mm256_unpackhi_epi64(p5, p7);
             [
-                _mm256_permute2x128_si256::<0x20>(q[0], q[4]),
-                _mm256_permute2x128_si256::<0x20>(q[1], q[5]),
-                _mm256_permute2x128_si256::<0x20>(q[2], q[6]),
-                _mm256_permute2x128_si256::<0x20>(q[3], q[7]),
-                _mm256_permute2x128_si256::<0x31>(q[0], q[4]),
-                _mm256_permute2x128_si256::<0x31>(q[1], q[5]),
-                _mm256_permute2x128_si256::<0x31>(q[2], q[6]),
-                _mm256_permute2x128_si256::<0x31>(q[3], q[7]),
+                _mm256_permute2x128_si256::<0x20>(q0, q4),
+                _mm256_permute2x128_si256::<0x20>(q1, q5),
+                _mm256_permute2x128_si256::<0x20>(q2, q6),
+                _mm256_permute2x128_si256::<0x20>(q3, q7),
+                _mm256_permute2x128_si256::<0x31>(q0, q4),
+                _mm256_permute2x128_si256::<0x31>(q1, q5),
+                _mm256_permute2x128_si256::<0x31>(q2, q6),
+                _mm256_permute2x128_si256::<0x31>(q3, q7),
             ]
         }
     }

@@ -117,6 +117,10 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn load_ptr(self, p: *const f32) -> __m256 {
         unsafe { _mm256_loadu_ps(p) }
     }

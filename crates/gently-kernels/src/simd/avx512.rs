@@ -96,6 +96,10 @@ impl Simd for Avx512 {
         unsafe { _mm512_reduce_max_ps(a) }
     }
     #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn load_ptr(self, p: *const f32) -> __m512 {
         unsafe { _mm512_loadu_ps(p) }
     }
