@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
+pub mod data;
 mod error;
 pub mod events;
 pub mod folder;
@@ -10,10 +11,14 @@ pub mod optim;
 pub mod plan;
 pub mod recipe;
 pub mod schedule;
+pub mod source;
 pub mod spike;
 mod stop;
+pub mod trainer;
 pub mod watch;
 
 pub use error::{Error, Result};
 pub use events::{Event, Observer};
+pub use recipe::Recipe;
 pub use stop::StopHandle;
+pub use trainer::Trainer;

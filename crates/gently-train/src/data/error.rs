@@ -81,7 +81,9 @@ pub enum Error {
         block: usize,
     },
     /// The tokens were made with another tokenizer.
-    #[error("{what} was made with tokenizer {found:016x} ({found_vocab} tokens), not {expected:016x} ({expected_vocab} tokens)")]
+    #[error(
+        "{what} was made with tokenizer {found:016x} ({found_vocab} tokens), not {expected:016x} ({expected_vocab} tokens)"
+    )]
     OtherTokenizer {
         /// The data.
         what: String,
@@ -180,7 +182,9 @@ impl Error {
             Self::NotUtf8 { source_name, .. } => {
                 format!("convert it first, for example: iconv -f latin1 -t utf-8 {source_name} > converted.txt")
             }
-            Self::NoFiles { .. } => "name the file itself if it has another ending; it is then read as plain text".into(),
+            Self::NoFiles { .. } => {
+                "name the file itself if it has another ending; it is then read as plain text".into()
+            }
             Self::Line { .. } => "each line must be a JSON object; --field names the one with the text".into(),
             Self::Uncut { .. } => "break the text into documents, or use a byte-level tokenizer".into(),
             Self::TooShort { tokens, .. } => {
@@ -189,14 +193,18 @@ impl Error {
             Self::OtherTokenizer { .. } => "prepare the data again with the model's own tokenizer".into(),
             Self::State { .. } => "resume with the same data, seed, batch and block, or start a new run".into(),
             Self::NotDataset { .. } => "prepare it with `gently data prepare`, or give a text file".into(),
-            Self::Feature { feature, .. } => format!("cargo install with --features {feature}, or convert the file to .jsonl"),
+            Self::Feature { feature, .. } => {
+                format!("cargo install with --features {feature}, or convert the file to .jsonl")
+            }
             Self::UnknownSet { near: Some(near), .. } => format!("did you mean {near}?"),
             Self::UnknownSet { .. } => "`gently data list` shows the names; `kjv` needs no network".into(),
             Self::Fetch { url, target, .. } => format!(
                 "check the network; or fetch {url} by other means and put it at {}; the set `kjv` needs no network",
                 target.display()
             ),
-            Self::Digest { .. } => "remove the file and fetch it again; if it fails again, the publisher changed it".into(),
+            Self::Digest { .. } => {
+                "remove the file and fetch it again; if it fails again, the publisher changed it".into()
+            }
             Self::Option { .. } | Self::Parquet { .. } => return None,
         })
     }

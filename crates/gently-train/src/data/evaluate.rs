@@ -34,13 +34,7 @@ impl EvalSet {
     ///
     /// # Errors
     /// [`Error::TooShort`] when no part has two tokens, [`Error::Option`] for sizes of 0.
-    pub fn new(
-        corpus: Arc<Corpus>,
-        batch: usize,
-        block: usize,
-        limit: Option<usize>,
-        doc_mask: bool,
-    ) -> Result<Self> {
+    pub fn new(corpus: Arc<Corpus>, batch: usize, block: usize, limit: Option<usize>, doc_mask: bool) -> Result<Self> {
         for (option, n) in [("batch", batch), ("block", block), ("eval.batches", limit.unwrap_or(1))] {
             if n == 0 {
                 return Err(Error::Option { option, reason: "it must be at least 1".into() });

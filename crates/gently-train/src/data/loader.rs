@@ -96,10 +96,7 @@ impl Loader {
     /// # Errors
     /// As [`Loader::new`]; [`Error::Option`] for weights that are not positive numbers, [`Error::OtherTokenizer`] when the
     /// corpora differ in it.
-    pub fn mixture(
-        corpora: impl IntoIterator<Item = (Arc<Corpus>, f64)>,
-        mut options: LoaderOptions,
-    ) -> Result<Self> {
+    pub fn mixture(corpora: impl IntoIterator<Item = (Arc<Corpus>, f64)>, mut options: LoaderOptions) -> Result<Self> {
         let positive = |option, n: usize| match n {
             0 => Err(Error::Option { option, reason: "it must be at least 1".into() }),
             _ => Ok(()),

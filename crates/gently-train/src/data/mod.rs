@@ -1,6 +1,6 @@
 //! Data: from files of text to batches.
 //!
-//! Here: reading texts ([`prepare`]), the prepared [`Dataset`] and its [`Corpus`]es, training batches ([`Loader`]) and
+//! Here: reading texts ([`Prepare`]), the prepared [`Dataset`] and its [`Corpus`]es, training batches ([`Loader`]) and
 //! evaluation batches ([`EvalSet`]). Not here: tokenizers (`gently-text`) and the layout of a shard (`gently-formats`).
 //!
 //! ```
@@ -16,16 +16,27 @@
 
 mod batch;
 mod corpus;
+mod dataset;
+mod encode;
 mod error;
 mod evaluate;
 mod loader;
 mod order;
 mod pack;
+mod parquet;
 mod permute;
+mod prepare;
+mod read;
+mod scan;
+mod shards;
 
 pub use batch::{Batch, IGNORE};
 pub use corpus::Corpus;
+pub use dataset::{Dataset, DatasetInfo, SplitInfo, TokenizerInfo};
 pub use error::{Error, Result};
 pub use evaluate::EvalSet;
 pub use loader::{Loader, LoaderOptions, LoaderState, Mode};
 pub use order::Cursor;
+pub use prepare::{Prepare, Progress, SplitRule, TokenizerSpec};
+pub use read::{Format, Input, Layout};
+pub use scan::SourceInfo;

@@ -70,11 +70,7 @@ struct Packed {
 impl Order {
     pub fn new(corpus: Arc<Corpus>, salt: u64, o: &LoaderOptions) -> Result<Self> {
         let block = o.block as u64;
-        let too_short = || Error::TooShort {
-            split: corpus.name().into(),
-            tokens: corpus.tokens(),
-            block: o.block,
-        };
+        let too_short = || Error::TooShort { split: corpus.name().into(), tokens: corpus.tokens(), block: o.block };
         let parts = 0..corpus.parts();
         let plan = match o.mode {
             Mode::Stream => {

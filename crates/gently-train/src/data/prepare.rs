@@ -1,0 +1,343 @@
+//! Texts to a prepared dataset: a folder of token shards, a tokenizer and `dataset.json`.
+//!
+//! The folder appears whole: everything is written beside it first, and `dataset.json` comes last. Preparing the same sources in
+//! the same way again finds that out by their hashes and does nothing.
+
+use super::dataset::{Dataset, DatasetInfo, SplitInfo, TokenizerInfo};
+use super::encode::{self, Encoded, Side};
+use super::read::{Input, Layout, Source, resolve};
+use super::scan::Scan;
+use super::shards::SplitWriter;
+use super::{Error, Result};
+use gently_formats::shard::ShardInfo;
+use gently_text::{BpeOptions, END_OF_TEXT, Tokenizer, train_bpe};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+
+/// The tokenizer to use.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum TokenizerSpec {
+    /// A token for each character of the sources.
+    Characters,
+    /// A token for each byte.
+    Bytes,
+    /// Byte-level BPE of this many entries, trained on the sources.
+    Bpe(usize),
+    /// A `tokenizer.json`, or a folder with one or with GPT-2's two files.
+    File(PathBuf),
+    /// One that is at hand.
+    Ready(Tokenizer),
+}
+
+/// How the validation split is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum SplitRule {
+    /// A single text: [`SplitRule::Tail`]. Several documents: [`SplitRule::Documents`].
+    #[default]
+    Auto,
+    /// The last characters of all, as nanoGPT splits Shakespeare.
+    Tail,
+    /// Whole documents, drawn by a hash of seed and text.
+    Documents,
+}
+
+/// What to prepare and how.
+#[derive(Debug, Clone)]
+pub struct Prepare {
+    /// The texts.
+    pub inputs: Vec<Input>,
+    /// Texts for validation, instead of a part of `inputs`.
+    pub val_inputs: Vec<Input>,
+    /// The tokenizer.
+    pub tokenizer: TokenizerSpec,
+    /// The part for validation, 0 to below 1; 0 for none.
+    pub val_fraction: f64,
+    /// Which part that is.
+    pub split: SplitRule,
+    /// Draws the documents for validation.
+    pub seed: u64,
+    /// How documents lie in the files.
+    pub layout: Layout,
+    /// Whether an end-of-text token follows each document. `None`: where the tokenizer has one and there is more than one
+    /// document. `Some(true)` gives byte and character tokenizers one.
+    pub end_of_text: Option<bool>,
+    /// Tokens in a shard, at most.
+    pub shard_tokens: u64,
+    /// Threads that encode; 0 for all processors.
+    pub threads: usize,
+}
+
+/// How far the preparation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done: "scanning", "training the tokenizer", "encoding".
+    pub stage: &'static str,
+    /// Bytes of text done in this stage.
+    pub done: u64,
+    /// Bytes of the sources (of compressed sources: fewer than the text's).
+    pub total: u64,
+    /// Tokens written.
+    pub tokens: u64,
+}
+
+impl Prepare {
+    /// Characters, a tenth for validation.
+    pub fn new(inputs: impl IntoIterator<Item = Input>) -> Self {
+        Self {
+            inputs: inputs.into_iter().collect(),
+            val_inputs: Vec::new(),
+            tokenizer: TokenizerSpec::Characters,
+            val_fraction: 0.1,
+            split: SplitRule::Auto,
+            seed: 1337,
+            layout: Layout::default(),
+            end_of_text: None,
+            shard_tokens: 100_000_000,
+            threads: 0,
+        }
+    }
+
+    /// Prepares into the folder `dir`, or finds it prepared in this way already. `progress` is called about once for each
+    /// megabyte.
+    ///
+    /// # Errors
+    /// Those of reading ([`Error::NotUtf8`], [`Error::Empty`] …), of the tokenizer, and of writing.
+    pub fn run(&self, dir: impl AsRef<Path>, progress: &mut dyn FnMut(Progress)) -> Result<Dataset> {
+        let dir = dir.as_ref();
+        self.check()?;
+        std::fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;
+        let work = Workspace::new(dir)?;
+        let sources = resolve(&self.inputs, &work.path.join("stdin"))?;
+        let val_sources = resolve(&self.val_inputs, &work.path.join("stdin-val"))?;
+        let total: u64 = sources.iter().chain(&val_sources).map(Source::size).sum();
+        let mut done = 0;
+        let mut scanned = |n: u64| {
+            done += n;
+            progress(Progress { stage: "scanning", done, total, tokens: 0 });
+        };
+        let drawn = if val_sources.is_empty() { self.val_fraction } else { 0.0 };
+        let mut scan = Scan::run(&sources, &self.layout, drawn, self.seed, &mut scanned)?;
+        scan.settle(drawn);
+        let val_scan = match val_sources.as_slice() {
+            [] => None,
+            s => Some(Scan::run(s, &self.layout, 0.0, self.seed, &mut scanned)?),
+        };
+        let key = self.key(&scan, val_scan.as_ref())?;
+        if let Some(ready) = Dataset::open_if(dir, &key) {
+            return Ok(ready);
+        }
+        let tokenizer = self.make_tokenizer(&sources, &scan, val_scan.as_ref(), total, progress)?;
+        let documents = scan.documents + val_scan.as_ref().map_or(0, |s| s.documents);
+        let end = match self.end_of_text {
+            Some(false) => None,
+            Some(true) => Some(tokenizer.end_of_text().ok_or_else(|| Error::Option {
+                option: "end_of_text",
+                reason: "the tokenizer has no token that ends a text".into(),
+            })?),
+            None => tokenizer.end_of_text().filter(|_| documents > 1),
+        };
+        let side = match self.split {
+            _ if drawn <= 0.0 => Side::Train,
+            SplitRule::Auto if scan.documents > 1 => Side::Drawn,
+            SplitRule::Documents if scan.documents > 1 => Side::Drawn,
+            SplitRule::Documents => {
+                let reason = "there is one document only; split its characters (auto or tail)".into();
+                return Err(Error::Option { option: "split", reason });
+            }
+            // nanoGPT: `int(n * 0.9)`.
+            SplitRule::Auto | SplitRule::Tail => Side::Tail((scan.characters as f64 * (1.0 - drawn)) as u64),
+        };
+        let info = ShardInfo {
+            vocab: tokenizer.vocab_size() as u64,
+            tokenizer: tokenizer.hash(),
+            masked: scan.masked || val_scan.as_ref().is_some_and(|s| s.masked),
+        };
+        let mut train = SplitWriter::new(&work.path, "train", info, self.shard_tokens);
+        let mut val = SplitWriter::new(&work.path, "val", info, self.shard_tokens);
+        let (mut done, mut tokens) = (0u64, 0u64);
+        let mut write = |piece: Encoded| {
+            let split = if piece.val { &mut val } else { &mut train };
+            split.push(&piece.tokens, piece.counts)?;
+            if piece.last {
+                if let Some(end) = end {
+                    split.push(&[end], true)?;
+                }
+                split.end_document();
+            }
+            done += piece.bytes as u64;
+            tokens += piece.tokens.len() as u64;
+            progress(Progress { stage: "encoding", done, total, tokens });
+            Ok(())
+        };
+        let threads = match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        };
+        encode::run(&sources, &self.layout, &tokenizer, side, &scan, threads, &mut write)?;
+        if let Some(val_scan) = &val_scan {
+            encode::run(&val_sources, &self.layout, &tokenizer, Side::Val, val_scan, threads, &mut write)?;
+        }
+        let (train, val): (SplitInfo, SplitInfo) = (train.finish()?, val.finish()?);
+        tokenizer.save(&work.path)?;
+        let info = DatasetInfo {
+            version: DatasetInfo::VERSION,
+            key,
+            tokenizer: TokenizerInfo::of(&tokenizer, end),
+            train,
+            val,
+            characters: scan.characters + val_scan.as_ref().map_or(0, |s| s.characters),
+            sources: scan.sources,
+            val_sources: val_scan.map_or_else(Vec::new, |s| s.sources),
+        };
+        work.publish(&info)?;
+        Dataset::open(dir)
+    }
+
+    /// The tokenizer that [`Prepare::run`] would use, made without encoding anything: for several datasets that are to share
+    /// one, such as the parts of a mixture.
+    ///
+    /// # Errors
+    /// As [`Prepare::run`]. Standard input cannot be read twice and is refused.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        if self.inputs.iter().chain(&self.val_inputs).any(|i| matches!(i, Input::Stdin(_))) {
+            let reason = "standard input cannot be read twice; save it to a file first".into();
+            return Err(Error::Option { option: "input", reason });
+        }
+        let all: Vec<Input> = self.inputs.iter().chain(&self.val_inputs).cloned().collect();
+        let sources = resolve(&all, Path::new(""))?;
+        let scan = Scan::run(&sources, &self.layout, 0.0, self.seed, &mut |_| {})?;
+        self.make_tokenizer(&sources, &scan, None, 0, &mut |_| {})
+    }
+
+    fn check(&self) -> Result<()> {
+        let refuse = |option, reason: &str| Err(Error::Option { option, reason: reason.into() });
+        if !(0.0..1.0).contains(&self.val_fraction) {
+            return refuse("val_fraction", "it must be at least 0 and below 1");
+        }
+        if self.shard_tokens == 0 {
+            return refuse("shard_tokens", "it must be at least 1");
+        }
+        if self.inputs.is_empty() {
+            return refuse("input", "give at least one file, folder or set");
+        }
+        Ok(())
+    }
+
+    fn make_tokenizer(
+        &self,
+        sources: &[Source],
+        scan: &Scan,
+        val_scan: Option<&Scan>,
+        total: u64,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Tokenizer> {
+        let made = match &self.tokenizer {
+            TokenizerSpec::Characters => {
+                let val = val_scan.into_iter().flat_map(|s| s.alphabet.chars());
+                Tokenizer::characters(scan.alphabet.chars().chain(val))
+            }
+            TokenizerSpec::Bytes => Tokenizer::bytes(),
+            TokenizerSpec::File(path) => Tokenizer::load(path)?,
+            TokenizerSpec::Ready(tokenizer) => tokenizer.clone(),
+            TokenizerSpec::Bpe(size) => {
+                progress(Progress { stage: "training the tokenizer", done: 0, total, tokens: 0 });
+                train_on(sources, &self.layout, *size)?
+            }
+        };
+        Ok(if self.end_of_text == Some(true) { made.with_end_of_text(END_OF_TEXT) } else { made })
+    }
+
+    /// Names everything that the shards depend on.
+    fn key(&self, scan: &Scan, val_scan: Option<&Scan>) -> Result<String> {
+        let tokenizer = match &self.tokenizer {
+            TokenizerSpec::Characters => "characters".to_owned(),
+            TokenizerSpec::Bytes => "bytes".into(),
+            TokenizerSpec::Bpe(size) => format!("bpe {size}"),
+            TokenizerSpec::File(path) => format!("{:016x}", Tokenizer::load(path)?.hash()),
+            TokenizerSpec::Ready(tokenizer) => format!("{:016x}", tokenizer.hash()),
+        };
+        let hashes = |s: &Scan| s.sources.iter().map(|s| s.sha256.clone()).collect::<Vec<_>>();
+        let all = format!(
+            "{tokenizer} {} {:?} {} {:?} {:?} {} {:?} {:?}",
+            self.val_fraction,
+            self.split,
+            self.seed,
+            self.layout,
+            self.end_of_text,
+            self.shard_tokens,
+            hashes(scan),
+            val_scan.map(hashes),
+        );
+        Ok(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(all.as_bytes())))
+    }
+}
+
+/// Trains a BPE on the sources' text, which is read beside it.
+fn train_on(sources: &[Source], layout: &Layout, size: usize) -> Result<Tokenizer> {
+    let (texts, queue) = sync_channel::<String>(8);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            sources.iter().try_for_each(|source| {
+                source.read(layout, &mut |chunk| {
+                    // A trainer that has stopped has its own error to tell.
+                    let _ = texts.send(chunk.text.to_owned());
+                    Ok(())
+                })
+            })
+        });
+        let trained = train_bpe(queue.into_iter(), &BpeOptions::new(size));
+        let read: Result<()> = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        read.and(Ok(trained?))
+    })
+}
+
+/// A folder in the target folder, where everything is made; removed with what is left in it.
+struct Workspace {
+    path: PathBuf,
+    target: PathBuf,
+}
+
+impl Workspace {
+    fn new(target: &Path) -> Result<Self> {
+        let path = target.join(format!(".preparing-{}", std::process::id()));
+        std::fs::create_dir_all(&path).map_err(Error::io(target, "write into"))?;
+        Ok(Self { path, target: target.into() })
+    }
+
+    /// Moves the shards and the tokenizer to their places and says so in `dataset.json`. In between there is none, so a
+    /// crash leaves a folder that is not prepared, never one that is half new.
+    fn publish(&self, info: &DatasetInfo) -> Result<()> {
+        let io = |e| Error::io(&self.target, "write into")(e);
+        let json = self.target.join(DatasetInfo::FILE);
+        match std::fs::remove_file(&json) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
+            _ => {}
+        }
+        for entry in std::fs::read_dir(&self.target).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            if path.extension().is_some_and(|e| e == "tok") {
+                std::fs::remove_file(path).map_err(io)?;
+            }
+        }
+        let keep = |name: &str| name.ends_with(".tok") || name.starts_with("tokenizer");
+        for entry in std::fs::read_dir(&self.path).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            if keep(&entry.file_name().to_string_lossy()) {
+                std::fs::rename(entry.path(), self.target.join(entry.file_name())).map_err(io)?;
+            }
+        }
+        let text = serde_json::to_string_pretty(info)
+            .map_err(|e| Error::NotDataset { path: json.clone(), reason: e.to_string() })?;
+        gently_formats::atomic::write(&json, (text + "\n").as_bytes())?;
+        Ok(())
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        // Nothing in it is of use any more; a leftover costs space only.
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}

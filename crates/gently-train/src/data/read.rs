@@ -1,0 +1,361 @@
+//! Reading of texts in bounded memory: plain text, JSON lines, Parquet, folders of them, standard input, lists in memory.
+//!
+//! A reader hands out [`Chunk`]s of about a megabyte, in order, that together are the documents.
+
+use super::{Error, Result};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Bytes read at once, and so about the size of a chunk.
+const CHUNK: usize = 1 << 20;
+/// The longest line of a .jsonl file.
+const MAX_LINE: u64 = 64 << 20;
+/// The deepest folder in a folder.
+const MAX_DEPTH: usize = 32;
+
+/// Where text comes from.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Input {
+    /// A file, by its ending `.jsonl`, `.parquet` or else plain text; or a folder, of which all files that end in `.txt`,
+    /// `.md`, `.jsonl` and `.parquet` are read, in the order of their names.
+    Path(PathBuf),
+    /// Standard input in a format.
+    Stdin(Format),
+    /// Documents in memory.
+    Documents {
+        /// What to call them in messages.
+        name: String,
+        /// One text each.
+        documents: Arc<Vec<String>>,
+    },
+}
+
+impl Input {
+    /// One text in memory.
+    pub fn text(name: impl Into<String>, text: impl Into<String>) -> Self {
+        Self::Documents { name: name.into(), documents: Arc::new(vec![text.into()]) }
+    }
+}
+
+impl From<PathBuf> for Input {
+    fn from(path: PathBuf) -> Self {
+        Self::Path(path)
+    }
+}
+
+/// A format of text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Format {
+    /// Plain text: one document, or several with a separator between them.
+    Text,
+    /// A JSON object on each line: a document in a field, or a prompt and its completion in two.
+    JsonLines,
+    /// Apache Parquet: a document in each row.
+    Parquet,
+}
+
+impl Format {
+    /// By a file's ending.
+    pub fn of(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "txt" | "md" => Some(Self::Text),
+            "jsonl" | "ndjson" => Some(Self::JsonLines),
+            "parquet" => Some(Self::Parquet),
+            _ => None,
+        }
+    }
+}
+
+/// How documents lie in the files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// The field of a JSON line or Parquet row with the text.
+    pub field: String,
+    /// The field with a prompt, whose tokens do not count in the loss, where the text field is missing.
+    pub prompt: String,
+    /// The field with what follows the prompt.
+    pub completion: String,
+    /// What stands between the documents of a plain text, such as `<|endoftext|>`; without it a file is one document.
+    pub separator: Option<String>,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self { field: "text".into(), prompt: "prompt".into(), completion: "completion".into(), separator: None }
+    }
+}
+
+/// Part of a document.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Chunk<'a> {
+    pub text: &'a str,
+    /// Whether its tokens count in the loss.
+    pub counts: bool,
+    /// Whether the document ends after it.
+    pub last: bool,
+}
+
+/// One file or list to be read.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    pub name: String,
+    body: Body,
+}
+
+#[derive(Debug, Clone)]
+enum Body {
+    File(PathBuf, Format),
+    Memory(Arc<Vec<String>>),
+}
+
+/// The files and lists that inputs stand for. Standard input is copied to `spool` first, because it is read twice.
+pub(crate) fn resolve(inputs: &[Input], spool: &Path) -> Result<Vec<Source>> {
+    let mut sources = Vec::new();
+    for input in inputs {
+        match input {
+            Input::Documents { name, documents } => {
+                sources.push(Source { name: name.clone(), body: Body::Memory(documents.clone()) });
+            }
+            Input::Stdin(format) => {
+                let write = || -> io::Result<()> {
+                    let mut file = File::create(spool)?;
+                    io::copy(&mut io::stdin().lock(), &mut file)?;
+                    Ok(())
+                };
+                write().map_err(Error::io(spool, "write"))?;
+                sources.push(Source { name: "standard input".into(), body: Body::File(spool.into(), *format) });
+            }
+            Input::Path(path) => {
+                let meta = std::fs::metadata(path).map_err(Error::io(path, "read"))?;
+                let before = sources.len();
+                if meta.is_dir() {
+                    folder(path, MAX_DEPTH, &mut sources)?;
+                    if sources.len() == before {
+                        return Err(Error::NoFiles { path: path.clone() });
+                    }
+                } else {
+                    sources.push(file_source(path.clone(), Format::of(path).unwrap_or(Format::Text)));
+                }
+            }
+        }
+    }
+    Ok(sources)
+}
+
+fn file_source(path: PathBuf, format: Format) -> Source {
+    Source { name: path.display().to_string(), body: Body::File(path, format) }
+}
+
+/// All readable files of a folder, sorted by name at each level, hidden ones left out.
+fn folder(path: &Path, depth: usize, out: &mut Vec<Source>) -> Result<()> {
+    if depth == 0 {
+        return Ok(());
+    }
+    let read = || std::fs::read_dir(path)?.map(|e| e.map(|e| e.path())).collect::<io::Result<Vec<_>>>();
+    let mut entries = read().map_err(Error::io(path, "read"))?;
+    entries.sort();
+    for entry in entries {
+        if entry.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.')) {
+            continue;
+        }
+        if entry.is_dir() {
+            folder(&entry, depth - 1, out)?;
+        } else if let Some(format) = Format::of(&entry) {
+            out.push(file_source(entry, format));
+        }
+    }
+    Ok(())
+}
+
+/// Called with each chunk.
+pub(crate) type Sink<'a> = dyn FnMut(Chunk<'_>) -> Result<()> + 'a;
+
+impl Source {
+    /// Bytes, where they are known.
+    pub fn size(&self) -> u64 {
+        match &self.body {
+            Body::File(path, _) => std::fs::metadata(path).map_or(0, |m| m.len()),
+            Body::Memory(documents) => documents.iter().map(|d| d.len() as u64).sum(),
+        }
+    }
+
+    /// The SHA-256 of the file, or of a list's texts each behind its length.
+    pub fn sha256(&self) -> Result<String> {
+        match &self.body {
+            Body::File(path, _) => file_sha256(path),
+            Body::Memory(documents) => {
+                let mut hasher = Sha256::new();
+                for document in documents.iter() {
+                    hasher.update((document.len() as u64).to_le_bytes());
+                    hasher.update(document);
+                }
+                Ok(hex(&hasher.finalize()))
+            }
+        }
+    }
+
+    /// Gives all documents to `sink`, in order. Each ends with a chunk that is marked so, perhaps an empty one.
+    pub fn read(&self, layout: &Layout, sink: &mut Sink<'_>) -> Result<()> {
+        match &self.body {
+            Body::Memory(documents) => {
+                for document in documents.iter() {
+                    sink(Chunk { text: document, counts: true, last: true })?;
+                }
+                Ok(())
+            }
+            Body::File(path, format) => {
+                let file = || File::open(path).map_err(Error::io(path, "read"));
+                match format {
+                    Format::Text => self.text(file()?, path, layout.separator.as_deref(), sink),
+                    Format::JsonLines => self.json_lines(file()?, path, layout, sink),
+                    Format::Parquet => super::parquet::read(path, &self.name, layout, sink),
+                }
+            }
+        }
+    }
+
+    fn text(&self, file: File, path: &Path, separator: Option<&str>, sink: &mut Sink<'_>) -> Result<()> {
+        let separator = separator.filter(|s| !s.is_empty());
+        let mut text = Utf8Reader { file, bytes: Vec::new(), offset: 0, ended: false };
+        let mut pending = String::new();
+        let mut open = false;
+        while text.fill(path, &self.name, &mut pending)? {
+            if let Some(separator) = separator {
+                while let Some(at) = pending.find(separator) {
+                    sink(Chunk { text: &pending[..at], counts: true, last: true })?;
+                    let mut next = at + separator.len();
+                    next += usize::from(pending[next..].starts_with('\n'));
+                    pending.drain(..next);
+                    open = false;
+                }
+            }
+            // A separator may have begun in what is at hand, and a chunk ends well at the end of a line.
+            let keep = separator.map_or(0, |s| s.len() - 1);
+            let until = floor(&pending, pending.len().saturating_sub(keep));
+            let until = pending[..until].rfind('\n').map_or(until, |n| n + 1);
+            if until > 0 && !text.ended {
+                sink(Chunk { text: &pending[..until], counts: true, last: false })?;
+                pending.drain(..until);
+                open = true;
+            }
+        }
+        if open || !pending.is_empty() {
+            sink(Chunk { text: &pending, counts: true, last: true })?;
+        }
+        Ok(())
+    }
+
+    fn json_lines(&self, file: File, path: &Path, layout: &Layout, sink: &mut Sink<'_>) -> Result<()> {
+        let mut reader = BufReader::with_capacity(CHUNK, file);
+        let (mut line, mut offset, mut number) = (Vec::new(), 0u64, 0u64);
+        loop {
+            line.clear();
+            let read =
+                (&mut reader).take(MAX_LINE + 1).read_until(b'\n', &mut line).map_err(Error::io(path, "read"))?;
+            if read == 0 {
+                return Ok(());
+            }
+            number += 1;
+            let bad = |reason: String| Error::Line { source_name: self.name.clone(), line: number, reason };
+            if line.len() as u64 > MAX_LINE {
+                return Err(bad(format!("the line is over {MAX_LINE} bytes")));
+            }
+            let text = std::str::from_utf8(&line).map_err(|e| not_utf8(&self.name, offset, &line, e.valid_up_to()))?;
+            offset += read as u64;
+            let text = text.trim_start_matches('\u{feff}').trim();
+            if text.is_empty() {
+                continue;
+            }
+            let object: serde_json::Value =
+                serde_json::from_str(text).map_err(|e| bad(format!("column {}: {e}", e.column())))?;
+            let Some(object) = object.as_object() else {
+                return Err(bad("it is not a JSON object".into()));
+            };
+            let field = |name: &str| object.get(name).and_then(serde_json::Value::as_str);
+            if let Some(text) = field(&layout.field) {
+                sink(Chunk { text, counts: true, last: true })?;
+            } else if let (Some(prompt), Some(completion)) = (field(&layout.prompt), field(&layout.completion)) {
+                sink(Chunk { text: prompt, counts: false, last: false })?;
+                sink(Chunk { text: completion, counts: true, last: true })?;
+            } else {
+                let names: Vec<_> = object.keys().take(12).map(String::as_str).collect();
+                return Err(bad(format!(
+                    "no text in a field {:?}, nor in {:?} and {:?}; its fields are {}",
+                    layout.field,
+                    layout.prompt,
+                    layout.completion,
+                    names.join(", ")
+                )));
+            }
+        }
+    }
+}
+
+/// A file's text, in pieces that are whole characters.
+struct Utf8Reader {
+    file: File,
+    /// Bytes of a character whose rest has not been read.
+    bytes: Vec<u8>,
+    /// Where in the file `bytes` begins.
+    offset: u64,
+    ended: bool,
+}
+
+impl Utf8Reader {
+    /// Appends the next text to `out`; false when there is no more.
+    fn fill(&mut self, path: &Path, name: &str, out: &mut String) -> Result<bool> {
+        if self.ended {
+            return Ok(false);
+        }
+        let read = (&mut self.file).take(CHUNK as u64).read_to_end(&mut self.bytes).map_err(Error::io(path, "read"))?;
+        self.ended = read == 0;
+        let valid = match std::str::from_utf8(&self.bytes) {
+            Ok(_) => self.bytes.len(),
+            Err(e) if e.error_len().is_none() && !self.ended => e.valid_up_to(),
+            Err(e) => return Err(not_utf8(name, self.offset, &self.bytes, e.valid_up_to())),
+        };
+        let text = String::from_utf8_lossy(&self.bytes[..valid]);
+        // A byte-order mark is no part of the text.
+        out.push_str(if self.offset == 0 { text.trim_start_matches('\u{feff}') } else { &text });
+        drop(text);
+        self.bytes.drain(..valid);
+        self.offset += valid as u64;
+        Ok(true)
+    }
+}
+
+fn not_utf8(name: &str, base: u64, bytes: &[u8], at: usize) -> Error {
+    let byte = bytes.get(at).copied().unwrap_or(0);
+    Error::NotUtf8 { source_name: name.into(), offset: base + at as u64, byte }
+}
+
+fn floor(text: &str, mut at: usize) -> usize {
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
+/// The SHA-256 of a file, as hex.
+pub(crate) fn file_sha256(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io(path, "read"))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let n = file.read(&mut buffer).map_err(Error::io(path, "read"))?;
+        if n == 0 {
+            return Ok(hex(&hasher.finalize()));
+        }
+        hasher.update(&buffer[..n]);
+    }
+}
+
+/// Lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
