@@ -50,7 +50,8 @@ impl Buffer {
     pub fn slice<T: Element>(&self) -> &[T] {
         debug_assert_eq!(T::DTYPE, self.dtype);
         match &self.block {
-            Some(Block::Bytes(b)) => bytemuck::cast_slice(&b[..self.len * size_of::<T>()]),
+            // A buffer of nothing has no alignment to rely on.
+            Some(Block::Bytes(b)) if self.len > 0 => bytemuck::cast_slice(&b[..self.len * size_of::<T>()]),
             _ => &[],
         }
     }
@@ -59,7 +60,7 @@ impl Buffer {
     pub fn slice_mut<T: Element>(&mut self) -> &mut [T] {
         debug_assert_eq!(T::DTYPE, self.dtype);
         match &mut self.block {
-            Some(Block::Bytes(b)) => bytemuck::cast_slice_mut(&mut b[..self.len * size_of::<T>()]),
+            Some(Block::Bytes(b)) if self.len > 0 => bytemuck::cast_slice_mut(&mut b[..self.len * size_of::<T>()]),
             _ => &mut [],
         }
     }

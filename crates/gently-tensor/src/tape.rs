@@ -366,6 +366,23 @@ fn walk(root: &Tensor, seed: Tensor, grads: &mut Grads, floor: u64) -> Result<()
 }
 
 impl Tensor {
+    /// The operations recorded below this tensor, newest first: what a backward would visit.
+    pub fn history(&self) -> Vec<Op> {
+        let mut left = BTreeMap::new();
+        left.extend(self.node().map(|n| (n.seq, n.clone())));
+        let mut ops = Vec::new();
+        while let Some((_, node)) = left.pop_last() {
+            ops.push(node.op);
+            let body = node.body.lock().unwrap_or_else(PoisonError::into_inner);
+            for edge in body.iter().flat_map(|b| &b.edges).flatten() {
+                if let Target::Node(below) = &edge.target {
+                    left.insert(below.seq, below.clone());
+                }
+            }
+        }
+        ops
+    }
+
     /// Gradients of this single value with respect to every leaf below it. The graph is used up.
     /// Errors: not one value, not recorded, used before.
     pub fn backward(&self) -> Result<Grads> {
