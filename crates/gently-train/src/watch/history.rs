@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::memory;
 use super::series::Series;
 use crate::events::{Evaluated, Event, Finished, RunStarted, Sampled, Split, Step};
+use crate::plan;
 
 /// Points kept of each curve.
 const POINTS: usize = 2048;
@@ -205,7 +205,7 @@ impl History {
             return;
         }
         self.asked_memory = Some(Instant::now());
-        if let Some(bytes) = memory::resident() {
+        if let Some(bytes) = plan::resident() {
             self.memory.push(step, bytes as f64);
         }
     }

@@ -12,7 +12,6 @@
 
 pub mod format;
 pub mod history;
-pub mod memory;
 mod progress;
 #[cfg(test)]
 mod rehearsal;

@@ -4,9 +4,10 @@
 //! which keeps what those do not hold (the facts of the run, notes, memory). Not here: the page.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 
+use gently_formats::atomic;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +44,7 @@ struct Row {
 }
 
 fn unreadable(path: &Path, source: std::io::Error) -> Error {
-    Error::Io { action: "cannot read", path: path.to_path_buf(), source }
+    Error::io("cannot read", path, source)
 }
 
 /// The history of `folder` up to and including step `until`. A file that is not there is an empty one.
@@ -135,30 +136,6 @@ pub fn write_facts(folder: &Path, history: &History) -> Result<()> {
         finished: history.finished.clone(),
     };
     let path = folder.join(FACTS);
-    let json = serde_json::to_vec(&facts).map_err(|error| Error::Io {
-        action: "cannot write",
-        path: path.clone(),
-        source: error.into(),
-    })?;
-    write_atomic(&path, &json)
-}
-
-/// Writes a file so that a reader sees the old one or the new one, never a part.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let failed = |source| Error::Io { action: "cannot write", path: path.to_path_buf(), source };
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let written = File::create(&temporary)
-        .and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()
-        })
-        .and_then(|()| std::fs::rename(&temporary, path));
-    if let Err(source) = written {
-        // The half-written file is of no use; the first error is the one to tell.
-        let _ = std::fs::remove_file(&temporary);
-        return Err(failed(source));
-    }
-    Ok(())
+    let json = serde_json::to_vec(&facts).map_err(|error| Error::io("cannot write", &path, error.into()))?;
+    Ok(atomic::write(&path, &json)?)
 }

@@ -22,6 +22,8 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use gently_formats::atomic;
+
 use super::history::History;
 use crate::events::{Event, RunStarted};
 use crate::{Observer, Result};
@@ -61,7 +63,7 @@ impl Report {
         let begun = Instant::now();
         folder::write_facts(&self.folder, &self.history)?;
         let html = page::page(&self.history, None);
-        folder::write_atomic(&self.folder.join(PAGE), html.as_bytes())?;
+        atomic::write(self.folder.join(PAGE), html.as_bytes())?;
         self.stale = false;
         self.written = Some((Instant::now(), begun.elapsed()));
         Ok(())
@@ -101,6 +103,6 @@ pub fn rebuild(run: &Path) -> Result<PathBuf> {
     let config = std::fs::read_to_string(run.join("config.toml")).ok();
     let html = page::page(&history, config.as_deref());
     let path = run.join(PAGE);
-    folder::write_atomic(&path, html.as_bytes())?;
+    atomic::write(&path, html.as_bytes())?;
     Ok(path)
 }
