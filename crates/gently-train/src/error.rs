@@ -151,6 +151,68 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// Nobody said what to learn from.
+    #[error("no data is given")]
+    NoData,
+    /// An update has no token to learn from.
+    #[error("step {step}: no token of the batch is learned from")]
+    NothingToLearn {
+        /// The step.
+        step: u64,
+    },
+    /// The validation split has no token to evaluate.
+    #[error("the validation split has no token to evaluate on")]
+    NothingToEvaluate,
+    /// A number that is none. The update was not made.
+    #[error("step {step}: {}; no update was made; {}", non_finite_text(what, tensor.as_deref(), *layer, *micro_batch), last_good_text(last_good.as_deref()))]
+    NonFinite {
+        /// The step whose update was not made.
+        step: u64,
+        /// `weight`, `loss` or `gradient`.
+        what: &'static str,
+        /// The first bad tensor.
+        tensor: Option<String>,
+        /// The block it belongs to, if any.
+        layer: Option<usize>,
+        /// The micro-batch, from 0.
+        micro_batch: Option<usize>,
+        /// The newest complete checkpoint.
+        last_good: Option<PathBuf>,
+    },
+    /// The run would not fit into memory.
+    #[error("the run needs {} MiB, but only {} MiB of memory are free", needed >> 20, available >> 20)]
+    Memory {
+        /// Planned peak in bytes.
+        needed: u64,
+        /// Free bytes.
+        available: u64,
+    },
+    /// A folder that holds a run already.
+    #[error("{} holds a run already", folder.display())]
+    RunExists {
+        /// The run folder.
+        folder: PathBuf,
+    },
+    /// A checkpoint whose state this program cannot take.
+    #[error("{}: {why}", file.display())]
+    State {
+        /// `trainer.json`.
+        file: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A tokenizer that is not the run's.
+    #[error("the tokenizer is not the one that the run was begun with")]
+    TokenizerMismatch,
+    /// Sampling parameters out of range.
+    #[error("sample: {0}")]
+    Sampling(gently_models::sampling::SamplingError),
+    /// From the text crate.
+    #[error(transparent)]
+    Text(#[from] gently_text::Error),
+    /// From the formats crate.
+    #[error(transparent)]
+    Format(#[from] gently_formats::Error),
     /// From the tensor crate.
     #[error(transparent)]
     Tensor(#[from] gently_tensor::Error),
@@ -196,6 +258,23 @@ impl Error {
             Self::NoGradient { .. } => {
                 Some("it is not used by the model, or an operation lost its gradient: please report it".into())
             }
+            Self::NonFinite { .. } => Some(
+                "diagnostic.json in the run folder has the batch; a lower optimizer.lr, a longer optimizer.warmup or train.clip often helps"
+                    .into(),
+            ),
+            Self::Memory { .. } => Some(
+                "lower train.batch and raise train.accumulate by as much (the same updates), or set train.recompute=true"
+                    .into(),
+            ),
+            Self::RunExists { .. } => {
+                Some("continue it with --resume, or begin a new run in another folder with --out".into())
+            }
+            Self::NothingToEvaluate => Some("raise data.val_fraction, or give data.val_path".into()),
+            Self::TokenizerMismatch => {
+                Some("the text or the tokenizer file has changed; continue with the old one, or begin a new run".into())
+            }
+            Self::Text(error) => error.hint().map(|hint| hint.to_string()),
+            Self::Format(error) => error.hint().map(str::to_owned),
             Self::Tensor(error) => error.hint().map(str::to_owned),
             Self::Model(error) => error.hint(),
             _ => None,
@@ -220,4 +299,26 @@ fn last_good_text(path: Option<&Path>) -> String {
         Some(path) => format!("the last good one is {}", path.display()),
         None => "there is no earlier one".into(),
     }
+}
+
+fn non_finite_text(
+    what: &str,
+    tensor: Option<&str>,
+    layer: Option<usize>,
+    micro_batch: Option<usize>,
+) -> String {
+    let mut text = match tensor {
+        Some(tensor) if what == "loss" => {
+            format!("the loss is not finite; the first bad gradient is that of {tensor}")
+        }
+        Some(tensor) => format!("the {what} of {tensor} is not finite"),
+        None => format!("the {what} is not finite"),
+    };
+    if let Some(layer) = layer {
+        text += &format!(" (layer {layer})");
+    }
+    if let Some(micro) = micro_batch {
+        text += &format!(" in micro-batch {micro}");
+    }
+    text
 }

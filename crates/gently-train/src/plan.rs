@@ -40,3 +40,65 @@ impl MemoryPlan {
         self.lines.iter().map(|line| line.bytes).sum()
     }
 }
+
+/// Resident memory of this process now, in bytes, where the system tells (Linux).
+pub fn resident() -> Option<u64> {
+    status_field("VmRSS:")
+}
+
+/// Peak resident memory of this process since its start or the last [`forget_peak`].
+pub fn peak_resident() -> Option<u64> {
+    status_field("VmHWM:")
+}
+
+/// Starts the peak again from what is resident now, where the system allows it.
+pub fn forget_peak() {
+    // Without permission the peak stays that of the whole process, which is still true, only larger.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+/// Memory that this process may still take: the system's estimate, or what is left of the control group's limit if
+/// that is less.
+pub fn available() -> Option<u64> {
+    let system = field(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
+    let number = |name: &str| {
+        let text = std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    let group = match (number("memory.max"), number("memory.current")) {
+        (Some(limit), Some(used)) => Some(limit.saturating_sub(used)),
+        _ => None,
+    };
+    Some(group.map_or(system, |group| group.min(system)))
+}
+
+fn status_field(name: &str) -> Option<u64> {
+    field(&std::fs::read_to_string("/proc/self/status").ok()?, name)
+}
+
+/// `Name:   123 kB` in bytes.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_in_bytes() {
+        let text = "VmPeak:\t  100 kB\nVmHWM:\t    2048 kB\nVmRSS:\t 1024 kB\n";
+        assert_eq!(field(text, "VmHWM:"), Some(2 << 20));
+        assert_eq!(field(text, "VmSwap:"), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_process_is_resident() {
+        let (now, peak) = (resident().unwrap(), peak_resident().unwrap());
+        assert!(now > 0 && peak >= now / 2);
+        assert!(available().unwrap() > 0);
+    }
+}

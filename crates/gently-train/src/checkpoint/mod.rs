@@ -117,6 +117,18 @@ impl Checkpoints {
         Ok(())
     }
 
+    /// Renames the checkpoints of later steps to `damaged-step-N`, over older ones of that name.
+    fn set_aside_after(&self, step: u64) -> Result<()> {
+        for later in self.steps()?.into_iter().filter(|later| *later > step) {
+            let (from, to) = (self.path(later), self.root.join(format!("damaged-step-{later}")));
+            if to.exists() {
+                std::fs::remove_dir_all(&to).map_err(|e| Error::io("cannot remove", &to, e))?;
+            }
+            std::fs::rename(&from, &to).map_err(|e| Error::io("cannot rename", &from, e))?;
+        }
+        Ok(())
+    }
+
     /// The done mark goes first, so that a checkpoint half removed is never taken for a complete one.
     fn remove(&self, step: u64) -> Result<()> {
         let path = self.path(step);

@@ -82,15 +82,17 @@ impl Checkpoints {
         Ok(Verified { step, path, state: manifest.state })
     }
 
-    /// The newest checkpoint that is still good.
+    /// The newest checkpoint that is still good. Newer ones that are damaged are set aside as `damaged-step-N`, so that
+    /// nobody takes them for the latest. Only for the holder of the run folder's lock.
     ///
     /// # Errors
-    /// There are checkpoints but all are damaged: the newest one's error.
+    /// There are checkpoints but all are damaged: the newest one's error, and nothing is moved.
     pub fn newest(&self) -> Result<Newest> {
         let mut damaged = Vec::new();
         for step in self.steps()?.into_iter().rev() {
             match self.verify(step) {
                 Ok(good) => {
+                    self.set_aside_after(step)?;
                     return Ok(Newest { good: Some(good), damaged });
                 }
                 Err(error) => damaged.push(error),

@@ -79,9 +79,14 @@ fn damage_is_named_and_the_one_before_is_taken() {
         assert_eq!(newest.damaged.len(), 1);
         let text = newest.damaged[0].to_string();
         assert!(text.contains(file) && text.contains("step-8"), "{text}");
+        assert_eq!(names(&checkpoints), ["damaged-step-8", "step-4"]);
+        assert_eq!(checkpoints.steps().unwrap(), [4]);
+        checkpoints.save(8, &2, write).unwrap();
+        harm(&checkpoints.path(8));
         harm(&checkpoints.path(4));
         let text = checkpoints.newest().unwrap_err().to_string();
         assert!(text.contains("step-8"), "{text}");
+        assert_eq!(checkpoints.steps().unwrap(), [4, 8]);
         // Training on from an older one replaces the damaged one.
         checkpoints.save(8, &3, write).unwrap();
         assert_eq!(checkpoints.newest().unwrap().good.unwrap().state, 3);

@@ -124,11 +124,12 @@ impl Optim {
                     weight_decay: slot.weight_decay,
                     grad_scale,
                 };
-                with_all(&slot.param, &grad, |w, g| {
+                let step = |w: &mut [f32], g: &[f32]| {
                     m.with_data_mut::<f32, _>(|m| {
                         v.with_data_mut::<f32, _>(|v| method.step(self.updates, w, g, m, v))
-                    })
-                })???;
+                    })?
+                };
+                with_all(&slot.param, &grad, step)?;
             }
             (Method::Lion, [m]) => {
                 let method = Lion {
@@ -138,9 +139,9 @@ impl Optim {
                     weight_decay: slot.weight_decay,
                     grad_scale,
                 };
-                with_all(&slot.param, &grad, |w, g| {
-                    m.with_data_mut::<f32, _>(|m| method.step(w, g, m))
-                })??;
+                let step =
+                    |w: &mut [f32], g: &[f32]| m.with_data_mut::<f32, _>(|m| method.step(w, g, m));
+                with_all(&slot.param, &grad, step)?;
             }
             (Method::Muon { rows, cols }, [m]) => {
                 let method = Muon {
@@ -154,9 +155,10 @@ impl Optim {
                     grad_scale,
                     ..Muon::default()
                 };
-                with_all(&slot.param, &grad, |w, g| {
+                let step = |w: &mut [f32], g: &[f32]| {
                     m.with_data_mut::<f32, _>(|m| method.step(rows, cols, w, g, m))
-                })??;
+                };
+                with_all(&slot.param, &grad, step)?;
             }
             _ => unreachable!("a slot is made with its method's states"),
         }
@@ -187,13 +189,14 @@ impl Optim {
     }
 }
 
-/// Runs `f` on a parameter's values and its gradient's.
-fn with_all<R>(
+/// Runs `step` on a parameter's values and its gradient's.
+fn with_all(
     param: &Tensor,
     grad: &Tensor,
-    f: impl FnOnce(&mut [f32], &[f32]) -> R,
-) -> gently_tensor::Result<gently_tensor::Result<R>> {
-    param.with_data_mut::<f32, _>(|w| grad.with_data::<f32, _>(|g| f(w, g)))
+    step: impl FnOnce(&mut [f32], &[f32]) -> gently_tensor::Result<()>,
+) -> Result<()> {
+    param.with_data_mut::<f32, _>(|w| grad.with_data::<f32, _>(|g| step(w, g)))???;
+    Ok(())
 }
 
 #[cfg(test)]

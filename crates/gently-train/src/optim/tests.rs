@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use gently_models::init::Init;
 use gently_models::params::{Builder, Param, ParamKind};
 use gently_tensor::{Device, Grads, Rng, Tensor};
@@ -80,9 +78,10 @@ fn a_loaded_state_continues_the_same() {
             b.tensor.with_data_mut::<f32, _>(|w| w.copy_from_slice(&values)).unwrap();
         }
         let mut again = Optim::new(&two, &settings(kind)).unwrap();
-        let saved: BTreeMap<_, _> =
-            optim.state().into_iter().map(|(n, t)| (n, t.copy().unwrap())).collect();
-        again.load_state(saved.clone(), optim.updates()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trainer.safetensors");
+        optim.save(&path).unwrap();
+        again.load(&path, optim.updates()).unwrap();
         for _ in 0..2 {
             optim.step(&pull_to_zero(&one).1, 0.01, 0.5).unwrap();
             again.step(&pull_to_zero(&two).1, 0.01, 0.5).unwrap();
@@ -90,10 +89,8 @@ fn a_loaded_state_continues_the_same() {
         for (a, b) in one.iter().zip(&two) {
             assert_eq!(a.tensor.to_vec::<f32>().unwrap(), b.tensor.to_vec::<f32>().unwrap());
         }
-        let mut short = saved;
-        short.remove("w.m");
-        let error = again.load_state(short, 3).unwrap_err().to_string();
-        assert!(error.contains("w.m"), "{error}");
+        let other = if kind == OptimizerKind::Adamw { OptimizerKind::Lion } else { OptimizerKind::Adamw };
+        Optim::new(&two, &settings(other)).unwrap().load(&path, 3).unwrap_err();
     }
 }
 

@@ -150,6 +150,23 @@ impl Resolved {
         Ok(())
     }
 
+    /// Refuses a vocabulary that is not the one that `saved` was begun with.
+    ///
+    /// # Errors
+    /// [`Error::ConfigMismatch`] with both sizes.
+    pub(crate) fn keeps_vocabulary(&self, saved: &Resolved) -> Result<()> {
+        let (now, was) = (self.config.model.vocab, saved.config.model.vocab);
+        if now == was {
+            return Ok(());
+        }
+        Err(Error::ConfigMismatch {
+            key: "model.vocab".into(),
+            saved: was.to_string(),
+            now: now.to_string(),
+            place: self.source("model.vocab"),
+        })
+    }
+
     pub(super) fn out_of_range(&self, key: &str, why: &str) -> Error {
         Error::Value {
             key: key.into(),

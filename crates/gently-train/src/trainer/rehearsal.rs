@@ -1,0 +1,99 @@
+//! The memory plan: the run's own steps on `Device::Meta`, where nothing is computed but every buffer is counted.
+
+use std::sync::{Mutex, PoisonError};
+
+use gently_models::Decoder;
+use gently_tensor::{Device, Grads, Rng, memory};
+use gently_text::Tokenizer;
+
+use super::sample::{self, Prompt};
+use super::step::Passes;
+use super::{Build, machine};
+use crate::Result;
+use crate::optim::Optim;
+use crate::plan::{self, MemoryPlan};
+use crate::recipe::Config;
+use crate::source::{IGNORE, TokenBatch};
+
+/// There is one account for `Device::Meta` in a process; two plans at once would count each other's buffers.
+static ACCOUNT: Mutex<()> = Mutex::new(());
+
+/// What a run of `config` will take at its peak. `data` is what reading the data takes.
+pub(super) fn plan(
+    config: &Config,
+    build: &Build,
+    tokenizer: &Tokenizer,
+    prompts: &[Prompt],
+    data: u64,
+) -> Result<MemoryPlan> {
+    let _account = ACCOUNT.lock().unwrap_or_else(PoisonError::into_inner);
+    memory::reset(Device::Meta);
+    let live = || memory::stats(Device::Meta).live as u64;
+    let before = live();
+
+    let model = build(&config.model, &Rng::new(config.train.seed), &Device::Meta)?;
+    let parameters = live() - before;
+    let passes = Passes::new(&config.train);
+    let mut optim =
+        Optim::new(model.params(), &config.optimizer)?.with_compute(passes.compute());
+    let states = live() - before - parameters;
+    let gradients: u64 = model
+        .params()
+        .iter()
+        .map(|p| memory::rounded(p.tensor.numel() * 4) as u64)
+        .sum();
+    rehearse(config, &model, &passes, &mut optim, tokenizer, prompts)?;
+    let peak = memory::stats(Device::Meta).peak_held as u64 - before;
+    let scratch = machine::kernel_scratch(config) + optim.scratch_bytes();
+    drop((model, optim));
+    memory::reset(Device::Meta);
+
+    let activations = peak.saturating_sub(parameters + states + gradients);
+    let base = plan::resident().unwrap_or(0);
+    let recompute = if config.train.recompute { "recomputed by block" } else { "" };
+    Ok(MemoryPlan::from_lines([
+        ("parameters", parameters, "f32"),
+        ("gradients", gradients, "f32"),
+        ("optimizer state", states, ""),
+        ("activations", activations, recompute),
+        ("kernels' scratch", scratch, ""),
+        ("data", data, "mapped files and batches"),
+        ("process", base, "program, libraries and tokenizer, measured"),
+    ]))
+}
+
+/// In the order of a run, because a buffer that is free when it is wanted is not taken anew.
+fn rehearse(
+    config: &Config,
+    model: &Decoder,
+    passes: &Passes,
+    optim: &mut Optim,
+    tokenizer: &Tokenizer,
+    prompts: &[Prompt],
+) -> Result<()> {
+    let (rows, width) = (config.train.batch, config.train.block);
+    let tokens = rows * width;
+    let mut targets = vec![0; tokens];
+    targets[tokens - 1] = IGNORE;
+    let masked = config.data.documents != crate::recipe::Documents::Stream;
+    let batch = TokenBatch {
+        ids: vec![0; tokens],
+        targets,
+        docs: masked.then(|| vec![0; tokens]),
+        rows,
+    };
+    // More than two micro-batches change nothing: from the second on all buffers are there.
+    let batches = vec![batch; config.train.accumulate.min(2)];
+    passes.summed_loss(model, &batches[0])?;
+    for step in 0..2 {
+        let mut grads = Grads::new();
+        passes.gradients(model, step, &batches, &mut grads)?;
+        optim.step(&grads, 0.0, 1.0)?;
+    }
+    passes.summed_loss(model, &batches[0])?;
+    if config.sample.every > 0 {
+        let first = &prompts[..prompts.len().min(1)];
+        sample::write(model, passes, tokenizer, first, &config.sample, 0)?;
+    }
+    Ok(())
+}

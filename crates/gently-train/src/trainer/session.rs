@@ -1,0 +1,258 @@
+//! An opened run: its folder, model, data and logs; saving and resuming.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use gently_models::Decoder;
+use gently_tensor::{Device, Rng};
+
+use super::sample::{self, Prompt};
+use super::state::State;
+use super::step::Passes;
+use super::{Trainer, machine, rehearsal};
+use crate::checkpoint::Checkpoints;
+use crate::events::{CheckpointSaved, Machine, RunStarted};
+use crate::folder::{LOG_FILE, Lines, Lock, Log, METRICS_FILE, SAMPLES_FILE};
+use crate::optim::Optim;
+use crate::plan::{self, MemoryPlan};
+use crate::recipe::{CONFIG_FILE, Config, Recipe, Resolved};
+use crate::schedule::Schedule;
+use crate::source::TrainData;
+use crate::stop::StopHandle;
+use crate::{Error, Event, Observer, Result};
+
+/// The optimizer's tensors in a checkpoint.
+const OPTIMIZER_FILE: &str = "trainer.safetensors";
+
+/// Everything that a running run owns.
+pub(super) struct Session {
+    pub config: Config,
+    pub folder: PathBuf,
+    pub model: Decoder,
+    pub optim: Optim,
+    pub passes: Passes,
+    pub schedule: Schedule,
+    pub data: TrainData,
+    pub prompts: Vec<Prompt>,
+    pub state: State,
+    pub checkpoints: Checkpoints,
+    pub metrics: Lines,
+    pub samples: Lines,
+    pub machine: Machine,
+    pub plan: MemoryPlan,
+    pub stop: StopHandle,
+    pub begun: Instant,
+    /// The step of the newest complete checkpoint.
+    pub saved: Option<u64>,
+    observers: Vec<Box<dyn Observer>>,
+    log: Log,
+    _lock: Lock,
+}
+
+impl Session {
+    /// Locks the folder, settles the configuration, opens the data, plans the memory, makes the model and takes up the
+    /// last good checkpoint.
+    pub fn open(trainer: Trainer) -> Result<Self> {
+        let begun = Instant::now();
+        let folder = trainer.folder;
+        std::fs::create_dir_all(&folder).map_err(|e| Error::io("cannot make", &folder, e))?;
+        let lock = Lock::take(&folder)?;
+        let checkpoints = Checkpoints::of_run(&folder);
+        checkpoints.sweep()?;
+        let log = Log::open(&folder.join(LOG_FILE))?;
+
+        let saved_config = saved_config(&folder, trainer.resume)?;
+        let mut resolved = match &saved_config {
+            Some((recipe, _)) => trainer.recipe.over(recipe).resolve()?,
+            None => trainer.recipe.resolve()?,
+        };
+        if let Some((_, saved)) = &saved_config {
+            resolved.continues(saved)?;
+        }
+        let data = (trainer.data)(&resolved, &folder)?;
+        resolved.fit_vocabulary(data.tokenizer.vocab_size())?;
+        if let Some((_, saved)) = &saved_config {
+            resolved.keeps_vocabulary(saved)?;
+        }
+        gently_formats::atomic::write(folder.join(CONFIG_FILE), resolved.to_toml().as_bytes())?;
+        let config = resolved.config.clone();
+
+        let (prompts, mut warnings) = match config.sample.every {
+            0 => (Vec::new(), Vec::new()),
+            _ => sample::prompts(&config.sample, &data.tokenizer),
+        };
+        plan::forget_peak();
+        let plan = rehearsal::plan(&config, &trainer.build, &data.tokenizer, &prompts, data.memory)?;
+        let base = plan::resident().unwrap_or(0);
+        if let Some(free) = plan::available()
+            && plan.total().saturating_sub(base) > free
+        {
+            return Err(Error::Memory {
+                needed: plan.total().saturating_sub(base),
+                available: free,
+            });
+        }
+
+        let model = (trainer.build)(&config.model, &Rng::new(config.train.seed), &Device::Cpu)?;
+        let passes = Passes::new(&config.train);
+        let optim = Optim::new(model.params(), &config.optimizer)?.with_compute(passes.compute());
+        let tokenizer = format!("{:016x}", data.tokenizer.hash());
+        let state = State::new(data.train.position(), &config.spike, tokenizer);
+        let newest = checkpoints.newest()?;
+        warnings.extend(newest.damaged.iter().map(|e| format!("{e}; an older one is taken")));
+        let last = newest.good.as_ref().map(|good| good.step);
+        let mut session = Self {
+            schedule: Schedule::new(&config.optimizer, config.train.steps),
+            machine: machine::machine(&config),
+            metrics: Lines::open(&folder.join(METRICS_FILE), last)?,
+            samples: Lines::open(&folder.join(SAMPLES_FILE), last)?,
+            saved: last,
+            config,
+            model,
+            optim,
+            passes,
+            data,
+            prompts,
+            state,
+            checkpoints,
+            plan,
+            stop: trainer.stop,
+            begun,
+            observers: trainer.observers,
+            log,
+            folder,
+            _lock: lock,
+        };
+        if let Some(good) = newest.good {
+            session.take_up(&good.path, good.state)?;
+        }
+        session.announce(&resolved)?;
+        for message in warnings {
+            session.warn(message)?;
+        }
+        Ok(session)
+    }
+
+    /// Puts model, optimizer, data and numbers where a checkpoint says they were.
+    fn take_up(&mut self, path: &Path, state: serde_json::Value) -> Result<()> {
+        let state: State = serde_json::from_value(state).map_err(|e| Error::State {
+            file: path.join(crate::checkpoint::STATE_FILE),
+            why: e.to_string(),
+        })?;
+        if state.tokenizer != self.state.tokenizer {
+            return Err(Error::TokenizerMismatch);
+        }
+        let (mut losses, mut norms) = (state.losses.clone(), state.norms.clone());
+        if !losses.fits(self.config.spike.window) || !norms.fits(self.config.spike.window) {
+            (losses, norms) = (self.state.losses.clone(), self.state.norms.clone());
+        }
+        self.model.load_weights(path)?;
+        self.optim.load(&path.join(OPTIMIZER_FILE), state.updates)?;
+        self.data.train.seek(&state.position)?;
+        self.state = State {
+            losses,
+            norms,
+            ..state
+        };
+        Ok(())
+    }
+
+    fn announce(&mut self, resolved: &Resolved) -> Result<()> {
+        let train = &self.config.train;
+        let name = resolved.name.clone();
+        let started = RunStarted {
+            name,
+            folder: self.folder.clone(),
+            start_step: self.state.step,
+            total_steps: train.steps,
+            tokens_per_step: (train.batch * train.block * train.accumulate) as u64,
+            config: resolved.lines(),
+            plan: self.plan.clone(),
+            model: machine::model_summary(&self.model, &self.config),
+            data: self.data.summary.clone(),
+            machine: self.machine.clone(),
+        };
+        let mut text = match started.start_step {
+            0 => format!("run {} begins: {}", started.name, started.model.description),
+            step => format!("run {} goes on after step {step}", started.name),
+        };
+        text += &format!("\ndata: {}", started.data.description);
+        for line in &started.plan.lines {
+            text += &format!("\nmemory: {:<18}{:>12} {}", line.name, line.bytes, line.note);
+        }
+        text += &format!("\nmemory: {:<18}{:>12}", "planned peak", started.plan.total());
+        self.log.say(&text)?;
+        self.tell(&Event::RunStarted(Box::new(started)))
+    }
+
+    /// Tells every observer.
+    pub fn tell(&mut self, event: &Event) -> Result<()> {
+        for observer in &mut self.observers {
+            observer.on(event)?;
+        }
+        Ok(())
+    }
+
+    /// Tells every observer and the log what a person should read.
+    pub fn warn(&mut self, message: String) -> Result<()> {
+        self.log.say(&format!("warning: {message}"))?;
+        let step = self.state.step;
+        self.tell(&Event::Warning { step, message })
+    }
+
+    /// Appends to the log.
+    pub fn say(&mut self, text: &str) -> Result<()> {
+        self.log.say(text)
+    }
+
+    /// Saves a checkpoint of the present step and removes those that are no longer kept.
+    pub fn save(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        // Lines up to this step must be there when the checkpoint is.
+        self.metrics.sync()?;
+        self.samples.sync()?;
+        self.state.position = self.data.train.position();
+        self.state.updates = self.optim.updates();
+        let (model, optim, tokenizer) = (&self.model, &self.optim, &self.data.tokenizer);
+        let step = self.state.step;
+        let (path, bytes) = self.checkpoints.save(step, &self.state, |folder| {
+            model.save_pretrained(folder)?;
+            tokenizer.save(folder)?;
+            optim.save(&folder.join(OPTIMIZER_FILE))
+        })?;
+        self.saved = Some(step);
+        let best = self.state.best.map(|best| best.step);
+        let keep_best = best.filter(|_| self.config.checkpoint.best);
+        self.checkpoints.prune(self.config.checkpoint.keep, keep_best)?;
+        let event = CheckpointSaved {
+            step,
+            path,
+            bytes,
+            best: best == Some(step),
+            seconds: begun.elapsed().as_secs_f64(),
+        };
+        self.say(&format!("checkpoint {}", event.path.display()))?;
+        self.tell(&Event::CheckpointSaved(event))
+    }
+}
+
+/// The configuration with which the folder's run was begun, if it is to go on.
+fn saved_config(folder: &Path, resume: bool) -> Result<Option<(Recipe, Resolved)>> {
+    if !resume {
+        let holds_a_run = !Checkpoints::of_run(folder).steps()?.is_empty()
+            || std::fs::metadata(folder.join(METRICS_FILE)).is_ok_and(|m| m.len() > 0);
+        return match holds_a_run {
+            true => Err(Error::RunExists {
+                folder: folder.into(),
+            }),
+            false => Ok(None),
+        };
+    }
+    if !folder.join(CONFIG_FILE).exists() {
+        // Killed before it had begun, or never begun: there is nothing to go on with, and nothing to lose.
+        return Ok(None);
+    }
+    let recipe = Recipe::reload(folder)?;
+    let resolved = recipe.resolve()?;
+    Ok(Some((recipe, resolved)))
+}

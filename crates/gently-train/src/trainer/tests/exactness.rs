@@ -1,0 +1,99 @@
+//! The same answer every time: threads, micro-batches, recomputation, crashes.
+
+use super::*;
+use crate::checkpoint::Checkpoints;
+
+/// Relative distance that f32 sums in another order may have.
+const ROUNDING: f64 = 2e-5;
+
+fn losses_with(set: &[&str], masked: bool) -> Vec<f64> {
+    let folder = tempfile::tempdir().unwrap();
+    let watch = Watch::default();
+    Trainer::new(tiny(set), folder.path())
+        .data(move |resolved, _| windows(resolved, masked))
+        .observe(watch.clone())
+        .run()
+        .unwrap();
+    watch.losses()
+}
+
+#[test]
+fn accumulation_changes_nothing_but_rounding() {
+    for masked in [false, true] {
+        let whole = losses_with(&["train.batch=8"], masked);
+        for (batch, accumulate) in [(4, 2), (2, 4), (1, 8)] {
+            let set = [format!("train.batch={batch}"), format!("train.accumulate={accumulate}")];
+            let cut = losses_with(&[&set[0], &set[1]], masked);
+            for (step, (a, b)) in whole.iter().zip(&cut).enumerate() {
+                let far = (a - b).abs() / a;
+                assert!(far < ROUNDING, "masked {masked}, {accumulate} parts, step {step}: {a} and {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn recomputation_gives_the_same_losses() {
+    let set = ["model.dropout=0.2"];
+    let kept = losses_with(&set, false);
+    let recomputed = losses_with(&[set[0], "train.recompute=true"], false);
+    assert_eq!(kept, recomputed);
+}
+
+#[test]
+fn one_thread_and_two_give_the_same_bits() {
+    let set = ["model.width=64", "train.batch=8", "model.dropout=0.1"];
+    let before = gently_kernels::pool::threads();
+    gently_kernels::pool::set_threads(1);
+    let (one, _, _) = finish(tiny(&set));
+    gently_kernels::pool::set_threads(2);
+    let (two, _, _) = finish(tiny(&set));
+    gently_kernels::pool::set_threads(before);
+    assert_eq!(outcome(one.path()), outcome(two.path()));
+}
+
+#[test]
+fn a_crash_at_any_event_leaves_nothing_different() {
+    let set = ["model.dropout=0.1", "spike.skip=true", "spike.window=8", "spike.z=0.5"];
+    let (whole, watch, _) = finish(tiny(&set));
+    let expected = outcome(whole.path());
+    let events = watch.events();
+    assert!(events.iter().any(|e| matches!(e, Event::SpikeSkipped(_))), "spikes are met");
+    for n in 0..events.len() {
+        let folder = tempfile::tempdir().unwrap();
+        let crash = Watch { fail_at: Some(n), ..Watch::default() };
+        let error = trainer(tiny(&set), folder.path()).observe(crash).run().unwrap_err();
+        assert!(matches!(error, Error::Observer { .. }), "{error}");
+        // A torn line, as a kill in the middle of a write leaves it.
+        let path = folder.path().join("metrics.jsonl");
+        let mut text = std::fs::read(&path).unwrap();
+        text.extend(b"{\"step\":3,\"train_lo");
+        std::fs::write(&path, text).unwrap();
+        trainer(tiny(&set), folder.path()).resume(true).run().unwrap();
+        assert_eq!(outcome(folder.path()), expected, "crash at event {n}: {:?}", events[n]);
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_costs_only_the_steps_since_the_one_before() {
+    let (whole, _, _) = finish(tiny(&[]));
+    let folder = tempfile::tempdir().unwrap();
+    let short = tiny(&["optimizer.decay_steps=12", "train.steps=6", "checkpoint.best=false"]);
+    trainer(short, folder.path()).run().unwrap();
+    let weights = Checkpoints::of_run(folder.path()).path(6).join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 0x40;
+    std::fs::write(&weights, bytes).unwrap();
+    let watch = Watch::default();
+    let longer = tiny(&["train.steps=12", "checkpoint.best=true"]);
+    trainer(longer, folder.path()).resume(true).observe(watch.clone()).run().unwrap();
+    let warned = watch.events().into_iter().any(|e| match e {
+        Event::Warning { message, .. } => message.contains("model.safetensors"),
+        _ => false,
+    });
+    assert!(warned, "the damage is told");
+    // Evaluations differ: the short run had its last one at step 6. Everything learned is the same.
+    assert_eq!(outcome(folder.path()).2, outcome(whole.path()).2);
+    assert_eq!(outcome(folder.path()).3, outcome(whole.path()).3);
+}

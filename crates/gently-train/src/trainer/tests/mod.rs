@@ -1,0 +1,270 @@
+//! Whole runs of a model of about 5000 parameters.
+
+mod exactness;
+mod failures;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use gently_tensor::Rng;
+use gently_text::Tokenizer;
+use serde_json::Value;
+
+use super::*;
+use crate::events::DataSummary;
+use crate::source::{BatchSource, IGNORE, TokenBatch};
+use crate::{Error, Event};
+
+const TINY: &str = "\
+[model]
+layers = 2
+heads = 2
+width = 16
+[train]
+steps = 12
+batch = 4
+block = 8
+seed = 7
+[optimizer]
+lr = 3e-3
+warmup = 2
+[eval]
+every = 4
+batches = 2
+[sample]
+every = 6
+prompts = ['to ']
+tokens = 12
+[checkpoint]
+every = 3
+";
+
+const TEXT: &str = "to be or not to be that is the question whether it is nobler in the mind to suffer ";
+
+fn tiny(set: &[&str]) -> Recipe {
+    let mut recipe = Recipe::parse(TINY, "tiny.toml").unwrap();
+    for assignment in set {
+        recipe.set(assignment).unwrap();
+    }
+    recipe
+}
+
+/// Random windows of one text; the n-th batch is a function of n. Some targets are masked.
+struct Windows {
+    ids: Vec<u32>,
+    rows: usize,
+    width: usize,
+    at: u64,
+    masked: bool,
+}
+
+impl BatchSource for Windows {
+    fn next_batch(&mut self) -> crate::Result<TokenBatch> {
+        let mut batch =
+            TokenBatch { ids: Vec::new(), targets: Vec::new(), docs: None, rows: self.rows };
+        for row in 0..self.rows as u64 {
+            // The same rows in the same order, whatever their number in a batch.
+            let n = self.at * self.rows as u64 + row;
+            let room = (self.ids.len() - self.width) as u64;
+            let start = Rng::new(5).substream(n).below(room) as usize;
+            batch.ids.extend(&self.ids[start..start + self.width]);
+            batch.targets.extend(&self.ids[start + 1..=start + self.width]);
+            if self.masked {
+                let places = batch.targets.len() - self.width..;
+                let keep = 1 + n as usize % self.width;
+                for target in &mut batch.targets[places][keep..] {
+                    *target = IGNORE;
+                }
+            }
+        }
+        self.at += 1;
+        Ok(batch)
+    }
+    fn batches(&self) -> u64 {
+        3
+    }
+    fn position(&self) -> Value {
+        self.at.into()
+    }
+    fn seek(&mut self, to: &Value) -> crate::Result<()> {
+        self.at = to.as_u64().unwrap();
+        Ok(())
+    }
+    fn rewind(&mut self) -> crate::Result<()> {
+        self.at = 0;
+        Ok(())
+    }
+}
+
+fn windows(resolved: &Resolved, masked: bool) -> crate::Result<TrainData> {
+    let tokenizer = Tokenizer::characters(TEXT.chars());
+    let ids = tokenizer.encode(TEXT).unwrap();
+    let source = |masked| -> Box<dyn BatchSource> {
+        let train = &resolved.config.train;
+        let (rows, width) = (train.batch, train.block);
+        Box::new(Windows { ids: ids.clone(), rows, width, at: 0, masked })
+    };
+    Ok(TrainData {
+        train: source(masked),
+        val: Some(source(false)),
+        tokenizer,
+        summary: DataSummary::default(),
+        memory: 0,
+    })
+}
+
+fn trainer(recipe: Recipe, folder: &Path) -> Trainer {
+    Trainer::new(recipe, folder).data(|resolved, _| windows(resolved, false))
+}
+
+/// Collects events, and fails at the one of a number.
+#[derive(Clone, Default)]
+struct Watch {
+    seen: Arc<Mutex<Vec<Event>>>,
+    fail_at: Option<usize>,
+}
+
+impl crate::Observer for Watch {
+    fn on(&mut self, event: &Event) -> crate::Result<()> {
+        let mut seen = self.seen.lock().unwrap();
+        seen.push(event.clone());
+        match self.fail_at {
+            Some(n) if seen.len() > n => Err(Error::Observer {
+                name: "a crash".into(),
+                source: "power cut".into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Watch {
+    fn events(&self) -> Vec<Event> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    fn losses(&self) -> Vec<f64> {
+        let loss = |e: Event| if let Event::Step(step) = e { Some(step.loss) } else { None };
+        self.events().into_iter().filter_map(loss).collect()
+    }
+}
+
+/// `metrics.jsonl` without what a clock measured.
+fn metrics(folder: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(folder.join(crate::folder::METRICS_FILE)).unwrap();
+    text.lines()
+        .map(|line| {
+            let mut line: Value = serde_json::from_str(line).unwrap();
+            for key in ["tokens_per_second", "utilisation", "seconds"] {
+                line.as_object_mut().unwrap().shift_remove(key);
+            }
+            line
+        })
+        .collect()
+}
+
+/// Everything that must be equal in equal runs.
+fn outcome(folder: &Path) -> (Vec<Value>, String, Vec<u8>, Vec<u8>) {
+    let last = crate::checkpoint::Checkpoints::of_run(folder).latest().unwrap().unwrap();
+    let read = |name| std::fs::read(last.join(name)).unwrap();
+    let samples = std::fs::read_to_string(folder.join(crate::folder::SAMPLES_FILE)).unwrap();
+    (metrics(folder), samples, read("model.safetensors"), read("trainer.safetensors"))
+}
+
+/// Runs to the end in a folder of its own.
+fn finish(recipe: Recipe) -> (tempfile::TempDir, Watch, Finished) {
+    let folder = tempfile::tempdir().unwrap();
+    let watch = Watch::default();
+    let finished = trainer(recipe, folder.path()).observe(watch.clone()).run().unwrap();
+    (folder, watch, finished)
+}
+
+#[test]
+fn a_run_learns_and_leaves_its_files() {
+    let (folder, watch, finished) = finish(tiny(&["train.steps=60", "checkpoint.keep=1"]));
+    let losses = watch.losses();
+    assert_eq!(losses.len(), 60);
+    assert!(losses[59] < 0.8 * losses[0], "{losses:?}");
+    assert!((losses[0] - 21f64.ln()).abs() < 0.2, "a fresh model knows nothing: {}", losses[0]);
+
+    let lines = metrics(folder.path());
+    assert_eq!(lines.len(), 61, "one line for each step, and one before the first");
+    assert!(lines[0].get("val_loss").is_some() && lines[0].get("train_loss").is_none());
+    assert_eq!(lines[4]["step"], 4);
+    assert_eq!(lines[4]["train_loss"].as_f64(), Some(losses[3]));
+    assert_eq!(finished.val_loss, lines[60]["val_loss"].as_f64());
+    assert_eq!(finished.tokens, 60 * 32);
+
+    let checkpoint = finished.checkpoint.unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "trainer.json", "DONE"] {
+        assert!(checkpoint.join(name).is_file(), "{name}");
+    }
+    let model = Decoder::load_pretrained(&checkpoint, &Device::Cpu).unwrap();
+    assert_eq!(model.config().vocab, Tokenizer::load(&checkpoint).unwrap().vocab_size());
+    let config = std::fs::read_to_string(folder.path().join("config.toml")).unwrap();
+    assert!(config.contains("# tokenizer"), "{config}");
+
+    let count = |name: &str| {
+        let events = watch.events();
+        let named = |e: &&Event| serde_json::to_value(e).unwrap()["event"] == name;
+        events.iter().filter(named).count()
+    };
+    assert_eq!(count("run_started"), 1);
+    assert_eq!(count("evaluated"), 16);
+    assert_eq!(count("sampled"), 10);
+    assert_eq!(count("finished"), 1);
+}
+
+#[test]
+fn every_optimizer_and_shape_trains() {
+    for set in [
+        "optimizer.kind=muon",
+        "optimizer.kind=lion",
+        "model.family=llama",
+        "train.compute=bf16",
+        "model.dropout=0.1",
+    ] {
+        let lr = if set.ends_with("lion") { "optimizer.lr=5e-4" } else { "optimizer.lr=3e-3" };
+        let (_folder, watch, _) = finish(tiny(&["train.steps=60", lr, set]));
+        let losses = watch.losses();
+        assert!(losses[59] < 0.9 * losses[0], "{set}: {} -> {}", losses[0], losses[59]);
+    }
+}
+
+#[test]
+fn the_plan_is_made_before_the_first_step() {
+    let (_folder, watch, _) = finish(tiny(&["train.steps=2"]));
+    let Event::RunStarted(started) = &watch.events()[0] else {
+        panic!("the first event says that the run began");
+    };
+    let bytes = |name: &str| {
+        started.plan.lines.iter().find(|line| line.name == name).map(|line| line.bytes).unwrap()
+    };
+    let parameters = 4 * started.model.parameters;
+    for (name, times) in [("parameters", 1), ("gradients", 1), ("optimizer state", 2)] {
+        let planned = bytes(name);
+        assert!(planned >= times * parameters, "{name}: {planned} for {parameters}");
+        assert!(planned < times * parameters * 5 / 4 + 65536, "{name}: {planned}");
+    }
+    assert!(bytes("activations") > 0);
+    assert_eq!(started.tokens_per_step, 32);
+}
+
+#[test]
+fn stopping_saves_and_going_on_completes() {
+    let folder = tempfile::tempdir().unwrap();
+    let stop = StopHandle::new();
+    stop.stop();
+    let recipe = || tiny(&["checkpoint.every=0"]);
+    let finished = trainer(recipe(), folder.path()).stop_when(stop).run().unwrap();
+    assert_eq!(finished.reason, crate::events::Reason::Stopped);
+    assert_eq!(finished.step, 0);
+    let finished = trainer(recipe(), folder.path()).resume(true).run().unwrap();
+    assert_eq!(finished.reason, crate::events::Reason::Complete);
+    let (whole, _, _) = finish(recipe());
+    assert_eq!(outcome(folder.path()), outcome(whole.path()));
+    // Once more: nothing is left to do, and nothing changes.
+    let again = trainer(recipe(), folder.path()).resume(true).run().unwrap();
+    assert_eq!(again.step, 12);
+    assert_eq!(outcome(folder.path()), outcome(whole.path()));
+}
