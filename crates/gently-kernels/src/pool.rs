@@ -204,8 +204,8 @@ pub fn parallel_phases(phases: &[usize], f: impl Fn(usize, usize) + Sync) {
     if pool.shared.busy.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
         return inline();
     }
-    // Up to 16 phases need no allocation.
-    let mut few = [0usize; 16];
+    // Up to 32 phases need no allocation.
+    let mut few = [0usize; 32];
     let mut many = Vec::new();
     let ends: &mut [usize] = if phases.len() <= few.len() {
         &mut few[..phases.len()]

@@ -1,9 +1,11 @@
 //! The blocked product: how C is cut into tasks, K into blocks, and operands into packed panels.
 //!
-//! B is packed once by all threads in panels of a tile's width, in an outer chunk of columns where it is
-//! large. Then tasks of C rows × columns run: each packs its rows of A (or reads them in place) and walks
-//! the panels, so that the rows of a tile stay in L1 and the panels of B in L2. Packing and computing are
-//! phases of one parallel loop. All cuts depend on the shape alone.
+//! The product is a sequence of steps: a chunk of columns times a block of K. In each step B's part is
+//! packed once by all threads in panels of a tile's width; then tasks of C rows × columns run: each packs
+//! its rows of A (or reads them in place) and walks the panels, so that the rows of a tile stay in L1 and
+//! the panels of B in L2. Packing of the next step shares a phase with the computing of this one, and
+//! evens out the threads' ends. All steps are phases of one parallel loop; all cuts depend on the shape
+//! alone.
 //!
 //! Loop order and blocking follow Goto & van de Geijn, "Anatomy of High-Performance Matrix
 //! Multiplication" (2008), with the roles of A and B as in row-major storage.
@@ -19,8 +21,8 @@ use crate::pool;
 const KC: usize = 384;
 /// Words of packed B that a task walks again and again: about 5/8 of a 1 MiB L2.
 const NC_WORDS: usize = 160 << 10;
-/// Words of B packed at a time: a share of the last cache level.
-const CHUNK_WORDS: usize = 2 << 20;
+/// Words of B packed in a step; two steps' worth share the last cache level.
+const CHUNK_WORDS: usize = 1 << 20;
 /// Most rows of C in a task.
 const MC: usize = 192;
 /// Fewest multiplications worth a task of their own: some tens of microseconds.
@@ -33,6 +35,12 @@ const TILE: usize = PANEL_ROWS * MAX_NV * 16;
 /// Splits `n` into `parts` nearly equal pieces that are multiples of `unit`; returns the piece length.
 fn piece(n: usize, parts: usize, unit: usize) -> usize {
     n.div_ceil(parts.max(1)).next_multiple_of(unit)
+}
+
+/// Words from one packed panel of A to the next: a little apart, so that equal places of neighbouring
+/// panels do not share an L1 set.
+fn panel_words(words: usize) -> usize {
+    PANEL_ROWS * words + 16
 }
 
 fn isa(path: Path, compute: Compute) -> (&'static Isa, Mode) {
@@ -77,13 +85,13 @@ impl Plan {
         let kc = if one_block { k.max(1) } else { piece(k.max(1), k.div_ceil(KC * per), 8 * per) };
         let words = kc.div_ceil(per);
         let nr = isa.nv * isa.lanes;
-        let chunk_max = (CHUNK_WORDS / k.div_ceil(per).max(1) / nr).max(1) * nr;
+        let chunk_max = (CHUNK_WORDS / words / nr).max(1) * nr;
         let chunk = piece(n, n.div_ceil(chunk_max), nr);
         let nc_max = (NC_WORDS / words / nr).max(1) * nr;
         let nc = piece(chunk.min(n), chunk.min(n).div_ceil(nc_max), nr);
         // Rows: at most MC; fewer where that gives too few tasks, as long as a task is worth it.
         let columns = chunk.min(n).div_ceil(nc);
-        let worth = (m * nc.min(n) * k / TASK_MACS).max(1);
+        let worth = (m * nc.min(n) * kc / TASK_MACS).max(1);
         let rows = m.div_ceil(MC).max(TASKS.div_ceil(columns).min(worth));
         let mc = piece(m, rows, PANEL_ROWS);
         // Rows 4096 bytes apart share the few ways of one L1 set, so they are packed.
@@ -98,12 +106,38 @@ impl Plan {
         pack::words(self.mode, k)
     }
 
-    /// The blocks of K: (first element, length, words before it).
-    fn k_blocks(&self) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
-        (0..self.k.div_ceil(self.kc).max(1)).map(|i| {
-            let start = i * self.kc;
-            (start, self.kc.min(self.k - start), i * self.words(self.kc))
-        })
+    /// Blocks of K; one where K is 0, to write the epilogue.
+    fn blocks(&self) -> usize {
+        self.k.div_ceil(self.kc).max(1)
+    }
+
+    fn steps(&self) -> usize {
+        self.n.div_ceil(self.chunk) * self.blocks()
+    }
+
+    /// Step `s`: chunks of columns outside, blocks of K inside.
+    fn step(&self, s: usize) -> Step {
+        let (chunk, block) = (s / self.blocks(), s % self.blocks());
+        let (j0, k0) = (chunk * self.chunk, block * self.kc);
+        Step {
+            j0,
+            width: self.chunk.min(self.n - j0),
+            k0,
+            k: self.kc.min(self.k - k0),
+            first: block == 0,
+            last: block + 1 == self.blocks(),
+            half: s % 2,
+        }
+    }
+
+    /// Panels across a step.
+    fn panels(&self, step: &Step) -> usize {
+        step.width.div_ceil(self.isa.nv * self.isa.lanes)
+    }
+
+    /// Tasks of a step.
+    fn tasks(&self, step: &Step) -> usize {
+        self.m.div_ceil(self.mc) * step.width.div_ceil(self.nc)
     }
 }
 
@@ -122,6 +156,8 @@ struct Job {
     b: Ptr,
     b_strides: (usize, usize),
     packed: *mut u32,
+    /// Words in each half of `packed`; steps take turns.
+    half: usize,
     c: *mut f32,
     ldc: usize,
     bias: *const f32,
@@ -134,8 +170,9 @@ struct Job {
     full: bool,
 }
 
-// SAFETY: tasks read A, B, bias and residual, and write disjoint parts of the packed panels (phase 0) and of
-// C and `pre` (phase 1); the barrier between the phases orders writes of panels before reads.
+// SAFETY: tasks read A, B, bias and residual. Within a phase the tasks of a step write disjoint parts of C
+// and `pre` and read one half of the packed panels, while the packing of the next step writes disjoint panels
+// of the other half. The barrier between phases orders writes of panels and of C before later reads.
 unsafe impl Sync for Job {}
 
 /// Runs a product with at least one row and column.
@@ -149,20 +186,23 @@ pub(super) unsafe fn run(path: Path, compute: Compute, a: &Mat, b: &Mat, c: *mut
         ep.activation != Activation::None || ep.pre_activation.is_some() || (ep.residual.is_some() && ep.accumulate);
     // Partial sums of a K in blocks live in C, which must then not hold what is to be added at the end.
     let plan = Plan::new(isa, mode, a, b, full && ep.accumulate);
-    let nr = isa.nv * isa.lanes;
     let widest = plan.chunk.min(plan.n).next_multiple_of(isa.lanes);
-    let words_k: usize = plan.k_blocks().map(|(_, k, _)| plan.words(k)).sum();
-    scratch::with(Slot::B, widest * words_k, |packed| {
+    let half = widest * plan.words(plan.kc);
+    let steps = plan.steps();
+    scratch::with(Slot::B, half * steps.min(2), |packed| {
         let job = Job {
             a: ptr(a),
             a_strides: (a.row_stride, a.col_stride),
             b: ptr(b),
             b_strides: (b.row_stride, b.col_stride),
             packed: packed.as_mut_ptr(),
+            half,
             c,
             ldc,
             bias: ep.bias.map_or(std::ptr::null(), |x| x.as_ptr()),
-            pre: ep.pre_activation.map_or(std::ptr::null_mut(), |x| x.as_mut_ptr()),
+            pre: ep
+                .pre_activation
+                .map_or(std::ptr::null_mut(), |x| x.as_mut_ptr()),
             residual: ep.residual.map_or(std::ptr::null(), |x| x.as_ptr()),
             activation: ep.activation,
             accumulate: ep.accumulate,
@@ -171,116 +211,112 @@ pub(super) unsafe fn run(path: Path, compute: Compute, a: &Mat, b: &Mat, c: *mut
             plan,
         };
         let plan = &job.plan;
-        let blocks = plan.k_blocks().count();
-        let rows = plan.m.div_ceil(plan.mc);
-        let mut j0 = 0;
-        while j0 < plan.n {
-            let width = plan.chunk.min(plan.n - j0);
-            let panels = width.div_ceil(nr);
-            let columns = width.div_ceil(plan.nc);
-            let phases = [panels * blocks, rows * columns];
-            let work = |phase: usize, task: usize| {
-                // SAFETY: panel and task indices are inside the plan's cuts; see `Sync for Job`.
-                unsafe {
-                    if phase == 0 {
-                        job.pack_b(j0, width, task / blocks, task % blocks);
-                    } else {
-                        job.compute(j0, width, task % rows, task / rows);
-                    }
+        // Phase p computes step p − 1 and packs step p.
+        let work = |phase: usize, task: usize| {
+            let before = phase.checked_sub(1).map(|s| plan.step(s));
+            let tasks = before.as_ref().map_or(0, |s| plan.tasks(s));
+            // SAFETY: steps, tasks and panels are those of the plan; see `Sync for Job`.
+            unsafe {
+                match before {
+                    Some(step) if task < tasks => job.compute(&step, task),
+                    _ => job.pack_b(&plan.step(phase), task - tasks),
                 }
-            };
-            if phases[1] == 1 {
-                // Too small to be worth waking anyone.
-                for phase in 0..2 {
-                    for task in 0..phases[phase] {
-                        work(phase, task);
-                    }
-                }
-            } else {
-                pool::parallel_phases(&phases, work);
             }
-            j0 += width;
+        };
+        let size = |phase: usize| {
+            let compute = phase.checked_sub(1).map_or(0, |s| plan.tasks(&plan.step(s)));
+            let pack = if phase < steps { plan.panels(&plan.step(phase)) } else { 0 };
+            compute + pack
+        };
+        if steps == 1 && plan.tasks(&plan.step(0)) == 1 {
+            // Too small to be worth waking anyone.
+            for phase in 0..2 {
+                for task in 0..size(phase) {
+                    work(phase, task);
+                }
+            }
+            return;
+        }
+        let mut few = [0; 32];
+        if steps < few.len() {
+            for (phase, n) in few[..=steps].iter_mut().enumerate() {
+                *n = size(phase);
+            }
+            pool::parallel_phases(&few[..=steps], work);
+        } else {
+            let many: Vec<usize> = (0..=steps).map(size).collect();
+            pool::parallel_phases(&many, work);
         }
     });
 }
 
 impl Job {
-    /// Where panel columns `j..` (inside a chunk of `width` columns) of block `block` begin. Panels of one
-    /// block of K lie side by side.
-    fn panel(&self, width: usize, j: usize, words_before: usize, words: usize) -> usize {
-        words_before * width.next_multiple_of(self.plan.isa.lanes) + j * words
-    }
-
-    /// Packs one panel of B for one block of K.
-    unsafe fn pack_b(&self, j0: usize, width: usize, panel: usize, block: usize) {
+    /// Packs one panel of a step.
+    unsafe fn pack_b(&self, step: &Step, panel: usize) {
         let plan = &self.plan;
         let nr = plan.isa.nv * plan.isa.lanes;
-        let (k0, k, before) = plan.k_blocks().nth(block).expect("a block of the plan");
         let j = panel * nr;
-        let minors = nr.min(width - j);
-        // SAFETY: columns j0 + j.. and words of this block are inside B; the panel is inside the buffer.
+        let minors = nr.min(step.width - j);
+        // SAFETY: these columns and this block of K are inside B; the panel is inside its half.
         unsafe {
             let part = Part {
-                src: self.b.add(k0 * self.b_strides.0 + (j0 + j) * self.b_strides.1),
+                src: self
+                    .b
+                    .add(step.k0 * self.b_strides.0 + (step.j0 + j) * self.b_strides.1),
                 minor_stride: self.b_strides.1,
                 k_stride: self.b_strides.0,
                 minors,
-                k,
+                k: step.k,
                 width: minors.next_multiple_of(plan.isa.lanes),
             };
-            let dst = self.packed.add(self.panel(width, j, before, plan.words(k)));
+            let dst = self.packed.add(step.half * self.half + j * plan.words(step.k));
             pack::pack(dst, &part, plan.mode, plan.isa.avx2);
         }
     }
 
-    /// Computes one task of C: row block `mi`, column block `ni` of the chunk that begins at `j0`.
-    unsafe fn compute(&self, j0: usize, width: usize, mi: usize, ni: usize) {
+    /// Computes one task of a step.
+    unsafe fn compute(&self, step: &Step, task: usize) {
         let plan = &self.plan;
+        let row_blocks = plan.m.div_ceil(plan.mc);
+        // Rows change fastest, so that consecutive tasks share panels of B.
+        let (mi, ni) = (task % row_blocks, task / row_blocks);
         let rows = plan.mc * mi..plan.m.min(plan.mc * (mi + 1));
-        let cols = plan.nc * ni..width.min(plan.nc * (ni + 1));
-        let last_block = plan.k.div_ceil(plan.kc).max(1) - 1;
-        for (block, (k0, k, before)) in plan.k_blocks().enumerate() {
-            let words = plan.words(k);
-            let span = Span {
-                rows: rows.clone(),
-                cols: cols.clone(),
-                j0,
-                words,
-                b: self.packed.wrapping_add(self.panel(width, 0, before, words)).cast(),
-                first: block == 0,
-                last: block == last_block,
-            };
-            // SAFETY: rows, columns and words are inside the plan's cuts.
-            unsafe {
-                if plan.direct {
-                    let Ptr::F32(a) = self.a.add(rows.start * self.a_strides.0 + k0) else {
-                        unreachable!("a direct operand is f32")
-                    };
-                    self.walk(&span, a, Some(self.a_strides.0));
-                } else {
-                    let panels = rows.len().div_ceil(PANEL_ROWS);
-                    scratch::with(Slot::A, panels * PANEL_ROWS * words, |buf| {
-                        for p in 0..panels {
-                            let r = rows.start + p * PANEL_ROWS;
-                            let part = Part {
-                                src: self.a.add(r * self.a_strides.0 + k0 * self.a_strides.1),
-                                minor_stride: self.a_strides.0,
-                                k_stride: self.a_strides.1,
-                                minors: PANEL_ROWS.min(rows.end - r),
-                                k,
-                                width: PANEL_ROWS,
-                            };
-                            let dst = buf.as_mut_ptr().add(p * PANEL_ROWS * words);
-                            pack::pack(dst, &part, plan.mode, plan.isa.avx2);
-                        }
-                        self.walk(&span, buf.as_ptr().cast(), None);
-                    });
-                }
+        let words = plan.words(step.k);
+        let span = Span {
+            rows: rows.clone(),
+            cols: plan.nc * ni..step.width.min(plan.nc * (ni + 1)),
+            j0: step.j0,
+            words,
+            b: self.packed.wrapping_add(step.half * self.half).cast(),
+            first: step.first,
+            last: step.last,
+        };
+        // SAFETY: rows, columns and words are inside the plan's cuts.
+        unsafe {
+            let a = self
+                .a
+                .add(rows.start * self.a_strides.0 + step.k0 * self.a_strides.1);
+            if let (true, Ptr::F32(a)) = (plan.direct, a) {
+                return self.walk(&span, a, Some(self.a_strides.0));
             }
+            let panels = rows.len().div_ceil(PANEL_ROWS);
+            scratch::with(Slot::A, panels * panel_words(words), |buf| {
+                let part = Part {
+                    src: a,
+                    minor_stride: self.a_strides.0,
+                    k_stride: self.a_strides.1,
+                    minors: PANEL_ROWS,
+                    k: step.k,
+                    width: PANEL_ROWS,
+                };
+                let (dst, stride) = (buf.as_mut_ptr(), panel_words(words));
+                pack::pack_panels(dst, &part, rows.len(), stride, plan.mode, plan.isa.avx2);
+                self.walk(&span, dst.cast(), None);
+            });
         }
     }
 
-    /// Walks the tiles of a task for one block of K. `a` is the first packed panel, or with `direct` (a row
+    /// Walks the tiles of a task. `a` is the first packed panel, or with `direct` (a row
     /// stride) the first element of A.
     unsafe fn walk(&self, span: &Span, a: *const f32, direct: Option<usize>) {
         let isa = self.plan.isa;
@@ -292,7 +328,7 @@ impl Job {
             let rows = isa.mr.min(span.rows.end - r);
             let a = match direct {
                 Some(stride) => a.wrapping_add(down * stride),
-                None => a.wrapping_add(down / PANEL_ROWS * PANEL_ROWS * span.words + down % PANEL_ROWS),
+                None => a.wrapping_add(down / PANEL_ROWS * panel_words(span.words) + down % PANEL_ROWS),
             };
             for j in span.cols.clone().step_by(nr) {
                 let cols = nr.min(span.cols.end - j);
@@ -354,7 +390,22 @@ impl Job {
     }
 }
 
-/// The part of a task that one block of K covers.
+/// A chunk of columns times a block of K.
+struct Step {
+    /// First column and number of columns.
+    j0: usize,
+    width: usize,
+    /// First element of K and number of elements.
+    k0: usize,
+    k: usize,
+    /// First and last block of K.
+    first: bool,
+    last: bool,
+    /// Which half of the packing buffer.
+    half: usize,
+}
+
+/// What one task covers.
 struct Span {
     rows: std::ops::Range<usize>,
     /// Inside the chunk.
@@ -362,7 +413,7 @@ struct Span {
     /// First column of the chunk.
     j0: usize,
     words: usize,
-    /// The first panel of this block of K.
+    /// The first panel of the step.
     b: *const f32,
     first: bool,
     last: bool,

@@ -13,7 +13,7 @@ use crate::simd_math;
 /// Rows in a packed panel of A, whatever the tile takes of them.
 pub(super) const PANEL_ROWS: usize = 8;
 /// Steps of K that panels of B are asked for ahead of their use; they come from L2.
-const AHEAD: usize = 8;
+const AHEAD: usize = 16;
 /// Widest tile of any path, in vectors.
 pub(super) const MAX_NV: usize = 3;
 

@@ -73,6 +73,59 @@ pub(super) unsafe fn pack(dst: *mut u32, part: &Part, mode: Mode, avx2: bool) {
     }
 }
 
+/// Packs `lines` minor lines in panels of `part.width` that begin `panel_stride` words apart. `part`
+/// describes the first panel; its `minors` is ignored.
+///
+/// # Safety
+/// As for [`pack`], for all the panels.
+pub(super) unsafe fn pack_panels(
+    dst: *mut u32,
+    part: &Part,
+    lines: usize,
+    panel_stride: usize,
+    mode: Mode,
+    avx2: bool,
+) {
+    let whole = lines / part.width * part.width;
+    // SAFETY: the caller's promise is passed on; panels lie inside `lines` and one after another in `dst`.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        if avx2 && part.minor_stride == 1 && part.width == 8 && mode == Mode::F32 && let Ptr::F32(src) = part.src {
+            x86::pack_octets(dst, src, part.k_stride, whole, part.k, panel_stride);
+        } else {
+            panels(dst, part, 0..whole, panel_stride, mode, avx2);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        panels(dst, part, 0..whole, panel_stride, mode, avx2);
+        panels(dst, part, whole..lines, panel_stride, mode, avx2);
+    }
+}
+
+/// One panel after the other.
+///
+/// # Safety
+/// As for [`pack_panels`].
+unsafe fn panels(
+    dst: *mut u32,
+    part: &Part,
+    lines: std::ops::Range<usize>,
+    panel_stride: usize,
+    mode: Mode,
+    avx2: bool,
+) {
+    for i in lines.clone().step_by(part.width) {
+        // SAFETY: line i is inside the operand, panel i / width inside `dst`.
+        unsafe {
+            let one = Part {
+                src: part.src.add(i * part.minor_stride),
+                minors: part.width.min(lines.end - i),
+                ..*part
+            };
+            pack(dst.add(i / part.width * panel_stride), &one, mode, avx2);
+        }
+    }
+}
+
 /// Words along K that `k` elements take.
 pub(super) fn words(mode: Mode, k: usize) -> usize {
     match mode {
@@ -154,6 +207,33 @@ mod x86 {
                 // A bf16 is its own rounding.
                 (Mode::F32 | Mode::Rounded, Ptr::Bf16(p)) => go::<bf16, F32>(dst, part, mode, p),
                 (Mode::Pairs, Ptr::Bf16(p)) => go::<bf16, PAIRS>(dst, part, mode, p),
+            }
+        }
+    }
+
+    /// Panels of 8 lines that are contiguous along the lines: all panels of one k before the next k, so that
+    /// whole cache lines and pages are read once.
+    ///
+    /// # Safety
+    /// As for [`super::pack_panels`], with AVX2; `lines` is a multiple of 8.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) unsafe fn pack_octets(
+        dst: *mut u32,
+        src: *const f32,
+        k_stride: usize,
+        lines: usize,
+        k: usize,
+        panel_stride: usize,
+    ) {
+        for p in 0..k {
+            let mut i = 0;
+            while i < lines {
+                // SAFETY: (i + 8, p) lies inside the operand, panel i / 8 inside `dst`.
+                unsafe {
+                    let x = _mm256_loadu_si256(src.add(p * k_stride + i).cast());
+                    _mm256_storeu_si256(dst.add(i / 8 * panel_stride + p * 8).cast(), x);
+                }
+                i += 8;
             }
         }
     }

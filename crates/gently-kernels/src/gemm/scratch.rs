@@ -12,6 +12,9 @@ pub(super) enum Slot {
     B,
 }
 
+/// Buffers start at 4 MiB, so that they lie in huge pages; untouched parts cost nothing.
+const LEAST: usize = 1 << 20;
+
 thread_local! {
     static SLOTS: [Cell<Option<AlignedBuf<u32>>>; 2] = const { [Cell::new(None), Cell::new(None)] };
 }
@@ -22,7 +25,7 @@ pub(super) fn with<R>(slot: Slot, words: usize, f: impl FnOnce(&mut [u32]) -> R)
     let kept = SLOTS.with(|s| s[slot as usize].take());
     let mut buf = match kept {
         Some(buf) if buf.len() >= words => buf,
-        _ => AlignedBuf::zeroed(words.next_multiple_of(4096)),
+        _ => AlignedBuf::zeroed(words.max(LEAST).next_multiple_of(4096)),
     };
     let out = f(&mut buf[..words]);
     SLOTS.with(|s| s[slot as usize].set(Some(buf)));
