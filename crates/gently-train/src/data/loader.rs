@@ -14,6 +14,8 @@ pub enum Mode {
     /// Windows of the stream of tokens, each once in an epoch, in shuffled order across and inside shards.
     #[default]
     Stream,
+    /// The same windows in the order of the text, from its start.
+    Sequential,
     /// Windows at random places, with replacement, as nanoGPT draws them.
     Replacement,
     /// Whole documents, best-fit packed into rows; each token once in an epoch.

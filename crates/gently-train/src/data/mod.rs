@@ -40,3 +40,6 @@ pub use order::Cursor;
 pub use prepare::{Prepare, Progress, SplitRule, TokenizerSpec};
 pub use read::{Format, Input, Layout};
 pub use scan::SourceInfo;
+
+#[cfg(test)]
+mod tests;

@@ -51,7 +51,8 @@ struct Windows {
     offsets: Vec<u64>,
     /// Windows in the parts up to each, and so in all.
     ends: Vec<u64>,
-    shuffle: Permutation,
+    /// `None`: in order.
+    shuffle: Option<Permutation>,
 }
 
 /// The rows of one group of documents.
@@ -73,7 +74,7 @@ impl Order {
         let too_short = || Error::TooShort { split: corpus.name().into(), tokens: corpus.tokens(), block: o.block };
         let parts = 0..corpus.parts();
         let plan = match o.mode {
-            Mode::Stream => {
+            Mode::Stream | Mode::Sequential => {
                 let windows = Windows::new(&corpus, 0, salt, o);
                 if windows.total() == 0 {
                     return Err(too_short());
@@ -175,13 +176,16 @@ impl Windows {
         let mut offsets = Vec::with_capacity(corpus.parts());
         for part in 0..corpus.parts() {
             let targets = corpus.part_len(part).saturating_sub(1);
-            let slack = if targets >= 2 * block { block } else { targets % block + 1 };
+            let slack = if o.mode == Mode::Sequential {
+                1
+            } else if targets >= 2 * block { block } else { targets % block + 1 };
             offsets.push(draw_below(slack, o.seed, &[salt, epoch, part as u64]));
         }
         let count = |part: usize| (corpus.part_len(part).saturating_sub(1).saturating_sub(offsets[part])) / block;
         let ends = running((0..corpus.parts()).map(count));
         let total = ends.last().copied().unwrap_or(0);
-        let shuffle = Permutation::new(total, o.seed, &[salt, epoch, u64::MAX]);
+        let shuffle =
+            (o.mode != Mode::Sequential).then(|| Permutation::new(total, o.seed, &[salt, epoch, u64::MAX]));
         Self { epoch, offsets, ends, shuffle }
     }
 
@@ -191,7 +195,7 @@ impl Windows {
 
     /// Part and first token of the window at `position` in the shuffled order.
     fn get(&self, position: u64, block: u64) -> (usize, u64) {
-        let window = self.shuffle.get(position);
+        let window = self.shuffle.as_ref().map_or(position, |s| s.get(position));
         let part = self.ends.partition_point(|&end| end <= window);
         let inside = window - if part == 0 { 0 } else { self.ends[part - 1] };
         (part, self.offsets[part] + inside * block)

@@ -1,0 +1,199 @@
+//! Each wrong input is a named error, and nothing is left behind.
+
+use super::*;
+use std::fs;
+
+fn prepare_bytes(dir: &Path, name: &str, bytes: &[u8]) -> Error {
+    let file = dir.join(name);
+    fs::write(&file, bytes).unwrap();
+    let out = dir.join("out");
+    let e = run(&Prepare::new([file.into()]), &out).unwrap_err();
+    assert_eq!(fs::read_dir(&out).map_or(0, Iterator::count), 0, "something was left in the folder");
+    e
+}
+
+#[test]
+fn empty_files() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a.txt", "a.jsonl"] {
+        let e = prepare_bytes(dir.path(), name, b"");
+        assert!(matches!(&e, Error::Empty { source_name } if source_name.ends_with(name)), "{e}");
+        assert!(e.hint().is_some());
+    }
+    let e = prepare_bytes(dir.path(), "bom.txt", b"\xef\xbb\xbf");
+    assert!(matches!(e, Error::Empty { .. }), "{e}");
+}
+
+#[test]
+fn not_utf8_names_the_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let e = prepare_bytes(dir.path(), "a.txt", b"caf\xe9 au lait");
+    assert!(matches!(e, Error::NotUtf8 { offset: 3, byte: 0xe9, .. }), "{e}");
+    assert!(e.hint().unwrap().contains("iconv"));
+    let mut long = vec![b'a'; 3 << 20];
+    long[(2 << 20) + 17] = 0xff;
+    let e = prepare_bytes(dir.path(), "b.txt", &long);
+    assert!(matches!(e, Error::NotUtf8 { offset, .. } if offset == (2 << 20) + 17), "{e}");
+    // A character that the file's end cuts off.
+    let e = prepare_bytes(dir.path(), "c.txt", "naï".as_bytes().split_last().unwrap().1);
+    assert!(matches!(e, Error::NotUtf8 { offset: 2, .. }), "{e}");
+    let e = prepare_bytes(dir.path(), "d.jsonl", b"{\"text\":\"ok\"}\n{\"text\":\"\xff\"}\n");
+    assert!(matches!(e, Error::NotUtf8 { offset: 23, .. }), "{e}");
+}
+
+#[test]
+fn bad_lines_are_numbered() {
+    let dir = tempfile::tempdir().unwrap();
+    let e = prepare_bytes(dir.path(), "a.jsonl", b"{\"text\":\"ok\"}\n{\"text\":");
+    assert!(matches!(&e, Error::Line { line: 2, .. }), "{e}");
+    let e = prepare_bytes(dir.path(), "a.jsonl", b"{\"body\":\"ok\",\"id\":1}");
+    assert!(e.to_string().contains("body, id"), "{e}");
+    let e = prepare_bytes(dir.path(), "a.jsonl", b"[1]");
+    assert!(matches!(&e, Error::Line { line: 1, .. }), "{e}");
+}
+
+#[test]
+fn missing_paths_and_folders_without_texts() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let e = run(&Prepare::new([dir.path().join("none.txt").into()]), &out).unwrap_err();
+    assert!(matches!(&e, Error::Io { path, .. } if path.ends_with("none.txt")), "{e}");
+    let folder = dir.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    let e = run(&Prepare::new([folder.into()]), &out).unwrap_err();
+    assert!(matches!(e, Error::NoFiles { .. }), "{e}");
+}
+
+#[cfg(not(feature = "parquet"))]
+#[test]
+fn parquet_names_its_feature() {
+    let dir = tempfile::tempdir().unwrap();
+    let e = prepare_bytes(dir.path(), "a.parquet", b"PAR1");
+    assert!(matches!(e, Error::Feature { feature: "parquet", .. }), "{e}");
+}
+
+#[test]
+fn texts_shorter_than_a_block() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = prepare_texts(dir.path(), &["short text"], |p| p.val_fraction = 0.0).unwrap();
+    let corpus = Arc::new(dataset.train().unwrap());
+    for mode in [Mode::Stream, Mode::Replacement, Mode::Sequential] {
+        let o = LoaderOptions { mode, ..LoaderOptions::new(1, 10, 0) };
+        let e = Loader::new(corpus.clone(), o).unwrap_err();
+        assert!(matches!(&e, Error::TooShort { tokens: 10, block: 10, .. }), "{e}");
+        assert!(e.hint().unwrap().contains("at most 9"));
+        let o = LoaderOptions { mode, ..LoaderOptions::new(1, 9, 0) };
+        assert!(Loader::new(corpus.clone(), o).unwrap().next_batch().is_ok());
+    }
+    let one = Arc::new(Corpus::from_documents("val", [vec![1]], 2, 0).unwrap());
+    assert!(matches!(EvalSet::new(one, 1, 8, None, false), Err(Error::TooShort { .. })));
+}
+
+#[test]
+fn characters_outside_a_given_vocabulary_are_placed() {
+    let dir = tempfile::tempdir().unwrap();
+    let e = prepare_texts(dir.path(), &["abc", "abé"], |p| {
+        p.tokenizer = TokenizerSpec::Ready(gently_text::Tokenizer::characters("abc".chars()));
+    })
+    .unwrap_err();
+    assert!(e.to_string().contains("texts: character 'é'"), "{e}");
+    assert!(e.hint().is_some());
+}
+
+#[test]
+fn damaged_shards_are_found_in_the_loader() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = prepare_texts(dir.path(), &["some text to be damaged"], |p| p.val_fraction = 0.0).unwrap();
+    let shard = dir.path().join("train-00000.tok");
+    let good = fs::read(&shard).unwrap();
+    let mut bytes = good.clone();
+    bytes[130] ^= 1;
+    fs::write(&shard, &bytes).unwrap();
+    let mut loader = Loader::new(Arc::new(dataset.train().unwrap()), LoaderOptions::new(1, 4, 0)).unwrap();
+    let e = loader.next_batch().unwrap_err();
+    assert!(e.to_string().contains("train-00000.tok") && e.to_string().contains("block 0"), "{e}");
+    assert!(dataset.train().unwrap().verify().is_err());
+    fs::write(&shard, &good[..good.len() - 3]).unwrap();
+    assert!(matches!(dataset.train(), Err(Error::File(gently_formats::Error::Size { .. }))));
+    fs::write(&shard, b"something else altogether").unwrap();
+    assert!(matches!(dataset.train(), Err(Error::File(gently_formats::Error::Magic { .. }))));
+    fs::remove_file(&shard).unwrap();
+    assert!(matches!(dataset.train(), Err(Error::File(gently_formats::Error::Io { .. }))));
+}
+
+#[test]
+fn another_tokenizer_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = prepare_texts(dir.path(), &["some text"], |_| {}).unwrap();
+    let e = dataset.train().unwrap().expect_tokenizer(7, 300).unwrap_err();
+    assert!(matches!(&e, Error::OtherTokenizer { expected_vocab: 300, .. }), "{e}");
+    gently_text::Tokenizer::bytes().save(dir.path()).unwrap();
+    assert!(matches!(Dataset::open(dir.path()), Err(Error::OtherTokenizer { .. })));
+}
+
+#[test]
+fn broken_dataset_files() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(Dataset::open(dir.path()), Err(Error::NotDataset { .. })));
+    prepare_texts(dir.path(), &["some text"], |_| {}).unwrap();
+    let json = dir.path().join("dataset.json");
+    let text = fs::read_to_string(&json).unwrap();
+    for (from, to) in [("train-00000.tok", "../../etc/passwd"), ("\"version\": 1", "\"version\": 99"), ("{", "[")] {
+        fs::write(&json, text.replacen(from, to, 1)).unwrap();
+        let e = Dataset::open(dir.path()).unwrap_err();
+        assert!(matches!(e, Error::NotDataset { .. }), "{e}");
+    }
+}
+
+#[test]
+fn places_of_other_data_are_refused() {
+    let corpus = |n| Arc::new(Corpus::from_documents("train", [vec![1; n]], 2, 0).unwrap());
+    let mut a = Loader::new(corpus(100), LoaderOptions::new(2, 4, 0)).unwrap();
+    for other in [
+        Loader::new(corpus(101), LoaderOptions::new(2, 4, 0)).unwrap(),
+        Loader::new(corpus(100), LoaderOptions::new(2, 4, 1)).unwrap(),
+        Loader::new(corpus(100), LoaderOptions::new(2, 5, 0)).unwrap(),
+    ] {
+        let e = a.seek(&other.state()).unwrap_err();
+        assert!(matches!(e, Error::State { .. }) && e.hint().is_some());
+    }
+    let mut far = a.state();
+    far.cursors[0].position = 1 << 40;
+    assert!(matches!(a.seek(&far), Err(Error::State { .. })));
+    far.cursors.clear();
+    assert!(matches!(a.seek(&far), Err(Error::State { .. })));
+}
+
+#[test]
+fn impossible_options() {
+    let dir = tempfile::tempdir().unwrap();
+    for change in [
+        (|p: &mut Prepare| p.val_fraction = 1.0) as fn(&mut Prepare),
+        |p| p.val_fraction = f64::NAN,
+        |p| p.shard_tokens = 0,
+        |p| p.inputs.clear(),
+        |p| p.split = SplitRule::Documents,
+        |p| p.tokenizer = TokenizerSpec::Bpe(100),
+    ] {
+        assert!(prepare_texts(dir.path(), &["text"], change).is_err());
+    }
+    let corpus = Arc::new(Corpus::from_documents("train", [vec![1; 50]], 2, 0).unwrap());
+    assert!(matches!(Loader::new(corpus.clone(), LoaderOptions::new(0, 4, 0)), Err(Error::Option { option: "batch", .. })));
+    assert!(matches!(Loader::new(corpus.clone(), LoaderOptions::new(4, 0, 0)), Err(Error::Option { option: "block", .. })));
+    for weight in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let e = Loader::mixture([(corpus.clone(), weight)], LoaderOptions::new(1, 4, 0)).unwrap_err();
+        assert!(matches!(e, Error::Option { option: "weight", .. }));
+    }
+    assert!(Loader::mixture([], LoaderOptions::new(1, 4, 0)).is_err());
+}
+
+/// The superuser may write anywhere, so the test needs a place that is not writable for it either.
+#[cfg(target_os = "linux")]
+#[test]
+fn folders_that_cannot_be_written() {
+    let e = run(&Prepare::new([Input::text("t", "text")]), Path::new("/proc/gently")).unwrap_err();
+    assert!(matches!(&e, Error::Io { path, .. } if path == Path::new("/proc/gently")), "{e}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let e = run(&Prepare::new([Input::text("t", "text")]), &file.path().join("out")).unwrap_err();
+    assert!(matches!(e, Error::Io { .. }), "{e}");
+}

@@ -1,0 +1,190 @@
+//! Loaders: each token once, the same again after a seek.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+/// A corpus in which each token says where it is: document d's token t is d * 1000 + t.
+fn numbered(lengths: &[usize]) -> Arc<Corpus> {
+    let documents = lengths.iter().enumerate().map(|(d, &n)| (0..n).map(|t| (d * 1000 + t) as u32).collect());
+    Arc::new(Corpus::from_documents("train", documents.collect::<Vec<_>>(), 1_000_000, 0).unwrap())
+}
+
+fn options(batch: usize, block: usize, seed: u64, mode: Mode) -> LoaderOptions {
+    LoaderOptions { mode, ..LoaderOptions::new(batch, block, seed) }
+}
+
+fn row(batch: &Batch, r: usize) -> (&[u32], &[u32]) {
+    let at = r * batch.block..(r + 1) * batch.block;
+    (&batch.ids[at.clone()], &batch.targets[at])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// In a stream epoch no token is seen twice, and all but less than a block at each end are seen.
+    #[test]
+    fn stream_epoch_visits_each_window_once(n in 20usize..900, block in 1usize..18, seed in any::<u64>(), epoch in 0u64..3) {
+        let corpus = numbered(&[n]);
+        let mut loader = Loader::new(corpus, options(1, block, seed, Mode::Stream)).unwrap();
+        while loader.state().cursors[0].epoch < epoch {
+            loader.next_batch().unwrap();
+        }
+        let mut starts = Vec::new();
+        while loader.state().cursors[0].epoch == epoch {
+            let batch = loader.next_batch().unwrap();
+            let (ids, targets) = row(&batch, 0);
+            for t in 0..block {
+                prop_assert_eq!(ids[t] as usize, ids[0] as usize + t);
+                prop_assert_eq!(targets[t], ids[t] + 1);
+            }
+            starts.push(ids[0] as usize);
+        }
+        starts.sort_unstable();
+        let first = starts[0];
+        prop_assert!(first < block);
+        for (i, start) in starts.iter().enumerate() {
+            prop_assert_eq!(*start, first + i * block);
+        }
+        prop_assert!(n - 1 - (first + starts.len() * block) < block);
+    }
+
+    /// From any place, in any mode, a loader that seeks there goes on as the first did.
+    #[test]
+    fn seeking_continues_identically(
+        lengths in prop::collection::vec(1usize..60, 2..30), batch in 1usize..5, block in 1usize..12, seed in any::<u64>(),
+        before in 0usize..60, which in 0usize..4, mask in any::<bool>(),
+    ) {
+        let mode = [Mode::Stream, Mode::Replacement, Mode::Documents, Mode::Sequential][which];
+        let mut lengths = lengths;
+        lengths.push(30);
+        let corpora = || [(numbered(&lengths), 2.0), (numbered(&lengths[1..]), 1.0)];
+        let o = LoaderOptions { doc_mask: mask, ..options(batch, block, seed, mode) };
+        let mut first = Loader::mixture(corpora(), o.clone()).unwrap();
+        for _ in 0..before {
+            first.next_batch().unwrap();
+        }
+        let json = serde_json::to_string(&first.state()).unwrap();
+        let mut second = Loader::mixture(corpora(), o).unwrap();
+        second.seek(&serde_json::from_str(&json).unwrap()).unwrap();
+        for _ in 0..20 {
+            prop_assert_eq!(first.next_batch().unwrap(), second.next_batch().unwrap());
+        }
+        prop_assert_eq!(first.state(), second.state());
+    }
+
+    /// In an epoch of packed documents each token is placed once, followed by its own document's next.
+    #[test]
+    fn packing_places_each_token_once(lengths in prop::collection::vec(1usize..90, 1..60), block in 2usize..33, seed in any::<u64>()) {
+        prop_assume!(lengths.iter().sum::<usize>() > 1);
+        let mut loader = Loader::new(numbered(&lengths), options(1, block, seed, Mode::Documents)).unwrap();
+        for _epoch in 0..2 {
+            let epoch = loader.state().cursors[0].epoch;
+            let mut seen: HashMap<u32, u32> = HashMap::new();
+            while loader.state().cursors[0].epoch == epoch {
+                let batch = loader.next_batch().unwrap();
+                let docs = batch.docs.as_ref().unwrap();
+                let padding = docs[block - 1];
+                for t in 0..block {
+                    let (id, target) = (batch.ids[t], batch.targets[t]);
+                    let (d, at) = (id as usize / 1000, id as usize % 1000);
+                    // Padding stands at the end, is token 0 and has no target; the real token 0 has another document number
+                    // before it or is its row's first.
+                    if docs[t] == padding && id == 0 && target == IGNORE && seen.contains_key(&0) && t > 0 {
+                        continue;
+                    }
+                    if docs[t] == padding && id == 0 && target == IGNORE && (t > 0 && docs[t - 1] == docs[t] || lengths[0] > 1) {
+                        continue;
+                    }
+                    prop_assert_eq!(seen.insert(id, target), None, "token {} twice", id);
+                    if at + 1 < lengths[d] {
+                        prop_assert_eq!(target, id + 1);
+                    } else {
+                        prop_assert_eq!(target, IGNORE);
+                    }
+                    if t > 0 && docs[t] == docs[t - 1] {
+                        prop_assert_eq!(id, batch.ids[t - 1] + 1);
+                    }
+                }
+            }
+            let missing = (0..lengths.len()).flat_map(|d| (0..lengths[d]).map(move |t| (d * 1000 + t) as u32))
+                .filter(|id| !seen.contains_key(id) && *id != 0).count();
+            prop_assert_eq!(missing, 0);
+        }
+    }
+
+    /// An evaluation set over all has each token but the first as a target once, in order.
+    #[test]
+    fn evaluation_covers_the_split(n in 2usize..300, batch in 1usize..6, block in 1usize..20) {
+        let set = EvalSet::new(numbered(&[n]), batch, block, None, false).unwrap();
+        let mut targets = Vec::new();
+        for b in set.iter() {
+            let b = b.unwrap();
+            prop_assert_eq!(b.ids.len(), batch * block);
+            targets.extend(b.targets.into_iter().filter(|&t| t != IGNORE));
+        }
+        prop_assert_eq!(targets, (1..n as u32).collect::<Vec<_>>());
+        let few = EvalSet::new(numbered(&[n]), batch, block, Some(2), false).unwrap();
+        prop_assert!(few.len() <= 2 && !few.is_empty());
+        prop_assert_eq!(few.batch(0).unwrap(), few.batch(0).unwrap());
+    }
+}
+
+#[test]
+fn mixtures_keep_their_shares_at_every_moment() {
+    let a = numbered(&[500]);
+    let b = Arc::new(Corpus::from_documents("b", [vec![999_999; 300]], 1_000_000, 0).unwrap());
+    let mut loader = Loader::mixture([(a, 3.0), (b, 1.0)], options(1, 4, 5, Mode::Stream)).unwrap();
+    let mut from_b = 0;
+    for i in 1..=400 {
+        from_b += i32::from(loader.next_batch().unwrap().ids[0] == 999_999);
+        assert!((f64::from(from_b) - f64::from(i) / 4.0).abs() <= 1.0, "{from_b} of {i}");
+    }
+}
+
+#[test]
+fn epochs_differ_and_seeds_differ() {
+    let order = |seed, epoch| -> Vec<u32> {
+        let mut loader = Loader::new(numbered(&[900]), options(1, 10, seed, Mode::Stream)).unwrap();
+        let mut starts = Vec::new();
+        while loader.state().cursors[0].epoch <= epoch {
+            let now = loader.state().cursors[0].epoch;
+            let batch = loader.next_batch().unwrap();
+            if now == epoch {
+                starts.push(batch.ids[0]);
+            }
+        }
+        starts
+    };
+    assert_eq!(order(1, 0), order(1, 0));
+    assert_ne!(order(1, 0), order(1, 1));
+    assert_ne!(order(1, 0), order(2, 0));
+    assert!(order(1, 0).windows(2).any(|w| w[0] > w[1]));
+}
+
+#[test]
+fn document_masks_number_documents_and_stop_targets() {
+    let corpus = numbered(&[3, 4, 5]);
+    let o = LoaderOptions { doc_mask: true, ..options(1, 11, 1, Mode::Sequential) };
+    let batch = Loader::new(corpus, o).unwrap().next_batch().unwrap();
+    assert_eq!(batch.docs.as_deref().unwrap(), [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]);
+    let x = IGNORE;
+    assert_eq!(batch.targets, [1, 2, x, 1001, 1002, 1003, x, 2001, 2002, 2003, 2004]);
+    assert_eq!(batch.counted(), 9);
+}
+
+#[test]
+fn replacement_stays_inside_and_reaches_all() {
+    let mut loader = Loader::new(numbered(&[40]), options(8, 7, 3, Mode::Replacement)).unwrap();
+    let mut starts = std::collections::BTreeSet::new();
+    for _ in 0..200 {
+        let batch = loader.next_batch().unwrap();
+        for r in 0..8 {
+            let (ids, targets) = row(&batch, r);
+            assert!(targets.iter().zip(ids).all(|(t, i)| *t == i + 1));
+            starts.insert(ids[0]);
+        }
+    }
+    // nanoGPT's range: torch.randint(len(data) - block_size).
+    assert_eq!(starts.into_iter().collect::<Vec<_>>(), (0..33).collect::<Vec<_>>());
+}

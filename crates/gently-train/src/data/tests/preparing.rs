@@ -1,0 +1,163 @@
+//! From texts to shards.
+
+use super::*;
+use std::fs;
+
+const POEM: &str = "Tyger Tyger, burning bright,\nIn the forests of the night;\n";
+
+#[test]
+fn one_text_is_split_by_characters_as_nanogpt_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let text: String = "añb∂c\n".repeat(101);
+    let file = dir.path().join("t.txt");
+    fs::write(&file, &text).unwrap();
+    let dataset = run(&Prepare::new([file.into()]), &dir.path().join("out")).unwrap();
+    let (train, val) = (dataset.train().unwrap(), dataset.val().unwrap().unwrap());
+    let cut = (606.0 * 0.9) as usize;
+    let chars: Vec<char> = text.chars().collect();
+    assert_eq!(texts(&dataset, &train), [chars[..cut].iter().collect::<String>()]);
+    assert_eq!(texts(&dataset, &val), [chars[cut..].iter().collect::<String>()]);
+    assert_eq!(dataset.tokenizer().vocab_size(), 6);
+    assert_eq!(dataset.info().sources[0].characters, 606);
+}
+
+/// A text of several pieces gives the tokens that encoding it whole gives, whatever the threads and shards.
+#[test]
+fn long_texts_are_cut_where_tokens_stay_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut text = String::new();
+    for i in 0..20_000u32 {
+        text += &format!("line {i}, {} words.{}", i.wrapping_mul(2_654_435_761) >> 20, ["\n", "\n\n", " ", "\r\n"][i as usize % 4]);
+    }
+    text += &"no place to cut ".repeat(50_000);
+    text += "\nbut here.\n";
+    let file = dir.path().join("t.txt");
+    fs::write(&file, &text).unwrap();
+    let mut prepare = Prepare::new([file.into()]);
+    prepare.val_fraction = 0.0;
+    prepare.tokenizer = TokenizerSpec::Bpe(400);
+    let mut first = None;
+    for (threads, shard_tokens) in [(1, 1 << 30), (2, 50_001), (5, 1 << 30)] {
+        (prepare.threads, prepare.shard_tokens) = (threads, shard_tokens);
+        let dataset = run(&prepare, &dir.path().join(format!("out{threads}"))).unwrap();
+        let corpus = dataset.train().unwrap();
+        let mut tokens = Vec::new();
+        for part in 0..corpus.parts() {
+            corpus.read(part, 0..corpus.part_len(part), &mut tokens).unwrap();
+        }
+        assert_eq!(corpus.parts() > 1, threads == 2);
+        assert_eq!(dataset.info().train.documents, 1);
+        assert!(dataset.val().unwrap().is_none());
+        let first = first.get_or_insert_with(|| dataset.tokenizer().encode(&text).unwrap());
+        assert!(tokens == *first, "{threads} threads");
+        assert_eq!(dataset.tokenizer().decode(&tokens).unwrap(), text);
+    }
+}
+
+#[test]
+fn folders_are_read_in_order_and_split_by_document() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("in");
+    fs::create_dir_all(from.join("b/.hidden")).unwrap();
+    for i in 0..20 {
+        fs::write(from.join(format!("b/{i:02}.txt")), format!("document {i}\n")).unwrap();
+    }
+    fs::write(from.join("a.jsonl"), "{\"text\":\"first\"}\n\n{\"text\":\"second\"}\n").unwrap();
+    fs::write(from.join("b/.hidden/x.txt"), "hidden").unwrap();
+    fs::write(from.join("b/empty.txt"), "").unwrap();
+    fs::write(from.join("c.bin"), [0xff, 0xfe]).unwrap();
+    let mut prepare = Prepare::new([from.into()]);
+    prepare.tokenizer = TokenizerSpec::Bytes;
+    prepare.end_of_text = Some(true);
+    prepare.val_fraction = 0.2;
+    let dataset = run(&prepare, &dir.path().join("out")).unwrap();
+    let train = texts(&dataset, &dataset.train().unwrap());
+    let val = texts(&dataset, &dataset.val().unwrap().unwrap());
+    assert_eq!(train.len() + val.len(), 22);
+    assert!(!val.is_empty() && val.len() < 12, "{}", val.len());
+    assert!(train.iter().chain(&val).all(|t| t.ends_with("<|endoftext|>")));
+    let numbers: Vec<_> = train.iter().filter(|t| t.starts_with("doc")).collect();
+    assert!(numbers.iter().any(|t| t.contains(" 19")) || val.iter().any(|t| t.contains(" 19")));
+    let mut all: Vec<String> = train.into_iter().chain(val).collect();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 22);
+}
+
+#[test]
+fn separators_make_documents() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("t.txt");
+    fs::write(&file, "one\n<|endoftext|>\ntwo\n<|endoftext|><|endoftext|>\nthree").unwrap();
+    let mut prepare = Prepare::new([file.into()]);
+    prepare.layout.separator = Some("<|endoftext|>".into());
+    prepare.val_fraction = 0.0;
+    let dataset = run(&prepare, &dir.path().join("out")).unwrap();
+    assert_eq!(texts(&dataset, &dataset.train().unwrap()), ["one\n", "two\n", "three"]);
+}
+
+#[test]
+fn prompts_do_not_count_in_the_loss() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("t.jsonl");
+    fs::write(&file, "{\"prompt\":\"ab\",\"completion\":\"cd\"}\n{\"text\":\"xyz\"}\n").unwrap();
+    let mut prepare = Prepare::new([file.into()]);
+    prepare.tokenizer = TokenizerSpec::Bytes;
+    prepare.end_of_text = Some(true);
+    prepare.val_fraction = 0.0;
+    let dataset = run(&prepare, &dir.path().join("out")).unwrap();
+    let corpus = Arc::new(dataset.train().unwrap());
+    assert!(corpus.is_masked());
+    let set = EvalSet::new(corpus, 1, 16, None, true).unwrap();
+    let batch = set.batch(0).unwrap();
+    let (x, end) = (IGNORE, 256);
+    let ids: Vec<u32> = "abcd".bytes().map(u32::from).chain([end]).chain("xyz".bytes().map(u32::from)).collect();
+    assert_eq!(batch.ids[..8], ids);
+    // b is prompt; c follows the prompt and counts; the end token has no successor in its document.
+    assert_eq!(batch.targets[..8], [x, ids[2], ids[3], end, x, ids[6], ids[7], end]);
+}
+
+#[test]
+fn preparing_again_is_skipped_until_something_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let texts = [POEM, "another document", "a third"];
+    assert!(!prepare_texts(&out, &texts, |_| {}).unwrap().was_reused());
+    assert!(prepare_texts(&out, &texts, |_| {}).unwrap().was_reused());
+    assert!(!prepare_texts(&out, &texts[..2], |_| {}).unwrap().was_reused());
+    assert!(!prepare_texts(&out, &texts[..2], |p| p.seed = 2).unwrap().was_reused());
+    let shard = out.join("train-00000.tok");
+    fs::write(&shard, &fs::read(&shard).unwrap()[..140]).unwrap();
+    assert!(!prepare_texts(&out, &texts[..2], |p| p.seed = 2).unwrap().was_reused());
+    let names: Vec<_> = fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(names.iter().all(|n| !n.starts_with('.')), "{names:?}");
+}
+
+#[test]
+fn validation_can_come_from_its_own_texts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut prepare = Prepare::new([Input::text("a", "train text")]);
+    prepare.val_inputs = vec![Input::text("b", "väl")];
+    let dataset = run(&prepare, dir.path()).unwrap();
+    assert_eq!(texts(&dataset, &dataset.train().unwrap()), ["train text"]);
+    assert_eq!(texts(&dataset, &dataset.val().unwrap().unwrap()), ["väl"]);
+}
+
+#[test]
+fn few_documents_still_leave_one_for_validation_and_one_for_training() {
+    for seed in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let dataset = prepare_texts(dir.path(), &["one", "two", "three"], |p| p.seed = seed).unwrap();
+        assert!(dataset.info().train.documents >= 1 && dataset.info().val.documents >= 1);
+    }
+}
+
+#[test]
+fn progress_ends_at_the_total() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut last = None;
+    let dataset = Prepare::new([Input::text("t", POEM)]).run(dir.path(), &mut |p| last = Some(p)).unwrap();
+    let last = last.unwrap();
+    assert_eq!((last.stage, last.done, last.total), ("encoding", POEM.len() as u64, POEM.len() as u64));
+    assert_eq!(last.tokens, dataset.info().train.tokens + dataset.info().val.tokens);
+}
