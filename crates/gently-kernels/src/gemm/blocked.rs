@@ -19,8 +19,8 @@ use crate::pool;
 
 /// Longest block of K, in words: PANEL_ROWS rows of it and a tile's share of B stay in L1.
 const KC: usize = 384;
-/// Words of packed B that a task walks again and again: about 5/8 of a 1 MiB L2.
-const NC_WORDS: usize = 160 << 10;
+/// Words of packed B that a task walks again and again: most of a 1 MiB L2.
+const NC_WORDS: usize = 240 << 10;
 /// Words of B packed in a step; two steps' worth share the last cache level.
 const CHUNK_WORDS: usize = 1 << 20;
 /// Most rows of C in a task.
@@ -43,7 +43,8 @@ fn panel_words(words: usize) -> usize {
     PANEL_ROWS * words + 16
 }
 
-fn isa(path: Path, compute: Compute) -> (&'static Isa, Mode) {
+/// The kernels and the words for a product on a path.
+pub(super) fn isa(path: Path, compute: Compute) -> (&'static Isa, Mode) {
     let plain_mode = match compute {
         Compute::F32 => Mode::F32,
         Compute::Bf16 => Mode::Rounded,
@@ -200,9 +201,7 @@ pub(super) unsafe fn run(path: Path, compute: Compute, a: &Mat, b: &Mat, c: *mut
             c,
             ldc,
             bias: ep.bias.map_or(std::ptr::null(), |x| x.as_ptr()),
-            pre: ep
-                .pre_activation
-                .map_or(std::ptr::null_mut(), |x| x.as_mut_ptr()),
+            pre: ep.pre_activation.map_or(std::ptr::null_mut(), |x| x.as_mut_ptr()),
             residual: ep.residual.map_or(std::ptr::null(), |x| x.as_ptr()),
             activation: ep.activation,
             accumulate: ep.accumulate,
@@ -260,9 +259,7 @@ impl Job {
         // SAFETY: these columns and this block of K are inside B; the panel is inside its half.
         unsafe {
             let part = Part {
-                src: self
-                    .b
-                    .add(step.k0 * self.b_strides.0 + (step.j0 + j) * self.b_strides.1),
+                src: self.b.add(step.k0 * self.b_strides.0 + (step.j0 + j) * self.b_strides.1),
                 minor_stride: self.b_strides.1,
                 k_stride: self.b_strides.0,
                 minors,
@@ -293,9 +290,7 @@ impl Job {
         };
         // SAFETY: rows, columns and words are inside the plan's cuts.
         unsafe {
-            let a = self
-                .a
-                .add(rows.start * self.a_strides.0 + step.k0 * self.a_strides.1);
+            let a = self.a.add(rows.start * self.a_strides.0 + step.k0 * self.a_strides.1);
             if let (true, Ptr::F32(a)) = (plan.direct, a) {
                 return self.walk(&span, a, Some(self.a_strides.0));
             }

@@ -19,8 +19,10 @@ mod micro;
 mod pack;
 pub mod plain;
 mod scratch;
+mod skinny;
 
 use crate::cpu::{self, Path};
+use crate::pool::{self, Disjoint};
 use crate::real::Real;
 use half::bf16;
 
@@ -233,7 +235,13 @@ pub fn gemm_on(path: Path, compute: Compute, a: Mat, b: Mat, c: &mut [f32], ldc:
     }
     // SAFETY: operands, C and epilogue were checked against their lengths, and the path against the
     // processor.
-    unsafe { blocked::run(path, compute, &a, &b, c.as_mut_ptr(), ldc, ep) }
+    unsafe {
+        if skinny::serves(compute, &a, &b) {
+            skinny::run(path, &a, &b, c.as_mut_ptr(), ldc, ep);
+        } else {
+            blocked::run(path, compute, &a, &b, c.as_mut_ptr(), ldc, ep);
+        }
+    }
 }
 
 fn check<T>(a: &Mat, b: &Mat, c: &[T], ldc: usize, ep: &Epilogue<T>) {
@@ -266,10 +274,34 @@ pub fn gemm_batched(
     alpha: f32,
     accumulate: bool,
 ) {
-    for i in 0..batch {
-        let (ai, bi) = (Mat { data: a.data.skip(i * a_stride), ..a }, Mat { data: b.data.skip(i * b_stride), ..b });
+    let (m, n) = (a.rows, b.cols);
+    assert_eq!(a.cols, b.rows, "gemm: inner dimensions differ");
+    if batch == 0 || m == 0 || n == 0 {
+        return;
+    }
+    let extra = |stride: usize| (batch - 1).saturating_mul(stride);
+    a.check("A", extra(a_stride));
+    b.check("B", extra(b_stride));
+    let one = (m - 1).saturating_mul(ldc).saturating_add(n);
+    assert!(
+        ldc >= n && (batch == 1 || c_stride >= one) && extra(c_stride).saturating_add(one) <= c.len(),
+        "gemm: {batch} products of [{m}, {n}] do not fit {} elements apart from each other",
+        c.len()
+    );
+    let c = Disjoint::new(c);
+    let product = |i: usize| {
+        let ai = Mat { data: a.data.skip(i * a_stride), ..a };
+        let bi = Mat { data: b.data.skip(i * b_stride), ..b };
         let ep = Epilogue { alpha, accumulate, ..Epilogue::default() };
-        gemm(compute, ai, bi, &mut c[i * c_stride..], ldc, ep);
+        // SAFETY: results do not overlap (checked above), and each belongs to one task.
+        let ci = unsafe { c.part(i * c_stride, one) };
+        gemm(compute, ai, bi, ci, ldc, ep);
+    };
+    // A product inside a task runs on one thread; few products are better shared by all threads.
+    if batch >= 4 {
+        pool::parallel(batch, product);
+    } else {
+        (0..batch).for_each(product);
     }
 }
 

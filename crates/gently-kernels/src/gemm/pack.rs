@@ -90,7 +90,12 @@ pub(super) unsafe fn pack_panels(
     // SAFETY: the caller's promise is passed on; panels lie inside `lines` and one after another in `dst`.
     unsafe {
         #[cfg(target_arch = "x86_64")]
-        if avx2 && part.minor_stride == 1 && part.width == 8 && mode == Mode::F32 && let Ptr::F32(src) = part.src {
+        if avx2
+            && part.minor_stride == 1
+            && part.width == 8
+            && mode == Mode::F32
+            && let Ptr::F32(src) = part.src
+        {
             x86::pack_octets(dst, src, part.k_stride, whole, part.k, panel_stride);
         } else {
             panels(dst, part, 0..whole, panel_stride, mode, avx2);
@@ -116,11 +121,7 @@ unsafe fn panels(
     for i in lines.clone().step_by(part.width) {
         // SAFETY: line i is inside the operand, panel i / width inside `dst`.
         unsafe {
-            let one = Part {
-                src: part.src.add(i * part.minor_stride),
-                minors: part.width.min(lines.end - i),
-                ..*part
-            };
+            let one = Part { src: part.src.add(i * part.minor_stride), minors: part.width.min(lines.end - i), ..*part };
             pack(dst.add(i / part.width * panel_stride), &one, mode, avx2);
         }
     }

@@ -1,7 +1,6 @@
 //! The fast products against the plain one in double precision.
 
 use super::*;
-use crate::pool;
 use proptest::prelude::*;
 use std::sync::Mutex;
 
@@ -234,6 +233,20 @@ fn training_shapes_in_all_forms() {
                 c.compute = compute;
                 check_case(&c);
             }
+        }
+    }
+}
+
+#[test]
+fn few_rows_with_long_columns() {
+    for m in 1..=9 {
+        for (n, k) in [(300, 700), (7, 33), (1, 16)] {
+            let mut c = case(m, n, k);
+            c.b.transposed = true;
+            c.bias = m % 2 == 0;
+            c.activation = if m % 3 == 0 { Activation::GeluTanh } else { Activation::None };
+            c.residual = m % 3 == 1;
+            check_case(&c);
         }
     }
 }
