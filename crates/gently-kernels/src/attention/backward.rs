@@ -12,7 +12,7 @@
 //! Where there are few (batch, key head) pairs, their keys are cut into several tasks; each has its own
 //! partial dQ, and the partial sums are added in order. Not here: the arithmetic (see `product`, `rows`).
 
-use super::panel::{Parts, Raw, Width, load_row, load_transposed, store_row, with_scratch};
+use super::panel::{Parts, Raw, Width, load_row, load_transposed, prefetch, store_row, with_scratch};
 use super::plan::{Block, Plan, Sight};
 use super::product::{Product, TILE};
 use super::rows::{Given, Scores, backward_row, keep_masks};
@@ -257,20 +257,26 @@ impl Task<'_> {
                 std::slice::from_raw_parts_mut(dk, tiles * narrow).fill(0.0);
                 std::slice::from_raw_parts_mut(dv, tiles * narrow).fill(0.0);
 
-                let mut first_row = 0;
                 for i in 0..plan.blocks {
-                    let block = Block::new(plan, b, kv_head, i);
-                    let row0 = first_row;
-                    first_row += block.rows;
-                    let seen = block.tiles();
+                    let row0 = plan.block_rows(i).0;
+                    let seen = plan.tiles(i);
                     let (from, to) = (seen.0.max(strip * STRIP), seen.1.min(strip * STRIP + tiles));
                     if from >= to {
                         continue;
                     }
+                    let block = Block::new(plan, b, kv_head, i);
                     for r in 0..block.rows {
                         let (t, h) = (block.time[r] as usize, block.head[r] as usize);
                         load_row(s, w, io.q.at(b, t, h), q, TILE, r, f.bf16);
                         load_row(s, w, io.dout.at(b, t, h), d_o, TILE, r, f.bf16);
+                    }
+                    // The next block's, where they are of the same head.
+                    for r in 0..block.rows {
+                        let (t, h) = (block.time[r] as usize + TILE, block.head[r] as usize);
+                        if t < shape.t_q {
+                            prefetch(io.q.at(b, t, h), w.d);
+                            prefetch(io.dout.at(b, t, h), w.d);
+                        }
                     }
                     std::slice::from_raw_parts_mut(dq, narrow).fill(0.0);
                     for tile in from..to {

@@ -4,7 +4,7 @@
 //! keys (transposed) and the values they see, then goes over tiles, block by block. With one block, as in
 //! decoding, each tile is packed when it is used. Not here: the arithmetic (see `product`, `rows`).
 
-use super::panel::{Parts, Raw, Width, load_row, load_transposed, store_row, with_scratch};
+use super::panel::{Parts, Raw, Width, load_row, load_transposed, prefetch, store_row, with_scratch};
 use super::plan::{Block, Plan, Sight};
 use super::product::{Product, TILE};
 use super::rows::{Running, Scores, finish_row, forward_row, keep_masks};
@@ -57,7 +57,7 @@ pub(super) fn forward_on(
         let split = splits - 1 - task / groups;
         let (b, kv_head) = (task % groups / shape.kv_heads, task % groups % shape.kv_heads);
         let blocks = (split * each, plan.blocks.min((split + 1) * each));
-        let sizes = Sizes::new(&plan, b, kv_head, blocks);
+        let sizes = Sizes::new(&plan, blocks);
         with_scratch(sizes.total, |parts| {
             // SAFETY: the views were checked; a query belongs to one block, a block to one task, which
             // alone writes its output and log-sum-exp.
@@ -87,9 +87,9 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn new(plan: &Plan<'_>, b: usize, kv_head: usize, blocks: (usize, usize)) -> Self {
+    fn new(plan: &Plan<'_>, blocks: (usize, usize)) -> Self {
         let width = Width::new(plan.shape.d);
-        let seen = (blocks.0..blocks.1).map(|i| Block::new(plan, b, kv_head, i).tiles());
+        let seen = (blocks.0..blocks.1).map(|i| plan.tiles(i));
         let tiles = seen.fold((usize::MAX, 0), |(lo, hi), (l, h)| (lo.min(l), hi.max(h)));
         let tiles = (tiles.0.min(tiles.1), tiles.1);
         let packed = if blocks.1 - blocks.0 > 1 { tiles.1 - tiles.0 } else { 1 };
@@ -151,17 +151,7 @@ impl Task<'_> {
         let in_place = packed == 1 && blocks.1 - blocks.0 == 1 && !f.bf16 && w.d % 16 == 0;
         // SAFETY: the caller's promise; all pointers stay in the scratch and in the checked views.
         unsafe {
-            let pack = |tile: usize, slot: usize| {
-                let j0 = tile * TILE;
-                let keys = TILE.min(shape.t_k - j0);
-                let from = io.k.at(b, j0, kv_head);
-                load_transposed(s, w.d, from, io.k.stride_t(), keys, kt.add(slot * kt_size), f.bf16);
-                if !in_place {
-                    for j in 0..keys {
-                        load_row(s, w, io.v.at(b, j0 + j, kv_head), vp.add(slot * w.panel(ld)), ld, j, f.bf16);
-                    }
-                }
-            };
+            let packer = Packer { plan, io, b, kv_head, w, ld, values: !in_place, bf16: f.bf16 };
             if !PLAIN && sizes.bias > 0 {
                 for g in 0..plan.group {
                     let table = std::slice::from_raw_parts_mut(bias.add(g * plan.bias_row()), plan.bias_row());
@@ -171,7 +161,8 @@ impl Task<'_> {
             let all_at_once = blocks.1 - blocks.0 > 1;
             if all_at_once {
                 for tile in tiles.0..tiles.1 {
-                    pack(tile, tile - tiles.0);
+                    let slot = tile - tiles.0;
+                    packer.pack(s, tile, kt.add(slot * kt_size), vp.add(slot * w.panel(ld)));
                 }
             }
             let mut sight = Sight::new();
@@ -184,19 +175,26 @@ impl Task<'_> {
                     *max.add(r) = f32::NEG_INFINITY;
                     s.store_ptr(sum.add(r * 16), s.splat(0.0));
                 }
+                // The next block's queries, where they are of the same head.
+                for r in 0..block.rows {
+                    let t = block.time[r] as usize + TILE;
+                    if t < shape.t_q {
+                        prefetch(io.q.at(b, t, block.head[r] as usize), w.d);
+                    }
+                }
                 // The first product may overwrite the outputs if it reaches all of them.
                 let mut fresh = block.all_see_first(plan);
                 if !fresh {
                     std::slice::from_raw_parts_mut(o, w.panel(ld)).fill(0.0);
                 }
-                let seen = block.tiles();
+                let seen = plan.tiles(i);
                 for tile in seen.0..seen.1 {
                     if !block.sight(plan, b, tile, &mut sight) {
                         continue;
                     }
                     let slot = if all_at_once { tile - tiles.0 } else { 0 };
                     if !all_at_once {
-                        pack(tile, 0);
+                        packer.pack(s, tile, kt, vp);
                     }
                     let kt = kt.add(slot * kt_size);
                     for c in 0..w.chunks {
@@ -249,6 +247,39 @@ impl Task<'_> {
                     let (t, h) = (block.time[r] as usize, block.head[r] as usize);
                     store_row(s, w, o, ld, r, by, io.out.at(b, t, h), false);
                     *io.lse.at(b, t, h) = lse;
+                }
+            }
+        }
+    }
+}
+
+/// Packs tiles of keys and values.
+struct Packer<'a> {
+    plan: &'a Plan<'a>,
+    io: &'a Io,
+    b: usize,
+    kv_head: usize,
+    w: Width,
+    ld: usize,
+    /// Values too.
+    values: bool,
+    bf16: bool,
+}
+
+impl Packer<'_> {
+    /// # Safety
+    /// The views must have been checked, and the panels must be writable.
+    #[inline(always)]
+    unsafe fn pack<S: Vector>(&self, s: S, tile: usize, kt: *mut f32, v: *mut f32) {
+        let j0 = tile * TILE;
+        let keys = TILE.min(self.plan.shape.t_k - j0);
+        let (k, b, h) = (&self.io.k, self.b, self.kv_head);
+        // SAFETY: the caller's promise.
+        unsafe {
+            load_transposed(s, self.w.d, k.at(b, j0, h), k.stride_t(), keys, kt, self.bf16);
+            if self.values {
+                for j in 0..keys {
+                    load_row(s, self.w, self.io.v.at(b, j0 + j, h), v, self.ld, j, self.bf16);
                 }
             }
         }

@@ -9,7 +9,7 @@
 use std::cell::RefCell;
 
 use super::product::TILE;
-use super::vector::{Vector, bf16};
+use super::vector::Vector;
 use super::{HeadView, HeadViewMut};
 use crate::buffer::AlignedBuf;
 
@@ -85,10 +85,19 @@ impl Raw<*mut f32> {
     pub fn at(&self, b: usize, t: usize, h: usize) -> *mut f32 {
         self.first.wrapping_add(b * self.stride_b + t * self.stride_t + h * self.stride_h)
     }
-    #[inline(always)]
-    pub fn stride_t(&self) -> usize {
-        self.stride_t
+}
+
+/// Asks for `n` floats ahead of their use.
+#[inline(always)]
+pub(super) fn prefetch(from: *const f32, n: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for i in (0..n).step_by(16) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch never faults, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(i).cast()) };
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (from, n);
 }
 
 /// Copies one row of D channels into row `r` of a row panel.
@@ -177,7 +186,7 @@ pub(super) unsafe fn load_transposed<S: Vector>(
     stride: usize,
     rows: usize,
     to: *mut f32,
-    round: bool,
+    bf16: bool,
 ) {
     let mut r = 0;
     // SAFETY: the caller's promise.
@@ -187,15 +196,14 @@ pub(super) unsafe fn load_transposed<S: Vector>(
             let mut c = 0;
             if n == S::LANES {
                 while c + S::LANES <= d {
-                    s.transpose(from.add(r * stride + c), stride, to.add(c * TILE + r), TILE, round);
+                    s.transpose(from.add(r * stride + c), stride, to.add(c * TILE + r), TILE);
                     c += S::LANES;
                 }
             }
             while c < d {
                 let to = to.add(c * TILE + r);
                 for i in 0..n {
-                    let x = *from.add((r + i) * stride + c);
-                    *to.add(i) = if round { bf16(x) } else { x };
+                    *to.add(i) = *from.add((r + i) * stride + c);
                 }
                 for i in n..S::LANES {
                     *to.add(i) = 0.0;
@@ -203,6 +211,11 @@ pub(super) unsafe fn load_transposed<S: Vector>(
                 c += 1;
             }
             r += S::LANES;
+        }
+        if bf16 {
+            for i in (0..d * TILE).step_by(S::LANES) {
+                s.store_ptr(to.add(i), s.bf16(s.load_ptr(to.add(i))));
+            }
         }
     }
 }

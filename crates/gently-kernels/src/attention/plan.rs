@@ -36,7 +36,7 @@ impl<'a> Plan<'a> {
     }
 
     /// First and end row of block `i`.
-    fn block_rows(&self, i: usize) -> (usize, usize) {
+    pub fn block_rows(&self, i: usize) -> (usize, usize) {
         let t_q = self.shape.t_q;
         if t_q >= TILE {
             let each = t_q.div_ceil(TILE);
@@ -45,6 +45,18 @@ impl<'a> Plan<'a> {
         } else {
             (i * TILE, ((i + 1) * TILE).min(self.rows()))
         }
+    }
+
+    /// Tiles that some row of block `i` sees by position.
+    pub fn tiles(&self, i: usize) -> (usize, usize) {
+        let (first, end) = self.block_rows(i);
+        let t_q = self.shape.t_q;
+        // What is seen moves on with time; a block of several heads has rows of all times.
+        let one_head = first / t_q == (end - 1) / t_q;
+        let (t0, t1) = if one_head { (first % t_q, (end - 1) % t_q) } else { (0, t_q - 1) };
+        let see = |t: usize| visible(self.spec.mask, self.spec.q_start + t, self.shape.t_k);
+        let from = see(t0).0 / TILE;
+        (from, see(t1).1.div_ceil(TILE).max(from))
     }
 
     /// Whether scores have a bias by distance.
@@ -145,12 +157,6 @@ impl Block {
             }
         }
         x
-    }
-
-    /// Tiles that some row sees by position.
-    pub fn tiles(&self) -> (usize, usize) {
-        let first = self.lo_range.0 as usize / TILE;
-        (first, (self.hi_range.1 as usize).div_ceil(TILE).max(first))
     }
 
     /// Every row sees something of tile 0.

@@ -188,7 +188,10 @@ impl Block {
             }
             let (mut pa, mut pb) = (a, b);
             for _ in 0..depth {
-                let bv: [S::V; NV] = std::array::from_fn(|j| s.load_ptr(pb.add(j * S::LANES)));
+                let mut bv = [s.splat(0.0); NV];
+                for (j, y) in bv.iter_mut().enumerate() {
+                    *y = s.load_ptr(pb.add(j * S::LANES));
+                }
                 for (i, row) in sum.iter_mut().enumerate() {
                     let x = s.splat(*pa.add(if T { i } else { i * TILE }));
                     for (t, &y) in row.iter_mut().zip(&bv) {

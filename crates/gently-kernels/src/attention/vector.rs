@@ -18,11 +18,11 @@ pub(super) trait Vector: Simd {
     /// p · 2ⁿ for integral n in −127..=0 and p in [½, 2], where n = −127 gives 0.
     fn scale_down(self, p: Self::V, n: Self::V) -> Self::V;
 
-    /// `to[c·to_stride + r] = rounded(from[r·stride + c])` for r, c in 0..LANES; rounds to bf16 if asked.
+    /// `to[c·to_stride + r] = from[r·stride + c]` for r, c in 0..LANES.
     ///
     /// # Safety
     /// All those places must be readable and writable.
-    unsafe fn transpose(self, from: *const f32, stride: usize, to: *mut f32, to_stride: usize, bf16: bool);
+    unsafe fn transpose(self, from: *const f32, stride: usize, to: *mut f32, to_stride: usize);
 
     /// Runs one register block in a function of its own.
     ///
@@ -67,7 +67,7 @@ pub(super) trait Vector: Simd {
 
 /// The nearest bf16, without branches.
 #[inline(always)]
-pub(super) fn bf16(x: f32) -> f32 {
+fn bf16(x: f32) -> f32 {
     let bits = x.to_bits();
     let nearest = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) & 0xFFFF_0000;
     let nan = (bits | 0x0040_0000) & 0xFFFF_0000;
@@ -122,13 +122,12 @@ impl Vector for Plain {
         std::array::from_fn(|i| p[i] * f32::from_bits(((n[i] as i32 + 127) as u32) << 23))
     }
     #[inline(always)]
-    unsafe fn transpose(self, from: *const f32, stride: usize, to: *mut f32, to_stride: usize, round: bool) {
+    unsafe fn transpose(self, from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
         for r in 0..8 {
             for c in 0..8 {
                 // SAFETY: the caller's promise.
                 unsafe {
-                    let x = *from.add(r * stride + c);
-                    *to.add(c * to_stride + r) = if round { bf16(x) } else { x };
+                    *to.add(c * to_stride + r) = *from.add(r * stride + c);
                 }
             }
         }
@@ -194,18 +193,20 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn transpose(self, from: *const f32, stride: usize, to: *mut f32, to_stride: usize, bf16: bool) {
+        unsafe fn transpose(self, from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
             unsafe {
-                let r: [__m512; 16] =
-                    std::array::from_fn(|i| self.rounded(_mm512_loadu_ps(from.add(i * stride)), bf16));
+                let mut r = [_mm512_setzero_ps(); 16];
+                for (i, row) in r.iter_mut().enumerate() {
+                    *row = _mm512_loadu_ps(from.add(i * stride));
+                }
                 // Four by four inside each quarter, first singles, then pairs.
                 let mut u = [_mm512_setzero_ps(); 16];
                 for g in 0..4 {
-                    let pair = |i: usize| {
-                        let (a, b) = (r[4 * g + 2 * i], r[4 * g + 2 * i + 1]);
-                        (_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(a, b)))
-                    };
-                    let ((l0, h0), (l1, h1)) = (pair(0), pair(1));
+                    let (a, b, c, d) = (r[4 * g], r[4 * g + 1], r[4 * g + 2], r[4 * g + 3]);
+                    let l0 = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
+                    let h0 = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+                    let l1 = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));
+                    let h1 = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
                     u[4 * g] = _mm512_castpd_ps(_mm512_unpacklo_pd(l0, l1));
                     u[4 * g + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(l0, l1));
                     u[4 * g + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(h0, h1));
@@ -221,11 +222,11 @@ mod x86 {
                         _mm512_shuffle_f32x4::<0xDD>(u[c], u[4 + c]),
                         _mm512_shuffle_f32x4::<0xDD>(u[8 + c], u[12 + c]),
                     );
-                    let out = |quarter: usize| to.add((4 * quarter + c) * to_stride);
-                    _mm512_storeu_ps(out(0), _mm512_shuffle_f32x4::<0x88>(x0, x1));
-                    _mm512_storeu_ps(out(1), _mm512_shuffle_f32x4::<0x88>(y0, y1));
-                    _mm512_storeu_ps(out(2), _mm512_shuffle_f32x4::<0xDD>(x0, x1));
-                    _mm512_storeu_ps(out(3), _mm512_shuffle_f32x4::<0xDD>(y0, y1));
+                    let to = to.add(c * to_stride);
+                    _mm512_storeu_ps(to, _mm512_shuffle_f32x4::<0x88>(x0, x1));
+                    _mm512_storeu_ps(to.add(4 * to_stride), _mm512_shuffle_f32x4::<0x88>(y0, y1));
+                    _mm512_storeu_ps(to.add(8 * to_stride), _mm512_shuffle_f32x4::<0xDD>(x0, x1));
+                    _mm512_storeu_ps(to.add(12 * to_stride), _mm512_shuffle_f32x4::<0xDD>(y0, y1));
                 }
             }
         }
@@ -252,25 +253,28 @@ mod x86 {
             }
         }
         #[inline(always)]
-        unsafe fn transpose(self, from: *const f32, stride: usize, to: *mut f32, to_stride: usize, bf16: bool) {
+        unsafe fn transpose(self, from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
             unsafe {
-                let r: [__m256; 8] = std::array::from_fn(|i| self.rounded(_mm256_loadu_ps(from.add(i * stride)), bf16));
+                let mut r = [_mm256_setzero_ps(); 8];
+                for (i, row) in r.iter_mut().enumerate() {
+                    *row = _mm256_loadu_ps(from.add(i * stride));
+                }
                 let mut u = [_mm256_setzero_ps(); 8];
                 for g in 0..2 {
-                    let pair = |i: usize| {
-                        let (a, b) = (r[4 * g + 2 * i], r[4 * g + 2 * i + 1]);
-                        (_mm256_castps_pd(_mm256_unpacklo_ps(a, b)), _mm256_castps_pd(_mm256_unpackhi_ps(a, b)))
-                    };
-                    let ((l0, h0), (l1, h1)) = (pair(0), pair(1));
+                    let (a, b, c, d) = (r[4 * g], r[4 * g + 1], r[4 * g + 2], r[4 * g + 3]);
+                    let l0 = _mm256_castps_pd(_mm256_unpacklo_ps(a, b));
+                    let h0 = _mm256_castps_pd(_mm256_unpackhi_ps(a, b));
+                    let l1 = _mm256_castps_pd(_mm256_unpacklo_ps(c, d));
+                    let h1 = _mm256_castps_pd(_mm256_unpackhi_ps(c, d));
                     u[4 * g] = _mm256_castpd_ps(_mm256_unpacklo_pd(l0, l1));
                     u[4 * g + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(l0, l1));
                     u[4 * g + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(h0, h1));
                     u[4 * g + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(h0, h1));
                 }
                 for c in 0..4 {
-                    let out = |half: usize| to.add((4 * half + c) * to_stride);
-                    _mm256_storeu_ps(out(0), _mm256_permute2f128_ps::<0x20>(u[c], u[4 + c]));
-                    _mm256_storeu_ps(out(1), _mm256_permute2f128_ps::<0x31>(u[c], u[4 + c]));
+                    let to = to.add(c * to_stride);
+                    _mm256_storeu_ps(to, _mm256_permute2f128_ps::<0x20>(u[c], u[4 + c]));
+                    _mm256_storeu_ps(to.add(4 * to_stride), _mm256_permute2f128_ps::<0x31>(u[c], u[4 + c]));
                 }
             }
         }
