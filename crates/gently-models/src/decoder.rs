@@ -259,17 +259,15 @@ impl Decoder {
         let (batch, t) = self.check_ids(ids)?;
         let start = state.as_ref().map_or(0, |s| s.len);
         self.check_room(batch, start, t, state.as_deref())?;
-        let dropout = |stream: Rng| Dropout { p: self.cfg.dropout, stream };
-        let dropout = |name: &str| (cx.training && self.cfg.dropout > 0.0).then(|| dropout(cx.rng.stream(name)));
 
         let mut x = self.embed(ids, docs, start)?; // [B,T,C]
-        if let Some(dropout) = dropout("embed") {
+        if let Some(dropout) = self.dropout_at("embed", cx) {
             x = dropout.apply(&x)?;
         }
         let layer_cx = |i: usize, keep: bool| MixCtx {
             keep,
             compute: cx.compute,
-            dropout: dropout(&format!("blocks.{i}")),
+            dropout: self.dropout_at(&format!("blocks.{i}"), cx),
             docs: docs.cloned(),
             residual: None,
         };
@@ -293,6 +291,12 @@ impl Decoder {
             Some(norm) => norm.apply(&x),
             None => Ok(x),
         }
+    }
+
+    /// The dropout of the place called `name`, in training.
+    fn dropout_at(&self, name: &str, cx: &ForwardCx) -> Option<Dropout> {
+        let on = cx.training && self.cfg.dropout > 0.0;
+        on.then(|| Dropout { p: self.cfg.dropout, stream: cx.rng.stream(name) })
     }
 
     /// Rows of the token table, plus rows of the position table where there is one: `[B,T]` to `[B,T,C]`.

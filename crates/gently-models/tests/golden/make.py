@@ -84,8 +84,9 @@ def main():
         model.save_pretrained(folder, **kwargs)
         (folder / "generation_config.json").unlink(missing_ok=True)
 
-        # The reference numbers are computed in float32 from the stored (possibly rounded) weights.
-        model = model.float().eval()
+        # The reference numbers are computed in float32 from the stored (possibly rounded) weights. Loading again,
+        # rather than model.float(), because .to(bfloat16) also rounded the rotary frequencies.
+        model = kind.from_pretrained(folder, dtype=torch.float32).eval()
         ids = torch.randint(0, config.vocab_size, (2, 17), generator=generator)
         targets = torch.randint(0, config.vocab_size, (2, 17), generator=generator)
         targets[0, 3] = targets[1, 0] = IGNORE

@@ -1,0 +1,190 @@
+//! Model folders: what is written is read back bit for bit, and what is wrong with a folder is named.
+
+use gently_models::config::{DecoderConfig, Family, NormPlace};
+use gently_models::families::Layout;
+use gently_models::{Decoder, Error, pretrained};
+use gently_tensor::{Device, Rng};
+use serde_json::{Value, json};
+use std::path::Path;
+
+fn tiny(family: Family) -> DecoderConfig {
+    DecoderConfig {
+        vocab: 19,
+        context: 16,
+        layers: 2,
+        heads: 2,
+        kv_heads: None,
+        width: 12,
+        ..DecoderConfig::preset(family)
+    }
+}
+
+fn model(cfg: &DecoderConfig) -> Decoder {
+    let rng = Rng::new(3);
+    let model = Decoder::new(cfg, &rng, &Device::Cpu).unwrap();
+    for p in model.params() {
+        let noise: Vec<f32> = (0..p.tensor.numel()).map(|i| ((i * 37) % 11) as f32 * 0.01).collect();
+        p.tensor.with_data_mut(|d: &mut [f32]| d.iter_mut().zip(noise).for_each(|(d, n)| *d += n)).unwrap();
+    }
+    model
+}
+
+fn assert_same(a: &Decoder, b: &Decoder) {
+    assert_eq!(a.config(), b.config());
+    for (a, b) in a.params().iter().zip(b.params()) {
+        assert_eq!(a.name, b.name);
+        assert_eq!(a.tensor.to_vec::<f32>().unwrap(), b.tensor.to_vec::<f32>().unwrap(), "{}", a.name);
+    }
+}
+
+fn edit_config(dir: &Path, edit: impl FnOnce(&mut Value)) {
+    let path = dir.join("config.json");
+    let mut json: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    edit(&mut json);
+    std::fs::write(&path, json.to_string()).unwrap();
+}
+
+fn load(dir: &Path) -> Result<Decoder, Error> {
+    Decoder::load_pretrained(dir, &Device::Cpu)
+}
+
+#[test]
+fn folders_come_back_bit_for_bit() {
+    let (gpt2, llama) = (tiny(Family::Gpt2), tiny(Family::Llama));
+    let cases = [
+        (Layout::Gpt2, gpt2.clone()),
+        // GPT-2's layout holds models without biases as models with biases of zero.
+        (
+            Layout::Gpt2,
+            DecoderConfig { attention_bias: false, mlp_bias: false, norm_bias: false, dropout: 0.2, ..gpt2.clone() },
+        ),
+        (Layout::Gpt2, DecoderConfig { tied_head: false, mlp_width: Some(20), family: Family::Llama, ..gpt2.clone() }),
+        (Layout::Llama, llama.clone()),
+        (Layout::Llama, DecoderConfig { kv_heads: Some(1), head_width: Some(10), dropout: 0.1, ..llama.clone() }),
+        (Layout::Llama, DecoderConfig { tied_head: true, attention_bias: true, mlp_bias: true, ..llama.clone() }),
+        (Layout::Native, DecoderConfig { qk_norm: true, logit_softcap: Some(20.0), ..llama.clone() }),
+        (Layout::Native, DecoderConfig { norm_place: NormPlace::Both, window: Some(5), ..gpt2 }),
+    ];
+    for (layout, cfg) in cases {
+        assert_eq!(Layout::of(&cfg), layout);
+        let model = model(&cfg);
+        let dir = tempfile::tempdir().unwrap();
+        model.save_pretrained(dir.path()).unwrap();
+        assert_same(&model, &load(dir.path()).unwrap());
+
+        let shards = tempfile::tempdir().unwrap();
+        model.save_sharded(shards.path(), 2000).unwrap();
+        assert!(!shards.path().join("model.safetensors").exists());
+        assert_same(&model, &load(shards.path()).unwrap());
+
+        let fresh = Decoder::new(&cfg, &Rng::new(9), &Device::Cpu).unwrap();
+        fresh.load_weights(dir.path()).unwrap();
+        assert_same(&model, &fresh);
+    }
+}
+
+#[test]
+fn equal_models_write_equal_bytes() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for dir in [&a, &b] {
+        model(&tiny(Family::Llama)).save_pretrained(dir.path()).unwrap();
+    }
+    for file in ["config.json", "model.safetensors"] {
+        assert_eq!(std::fs::read(a.path().join(file)).unwrap(), std::fs::read(b.path().join(file)).unwrap());
+    }
+}
+
+#[test]
+fn published_keys_win_over_our_own_entry() {
+    let cfg = DecoderConfig { attention_bias: false, mlp_bias: false, norm_bias: false, ..tiny(Family::Gpt2) };
+    let dir = tempfile::tempdir().unwrap();
+    model(&cfg).save_pretrained(dir.path()).unwrap();
+    edit_config(dir.path(), |json| json["layer_norm_epsilon"] = json!(1e-3));
+    let loaded = load(dir.path()).unwrap();
+    assert_eq!(loaded.config().norm_eps, 1e-3);
+    assert!(loaded.config().mlp_bias, "without our entry it is a GPT-2 with biases, which are zero");
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    type Edit = fn(&mut Value);
+    let config_cases: [(Family, Edit, &str); 10] = [
+        (Family::Gpt2, |j| j["model_type"] = json!("mamba"), "mamba"),
+        (Family::Gpt2, |j| j["scale_attn_by_inverse_layer_idx"] = json!(true), "scale_attn_by_inverse_layer_idx"),
+        (Family::Gpt2, |j| j["activation_function"] = json!("mish"), "mish"),
+        (Family::Gpt2, |j| j["n_head"] = json!("two"), "n_head"),
+        (Family::Gpt2, |j| j["n_layer"] = json!(1u64 << 27), "layers"),
+        (Family::Gpt2, |j| j["n_embd"] = json!(1u64 << 14), "wte.weight"),
+        (Family::Gpt2, |j| j["vocab_size"] = json!(1u64 << 28), "wte.weight"),
+        (Family::Llama, |j| j["rope_parameters"] = json!({"rope_type": "llama3"}), "rope_parameters"),
+        (Family::Llama, |j| j["hidden_act"] = json!("gelu"), "hidden_act"),
+        (Family::Llama, |j| j["num_key_value_heads"] = json!(0), "kv_heads"),
+    ];
+    for (family, edit, named) in config_cases {
+        let dir = tempfile::tempdir().unwrap();
+        model(&tiny(family)).save_pretrained(dir.path()).unwrap();
+        edit_config(dir.path(), edit);
+        let error = load(dir.path()).err().unwrap_or_else(|| panic!("{named} was accepted"));
+        assert!(error.to_string().contains(named), "{error}");
+    }
+
+    let dir = tempfile::tempdir().unwrap();
+    let error = load(dir.path()).err().unwrap();
+    assert!(error.to_string().contains("config.json") && error.hint().is_some(), "{error}");
+
+    // Weights of another model.
+    let other = tempfile::tempdir().unwrap();
+    model(&DecoderConfig { layers: 1, ..tiny(Family::Gpt2) }).save_pretrained(other.path()).unwrap();
+    model(&tiny(Family::Gpt2)).save_pretrained(dir.path()).unwrap();
+    std::fs::copy(other.path().join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    assert!(matches!(load(dir.path()), Err(Error::MissingTensor { .. })));
+    edit_config(dir.path(), |j| j["n_layer"] = json!(1));
+    load(dir.path()).unwrap();
+    model(&tiny(Family::Gpt2)).save_pretrained(other.path()).unwrap();
+    std::fs::copy(other.path().join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    assert!(matches!(load(dir.path()), Err(Error::UnexpectedTensor { .. })));
+
+    // A bias that our entry denies.
+    let biased = model(&tiny(Family::Gpt2));
+    biased.save_pretrained(dir.path()).unwrap();
+    edit_config(dir.path(), |j| j["gently"]["mlp_bias"] = json!(false));
+    let error = load(dir.path()).err().unwrap();
+    assert!(matches!(error, Error::NonZeroBias { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("gently"));
+    edit_config(dir.path(), |j| j["gently"] = Value::Null);
+    assert_same(&biased, &load(dir.path()).unwrap());
+}
+
+#[test]
+fn the_first_published_files_have_no_prefix() {
+    use gently_formats::safetensors::{Dtype, SafeTensors, Spec, Writer};
+    let cfg = tiny(Family::Gpt2);
+    let model = model(&cfg);
+    let dir = tempfile::tempdir().unwrap();
+    model.save_pretrained(dir.path()).unwrap();
+    let path = dir.path().join("model.safetensors");
+    let file = SafeTensors::open(&path, &Default::default()).unwrap();
+    let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = file
+        .tensors()
+        .iter()
+        .map(|(n, e)| (n.replace("transformer.", ""), e.shape.clone(), file.to_f32(n).unwrap()))
+        .collect();
+    // The causal mask that those files carry.
+    tensors.push(("h.0.attn.bias".into(), vec![1, 1, 16, 16], vec![1.0; 256]));
+    let specs: Vec<Spec> =
+        tensors.iter().map(|(n, s, _)| Spec { name: n.clone(), dtype: Dtype::F32, shape: s.clone() }).collect();
+    let mut writer = Writer::create(&path, &specs, &Default::default()).unwrap();
+    for (_, _, values) in &tensors {
+        writer.write_f32(values).unwrap();
+    }
+    writer.finish().unwrap();
+    assert_same(&model, &load(dir.path()).unwrap());
+}
+
+#[test]
+fn reading_the_configuration_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let cfg = tiny(Family::Llama);
+    model(&cfg).save_pretrained(dir.path()).unwrap();
+    assert_eq!(pretrained::read_config(dir.path()).unwrap(), (Layout::Llama, cfg));
+}
