@@ -214,15 +214,12 @@ mod tests {
 
     #[test]
     fn classes_cover_and_invert() {
-        let mut last = 0;
         for bytes in (0..5000).chain((1..40).map(|e| (1usize << e) + 3)) {
             let (class, size) = class_of(bytes);
             assert!(size >= bytes && size <= bytes.max(60) * 17 / 16 + 64, "{bytes} -> {size}");
             assert_eq!(size_of_class(class), size, "class {class}");
-            if bytes < 5000 {
-                assert!(class >= last && class <= last + 1);
-                last = class;
-            }
+            let next = class_of(size + 1);
+            assert_eq!(next.0, class + 1, "no class is skipped after {size}");
         }
     }
 }

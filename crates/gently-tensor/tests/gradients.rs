@@ -88,6 +88,8 @@ fn elementwise() -> Vec<Case> {
         }));
     }
     cases.push(case(Op::Swiglu, "", vec![normal("x", &[3, 2, 6])], |x| x[0].swiglu()));
+    let inputs = vec![normal("x", &[5, 7]), normal("r", &[5, 7])];
+    cases.push(case(Op::Dropout, "residual", inputs, |x| x[0].dropout_add(&x[1], 0.4, &mut Rng::new(3).stream("d"))));
     cases.push(case(Op::Dropout, "", vec![normal("x", &[5, 7])], |x| x[0].dropout(0.4, &mut Rng::new(3).stream("d"))));
     cases
 }

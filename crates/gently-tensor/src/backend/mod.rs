@@ -80,8 +80,8 @@ seam! {
     fn swiglu(y: &mut Buffer, width: usize, x: &View);
     /// Gradient of `swiglu`
     fn swiglu_backward(dx: &mut Buffer, width: usize, x: &View, dy: &View);
-    /// y = x·mask/(1−p), dense; its own backward
-    fn dropout(y: &mut Buffer, x: &View, p: f64, key: [u32; 2], offset: u64);
+    /// y = x·mask/(1−p) + residual, dense; without the residual its own backward
+    fn dropout(y: &mut Buffer, x: &View, residual: Option<&View>, p: f64, key: [u32; 2], offset: u64);
     /// out = x reduced over axes, x dense
     fn reduce(out: &mut Buffer, op: Reduce, x: &View, axes: &[usize]);
     /// Index of the largest along the middle of [outer, n, inner]

@@ -1,7 +1,7 @@
 //! Activations, SwiGLU and dropout. Each keeps its input for the backward; dropout keeps nothing but its place in the
 //! random stream, from which the mask is made again.
 
-use super::{dense, need_float};
+use super::{dense, need_float, need_same, need_shape};
 use crate::backend;
 use crate::storage::Buffer;
 use crate::tape::{Node, recording};
@@ -95,22 +95,47 @@ impl Tensor {
     /// Zeroes each element with probability `p` and divides the others by 1 − p. Draws one number of `rng` for each
     /// element. `p = 0` returns the tensor itself and draws nothing. Errors: p outside [0, 1), a dtype not f32 or f64.
     pub fn dropout(&self, p: f64, rng: &mut Rng) -> Result<Tensor> {
+        self.dropout_by(p, rng, None)
+    }
+
+    /// dropout(x) + residual in one pass; shapes equal. The residual's gradient passes through unchanged.
+    /// Errors as [`Tensor::dropout`], and a residual that does not fit.
+    pub fn dropout_add(&self, residual: &Tensor, p: f64, rng: &mut Rng) -> Result<Tensor> {
+        self.dropout_by(p, rng, Some(residual))
+    }
+
+    fn dropout_by(&self, p: f64, rng: &mut Rng, residual: Option<&Tensor>) -> Result<Tensor> {
         let op = Op::Dropout;
         Tensor::check_probability(op.name(), p)?;
         need_float(op.name(), self)?;
+        if let Some(r) = residual {
+            need_same(op.name(), self, r)?;
+            need_shape(op.name(), r, self.dims(), "the residual has the shape of x")?;
+        }
         if p == 0.0 {
-            return Ok(self.clone());
+            return residual.map_or_else(|| Ok(self.clone()), |r| self.add(r));
         }
         let x = dense(op.name(), self)?;
+        let added = residual.map(|r| dense(op.name(), r)).transpose()?;
         let shape = *self.shape();
         let (key, offset) = (rng.key(), rng.advance(shape.numel()));
         let mut out = Buffer::alloc(self.device(), self.dtype(), shape.numel());
-        backend::dropout(&mut out, &x, p, key, offset);
-        let node = recording(&[self]).then(|| {
-            Node::new(op, &[self], move |s, g| {
+        backend::dropout(&mut out, &x, added.as_ref(), p, key, offset);
+        drop((x, added));
+        let mut inputs = vec![self];
+        inputs.extend(residual);
+        let with_residual = residual.is_some();
+        let node = recording(&inputs).then(|| {
+            Node::new(op, &inputs, move |s, g| {
+                if with_residual {
+                    s.give(1, g.clone())?;
+                }
+                if !s.needs(0) {
+                    return Ok(());
+                }
                 let dy = dense(op.name(), &g)?;
                 let mut dx = Buffer::alloc(g.device(), g.dtype(), shape.numel());
-                backend::dropout(&mut dx, &dy, p, key, offset);
+                backend::dropout(&mut dx, &dy, None, p, key, offset);
                 s.give(0, Tensor::from_buffer(dx, shape, None))
             })
         });

@@ -65,12 +65,18 @@ pub(crate) fn scale(y: &mut Buffer, factor: f64) {
 }
 
 pub(crate) fn add_part(y: &mut Buffer, part: &Layout, x: &View) {
+    if part.shape.numel() == 0 {
+        return;
+    }
     by_float!(y.dtype(), T => elementwise::add_strided(
         part.shape.dims(), x.dense::<T>(), &mut y.slice_mut::<T>()[part.offset..], part.strides(),
     ));
 }
 
 pub(crate) fn assign_part(y: &mut Buffer, part: &Layout, x: &View) {
+    if part.shape.numel() == 0 {
+        return;
+    }
     by_any!(y.dtype(), T => elementwise::assign_strided(
         part.shape.dims(), x.dense::<T>(), &mut y.slice_mut::<T>()[part.offset..], part.strides(),
     ));
@@ -145,24 +151,11 @@ pub(crate) fn swiglu_backward(dx: &mut Buffer, width: usize, x: &View, dy: &View
     ));
 }
 
-pub(crate) fn dropout(y: &mut Buffer, x: &View, p: f64, key: [u32; 2], offset: u64) {
-    /// Uniform numbers made at a time.
-    const RUN: usize = 256;
-    by_float!(y.dtype(), T => {
-        let x = x.dense::<T>();
-        let gain = (1.0 / (1.0 - p)) as T;
-        let p = p as f32;
-        pool::parallel_chunks_mut(y.slice_mut::<T>(), CHUNK, |chunk, y| {
-            let mut uniform = [0.0f32; RUN];
-            for (i, y) in y.chunks_mut(RUN).enumerate() {
-                let at = chunk * CHUNK + i * RUN;
-                philox::fill_uniform(key, offset + at as u64, &mut uniform[..y.len()]);
-                for ((y, &x), &u) in y.iter_mut().zip(&x[at..]).zip(&uniform) {
-                    *y = if u >= p { x * gain } else { 0.0 };
-                }
-            }
-        });
-    });
+pub(crate) fn dropout(y: &mut Buffer, x: &View, residual: Option<&View>, p: f64, key: [u32; 2], offset: u64) {
+    let dropout = elementwise::Dropout { p: p as f32, key, offset };
+    by_float!(y.dtype(), T => dropout.apply::<T>(
+        x.dense::<T>(), residual.map(|r| r.dense::<T>()), y.slice_mut::<T>(),
+    ));
 }
 
 pub(crate) fn reduce(out: &mut Buffer, op: Reduce, x: &View, axes: &[usize]) {

@@ -1,0 +1,266 @@
+//! The tape's rules: what is refused, what is shared, what is accumulated, and what errors say.
+
+use gently_tensor::*;
+
+const CPU: Device = Device::Cpu;
+
+fn param(values: &[f32]) -> Tensor {
+    Tensor::from_slice(values, [values.len()], &CPU).unwrap().param().unwrap()
+}
+
+#[test]
+fn operations_without_a_backward_refuse_to_record() {
+    let x = param(&[1.0, 3.0, 2.0]);
+    assert_eq!(x.argmax(0, false).unwrap_err(), Error::NoBackward { op: "argmax" });
+    assert!(matches!(x.to_dtype(DType::U32), Err(Error::NoBackward { .. })));
+    let w = x.reshape([1, 3]).unwrap();
+    let t = Tensor::from_slice(&[0u32], [1], &CPU).unwrap();
+    assert!(matches!(w.linear_nll(&w, &t, None, Compute::F32), Err(Error::NoBackward { .. })));
+    let mut spec = AttentionSpec::causal(3);
+    spec.alibi = Some(param(&[0.5]));
+    let h = w.reshape([1, 1, 1, 3]).unwrap();
+    assert!(matches!(h.attention(&h, &h, &spec), Err(Error::NoBackward { .. })));
+    // Without a recording tape, or without history, they run.
+    assert_eq!(no_grad(|| x.argmax(0, false)).unwrap().item::<u32>().unwrap(), 1);
+    assert_eq!(x.detach().argmax(0, false).unwrap().item::<u32>().unwrap(), 1);
+    assert!(x.argmax(0, false).unwrap_err().hint().is_some());
+}
+
+#[test]
+fn no_grad_records_nothing_and_ends_with_a_panic() {
+    let x = param(&[1.0]);
+    assert!(!no_grad(|| x.exp()).unwrap().is_tracked());
+    let caught = std::panic::catch_unwind(|| no_grad(|| panic!("on purpose")));
+    assert!(caught.is_err() && is_recording());
+    assert!(x.exp().unwrap().is_tracked());
+    assert!(!x.detach().exp().unwrap().is_tracked());
+}
+
+#[test]
+fn a_graph_is_used_once() {
+    let x = param(&[1.0, 2.0]);
+    let y = x.sqr().unwrap();
+    let (a, b) = (y.sum_all().unwrap(), y.mean_all().unwrap());
+    a.backward().unwrap();
+    assert_eq!(a.backward().unwrap_err(), Error::GraphConsumed { op: "sum" });
+    assert_eq!(b.backward().unwrap_err(), Error::GraphConsumed { op: "sqr" });
+    assert!(matches!(y.backward(), Err(Error::NotScalar { .. })));
+    let constant = Tensor::scalar(1.0f32, &CPU).unwrap();
+    assert_eq!(constant.backward().unwrap_err(), Error::NotRecorded);
+}
+
+#[test]
+fn gradients_of_leaves_are_never_shared() {
+    let (a, b) = (param(&[1.0, 2.0]), param(&[3.0, 4.0]));
+    let grads = a.add(&b).unwrap().sum_all().unwrap().backward().unwrap();
+    let (ga, gb) = (grads.get(&a).unwrap(), grads.get(&b).unwrap());
+    assert!(!ga.shares_memory_with(gb));
+    ga.with_data_mut::<f32, _>(|d| d.fill(9.0)).unwrap();
+    assert_eq!(gb.to_vec::<f32>().unwrap(), [1.0, 1.0]);
+}
+
+#[test]
+fn second_contributions_are_added_in_place() {
+    let w = param(&[2.0, -1.0]).reshape([1, 2]).unwrap().param().unwrap();
+    let x = Tensor::from_slice(&[1.0f32, 5.0], [1, 2], &CPU).unwrap();
+    let mut grads = Grads::new();
+    let step = |grads: &mut Grads| {
+        let y = x.linear(&LinearArgs::new(&w)).unwrap();
+        y.sum_all().unwrap().backward_into(grads).unwrap();
+    };
+    step(&mut grads);
+    let address = |g: &Grads| g.get(&w).unwrap().with_data::<f32, _>(|d| d.as_ptr() as usize).unwrap();
+    let before = address(&grads);
+    step(&mut grads);
+    assert_eq!(address(&grads), before);
+    assert_eq!(grads.get(&w).unwrap().to_vec::<f32>().unwrap(), [2.0, 10.0]);
+    assert_eq!(grads.iter().map(|(id, _)| id).collect::<Vec<_>>(), [w.id()]);
+}
+
+#[test]
+fn values_saved_for_the_backward_survive_updates_in_place() {
+    let x = param(&[3.0]);
+    let y = x.sqr().unwrap().sum_all().unwrap();
+    x.with_data_mut::<f32, _>(|d| d[0] = 100.0).unwrap();
+    assert_eq!(y.backward().unwrap().get(&x).unwrap().to_vec::<f32>().unwrap(), [6.0]);
+    assert_eq!(x.to_vec::<f32>().unwrap(), [100.0]);
+}
+
+#[test]
+fn reading_inside_a_write_is_an_error_not_a_deadlock() {
+    let x = param(&[1.0]);
+    let inner = x.with_data_mut::<f32, _>(|_| x.to_vec::<f32>()).unwrap();
+    assert!(matches!(inner, Err(Error::Busy { .. })));
+    let caught =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| x.with_data_mut::<f32, ()>(|_| panic!("on purpose"))));
+    assert!(caught.is_err());
+    assert_eq!(x.to_vec::<f32>().unwrap(), [1.0]);
+}
+
+#[test]
+fn a_chain_of_a_hundred_thousand_operations_runs_and_frees() {
+    let x = param(&[1.0]);
+    let chain = |n: usize| (0..n).try_fold(x.clone(), |y, _| y.affine(1.0, 0.0)).unwrap();
+    let grads = chain(100_000).sum_all().unwrap().backward().unwrap();
+    assert_eq!(grads.get(&x).unwrap().to_vec::<f32>().unwrap(), [1.0]);
+    drop(chain(100_000));
+}
+
+#[test]
+fn checkpoints_refuse_captured_intermediates() {
+    let x = param(&[1.0, 2.0]);
+    let hidden = x.exp().unwrap();
+    let y = checkpoint(&[&x], &mut Rng::new(0), move |xs, _| xs[0].mul(&hidden)).unwrap();
+    let error = y.sum_all().unwrap().backward().unwrap_err();
+    assert_eq!(error, Error::CheckpointCapture { op: "exp" });
+}
+
+#[test]
+fn checkpoints_nest() {
+    let run = |nested: bool| {
+        let (x, w) = (param(&[0.5, -0.25]), param(&[2.0, 3.0]));
+        let mut rng = Rng::new(4);
+        let inner = {
+            let w = w.clone();
+            move |xs: &[Tensor], rng: &mut Rng| xs[0].mul(&w)?.dropout(0.5, rng)?.tanh()
+        };
+        let y = if nested {
+            let outer = move |xs: &[Tensor], rng: &mut Rng| checkpoint(&[&xs[0]], rng, inner.clone())?.mul(&xs[0]);
+            checkpoint(&[&x], &mut rng, outer).unwrap()
+        } else {
+            inner(&[x.clone()], &mut rng).unwrap().mul(&x).unwrap()
+        };
+        let grads = y.sum_all().unwrap().backward().unwrap();
+        let all = [&x, &w].map(|t| grads.get(t).unwrap().to_vec::<f32>().unwrap());
+        assert_eq!(grads.len(), 2, "inner leaves leave no trace");
+        (all, rng)
+    };
+    assert_eq!(run(false), run(true));
+}
+
+#[test]
+fn errors_name_the_operation_shapes_and_dtypes() {
+    let a = Tensor::zeros([2, 3], DType::F32, &CPU).unwrap();
+    let b = Tensor::zeros([4], DType::F32, &CPU).unwrap();
+    let say = |r: Result<Tensor>| r.unwrap_err().to_string();
+    let text = say(a.add(&b));
+    assert!(text.contains("add") && text.contains("[2, 3]") && text.contains("[4]"), "{text}");
+    let text = say(a.add(&b.to_dtype(DType::F64).unwrap()));
+    assert!(text.contains("f32") && text.contains("f64"), "{text}");
+    let text = say(a.linear(&LinearArgs::new(&b)));
+    assert!(text.contains("linear") && text.contains("[out, in]"), "{text}");
+    let text = say(a.add(&Tensor::zeros([2, 3], DType::F32, &Device::Meta).unwrap()));
+    assert!(text.contains("cpu") && text.contains("meta"), "{text}");
+    let ids = Tensor::from_slice(&[1u32, 7], [2], &CPU).unwrap();
+    let text = say(a.embedding(&ids));
+    assert!(text.contains("id 7 at position 1") && text.contains("table of 2"), "{text}");
+    let text = say(a.narrow(1, 2, 5));
+    assert!(text.contains("narrow") && text.contains('7') && text.contains('3'), "{text}");
+    assert!(matches!(a.sum(2, false), Err(Error::DimOutOfRange { dim: 2, rank: 2, .. })));
+    assert!(matches!(a.sum(-3, false), Err(Error::DimOutOfRange { .. })));
+    assert!(matches!(Tensor::zeros([1usize << 40, 1 << 40], DType::F32, &CPU), Err(Error::TooLarge { .. })));
+    assert!(matches!(Tensor::zeros([1usize; 9], DType::F32, &CPU), Err(Error::TooManyDims { rank: 9, .. })));
+    assert!(matches!(Tensor::from_slice(&[1.0f32], [2], &CPU), Err(Error::LenMismatch { len: 1, expected: 2, .. })));
+    assert!(matches!(ids.exp(), Err(Error::UnsupportedDType { dtype: DType::U32, .. })));
+    assert!(matches!(ids.param(), Err(Error::UnsupportedDType { .. })));
+    assert!(matches!(a.dropout(1.0, &mut Rng::new(0)), Err(Error::BadArgument { .. })));
+}
+
+#[test]
+fn attention_refuses_what_does_not_fit() {
+    let t = |dims: &[usize]| Tensor::zeros(dims, DType::F32, &CPU).unwrap();
+    let (q, k) = (t(&[2, 3, 4, 8]), t(&[2, 3, 2, 8]));
+    let spec = AttentionSpec::causal(8);
+    q.attention(&k, &k, &spec).unwrap();
+    for (k, v) in [
+        (t(&[2, 3, 3, 8]), t(&[2, 3, 3, 8])),
+        (t(&[2, 3, 2, 4]), t(&[2, 3, 2, 4])),
+        (t(&[1, 3, 2, 8]), t(&[1, 3, 2, 8])),
+        (t(&[2, 3, 2, 8]), t(&[2, 4, 2, 8])),
+        (t(&[2, 3, 0, 8]), t(&[2, 3, 0, 8])),
+        (t(&[3, 2, 8]), t(&[3, 2, 8])),
+    ] {
+        assert!(q.attention(&k, &v, &spec).is_err(), "{k:?}");
+    }
+    let mut bad = Vec::from_iter((0..4).map(|_| spec.clone()));
+    bad[0].docs = Some(Tensor::zeros([2, 4], DType::U32, &CPU).unwrap());
+    bad[1].alibi = Some(t(&[3]));
+    bad[2].softcap = Some(0.0);
+    bad[3].rel_bias = Some(t(&[2, 5]));
+    for spec in &bad {
+        assert!(q.attention(&k, &k, spec).is_err(), "{spec:?}");
+    }
+    let rope = Rope::new(4, 8, 10_000.0, RopeStyle::Half).unwrap();
+    assert!(q.rope(&rope, 2).is_err() && q.rope(&rope, 1).is_ok());
+    assert!(Rope::new(4, 3, 10_000.0, RopeStyle::Half).is_err());
+    let packed = t(&[2, 3, 64]);
+    assert!(packed.clone().attention_packed(4, 3, None, None, &spec).is_err());
+    assert!(packed.clone().attention_packed(0, 0, None, None, &spec).is_err());
+    assert!(packed.attention_packed(4, 2, Some(&rope), None, &spec).is_ok());
+}
+
+#[test]
+fn nothing_is_a_size_too() {
+    let t = |dims: &[usize]| Tensor::zeros(dims, DType::F32, &CPU).unwrap().param().unwrap();
+    let (x, w) = (t(&[0, 4]), t(&[3, 4]));
+    let y = x.linear(&LinearArgs::new(&w)).unwrap();
+    assert_eq!(y.dims(), [0, 3]);
+    let loss = y.exp().unwrap().softmax().unwrap().sum_all().unwrap();
+    assert_eq!(loss.item::<f32>().unwrap(), 0.0);
+    let grads = loss.backward().unwrap();
+    assert_eq!(grads.get(&w).unwrap().to_vec::<f32>().unwrap(), [0.0; 12]);
+    assert_eq!(x.t().unwrap().matmul(&x).unwrap().to_vec::<f32>().unwrap(), [0.0; 16]);
+    let none = Tensor::zeros([0], DType::U32, &CPU).unwrap();
+    assert_eq!(w.embedding(&none).unwrap().dims(), [0, 4]);
+    assert_eq!(w.index_select(0, &none).unwrap().dims(), [0, 4]);
+    assert_eq!(Tensor::cat(&[&x, &w], 0).unwrap().dims(), [3, 4]);
+    let h = t(&[0, 2, 1, 4]);
+    assert_eq!(h.attention(&h, &h, &AttentionSpec::causal(4)).unwrap().numel(), 0);
+    let g = x.layer_norm(&t(&[4]), None, 1e-5).unwrap().sum_all().unwrap().backward().unwrap();
+    assert_eq!(g.get(&x).unwrap().numel(), 0);
+}
+
+#[test]
+fn streams_are_named_seekable_and_serialisable() {
+    let root = Rng::new(42);
+    let draw = |mut r: Rng| r.uniform([8], 0.0, 1.0, DType::F32, &CPU).unwrap().to_vec::<f32>().unwrap();
+    assert_eq!(draw(root.stream("init")), draw(Rng::new(42).stream("init")));
+    let others = [
+        root.clone(),
+        root.stream("dropout"),
+        root.stream("ini").stream("t"),
+        Rng::new(43).stream("init"),
+        root.substream(0),
+        root.substream(1),
+    ];
+    for other in others {
+        assert_ne!(draw(root.stream("init")), draw(other));
+    }
+    let mut a = root.stream("data");
+    let all = draw(a.clone());
+    a.uniform([3], 0.0, 1.0, DType::F32, &CPU).unwrap();
+    let text = serde_json::to_string(&a).unwrap();
+    let b: Rng = serde_json::from_str(&text).unwrap();
+    assert_eq!((&a, a.offset()), (&b, 3));
+    assert_eq!(draw(b)[..5], all[3..]);
+    let mut order: Vec<u32> = (0..100).collect();
+    root.stream("shuffle").shuffle(&mut order);
+    assert_ne!(order, Vec::from_iter(0..100));
+    order.sort_unstable();
+    assert_eq!(order, Vec::from_iter(0..100));
+    let mut r = root.stream("below");
+    assert!((0..1000).all(|_| r.below(7) < 7) && r.below(0) == 0);
+}
+
+#[test]
+fn bf16_arithmetic_goes_through_f32() {
+    let x = Tensor::from_slice(&[1.0f32, 2.5, -3.0], [3], &CPU).unwrap().to_dtype(DType::Bf16).unwrap();
+    let y = x.mul(&x).unwrap().exp().unwrap();
+    assert_eq!(y.dtype(), DType::Bf16);
+    let want = bf16::from_f32(bf16::from_f32(6.25).to_f32().exp());
+    assert_eq!(y.to_vec::<bf16>().unwrap()[1], want);
+    let p = x.param().unwrap();
+    let grads = p.sqr().unwrap().sum_all().unwrap().to_dtype(DType::F32).unwrap().backward().unwrap();
+    let g = grads.get(&p).unwrap();
+    assert_eq!((g.dtype(), g.to_vec::<f32>().unwrap()), (DType::F32, vec![2.0, 5.0, -6.0]));
+}
