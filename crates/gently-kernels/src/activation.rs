@@ -80,7 +80,7 @@ pub fn swiglu_backward(x: GateUp<'_, f32>, width: usize, dy: &[f32], dx: GateUpM
 
 impl<T> GateUp<'_, T> {
     fn check(&self, width: usize, out: usize) {
-        assert!(width > 0 && out % width == 0, "swiglu: {out} numbers are not whole rows of {width}");
+        assert!(width > 0 && out.is_multiple_of(width), "swiglu: {out} numbers are not whole rows of {width}");
         let fits = match self {
             GateUp::Separate { gate, up } => gate.len() == out && up.len() == out,
             GateUp::Packed(x) => x.len() == 2 * out,
@@ -122,7 +122,7 @@ fn derivative<S: Simd>(s: S, act: Activation, x: S::V) -> S::V {
     match act {
         Activation::None => one,
         Activation::GeluTanh => {
-            let (a, b) = (1.595_769_1, 0.071_354_814);
+            let (a, b) = (1.595_769_2, 0.071_354_814);
             let square = s.mul(x, x);
             let p = sigmoid(s, s.mul(x, s.fma(s.splat(b), square, s.splat(a))));
             let slope = s.fma(s.splat(3.0 * b), square, s.splat(a));

@@ -65,7 +65,7 @@ pub fn gather<T: Real>(
     positions: Option<Positions<'_, T>>,
     out: &mut [T],
 ) -> Result<(), OutOfRange> {
-    assert!(width > 0 && table.len() % width == 0, "embedding: table is not whole rows of {width}");
+    assert!(width > 0 && table.len().is_multiple_of(width), "embedding: table is not whole rows of {width}");
     assert_eq!(out.len(), ids.len() * width, "embedding: output is not one row for each id");
     if let Some(p) = positions {
         assert!(p.block > 0, "embedding: sequences of no tokens");
@@ -103,7 +103,7 @@ pub fn gather<T: Real>(
 /// # Panics
 /// When lengths disagree.
 pub fn scatter_add<T: Real>(dtable: &mut [T], width: usize, ids: &[u32], dout: &[T]) -> Result<(), OutOfRange> {
-    assert!(width > 0 && dtable.len() % width == 0, "embedding: table is not whole rows of {width}");
+    assert!(width > 0 && dtable.len().is_multiple_of(width), "embedding: table is not whole rows of {width}");
     assert_eq!(dout.len(), ids.len() * width, "embedding: gradient is not one row for each id");
     check_ids(ids, dtable.len() / width)?;
     let block = columns_per_task(width);
@@ -127,7 +127,7 @@ pub fn scatter_add<T: Real>(dtable: &mut [T], width: usize, ids: &[u32], dout: &
 /// # Panics
 /// When lengths disagree or a position lies outside its table.
 pub fn positions_add<T: Real>(dtable: &mut [T], width: usize, block: usize, start: usize, dout: &[T]) {
-    assert!(width > 0 && dout.len() % width == 0, "embedding: gradient is not whole rows of {width}");
+    assert!(width > 0 && dout.len().is_multiple_of(width), "embedding: gradient is not whole rows of {width}");
     let n = dout.len() / width;
     let used = block.min(n);
     assert!((start + used) * width <= dtable.len(), "embedding: a position is outside its table");
@@ -145,9 +145,10 @@ pub fn positions_add<T: Real>(dtable: &mut [T], width: usize, block: usize, star
     });
 }
 
-/// 64 columns: a whole number of cache lines, and enough tasks for the widths models have.
+/// Columns of a task: as many tasks as threads, for long pieces of rows, but at least 64 columns. This cut may
+/// depend on the number of threads because the order of each sum does not depend on the cut.
 fn columns_per_task(width: usize) -> usize {
-    width.min(64)
+    width.div_ceil(pool::threads()).next_multiple_of(16).max(64).min(width)
 }
 
 #[cfg(test)]

@@ -89,7 +89,7 @@ impl<T> LinearCrossEntropy<'_, T> {
     /// (C, N, V)
     fn check(&self) -> (usize, usize, usize) {
         let c = self.width;
-        assert!(c > 0 && self.w.len() % c == 0, "loss: w is not whole rows of {c}");
+        assert!(c > 0 && self.w.len().is_multiple_of(c), "loss: w is not whole rows of {c}");
         assert_eq!(self.x.len(), self.targets.len() * c, "loss: x is not one row of {c} per target");
         (c, self.targets.len(), self.w.len() / c)
     }
@@ -378,7 +378,7 @@ mod tests {
     fn targets(seed: u32, n: usize, v: usize) -> Vec<u32> {
         (0..n as u64)
             .map(|i| match crate::philox::word([seed, 5], i) {
-                w if w % 5 == 0 => IGNORE,
+                w if w.is_multiple_of(5) => IGNORE,
                 w => (w / 5) % v as u32,
             })
             .collect()

@@ -413,20 +413,20 @@ pub mod plain {
             let mut mean_g = T::ZERO;
             let mut mean_gx = T::ZERO;
             for i in 0..c {
-                mean_g = mean_g + g(i);
-                mean_gx = mean_gx + g(i) * xhat(i);
+                mean_g += g(i);
+                mean_gx += g(i) * xhat(i);
             }
             mean_g = if norm.kind == Kind::Layer { mean_g / n } else { T::ZERO };
-            mean_gx = mean_gx / n;
+            mean_gx /= n;
             for i in 0..c {
                 let dx = rstd[r] * (g(i) - mean_g - xhat(i) * mean_gx);
                 let out = &mut grads.dx[r * c + i];
                 *out = if grads.accumulate_dx { *out + dx } else { dx };
                 if let Some(dw) = &mut grads.dweight {
-                    dw[i] = dw[i] + dy[r * c + i] * xhat(i);
+                    dw[i] += dy[r * c + i] * xhat(i);
                 }
                 if let Some(db) = &mut grads.dbias {
-                    db[i] = db[i] + dy[r * c + i];
+                    db[i] += dy[r * c + i];
                 }
             }
         }

@@ -273,7 +273,7 @@ pub fn argmax<T: Real>(x: &[T], outer: usize, n: usize, inner: usize, out: &mut 
 /// When lengths disagree.
 pub fn column_sum<T: Real>(x: &[T], accumulate: bool, out: &mut [T]) {
     let c = out.len();
-    assert!(c > 0 && x.len() % c == 0, "column_sum: input is not whole rows of {c}");
+    assert!(c > 0 && x.len().is_multiple_of(c), "column_sum: input is not whole rows of {c}");
     let n = x.len() / c;
     reduce_middle(cpu::path(), Reduce::Sum, x, [1, n, c], accumulate, out);
 }

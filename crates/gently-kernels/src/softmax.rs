@@ -50,7 +50,7 @@ pub fn log_backward(y: &[f32], dy: &[f32], width: usize, dx: &mut [f32]) {
 fn check(width: usize, lengths: &[usize]) {
     assert!(width > 0, "softmax: width is zero");
     assert!(
-        lengths.iter().all(|&l| l == lengths[0] && l % width == 0),
+        lengths.iter().all(|&l| l == lengths[0] && l.is_multiple_of(width)),
         "softmax: buffers of {lengths:?} numbers are not equal whole rows of {width}"
     );
 }

@@ -1,5 +1,8 @@
 //! Dropout from counter-based random numbers.
 
+// Several arrays are indexed by the lane at once, in loops that must vectorise.
+#![allow(clippy::needless_range_loop)]
+
 use crate::cpu::{self, Path};
 use crate::lanes::CHUNK;
 use crate::philox::{philox_lanes, word};

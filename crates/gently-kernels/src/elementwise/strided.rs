@@ -3,6 +3,9 @@
 //! A walk drops axes of length 1 and merges neighbours that every operand crosses in one stride, so
 //! most shapes become one or two axes; the innermost axis is then a loop that vectorises.
 
+// Several arrays are indexed by the operand k at once.
+#![allow(clippy::needless_range_loop)]
+
 use crate::lanes::CHUNK;
 use crate::pool;
 
