@@ -25,10 +25,12 @@ const NC_WORDS: usize = 240 << 10;
 const CHUNK_WORDS: usize = 1 << 20;
 /// Most rows of C in a task.
 const MC: usize = 192;
+/// Fewest rows that a task is cut to for the sake of more tasks: whole cache lines of a transposed A.
+const MC_LEAST: usize = 32;
 /// Fewest multiplications worth a task of their own: some tens of microseconds.
 const TASK_MACS: usize = 1 << 20;
-/// Tasks to cut a product into where it is large enough, so that threads finish together.
-const TASKS: usize = 16;
+/// Tasks to cut a small product into, so that threads finish together.
+const TASKS: usize = 8;
 /// Widest tile in floats, for the tile that waits for its epilogue.
 const TILE: usize = PANEL_ROWS * MAX_NV * 16;
 
@@ -89,12 +91,20 @@ impl Plan {
         let chunk_max = (CHUNK_WORDS / words / nr).max(1) * nr;
         let chunk = piece(n, n.div_ceil(chunk_max), nr);
         let nc_max = (NC_WORDS / words / nr).max(1) * nr;
-        let nc = piece(chunk.min(n), chunk.min(n).div_ceil(nc_max), nr);
-        // Rows: at most MC; fewer where that gives too few tasks, as long as a task is worth it.
-        let columns = chunk.min(n).div_ceil(nc);
-        let worth = (m * nc.min(n) * kc / TASK_MACS).max(1);
-        let rows = m.div_ceil(MC).max(TASKS.div_ceil(columns).min(worth));
+        let across = chunk.min(n);
+        // As many tasks as the work is worth: up to 8 small ones, more only where they are large, and then a
+        // number that threads share evenly.
+        let macs = m * across * kc;
+        let large = (macs / (4 * TASK_MACS)).min(4 * TASKS);
+        let wanted = match large > TASKS {
+            true => large.next_multiple_of(TASKS),
+            false => (macs / TASK_MACS).clamp(1, TASKS),
+        };
+        let columns = across.div_ceil(nc_max);
+        let rows = m.div_ceil(MC).max(wanted.div_ceil(columns).min(m.div_ceil(MC_LEAST)));
+        let columns = columns.max(wanted.div_ceil(rows).min(across.div_ceil(nr)));
         let mc = piece(m, rows, PANEL_ROWS);
+        let nc = piece(across, columns, nr);
         // Rows 4096 bytes apart share the few ways of one L1 set, so they are packed.
         let direct = mode == Mode::F32
             && a.col_stride == 1

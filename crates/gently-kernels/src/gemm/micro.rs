@@ -6,6 +6,9 @@
 //!
 //! A *word* is one step of K in a panel: an f32, or a pair of bf16 on the path that multiplies pairs.
 
+// Loops over register arrays are by index: they unroll, iterators over parts of them may not.
+#![allow(clippy::needless_range_loop)]
+
 use super::Activation;
 use crate::simd::{Simd, plain::Plain};
 use crate::simd_math;

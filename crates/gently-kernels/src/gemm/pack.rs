@@ -5,6 +5,9 @@
 //! zero past an odd end. Here: copies for operands contiguous along either direction, transposing in
 //! 8 × 8 blocks, with widening of bf16 and rounding to bf16 on the way. Not here: when to pack.
 
+// Loops over register arrays are by index: they unroll, iterators over parts of them may not.
+#![allow(clippy::needless_range_loop)]
+
 use half::bf16;
 
 /// The elements of an operand, by address.

@@ -4,6 +4,9 @@
 //! multiplied with all rows of x. Here: the case of f32 operands that are contiguous along K. Not here:
 //! all others, which [`super::blocked`] serves.
 
+// Loops over register arrays are by index: they unroll, iterators over parts of them may not.
+#![allow(clippy::needless_range_loop)]
+
 use super::blocked::isa;
 use super::micro::Finish;
 use super::scratch::{self, Slot};
