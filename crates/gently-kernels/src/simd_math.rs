@@ -104,7 +104,9 @@ pub fn erf<S: Simd>(s: S, x: S::V) -> S::V {
 /// ½x(1 + tanh u) = x σ(2u) with u = √(2/π)(x + 0.044715x³): one exponential, no cancellation.
 #[inline(always)]
 pub fn gelu_tanh<S: Simd>(s: S, x: S::V) -> S::V {
-    let cubic = s.fma(s.splat(1.595_769_1 * 0.044_715), s.mul(x, x), s.splat(1.595_769_1));
+    // 2√(2/π), and that times 0.044715.
+    let (linear, cubic) = (s.splat(1.595_769_2), s.splat(0.071_354_82));
+    let cubic = s.fma(cubic, s.mul(x, x), linear);
     s.mul(x, sigmoid(s, s.mul(x, cubic)))
 }
 
