@@ -26,9 +26,9 @@ pub enum Error {
         /// The operation.
         op: &'static str,
         /// The first operand's shape.
-        left: Shape,
+        left: Box<Shape>,
         /// The second operand's shape.
-        right: Shape,
+        right: Box<Shape>,
         /// The rule that is broken.
         why: &'static str,
     },
@@ -38,7 +38,7 @@ pub enum Error {
         /// The operation.
         op: &'static str,
         /// The operand's shape.
-        shape: Shape,
+        shape: Box<Shape>,
         /// The rule that is broken.
         why: &'static str,
     },
@@ -54,7 +54,7 @@ pub enum Error {
     #[error("shape {shape} has more elements than can be addressed")]
     TooLarge {
         /// The shape.
-        shape: Shape,
+        shape: Box<Shape>,
     },
     /// A data slice whose length is not the shape's element count.
     #[error("{op}: {len} values given for shape {shape}, which holds {expected}")]
@@ -66,7 +66,7 @@ pub enum Error {
         /// Values needed.
         expected: usize,
         /// The shape.
-        shape: Shape,
+        shape: Box<Shape>,
     },
     /// Operands of different dtypes, where one is needed.
     #[error("{op}: dtypes {left} and {right} differ")]
@@ -152,7 +152,7 @@ pub enum Error {
     #[error("backward starts from one value, not from shape {shape}")]
     NotScalar {
         /// The shape.
-        shape: Shape,
+        shape: Box<Shape>,
     },
     /// `backward` was called on a tensor that no tracked operation made.
     #[error("backward: this tensor was not made by a recorded operation")]

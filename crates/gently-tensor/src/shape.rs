@@ -38,7 +38,7 @@ impl Shape {
         }
         match bytes {
             Some(b) if b <= isize::MAX as usize => Ok(shape),
-            _ => Err(Error::TooLarge { shape }),
+            _ => Err(Error::TooLarge { shape: Box::new(shape) }),
         }
     }
 
@@ -130,8 +130,8 @@ impl Shape {
                 _ => {
                     return Err(Error::ShapeMismatch {
                         op,
-                        left: *self,
-                        right: *other,
+                        left: Box::new(*self),
+                        right: Box::new(*other),
                         why: "aligned at the last dimension, sizes must be equal or 1",
                     });
                 }

@@ -185,8 +185,8 @@ impl Grads {
         if leaf.shape() != grad.shape() {
             return Err(Error::ShapeMismatch {
                 op: "Grads::insert",
-                left: *leaf.shape(),
-                right: *grad.shape(),
+                left: Box::new(*leaf.shape()),
+                right: Box::new(*grad.shape()),
                 why: "a gradient has its leaf's shape",
             });
         }
@@ -395,7 +395,7 @@ impl Tensor {
     /// After an error `grads` holds part of the sums and should be cleared.
     pub fn backward_into(&self, grads: &mut Grads) -> Result<()> {
         if self.numel() != 1 {
-            return Err(Error::NotScalar { shape: *self.shape() });
+            return Err(Error::NotScalar { shape: Box::new(*self.shape()) });
         }
         let seed = Tensor::ones(*self.shape(), self.dtype().grad(), &self.device())?;
         with_recording(false, || walk(self, seed, grads, 0))
@@ -406,8 +406,8 @@ impl Tensor {
         if self.shape() != grad.shape() {
             return Err(Error::ShapeMismatch {
                 op: "backward_from",
-                left: *self.shape(),
-                right: *grad.shape(),
+                left: Box::new(*self.shape()),
+                right: Box::new(*grad.shape()),
                 why: "the gradient has the result's shape",
             });
         }

@@ -108,7 +108,12 @@ impl Tensor {
     pub fn from_slice<T: Element>(data: &[T], shape: impl ToShape, device: &Device) -> Result<Tensor> {
         let shape = shape.to_shape()?;
         if data.len() != shape.numel() {
-            return Err(Error::LenMismatch { op: "from_slice", len: data.len(), expected: shape.numel(), shape });
+            return Err(Error::LenMismatch {
+                op: "from_slice",
+                len: data.len(),
+                expected: shape.numel(),
+                shape: Box::new(shape),
+            });
         }
         let mut buffer = Buffer::alloc(*device, T::DTYPE, data.len());
         if !buffer.is_meta() {
@@ -226,7 +231,7 @@ impl Tensor {
         if self.0.node.is_some() {
             return Err(Error::BadShape {
                 op: "set_requires_grad",
-                shape: *self.shape(),
+                shape: Box::new(*self.shape()),
                 why: "only a leaf can be marked; this tensor is the result of a recorded operation",
             });
         }
@@ -319,7 +324,7 @@ impl Tensor {
         if !self.is_contiguous() {
             return Err(Error::BadShape {
                 op: "with_data_mut",
-                shape: *self.shape(),
+                shape: Box::new(*self.shape()),
                 why: "the view is not contiguous",
             });
         }
@@ -335,7 +340,11 @@ impl Tensor {
     /// The only element. Errors: more or fewer than one, another dtype, no values (Meta).
     pub fn item<T: Element>(&self) -> Result<T> {
         if self.numel() != 1 {
-            return Err(Error::BadShape { op: "item", shape: *self.shape(), why: "it must hold exactly one value" });
+            return Err(Error::BadShape {
+                op: "item",
+                shape: Box::new(*self.shape()),
+                why: "it must hold exactly one value",
+            });
         }
         self.with_data(|d| d[0])
     }

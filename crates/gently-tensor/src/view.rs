@@ -33,8 +33,8 @@ impl Tensor {
         if shape.numel() != old.numel() {
             return Err(Error::ShapeMismatch {
                 op: "reshape",
-                left: old,
-                right: shape,
+                left: Box::new(old),
+                right: Box::new(shape),
                 why: "a reshape keeps the number of elements",
             });
         }
@@ -72,7 +72,7 @@ impl Tensor {
         if !good {
             return Err(Error::BadShape {
                 op: "permute",
-                shape: *self.shape(),
+                shape: Box::new(*self.shape()),
                 why: "the order must name each dimension once",
             });
         }
@@ -134,7 +134,7 @@ impl Tensor {
         if self.dims()[dim] != 1 {
             return Err(Error::BadShape {
                 op: "squeeze",
-                shape: *self.shape(),
+                shape: Box::new(*self.shape()),
                 why: "only a dimension of size 1 can be removed",
             });
         }
@@ -165,8 +165,8 @@ impl Tensor {
         if shape.rank() < old.rank() || old.broadcast(&shape, "broadcast_to")? != shape {
             return Err(Error::ShapeMismatch {
                 op: "broadcast_to",
-                left: old,
-                right: shape,
+                left: Box::new(old),
+                right: Box::new(shape),
                 why: "each size, aligned at the last dimension, must be equal or 1",
             });
         }

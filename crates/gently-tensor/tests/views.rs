@@ -131,7 +131,7 @@ fn apply(step: &Step, x: Naive, t: Tensor) -> (Naive, Tensor) {
             let t = t.reshape(&dims).unwrap();
             (Naive { dims, data: x.data }, t)
         }
-        Step::Split(d) if rank > 0 && rank < 5 && x.dims[pick(d)] % 2 == 0 => {
+        Step::Split(d) if rank > 0 && rank < 5 && x.dims[pick(d)].is_multiple_of(2) => {
             let d = pick(d);
             let mut dims = x.dims.clone();
             dims[d] /= 2;

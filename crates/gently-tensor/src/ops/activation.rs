@@ -65,10 +65,10 @@ impl Tensor {
         let op = Op::Swiglu;
         need_float(op.name(), self)?;
         let twice = self.shape().last();
-        if self.rank() == 0 || twice % 2 != 0 {
+        if self.rank() == 0 || !twice.is_multiple_of(2) {
             return Err(Error::BadShape {
                 op: op.name(),
-                shape: *self.shape(),
+                shape: Box::new(*self.shape()),
                 why: "the last dimension holds gate and up and must be even",
             });
         }

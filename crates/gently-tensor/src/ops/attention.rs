@@ -69,7 +69,7 @@ impl AttentionSpec {
 
     /// Checks the options against the sizes; returns dense snapshots of the tensors among them.
     fn check(&self, op: &'static str, x: &Tensor, s: AttnShape) -> Result<Extras> {
-        if s.kv_heads == 0 || s.heads % s.kv_heads != 0 {
+        if s.kv_heads == 0 || !s.heads.is_multiple_of(s.kv_heads) {
             return Err(Error::BadArgument {
                 op,
                 name: "kv_heads",
@@ -87,7 +87,11 @@ impl AttentionSpec {
         }
         let positions = self.q_start.checked_add(s.t_q.max(s.t_k));
         if positions.is_none_or(|p| p >= 1 << 31) || s.batch * s.heads >= 1 << 31 {
-            return Err(Error::BadShape { op, shape: *x.shape(), why: "positions and heads must stay below 2³¹" });
+            return Err(Error::BadShape {
+                op,
+                shape: Box::new(*x.shape()),
+                why: "positions and heads must stay below 2³¹",
+            });
         }
         let (mut docs, mut alibi, mut rel_bias) = (None, None, None);
         if let Some(t) = &self.docs {
@@ -113,7 +117,7 @@ impl AttentionSpec {
         if let Some(t) = &self.rel_bias {
             need_same(op, x, t)?;
             if t.rank() != 2 || t.dims()[0] != s.heads || t.dims()[1] == 0 {
-                return Err(Error::BadShape { op, shape: *t.shape(), why: "a relative bias is [H, R]" });
+                return Err(Error::BadShape { op, shape: Box::new(*t.shape()), why: "a relative bias is [H, R]" });
             }
             rel_bias = Some(dense(op, t)?);
         }
@@ -191,16 +195,16 @@ impl Tensor {
         let (&[batch, t_q, n_heads, d], &[kb, t_k, kv_heads, kd]) = (self.dims(), k.dims()) else {
             return Err(Error::ShapeMismatch {
                 op: OP,
-                left: *self.shape(),
-                right: *k.shape(),
+                left: Box::new(*self.shape()),
+                right: Box::new(*k.shape()),
                 why: "queries are [B, T, H, D], keys [B, S, Hk, D]",
             });
         };
         if kb != batch || kd != d || v.shape() != k.shape() {
             return Err(Error::ShapeMismatch {
                 op: OP,
-                left: *self.shape(),
-                right: if v.shape() == k.shape() { *k.shape() } else { *v.shape() },
+                left: Box::new(*self.shape()),
+                right: Box::new(if v.shape() == k.shape() { *k.shape() } else { *v.shape() }),
                 why: "queries, keys and values share B and D, keys and values their whole shape",
             });
         }
@@ -270,12 +274,16 @@ impl Tensor {
         let (&[batch, time, width], Some(columns @ 1..)) = (self.dims(), columns) else {
             return Err(Error::BadShape {
                 op: OP,
-                shape: *self.shape(),
+                shape: Box::new(*self.shape()),
                 why: "the packed projection is [B, T, (H + 2·Hk)·D]",
             });
         };
-        if width % columns != 0 {
-            return Err(Error::BadShape { op: OP, shape: *self.shape(), why: "the last dimension is (H + 2·Hk)·D" });
+        if !width.is_multiple_of(columns) {
+            return Err(Error::BadShape {
+                op: OP,
+                shape: Box::new(*self.shape()),
+                why: "the last dimension is (H + 2·Hk)·D",
+            });
         }
         let d = width / columns;
         let s = AttnShape { batch, t_q: time, t_k: time, heads: n_heads, kv_heads, d };

@@ -24,7 +24,7 @@ impl Tensor {
         need_ids(OP, ids)?;
         need_device(OP, self, ids)?;
         let &[_, width] = self.dims() else {
-            return Err(Error::BadShape { op: OP, shape: *self.shape(), why: "a table is [V, C]" });
+            return Err(Error::BadShape { op: OP, shape: Box::new(*self.shape()), why: "a table is [V, C]" });
         };
         let block = ids.shape().last();
         if let Some((p, start)) = positions {
@@ -32,8 +32,8 @@ impl Tensor {
             if p.rank() != 2 || p.dims()[1] != width {
                 return Err(Error::ShapeMismatch {
                     op: OP,
-                    left: *self.shape(),
-                    right: *p.shape(),
+                    left: Box::new(*self.shape()),
+                    right: Box::new(*p.shape()),
                     why: "both tables have rows of the same width",
                 });
             }
@@ -96,7 +96,7 @@ impl Tensor {
         const OP: &str = Op::IndexSelect.name();
         let dim = dim.resolve(self.rank(), OP)?;
         let &[m] = ids.dims() else {
-            return Err(Error::BadShape { op: OP, shape: *ids.shape(), why: "ids are [M]" });
+            return Err(Error::BadShape { op: OP, shape: Box::new(*ids.shape()), why: "ids are [M]" });
         };
         let shape = Shape::new(self.shape().with(dim, m).dims())?;
         self.pick(Op::IndexSelect, dim, ids, shape, false)
@@ -114,8 +114,8 @@ impl Tensor {
         if !fits {
             return Err(Error::ShapeMismatch {
                 op: OP,
-                left: *self.shape(),
-                right: *ids.shape(),
+                left: Box::new(*self.shape()),
+                right: Box::new(*ids.shape()),
                 why: "ids have the tensor's sizes except in the gathered dimension",
             });
         }

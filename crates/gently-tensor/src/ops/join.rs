@@ -12,7 +12,7 @@ impl Tensor {
     pub fn cat(tensors: &[&Tensor], dim: impl Dim) -> Result<Tensor> {
         const OP: &str = Op::Cat.name();
         let Some((&first, rest)) = tensors.split_first() else {
-            return Err(Error::BadShape { op: OP, shape: Shape::SCALAR, why: "there is nothing to join" });
+            return Err(Error::BadShape { op: OP, shape: Box::new(Shape::SCALAR), why: "there is nothing to join" });
         };
         let dim = dim.resolve(first.rank(), OP)?;
         let mut total = first.dims()[dim];
@@ -22,8 +22,8 @@ impl Tensor {
             if !fits {
                 return Err(Error::ShapeMismatch {
                     op: OP,
-                    left: *first.shape(),
-                    right: *t.shape(),
+                    left: Box::new(*first.shape()),
+                    right: Box::new(*t.shape()),
                     why: "all sizes but the joined one must be equal",
                 });
             }

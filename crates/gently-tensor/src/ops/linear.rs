@@ -71,13 +71,13 @@ impl Tensor {
         let w = args.w;
         need_device(OP, self, w)?;
         let [out_width, in_width] = *w.dims() else {
-            return Err(Error::BadShape { op: OP, shape: *w.shape(), why: "weights are [out, in]" });
+            return Err(Error::BadShape { op: OP, shape: Box::new(*w.shape()), why: "weights are [out, in]" });
         };
         if self.rank() == 0 || self.shape().last() != in_width {
             return Err(Error::ShapeMismatch {
                 op: OP,
-                left: *self.shape(),
-                right: *w.shape(),
+                left: Box::new(*self.shape()),
+                right: Box::new(*w.shape()),
                 why: "x is […, in] and weights are [out, in]",
             });
         }

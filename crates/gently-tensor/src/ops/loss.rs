@@ -85,8 +85,8 @@ impl Tensor {
         if self.rank() == 0 || width == 0 || w.rank() != 2 || w.dims()[1] != width {
             return Err(Error::ShapeMismatch {
                 op,
-                left: *self.shape(),
-                right: *w.shape(),
+                left: Box::new(*self.shape()),
+                right: Box::new(*w.shape()),
                 why: "x is […, C] and the projection [V, C]",
             });
         }
@@ -102,7 +102,7 @@ impl Tensor {
         need_ids(OP, targets)?;
         need_device(OP, self, targets)?;
         if self.rank() == 0 || self.shape().last() == 0 {
-            return Err(Error::BadShape { op: OP, shape: *self.shape(), why: "logits are […, V]" });
+            return Err(Error::BadShape { op: OP, shape: Box::new(*self.shape()), why: "logits are […, V]" });
         }
         let rows = &self.dims()[..self.rank() - 1];
         need_shape(OP, targets, rows, "targets have the shape of the logits without V")?;

@@ -23,7 +23,7 @@ impl Tensor {
         need_device(OP, self, other)?;
         let dtype = product_dtype(OP, self, other)?;
         let (sa, sb) = (*self.shape(), *other.shape());
-        let mismatch = |why| Error::ShapeMismatch { op: OP, left: sa, right: sb, why };
+        let mismatch = |why| Error::ShapeMismatch { op: OP, left: Box::new(sa), right: Box::new(sb), why };
         if sa.rank() < 2 || sb.rank() < 2 {
             return Err(mismatch("both must have at least two dimensions"));
         }

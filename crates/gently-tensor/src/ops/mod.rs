@@ -52,7 +52,7 @@ fn need_device(op: &'static str, a: &Tensor, b: &Tensor) -> Result<()> {
 /// Refuses an operand that has not exactly this shape.
 fn need_shape(op: &'static str, t: &Tensor, dims: &[usize], why: &'static str) -> Result<()> {
     if t.dims() != dims {
-        return Err(Error::BadShape { op, shape: *t.shape(), why });
+        return Err(Error::BadShape { op, shape: Box::new(*t.shape()), why });
     }
     Ok(())
 }

@@ -34,7 +34,11 @@ impl Tensor {
         need_float(name, self)?;
         let width = self.shape().last();
         if self.rank() == 0 || width == 0 {
-            return Err(Error::BadShape { op: name, shape: *self.shape(), why: "there is no row to normalise" });
+            return Err(Error::BadShape {
+                op: name,
+                shape: Box::new(*self.shape()),
+                why: "there is no row to normalise",
+            });
         }
         for t in [w, b].into_iter().flatten() {
             need_same(name, self, t)?;

@@ -111,7 +111,7 @@ impl Tensor {
         if n == 0 || u32::try_from(n).is_err() {
             return Err(Error::BadShape {
                 op: OP,
-                shape: from,
+                shape: Box::new(from),
                 why: "the dimension has no element, or more than ids can count",
             });
         }
@@ -137,7 +137,7 @@ impl Tensor {
         need_float(op.name(), self)?;
         let shape = *self.shape();
         if shape.rank() == 0 || shape.last() == 0 {
-            return Err(Error::BadShape { op: op.name(), shape, why: "there is no row to normalise" });
+            return Err(Error::BadShape { op: op.name(), shape: Box::new(shape), why: "there is no row to normalise" });
         }
         let x = dense(op.name(), self)?;
         let mut out = Buffer::alloc(self.device(), self.dtype(), shape.numel());

@@ -31,7 +31,7 @@ struct Inner {
 impl Rope {
     /// Frequencies θ^(−2i/R) for the first `rotated` = R channels of a head. Errors: R odd or 0.
     pub fn new(positions: usize, rotated: usize, theta: f64, style: RopeStyle) -> Result<Rope> {
-        if rotated == 0 || rotated % 2 != 0 {
+        if rotated == 0 || !rotated.is_multiple_of(2) {
             return Err(Error::BadArgument {
                 op: "rope",
                 name: "rotated channels",
@@ -78,7 +78,7 @@ impl Rope {
         if self.rotated() > d {
             return Err(Error::BadShape {
                 op: "rope",
-                shape: *x.shape(),
+                shape: Box::new(*x.shape()),
                 why: "heads have fewer channels than are turned",
             });
         }
@@ -105,7 +105,7 @@ impl Tensor {
         const OP: &str = Op::Rope.name();
         need_float(OP, self)?;
         let &[b, t, h, d] = self.dims() else {
-            return Err(Error::BadShape { op: OP, shape: *self.shape(), why: "heads are [B, T, H, D]" });
+            return Err(Error::BadShape { op: OP, shape: Box::new(*self.shape()), why: "heads are [B, T, H, D]" });
         };
         let positions = match positions {
             Some(p) => Some(check_positions(rope, self, p, b, t, d)?),
