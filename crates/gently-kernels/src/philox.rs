@@ -21,9 +21,9 @@ use crate::cpu::{self, Path};
 use crate::pool;
 
 /// Multipliers of the two halves of a round.
-const M: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+pub(crate) const ROUND_MUL: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 /// What each round adds to the key: the golden ratio and √3 − 1.
-const W: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+pub(crate) const ROUND_KEY: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 /// Counters made at a time by the fills.
 const LANES: usize = 16;
 /// Numbers made by one task of a fill; a multiple of 4 · LANES.
@@ -43,15 +43,15 @@ pub fn philox_lanes<const N: usize>(counters: [[u32; N]; 4], key: [u32; 2]) -> [
     let [mut k0, mut k1] = key;
     for _ in 0..10 {
         for l in 0..N {
-            let p0 = M[0] as u64 * c0[l] as u64;
-            let p1 = M[1] as u64 * c2[l] as u64;
+            let p0 = ROUND_MUL[0] as u64 * c0[l] as u64;
+            let p1 = ROUND_MUL[1] as u64 * c2[l] as u64;
             c0[l] = (p1 >> 32) as u32 ^ c1[l] ^ k0;
             c1[l] = p1 as u32;
             c2[l] = (p0 >> 32) as u32 ^ c3[l] ^ k1;
             c3[l] = p0 as u32;
         }
-        k0 = k0.wrapping_add(W[0]);
-        k1 = k1.wrapping_add(W[1]);
+        k0 = k0.wrapping_add(ROUND_KEY[0]);
+        k1 = k1.wrapping_add(ROUND_KEY[1]);
     }
     [c0, c1, c2, c3]
 }
@@ -120,6 +120,7 @@ fn fill_part(path: Path, key: [u32; 2], offset: u64, out: &mut [f32], normal: bo
 }
 
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // lanes of several arrays at once
 fn fill_lanes(key: [u32; 2], offset: u64, out: &mut [f32], normal: bool) {
     const N: usize = 4 * LANES;
     let mut block = offset / 4;

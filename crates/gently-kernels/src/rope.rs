@@ -102,7 +102,10 @@ fn rotate_on<T: Real>(
     const TOKENS: usize = 32;
     let n = table.pairs;
     assert!(2 * n <= d, "rotary: {n} pairs do not fit in heads of {d} channels");
-    assert!(table.cos.len() == table.sin.len() && table.cos.len() % n.max(1) == 0, "rotary: table of odd size");
+    assert!(
+        table.cos.len() == table.sin.len() && table.cos.len().is_multiple_of(n.max(1)),
+        "rotary: table of odd size"
+    );
     x.check([batch, time, heads, d]);
     if batch * time * heads * n == 0 {
         return;

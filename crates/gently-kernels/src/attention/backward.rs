@@ -204,6 +204,7 @@ impl Task<'_> {
     /// # Safety
     /// As [`Job::run`]; `PLAIN` only where no modifier is on.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // a row is a place in several tiles
     unsafe fn run_as<S: Vector, const PLAIN: bool>(self, s: S, f: Scores) {
         let Task { plan, io, b, kv_head, split, strips, sizes, parts } = self;
         let (shape, w) = (plan.shape, sizes.width);
@@ -299,7 +300,7 @@ impl Task<'_> {
                         }
                         let mut dropout = None;
                         if !PLAIN && let Some(d) = &f.dropout {
-                            keep_masks(d, plan, &block, b, tile, &mut keep);
+                            keep_masks(s, d, plan, &block, b, tile, &mut keep);
                             dropout = Some(d.gain() as f32);
                         }
                         for r in 0..rows {

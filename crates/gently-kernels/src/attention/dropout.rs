@@ -67,9 +67,73 @@ impl Dropout {
     }
 }
 
+/// [`Dropout::masks`] with all sixteen calls in one register for each word.
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512 {
+    use super::Dropout;
+    use crate::philox::{ROUND_KEY, ROUND_MUL};
+    use std::arch::x86_64::*;
+
+    /// High and low halves of the sixteen products x · m.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn product(x: __m512i, m: __m512i) -> (__m512i, __m512i) {
+        let even = _mm512_mul_epu32(x, m);
+        let odd = _mm512_mul_epu32(_mm512_srli_epi64::<32>(x), m);
+        let high = _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64::<32>(even), odd);
+        let low = _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64::<32>(odd));
+        (high, low)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(in super::super) fn masks(d: &Dropout, bh: usize, pair: usize, tile: usize) -> [u64; 2] {
+        let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        let all = |x: u32| _mm512_set1_epi32(x as i32);
+        let mut c0 = _mm512_add_epi32(all(16 * tile as u32), lanes);
+        let (mut c1, mut c2, mut c3) = (all(pair as u32), all(1 << 31 | bh as u32), all(d.offset as u32));
+        let [mut k0, mut k1] = d.key();
+        let m = ROUND_MUL.map(all);
+        for _ in 0..10 {
+            let (high0, low0) = product(c0, m[0]);
+            let (high1, low1) = product(c2, m[1]);
+            // 0x96: the exclusive or of three.
+            c0 = _mm512_ternarylogic_epi32::<0x96>(high1, c1, all(k0));
+            c2 = _mm512_ternarylogic_epi32::<0x96>(high0, c3, all(k1));
+            (c1, c3) = (low1, low0);
+            k0 = k0.wrapping_add(ROUND_KEY[0]);
+            k1 = k1.wrapping_add(ROUND_KEY[1]);
+        }
+        let threshold = all(d.threshold());
+        let mut masks = [0; 2];
+        for (w, word) in [c0, c1, c2, c3].into_iter().enumerate() {
+            let low = _mm512_cmpge_epu32_mask(_mm512_and_si512(word, all(0xFFFF)), threshold);
+            let high = _mm512_cmpge_epu32_mask(_mm512_srli_epi32::<16>(word), threshold);
+            masks[0] |= (low as u64) << (16 * w);
+            masks[1] |= (high as u64) << (16 * w);
+        }
+        masks
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn sixteen_lanes_equal_the_portable_masks() {
+        if !crate::cpu::Path::Avx512.supported() {
+            return;
+        }
+        for i in 0..200usize {
+            let (p, offset) = (i as f32 / 200.0, (i as u64) << (i % 60));
+            let d = Dropout { p, key: [i as u32, u32::MAX - i as u32], offset };
+            let at = (i * 77, i * 1001, i % 9);
+            // SAFETY: the processor has the instructions.
+            assert_eq!(unsafe { avx512::masks(&d, at.0, at.1, at.2) }, d.masks(at.0, at.1, at.2));
+        }
+    }
 
     #[test]
     fn keeps_the_wanted_share_and_nothing_repeats() {

@@ -209,7 +209,7 @@ impl Task<'_> {
                     }
                     let mut dropout = None;
                     if !PLAIN && let Some(d) = &f.dropout {
-                        keep_masks(d, plan, &block, b, tile, &mut keep);
+                        keep_masks(s, d, plan, &block, b, tile, &mut keep);
                         dropout = Some(d.gain() as f32);
                     }
                     for r in 0..block.rows {

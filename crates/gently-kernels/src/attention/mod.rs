@@ -291,7 +291,12 @@ impl<T> QkvGrads<'_, T> {
 /// Panics with the name of what does not fit.
 fn check_spec<T>(s: AttnShape, spec: &AttnSpec<'_, T>) {
     assert!(s.d > 0, "attention: heads of no channels");
-    assert!(s.kv_heads > 0 && s.heads % s.kv_heads == 0, "attention: {} heads over {} kv heads", s.heads, s.kv_heads);
+    assert!(
+        s.kv_heads > 0 && s.heads.is_multiple_of(s.kv_heads),
+        "attention: {} heads over {} kv heads",
+        s.heads,
+        s.kv_heads
+    );
     assert!(spec.q_start.checked_add(s.t_q.max(s.t_k)).is_some_and(|p| p < 1 << 31), "attention: positions beyond 2³¹");
     if let Some(docs) = spec.docs {
         assert_eq!(docs.len(), s.batch * s.t_k, "attention: documents are [B, Tk]");
@@ -301,7 +306,10 @@ fn check_spec<T>(s: AttnShape, spec: &AttnSpec<'_, T>) {
         assert_eq!(slopes.len(), s.heads, "attention: one ALiBi slope for each head");
     }
     if let Some(bias) = spec.rel_bias {
-        assert!(!bias.is_empty() && bias.len() % s.heads == 0, "attention: relative bias is [H, R] with R ≥ 1");
+        assert!(
+            !bias.is_empty() && bias.len().is_multiple_of(s.heads.max(1)),
+            "attention: relative bias is [H, R] with R ≥ 1"
+        );
     }
     if let Some(cap) = spec.softcap {
         assert!(cap > 0.0, "attention: soft cap must be positive");

@@ -141,6 +141,7 @@ pub(super) unsafe fn load_row<S: Vector>(
 /// # Safety
 /// As [`load_row`], the other way.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 pub(super) unsafe fn store_row<S: Vector>(
     s: S,
     w: Width,

@@ -109,7 +109,7 @@ impl<'a, T: Real> Head<'a, T> {
             self.add((scores[j] - max).exp() * self.kept(i, j), self.value(j), out);
         }
         for x in out {
-            *x = *x / sum;
+            *x /= sum;
         }
         max + sum.ln()
     }

@@ -75,7 +75,8 @@ fn lanes<S: Vector>(bits: u64, v: usize) -> u32 {
 
 /// Masks of dropout for the rows of a block over one tile.
 #[inline(always)]
-pub(super) fn keep_masks(
+pub(super) fn keep_masks<S: Vector>(
+    s: S,
     dropout: &Dropout,
     plan: &Plan<'_>,
     block: &Block,
@@ -87,7 +88,7 @@ pub(super) fn keep_masks(
     for (r, k) in keep.iter_mut().enumerate().take(block.rows) {
         let (h, pos) = (block.head[r] as usize, plan.spec.q_start + block.time[r] as usize);
         if (last.0, last.1) != (h, pos / 2) {
-            last = (h, pos / 2, dropout.masks(b * plan.shape.heads + h, pos / 2, tile));
+            last = (h, pos / 2, s.dropout_masks(dropout, b * plan.shape.heads + h, pos / 2, tile));
         }
         *k = last.2[pos % 2];
     }
@@ -105,6 +106,7 @@ pub(super) struct Running {
 /// # Safety
 /// The pointers must be valid for a row.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // a vector is a place in several rows
 pub(super) unsafe fn forward_row<S: Vector, const PLAIN: bool>(
     s: S,
     f: &Scores,

@@ -2,12 +2,15 @@
 //!
 //! Here: [`Vector`], its three implementations, and [`dispatch`]. Not here: the kernels.
 
+use super::dropout::Dropout;
 use super::product::Block;
 use crate::cpu::Path;
 use crate::simd::{Simd, plain::Plain};
 
 /// A polynomial for (2^r − 1) / r on |r| ≤ ½, minimax in the relative error of 2^r (9e-8), made for
 /// this file by iteratively reweighted least squares. 2^0 is exactly 1.
+// The first is near ln 2, but its own number.
+#[allow(clippy::approx_constant)]
 const EXP2: [f32; 5] = [0.693_147, 0.240_222_42, 0.055_507_336, 0.009_671_513, 0.001_326_472_7];
 
 /// Vectors with masks.
@@ -29,6 +32,12 @@ pub(super) trait Vector: Simd {
     /// # Safety
     /// As [`Block::run`].
     unsafe fn block<const T: bool, const MR: usize, const NV: usize>(self, block: Block);
+
+    /// [`Dropout::masks`].
+    #[inline(always)]
+    fn dropout_masks(self, d: &Dropout, bh: usize, pair: usize, tile: usize) -> [u64; 2] {
+        d.masks(bh, pair, tile)
+    }
 
     /// 2^x for x ≤ 0 and a little above; exactly 0 below −127.5 and for −∞.
     #[inline(always)]
@@ -136,6 +145,7 @@ impl Vector for Plain {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    use super::super::dropout::{self, Dropout};
     use super::{Block, Job, Vector};
     use crate::simd::{avx2::Avx2, avx512::Avx512};
     use std::arch::x86_64::*;
@@ -176,6 +186,10 @@ mod x86 {
 
     // SAFETY of all blocks below: a token exists only where the features do; pointers are the caller's promise.
     impl Vector for Avx512 {
+        #[inline(always)]
+        fn dropout_masks(self, d: &Dropout, bh: usize, pair: usize, tile: usize) -> [u64; 2] {
+            unsafe { dropout::avx512::masks(d, bh, pair, tile) }
+        }
         #[inline(always)]
         unsafe fn block<const T: bool, const MR: usize, const NV: usize>(self, block: Block) {
             unsafe { block_avx512::<T, MR, NV>(block) }
