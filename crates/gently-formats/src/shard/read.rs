@@ -67,6 +67,11 @@ impl Shard {
         self.header.count == 0
     }
 
+    /// Bytes of the file.
+    pub fn size(&self) -> u64 {
+        self.map.len() as u64
+    }
+
     /// Every token is below this.
     pub fn vocab(&self) -> u64 {
         self.header.vocab

@@ -72,10 +72,34 @@ impl Corpus {
         Ok(Self::from_parts(name, vec![Part::Memory { tokens, ends }], vocab, tokenizer))
     }
 
+    /// One corpus of the parts of several from one tokenizer, the first of which gives the name.
+    ///
+    /// # Errors
+    /// [`Error::OtherTokenizer`]; [`Error::Option`] when there are none.
+    pub fn merge(corpora: impl IntoIterator<Item = Self>) -> Result<Self> {
+        let mut corpora = corpora.into_iter();
+        let none = || Error::Option { option: "data", reason: "there is no text".into() };
+        let mut all = corpora.next().ok_or_else(none)?;
+        for corpus in corpora {
+            corpus.expect_tokenizer(all.tokenizer, all.vocab as usize)?;
+            all.tokens += corpus.tokens;
+            all.documents += corpus.documents;
+            all.parts.extend(corpus.parts);
+        }
+        Ok(all)
+    }
+
     fn from_parts(name: &str, parts: Vec<Part>, vocab: u64, tokenizer: u64) -> Self {
         let tokens = parts.iter().map(Part::len).sum();
         let documents = parts.iter().map(Part::documents).sum();
         Self { name: name.into(), parts, vocab, tokenizer, tokens, documents }
+    }
+
+    /// The same corpus under another name.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        self.name = name.into();
+        self
     }
 
     /// The split's name.
@@ -143,6 +167,15 @@ impl Corpus {
             Part::Shard(s) => s.counts(token),
             Part::Memory { .. } => true,
         }
+    }
+
+    /// Bytes of shards that are mapped, or of tokens in memory.
+    pub fn bytes(&self) -> u64 {
+        let of = |part: &Part| match part {
+            Part::Shard(s) => s.size(),
+            Part::Memory { tokens, ends } => (tokens.len() * 4 + ends.len() * 8) as u64,
+        };
+        self.parts.iter().map(of).sum()
     }
 
     /// Whether any part has a loss mask.

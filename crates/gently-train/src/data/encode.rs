@@ -20,15 +20,15 @@ const MAX_UNCUT: usize = 64 << 20;
 
 /// Which documents are kept for validation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+pub(crate) enum Side<'a> {
     /// All train.
     Train,
     /// All validate.
     Val,
     /// Those the scan drew.
     Drawn,
-    /// The text after this many characters, over all sources.
-    Tail(u64),
+    /// Of each document what comes after so many characters.
+    Tails(&'a [u64]),
 }
 
 /// Part of a document, to be encoded on its own.
@@ -37,6 +37,7 @@ struct Piece {
     text: String,
     counts: bool,
     last: bool,
+    whole: bool,
     val: bool,
     /// Characters and bytes of the source before it, for messages.
     at: (usize, usize),
@@ -49,6 +50,8 @@ pub(crate) struct Encoded {
     pub counts: bool,
     /// Whether the document ends after it.
     pub last: bool,
+    /// If so, whether that is the document's own end; otherwise its tail went to validation.
+    pub whole: bool,
     pub val: bool,
     /// Bytes of text it was.
     pub bytes: usize,
@@ -68,7 +71,7 @@ pub(crate) fn run(
     sources: &[Source],
     layout: &Layout,
     tokenizer: &Tokenizer,
-    side: Side,
+    side: Side<'_>,
     scan: &Scan,
     threads: usize,
     sink: &mut dyn FnMut(Encoded) -> Result<()>,
@@ -107,8 +110,8 @@ fn work(tokenizer: &Tokenizer, todo: &Mutex<Receiver<Job>>) {
         let Ok(job) = job else { return };
         let encode = |piece: Piece| -> Result<Encoded> {
             let tokens = tokenizer.encode(&piece.text).map_err(|e| place(e, &job.source, piece.at))?;
-            let Piece { text, counts, last, val, .. } = piece;
-            Ok(Encoded { tokens, counts, last, val, bytes: text.len() })
+            let Piece { text, counts, last, whole, val, .. } = piece;
+            Ok(Encoded { tokens, counts, last, whole, val, bytes: text.len() })
         };
         // When the writer has stopped nobody listens any more.
         let _ = job.answer.send(job.pieces.into_iter().map(encode).collect());
@@ -127,7 +130,7 @@ fn place(mut e: gently_text::Error, source: &str, at: (usize, usize)) -> Error {
 /// Cuts documents into pieces and pieces into jobs.
 struct Cutter<'a> {
     tokenizer: &'a Tokenizer,
-    side: Side,
+    side: Side<'a>,
     scan: &'a Scan,
     jobs: SyncSender<Job>,
     order: SyncSender<Receiver<Answer>>,
@@ -141,7 +144,7 @@ struct Cutter<'a> {
     open: bool,
     /// Documents begun before the current one.
     document: u64,
-    /// Characters put into pieces, over all sources.
+    /// Characters of the current document put into pieces.
     characters: u64,
     /// Characters and bytes put into pieces, of this source.
     at: (usize, usize),
@@ -154,7 +157,7 @@ struct Cutter<'a> {
 impl<'a> Cutter<'a> {
     fn new(
         tokenizer: &'a Tokenizer,
-        side: Side,
+        side: Side<'a>,
         scan: &'a Scan,
         jobs: SyncSender<Job>,
         order: SyncSender<Receiver<Answer>>,
@@ -200,15 +203,16 @@ impl<'a> Cutter<'a> {
         if !text.is_empty() {
             if !self.open {
                 self.open = true;
+                self.characters = 0;
                 self.val = match self.side {
                     Side::Train => false,
                     Side::Val => true,
                     Side::Drawn => self.scan.is_drawn(self.document),
-                    Side::Tail(from) => self.characters >= from,
+                    Side::Tails(cuts) => cuts.get(self.document as usize) == Some(&0),
                 };
             }
             if counts != self.counts && !self.pending.is_empty() {
-                self.emit(self.pending.len(), false);
+                self.emit(self.pending.len(), false, true);
             }
             self.counts = counts;
             self.pending.push_str(text);
@@ -216,24 +220,23 @@ impl<'a> Cutter<'a> {
             self.cut()?;
         }
         if last && self.open {
-            self.emit(self.pending.len(), true);
+            self.emit(self.pending.len(), true, true);
             self.open = false;
             self.document += 1;
         }
         Ok(())
     }
 
-    /// Where the validation text begins inside of a document, two documents are made of it.
+    /// Where a document's tail goes to validation, two documents are made of it.
     fn cut_tail(&mut self) {
-        let Side::Tail(from) = self.side else { return };
+        let Side::Tails(cuts) = self.side else { return };
+        let Some(&from) = cuts.get(self.document as usize) else { return };
         if self.val || from < self.characters {
             return;
         }
         let ahead = usize::try_from(from - self.characters).unwrap_or(usize::MAX);
         if let Some((at, _)) = self.pending.char_indices().nth(ahead) {
-            if at > 0 {
-                self.emit(at, true);
-            }
+            self.emit(at, true, false);
             self.val = true;
         }
     }
@@ -243,7 +246,7 @@ impl<'a> Cutter<'a> {
         while self.pending.len() >= 2 * PIECE {
             let from = self.tried.max(PIECE);
             match safe_cut(self.tokenizer, &self.pending, from)? {
-                Some(at) => self.emit(at, false),
+                Some(at) => self.emit(at, false, true),
                 None if self.pending.len() > MAX_UNCUT => {
                     return Err(Error::Uncut { source_name: self.source.clone(), bytes: self.pending.len() });
                 }
@@ -258,7 +261,7 @@ impl<'a> Cutter<'a> {
     }
 
     /// Moves the first `at` bytes of what is pending into a piece.
-    fn emit(&mut self, at: usize, last: bool) {
+    fn emit(&mut self, at: usize, last: bool, whole: bool) {
         let rest = self.pending.split_off(at);
         let text = std::mem::replace(&mut self.pending, rest);
         self.tried = 0;
@@ -268,7 +271,7 @@ impl<'a> Cutter<'a> {
         self.characters += characters as u64;
         self.at.0 += characters;
         self.at.1 += text.len();
-        self.pieces.push(Piece { text, counts: self.counts, last, val: self.val, at: start });
+        self.pieces.push(Piece { text, counts: self.counts, last, whole, val: self.val, at: start });
         if self.bytes >= PIECE || self.pieces.len() >= PIECES {
             self.flush();
         }

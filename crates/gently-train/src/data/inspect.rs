@@ -127,20 +127,14 @@ pub fn summarise(corpus: &Corpus, tokenizer: &Tokenizer, most: usize) -> Result<
     for &token in &order {
         bytes += counts[token as usize] * tokenizer.decode_bytes(&[token])?.len() as u64;
     }
-    let entropy = order
-        .iter()
-        .map(|&t| counts[t as usize] as f64 / total as f64)
-        .map(|p| -p * p.log2())
-        .sum::<f64>()
-        .max(0.0);
+    let entropy =
+        order.iter().map(|&t| counts[t as usize] as f64 / total as f64).map(|p| -p * p.log2()).sum::<f64>().max(0.0);
     order.sort_by_key(|&t| (std::cmp::Reverse(counts[t as usize]), t));
     let distinct = order.len() as u64;
     order.truncate(most);
     let most = order
         .into_iter()
-        .map(|token| {
-            Ok(TokenCount { token, text: tokenizer.decode(&[token])?, count: counts[token as usize] })
-        })
+        .map(|token| Ok(TokenCount { token, text: tokenizer.decode(&[token])?, count: counts[token as usize] }))
         .collect::<Result<_>>()?;
     Ok(Summary {
         tokens: total,

@@ -202,6 +202,12 @@ impl Loader {
         self.batches
     }
 
+    /// Batches that have about as many tokens as the corpora.
+    pub fn batches_per_epoch(&self) -> u64 {
+        let rows = |o: &Order| o.rows_per_epoch().unwrap_or(o.corpus.tokens().div_ceil(self.options.block as u64));
+        self.orders.iter().map(rows).sum::<u64>().div_ceil(self.options.batch as u64).max(1)
+    }
+
     /// How often the corpora have been gone through, in the mean over their weights; with a fraction where rows of an
     /// epoch are known.
     pub fn epochs(&self) -> f64 {

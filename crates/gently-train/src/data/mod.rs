@@ -20,6 +20,10 @@ mod dataset;
 mod encode;
 mod error;
 mod evaluate;
+pub mod fetch;
+pub mod inspect;
+#[cfg(feature = "kjv")]
+pub mod kjv;
 mod loader;
 mod order;
 mod pack;
@@ -28,6 +32,7 @@ mod permute;
 mod prepare;
 mod read;
 mod scan;
+pub mod sets;
 mod shards;
 
 pub use batch::{Batch, IGNORE};

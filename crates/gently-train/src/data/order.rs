@@ -178,14 +178,17 @@ impl Windows {
             let targets = corpus.part_len(part).saturating_sub(1);
             let slack = if o.mode == Mode::Sequential {
                 1
-            } else if targets >= 2 * block { block } else { targets % block + 1 };
+            } else if targets >= 2 * block {
+                block
+            } else {
+                targets % block + 1
+            };
             offsets.push(draw_below(slack, o.seed, &[salt, epoch, part as u64]));
         }
         let count = |part: usize| (corpus.part_len(part).saturating_sub(1).saturating_sub(offsets[part])) / block;
         let ends = running((0..corpus.parts()).map(count));
         let total = ends.last().copied().unwrap_or(0);
-        let shuffle =
-            (o.mode != Mode::Sequential).then(|| Permutation::new(total, o.seed, &[salt, epoch, u64::MAX]));
+        let shuffle = (o.mode != Mode::Sequential).then(|| Permutation::new(total, o.seed, &[salt, epoch, u64::MAX]));
         Self { epoch, offsets, ends, shuffle }
     }
 

@@ -30,14 +30,17 @@ pub enum TokenizerSpec {
     Ready(Tokenizer),
 }
 
+/// From so many documents on, whole ones are kept for validation.
+const MANY: usize = 64;
+
 /// How the validation split is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum SplitRule {
-    /// A single text: [`SplitRule::Tail`]. Several documents: [`SplitRule::Documents`].
+    /// Fewer than 64 documents, such as a single text: [`SplitRule::Tail`]. Others: [`SplitRule::Documents`].
     #[default]
     Auto,
-    /// The last characters of all, as nanoGPT splits Shakespeare.
+    /// The last characters of each document, as nanoGPT splits Shakespeare.
     Tail,
     /// Whole documents, drawn by a hash of seed and text.
     Documents,
@@ -109,8 +112,13 @@ impl Prepare {
         self.check()?;
         std::fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;
         let work = Workspace::new(dir)?;
-        let sources = resolve(&self.inputs, &work.path.join("stdin"))?;
-        let val_sources = resolve(&self.val_inputs, &work.path.join("stdin-val"))?;
+        let (sources, set_val) = resolve(&self.inputs, &work.path.join("stdin"))?;
+        let (mut val_sources, more) = resolve(&self.val_inputs, &work.path.join("stdin-val"))?;
+        val_sources.extend(more);
+        if val_sources.is_empty() && self.val_fraction > 0.0 {
+            // A set's own validation files.
+            val_sources = set_val;
+        }
         let total: u64 = sources.iter().chain(&val_sources).map(Source::size).sum();
         let mut done = 0;
         let mut scanned = |n: u64| {
@@ -118,11 +126,12 @@ impl Prepare {
             progress(Progress { stage: "scanning", done, total, tokens: 0 });
         };
         let drawn = if val_sources.is_empty() { self.val_fraction } else { 0.0 };
-        let mut scan = Scan::run(&sources, &self.layout, drawn, self.seed, &mut scanned)?;
+        let keep = if self.split == SplitRule::Tail { usize::MAX } else { MANY };
+        let mut scan = Scan::run(&sources, &self.layout, drawn, self.seed, keep, &mut scanned)?;
         scan.settle(drawn);
         let val_scan = match val_sources.as_slice() {
             [] => None,
-            s => Some(Scan::run(s, &self.layout, 0.0, self.seed, &mut scanned)?),
+            s => Some(Scan::run(s, &self.layout, 0.0, self.seed, 0, &mut scanned)?),
         };
         let key = self.key(&scan, val_scan.as_ref())?;
         if let Some(ready) = Dataset::open_if(dir, &key) {
@@ -138,16 +147,17 @@ impl Prepare {
             })?),
             None => tokenizer.end_of_text().filter(|_| documents > 1),
         };
+        // nanoGPT: `int(n * 0.9)`.
+        let cuts: Vec<u64> = scan.lengths.iter().map(|&n| (n as f64 * (1.0 - drawn)) as u64).collect();
         let side = match self.split {
             _ if drawn <= 0.0 => Side::Train,
-            SplitRule::Auto if scan.documents > 1 => Side::Drawn,
-            SplitRule::Documents if scan.documents > 1 => Side::Drawn,
-            SplitRule::Documents => {
+            SplitRule::Tail => Side::Tails(&cuts),
+            SplitRule::Auto if scan.documents < MANY as u64 => Side::Tails(&cuts),
+            SplitRule::Documents if scan.documents < 2 => {
                 let reason = "there is one document only; split its characters (auto or tail)".into();
                 return Err(Error::Option { option: "split", reason });
             }
-            // nanoGPT: `int(n * 0.9)`.
-            SplitRule::Auto | SplitRule::Tail => Side::Tail((scan.characters as f64 * (1.0 - drawn)) as u64),
+            SplitRule::Auto | SplitRule::Documents => Side::Drawn,
         };
         let info = ShardInfo {
             vocab: tokenizer.vocab_size() as u64,
@@ -161,7 +171,7 @@ impl Prepare {
             let split = if piece.val { &mut val } else { &mut train };
             split.push(&piece.tokens, piece.counts)?;
             if piece.last {
-                if let Some(end) = end {
+                if let Some(end) = end.filter(|_| piece.whole) {
                     split.push(&[end], true)?;
                 }
                 split.end_document();
@@ -206,8 +216,9 @@ impl Prepare {
             return Err(Error::Option { option: "input", reason });
         }
         let all: Vec<Input> = self.inputs.iter().chain(&self.val_inputs).cloned().collect();
-        let sources = resolve(&all, Path::new(""))?;
-        let scan = Scan::run(&sources, &self.layout, 0.0, self.seed, &mut |_| {})?;
+        let (mut sources, val) = resolve(&all, Path::new(""))?;
+        sources.extend(val);
+        let scan = Scan::run(&sources, &self.layout, 0.0, self.seed, 0, &mut |_| {})?;
         self.make_tokenizer(&sources, &scan, None, 0, &mut |_| {})
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A reader hands out [`Chunk`]s of about a megabyte, in order, that together are the documents.
 
-use super::{Error, Result};
+use super::{Error, Result, sets};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -20,11 +20,14 @@ const MAX_DEPTH: usize = 32;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Input {
-    /// A file, by its ending `.jsonl`, `.parquet` or else plain text; or a folder, of which all files that end in `.txt`,
-    /// `.md`, `.jsonl` and `.parquet` are read, in the order of their names.
+    /// A file, by its ending `.jsonl`, `.parquet` or else plain text, the first and last also with `.gz` behind; or a
+    /// folder, of which all files with these endings, `.txt` and `.md` are read, in the order of their names.
     Path(PathBuf),
     /// Standard input in a format.
     Stdin(Format),
+    /// A public set by name (see [`super::sets`]), fetched if need be; its own validation files, if it has any, are the
+    /// validation split.
+    Set(String),
     /// Documents in memory.
     Documents {
         /// What to call them in messages.
@@ -35,6 +38,19 @@ pub enum Input {
 }
 
 impl Input {
+    /// What a person names: `-` is standard input as plain text, a path that exists (or has a folder or a known ending in
+    /// it) is one, and everything else the name of a public set.
+    pub fn named(name: &str) -> Self {
+        let path = Path::new(name);
+        if name == "-" {
+            Self::Stdin(Format::Text)
+        } else if path.exists() || Format::of(path).is_some() || path.components().count() != 1 {
+            Self::Path(path.into())
+        } else {
+            Self::Set(name.into())
+        }
+    }
+
     /// One text in memory.
     pub fn text(name: impl Into<String>, text: impl Into<String>) -> Self {
         Self::Documents { name: name.into(), documents: Arc::new(vec![text.into()]) }
@@ -62,6 +78,9 @@ pub enum Format {
 impl Format {
     /// By a file's ending.
     pub fn of(path: &Path) -> Option<Self> {
+        if is_gzip(path) {
+            return Self::of(Path::new(path.file_stem()?)).filter(|&f| f != Self::Parquet);
+        }
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "txt" | "md" => Some(Self::Text),
             "jsonl" | "ndjson" => Some(Self::JsonLines),
@@ -69,6 +88,10 @@ impl Format {
             _ => None,
         }
     }
+}
+
+fn is_gzip(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gz"))
 }
 
 /// How documents lie in the files.
@@ -105,6 +128,8 @@ pub(crate) struct Chunk<'a> {
 pub(crate) struct Source {
     pub name: String,
     body: Body,
+    /// What stands between its documents, where that is known better than by the layout.
+    separator: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -113,13 +138,23 @@ enum Body {
     Memory(Arc<Vec<String>>),
 }
 
-/// The files and lists that inputs stand for. Standard input is copied to `spool` first, because it is read twice.
-pub(crate) fn resolve(inputs: &[Input], spool: &Path) -> Result<Vec<Source>> {
-    let mut sources = Vec::new();
+/// The files and lists that inputs stand for, and those of sets that are for validation. Standard input is copied to
+/// `spool` first, because it is read twice.
+pub(crate) fn resolve(inputs: &[Input], spool: &Path) -> Result<(Vec<Source>, Vec<Source>)> {
+    let (mut sources, mut val) = (Vec::new(), Vec::new());
     for input in inputs {
         match input {
             Input::Documents { name, documents } => {
-                sources.push(Source { name: name.clone(), body: Body::Memory(documents.clone()) });
+                let body = Body::Memory(documents.clone());
+                sources.push(Source { name: name.clone(), body, separator: None });
+            }
+            Input::Set(name) => {
+                let separator = sets::find(name)?.separator.map(str::to_owned);
+                let files = sets::get(name, &sets::cache(), &mut |_| {})?;
+                for (list, inputs) in [(&mut sources, files.inputs), (&mut val, files.val_inputs)] {
+                    let (found, _) = resolve(&inputs, spool)?;
+                    list.extend(found.into_iter().map(|s| Source { separator: separator.clone(), ..s }));
+                }
             }
             Input::Stdin(format) => {
                 let write = || -> io::Result<()> {
@@ -128,7 +163,8 @@ pub(crate) fn resolve(inputs: &[Input], spool: &Path) -> Result<Vec<Source>> {
                     Ok(())
                 };
                 write().map_err(Error::io(spool, "write"))?;
-                sources.push(Source { name: "standard input".into(), body: Body::File(spool.into(), *format) });
+                let source = file_source(spool.into(), *format);
+                sources.push(Source { name: "standard input".into(), ..source });
             }
             Input::Path(path) => {
                 let meta = std::fs::metadata(path).map_err(Error::io(path, "read"))?;
@@ -144,11 +180,11 @@ pub(crate) fn resolve(inputs: &[Input], spool: &Path) -> Result<Vec<Source>> {
             }
         }
     }
-    Ok(sources)
+    Ok((sources, val))
 }
 
 fn file_source(path: PathBuf, format: Format) -> Source {
-    Source { name: path.display().to_string(), body: Body::File(path, format) }
+    Source { name: path.display().to_string(), body: Body::File(path, format), separator: None }
 }
 
 /// All readable files of a folder, sorted by name at each level, hidden ones left out.
@@ -209,9 +245,15 @@ impl Source {
                 Ok(())
             }
             Body::File(path, format) => {
-                let file = || File::open(path).map_err(Error::io(path, "read"));
+                let file = || -> Result<Box<dyn Read>> {
+                    let file = File::open(path).map_err(Error::io(path, "read"))?;
+                    Ok(if is_gzip(path) { Box::new(flate2::read::MultiGzDecoder::new(file)) } else { Box::new(file) })
+                };
                 match format {
-                    Format::Text => self.text(file()?, path, layout.separator.as_deref(), sink),
+                    Format::Text => {
+                        let separator = self.separator.as_deref().or(layout.separator.as_deref());
+                        self.text(file()?, path, separator, sink)
+                    }
                     Format::JsonLines => self.json_lines(file()?, path, layout, sink),
                     Format::Parquet => super::parquet::read(path, &self.name, layout, sink),
                 }
@@ -219,7 +261,7 @@ impl Source {
         }
     }
 
-    fn text(&self, file: File, path: &Path, separator: Option<&str>, sink: &mut Sink<'_>) -> Result<()> {
+    fn text(&self, file: Box<dyn Read>, path: &Path, separator: Option<&str>, sink: &mut Sink<'_>) -> Result<()> {
         let separator = separator.filter(|s| !s.is_empty());
         let mut text = Utf8Reader { file, bytes: Vec::new(), offset: 0, ended: false };
         let mut pending = String::new();
@@ -250,7 +292,7 @@ impl Source {
         Ok(())
     }
 
-    fn json_lines(&self, file: File, path: &Path, layout: &Layout, sink: &mut Sink<'_>) -> Result<()> {
+    fn json_lines(&self, file: Box<dyn Read>, path: &Path, layout: &Layout, sink: &mut Sink<'_>) -> Result<()> {
         let mut reader = BufReader::with_capacity(CHUNK, file);
         let (mut line, mut offset, mut number) = (Vec::new(), 0u64, 0u64);
         loop {
@@ -298,7 +340,7 @@ impl Source {
 
 /// A file's text, in pieces that are whole characters.
 struct Utf8Reader {
-    file: File,
+    file: Box<dyn Read>,
     /// Bytes of a character whose rest has not been read.
     bytes: Vec<u8>,
     /// Where in the file `bytes` begins.

@@ -34,6 +34,8 @@ pub(crate) struct Scan {
     drawn: Vec<u64>,
     least: Option<(u64, u64)>,
     drawn_count: u64,
+    /// Characters of each document, as far as they are kept.
+    pub lengths: Vec<u64>,
 }
 
 /// Which characters occur: a bit for each of Unicode.
@@ -62,12 +64,14 @@ impl Alphabet {
 
 impl Scan {
     /// Reads all sources once. A document is drawn for validation when a hash of `seed` and its text falls under
-    /// `fraction`: so it stays on its side when other documents come and go, and its copies stay with it.
+    /// `fraction`: so it stays on its side when other documents come and go, and its copies stay with it. Lengths are
+    /// kept of the first `keep_lengths` documents.
     pub fn run(
         sources: &[Source],
         layout: &Layout,
         fraction: f64,
         seed: u64,
+        keep_lengths: usize,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
         let mut scan = Self {
@@ -79,24 +83,28 @@ impl Scan {
             drawn: Vec::new(),
             least: None,
             drawn_count: 0,
+            lengths: Vec::new(),
         };
         for source in sources {
             let (documents, characters) = (scan.documents, scan.characters);
             let mut hash = Xxh3::with_seed(seed);
-            let (mut length, mut done) = (0u64, 0u64);
+            let mut length = 0;
             source.read(layout, &mut |chunk| {
                 hash.update(chunk.text.as_bytes());
-                length += chunk.text.len() as u64;
                 scan.masked |= !chunk.counts && !chunk.text.is_empty();
-                scan.characters += scan.alphabet.add(chunk.text);
+                let n = scan.alphabet.add(chunk.text);
+                length += n;
+                scan.characters += n;
                 if chunk.last {
                     if length > 0 {
                         scan.draw_document(hash.digest(), fraction);
+                        if scan.lengths.len() < keep_lengths {
+                            scan.lengths.push(length);
+                        }
                     }
                     hash.reset();
                     length = 0;
                 }
-                done += chunk.text.len() as u64;
                 progress(chunk.text.len() as u64);
                 Ok(())
             })?;

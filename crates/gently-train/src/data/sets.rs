@@ -9,8 +9,8 @@
 //! assert_eq!(e.hint().unwrap(), "did you mean tinyshakespeare?");
 //! ```
 
-use super::fetch::{Fetcher, FetchProgress};
-use super::{Error, Input, Layout, Result};
+use super::fetch::{FetchProgress, Fetcher};
+use super::{Error, Input, Result};
 use std::path::{Path, PathBuf};
 
 /// A named public text.
@@ -129,15 +129,13 @@ const OWT_VALID: RemoteFile = RemoteFile {
     val: true,
 };
 
-/// A set's texts, ready to be prepared.
+/// A set's texts.
 #[derive(Debug, Clone)]
-pub struct SetInputs {
+pub struct SetFiles {
     /// For training, or for both.
     pub inputs: Vec<Input>,
     /// For validation; empty where the set has none of its own.
     pub val_inputs: Vec<Input>,
-    /// How documents lie in them.
-    pub layout: Layout,
 }
 
 /// The set of a name.
@@ -169,17 +167,13 @@ pub fn cache() -> PathBuf {
         .join("data")
 }
 
-/// A set's texts, fetched into `cache` if they are not there.
+/// A set's texts, fetched into `cache` if they are not there. [`Input::Set`] does this when it is prepared.
 ///
 /// # Errors
 /// [`Error::UnknownSet`], [`Error::Fetch`] when offline, [`Error::Digest`].
-pub fn get(name: &str, cache: &Path, progress: &mut dyn FnMut(FetchProgress)) -> Result<SetInputs> {
+pub fn get(name: &str, cache: &Path, progress: &mut dyn FnMut(FetchProgress)) -> Result<SetFiles> {
     let set = find(name)?;
-    let mut found = SetInputs {
-        inputs: Vec::new(),
-        val_inputs: Vec::new(),
-        layout: Layout { separator: set.separator.map(Into::into), ..Layout::default() },
-    };
+    let mut found = SetFiles { inputs: Vec::new(), val_inputs: Vec::new() };
     if set.name == "kjv" {
         found.inputs.push(kjv()?);
     }
@@ -194,7 +188,7 @@ pub fn get(name: &str, cache: &Path, progress: &mut dyn FnMut(FetchProgress)) ->
 
 #[cfg(feature = "kjv")]
 fn kjv() -> Result<Input> {
-    Ok(Input::Documents { name: "the King James Bible".into(), documents: super::kjv::chapters()?.into() })
+    Ok(Input::Documents { name: "the King James Bible".into(), documents: super::kjv::chapters().into() })
 }
 
 #[cfg(not(feature = "kjv"))]

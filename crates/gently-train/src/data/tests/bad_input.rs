@@ -178,8 +178,14 @@ fn impossible_options() {
         assert!(prepare_texts(dir.path(), &["text"], change).is_err());
     }
     let corpus = Arc::new(Corpus::from_documents("train", [vec![1; 50]], 2, 0).unwrap());
-    assert!(matches!(Loader::new(corpus.clone(), LoaderOptions::new(0, 4, 0)), Err(Error::Option { option: "batch", .. })));
-    assert!(matches!(Loader::new(corpus.clone(), LoaderOptions::new(4, 0, 0)), Err(Error::Option { option: "block", .. })));
+    assert!(matches!(
+        Loader::new(corpus.clone(), LoaderOptions::new(0, 4, 0)),
+        Err(Error::Option { option: "batch", .. })
+    ));
+    assert!(matches!(
+        Loader::new(corpus.clone(), LoaderOptions::new(4, 0, 0)),
+        Err(Error::Option { option: "block", .. })
+    ));
     for weight in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         let e = Loader::mixture([(corpus.clone(), weight)], LoaderOptions::new(1, 4, 0)).unwrap_err();
         assert!(matches!(e, Error::Option { option: "weight", .. }));

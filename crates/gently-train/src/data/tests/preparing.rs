@@ -21,13 +21,29 @@ fn one_text_is_split_by_characters_as_nanogpt_does() {
     assert_eq!(dataset.info().sources[0].characters, 606);
 }
 
+#[test]
+fn a_few_texts_give_each_its_tail() {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = prepare_texts(dir.path(), &["0123456789", "abcdefghijklmnopqrst"], |p| {
+        (p.tokenizer, p.end_of_text) = (TokenizerSpec::Bytes, Some(true));
+    })
+    .unwrap();
+    assert_eq!(texts(&dataset, &dataset.train().unwrap()), ["012345678", "abcdefghijklmnopqr"]);
+    let val = texts(&dataset, &dataset.val().unwrap().unwrap());
+    assert_eq!(val, ["9<|endoftext|>", "st<|endoftext|>"]);
+}
+
 /// A text of several pieces gives the tokens that encoding it whole gives, whatever the threads and shards.
 #[test]
 fn long_texts_are_cut_where_tokens_stay_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let mut text = String::new();
     for i in 0..20_000u32 {
-        text += &format!("line {i}, {} words.{}", i.wrapping_mul(2_654_435_761) >> 20, ["\n", "\n\n", " ", "\r\n"][i as usize % 4]);
+        text += &format!(
+            "line {i}, {} words.{}",
+            i.wrapping_mul(2_654_435_761) >> 20,
+            ["\n", "\n\n", " ", "\r\n"][i as usize % 4]
+        );
     }
     text += &"no place to cut ".repeat(50_000);
     text += "\nbut here.\n";
@@ -69,6 +85,7 @@ fn folders_are_read_in_order_and_split_by_document() {
     let mut prepare = Prepare::new([from.into()]);
     prepare.tokenizer = TokenizerSpec::Bytes;
     prepare.end_of_text = Some(true);
+    prepare.split = SplitRule::Documents;
     prepare.val_fraction = 0.2;
     let dataset = run(&prepare, &dir.path().join("out")).unwrap();
     let train = texts(&dataset, &dataset.train().unwrap());
@@ -82,6 +99,23 @@ fn folders_are_read_in_order_and_split_by_document() {
     all.sort();
     all.dedup();
     assert_eq!(all.len(), 22);
+}
+
+#[test]
+fn gzip_is_read_as_what_it_holds() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("t.jsonl.gz");
+    let mut gz = flate2::write::GzEncoder::new(fs::File::create(&file).unwrap(), flate2::Compression::fast());
+    gz.write_all(b"{\"text\":\"zipped\"}\n").unwrap();
+    gz.finish().unwrap();
+    let mut prepare = Prepare::new([file.clone().into()]);
+    prepare.val_fraction = 0.0;
+    let dataset = run(&prepare, &dir.path().join("out")).unwrap();
+    assert_eq!(texts(&dataset, &dataset.train().unwrap()), ["zipped"]);
+    let bytes = fs::read(&file).unwrap();
+    fs::write(&file, &bytes[..bytes.len() - 6]).unwrap();
+    assert!(matches!(run(&prepare, &dir.path().join("out")), Err(Error::Io { .. })));
 }
 
 #[test]
@@ -147,7 +181,10 @@ fn validation_can_come_from_its_own_texts() {
 fn few_documents_still_leave_one_for_validation_and_one_for_training() {
     for seed in 0..20 {
         let dir = tempfile::tempdir().unwrap();
-        let dataset = prepare_texts(dir.path(), &["one", "two", "three"], |p| p.seed = seed).unwrap();
+        let dataset = prepare_texts(dir.path(), &["one", "two", "three"], |p| {
+            (p.seed, p.split) = (seed, SplitRule::Documents);
+        })
+        .unwrap();
         assert!(dataset.info().train.documents >= 1 && dataset.info().val.documents >= 1);
     }
 }
