@@ -115,7 +115,8 @@ fn main() {
     }
 
     for (n, c, v) in [(4096, 384, 65), (1024, 768, 50_304)] {
-        let (x, w) = (random(n * c), random(v * c));
+        let (x, mut w) = (random(n * c), random(v * c));
+        w.iter_mut().for_each(|w| *w *= 0.02);
         let targets: Vec<u32> = (0..n as u64).map(|i| philox::word([2, 1], i) % v as u32).collect();
         let (mut dx, mut dw) = (zeros(n * c), zeros(v * c));
         for compute in [Compute::F32, Compute::Bf16] {

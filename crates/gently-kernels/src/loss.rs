@@ -246,7 +246,7 @@ impl Kernel for Rows<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let one = s.splat(1.0);
+        let (zero, one) = (s.splat(0.0), s.splat(1.0));
         for ((z, &target), nll) in self.z.chunks_exact_mut(self.vocab).zip(self.targets).zip(self.nll) {
             if target == IGNORE {
                 *nll = 0.0;
@@ -275,7 +275,11 @@ impl Kernel for Rows<'_> {
             for_lanes!(S, z.len(), |i, n| {
                 let part = &mut z[i..i + n];
                 let z = s.load_part(part);
-                let mut g = s.mul(factor, simd_math::exp(s, s.sub(z, shift)));
+                let log_p = s.sub(z, shift);
+                // Below 1e-30 a probability is 0: left as it is, p·scale would be a denormal number, and those
+                // make the products that follow many times slower.
+                let p = s.select_lt(log_p, s.splat(-69.0), zero, simd_math::exp(s, log_p));
+                let mut g = s.mul(factor, p);
                 if let Some(down) = down {
                     let t = s.mul(z, down);
                     g = s.mul(g, s.nfma(t, t, one));
