@@ -12,7 +12,7 @@ pub(crate) struct CharTable {
     chars: Vec<char>,
     /// Characters and their tokens, by character, for what is not ASCII.
     wide: Vec<(char, u32)>,
-    ascii: [u32; 128],
+    ascii: Box<[u32; 128]>,
 }
 
 impl CharTable {
@@ -24,7 +24,7 @@ impl CharTable {
 
     /// A vocabulary whose token `i` is `chars[i]`. The characters must be distinct.
     pub fn from_ordered(chars: Vec<char>) -> Self {
-        let mut ascii = [NONE; 128];
+        let mut ascii = Box::new([NONE; 128]);
         let mut wide = Vec::new();
         for (i, &c) in chars.iter().enumerate() {
             match ascii.get_mut(c as usize) {

@@ -4,6 +4,7 @@ use super::Dtype;
 use crate::{Error, Limits, Result};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
 use std::ops::Range;
 use std::path::Path;
 
@@ -165,11 +166,16 @@ impl<'de> Deserialize<'de> for Raw {
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
                         raw.metadata = map.next_value::<Option<_>>()?.unwrap_or_default();
-                    } else if raw.tensors.contains_key(&name) {
-                        return Err(A::Error::custom(format_args!("tensor {:?} is there twice", shorten(&name))));
-                    } else {
-                        let entry = map.next_value()?;
-                        raw.tensors.insert(name, entry);
+                        continue;
+                    }
+                    match raw.tensors.entry(name) {
+                        Slot::Occupied(slot) => {
+                            let name = shorten(slot.key());
+                            return Err(A::Error::custom(format_args!("tensor {name:?} is there twice")));
+                        }
+                        Slot::Vacant(slot) => {
+                            slot.insert(map.next_value()?);
+                        }
                     }
                 }
                 Ok(raw)

@@ -103,7 +103,7 @@ impl SafeTensors {
         }
         let bytes = &self.map[entry.bytes.clone()];
         match entry.dtype {
-            Dtype::F32 => fill(bytes, out, |b| f32::from_le_bytes(b)),
+            Dtype::F32 => fill(bytes, out, f32::from_le_bytes),
             Dtype::F64 => fill(bytes, out, |b| f64::from_le_bytes(b) as f32),
             Dtype::F16 => fill(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
             Dtype::Bf16 => fill(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),

@@ -106,7 +106,7 @@ impl ShardWriter {
             self.file.write_all(&self.bytes).map_err(Error::io(self.file.target(), "write"))?;
             if self.info.masked {
                 for i in self.count..self.count + now.len() as u64 {
-                    if i % 8 == 0 {
+                    if i.is_multiple_of(8) {
                         self.mask.push(0);
                     }
                     if let Some(last) = self.mask.last_mut() {
@@ -115,7 +115,7 @@ impl ShardWriter {
                 }
             }
             self.count += now.len() as u64;
-            if self.count % BLOCK == 0 {
+            if self.count.is_multiple_of(BLOCK) {
                 self.sums.push(self.sum.digest());
                 self.sum.reset();
             }
@@ -138,7 +138,7 @@ impl ShardWriter {
     /// [`Error::Io`]; nothing is left at the path.
     pub fn finish(mut self, continues: bool, goes_on: bool) -> Result<Written> {
         self.end_document();
-        if self.count % BLOCK != 0 {
+        if !self.count.is_multiple_of(BLOCK) {
             self.sums.push(self.sum.digest());
         }
         let mut tail = Xxh3::new();

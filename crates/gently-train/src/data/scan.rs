@@ -125,7 +125,7 @@ impl Scan {
 
     fn draw_document(&mut self, hash: u64, fraction: f64) {
         let n = self.documents;
-        if n % 64 == 0 {
+        if n.is_multiple_of(64) {
             self.drawn.push(0);
         }
         self.documents += 1;
