@@ -164,7 +164,12 @@ fn a_saved_state_continues_identically() {
             model.step(&columns(&model, &ids, 2, at, 1), &mut state).unwrap();
         }
         let mut loaded = model.init_state(2);
-        loaded.restore(state.len(), &state.to_tensors().unwrap()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.safetensors");
+        state.save(&path).unwrap();
+        loaded.load(&path).unwrap();
+        assert_eq!(loaded.len(), 60);
+        assert!(matches!(model.init_state(1).load(&path), Err(Error::State { .. })), "another batch");
         for at in 60..70 {
             let next = columns(&model, &ids, 2, at, 1);
             let (a, b) = (model.step(&next, &mut state).unwrap(), model.step(&next, &mut loaded).unwrap());
@@ -250,5 +255,6 @@ fn misuse_is_an_error_that_says_so() {
     assert!(matches!(model.step(&model.ids(&[1], 1).unwrap(), &mut state), Err(Error::State { .. })));
     model.step(&model.ids(&[1, 2], 2).unwrap(), &mut state).unwrap();
     assert!(state.restore(1, &Default::default()).is_err());
+    assert!(state.restore(usize::MAX, &Default::default()).is_err());
     assert_eq!(state.len(), 1);
 }

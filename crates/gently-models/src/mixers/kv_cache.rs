@@ -112,14 +112,14 @@ fn copy_rows(from: &Tensor, at: usize, into: &Tensor, to: usize, n: usize) -> Re
     fn copy<T: gently_tensor::Element>(from: &Tensor, into: &Tensor, to: usize, n: usize) -> Result<()> {
         let width = into.dims()[2] * into.dims()[3];
         let capacity = into.dims()[1];
-        from.with_data::<T, _>(|src| {
+        from.with_data::<T, Result<()>>(|src| {
             into.with_data_mut::<T, _>(|dst| {
                 for (dst, src) in dst.chunks_exact_mut(capacity * width).zip(src.chunks_exact(n * width)) {
                     dst[to * width..(to + n) * width].copy_from_slice(src);
                 }
-            })
-        })??;
-        Ok(())
+            })?;
+            Ok(())
+        })?
     }
     if n == 0 || into.device() == Device::Meta {
         return Ok(());

@@ -123,7 +123,8 @@ impl SoftmaxAttention {
     /// token stands at position `start`.
     fn heads_of(&self, qkv: &Tensor, start: usize) -> Result<(Tensor, Tensor, Tensor)> {
         let (b, t, d) = (qkv.dims()[0], qkv.dims()[1], self.head_width);
-        let part = |from: usize, n: usize| qkv.narrow(2, from * d, n * d)?.reshape([b, t, n, d]);
+        let part =
+            |from: usize, n: usize| -> Result<Tensor> { Ok(qkv.narrow(2, from * d, n * d)?.reshape([b, t, n, d])?) };
         let mut q = part(0, self.heads)?; // [B,T,H,D]
         let mut k = part(self.heads, self.kv_heads)?; // [B,T,Hk,D]
         let v = part(self.heads + self.kv_heads, self.kv_heads)?; // [B,T,Hk,D]
