@@ -207,6 +207,9 @@ pub enum Error {
     /// Sampling parameters out of range.
     #[error("sample: {0}")]
     Sampling(gently_models::sampling::SamplingError),
+    /// About the data.
+    #[error(transparent)]
+    Data(#[from] crate::data::Error),
     /// From the text crate.
     #[error(transparent)]
     Text(#[from] gently_text::Error),
@@ -273,6 +276,8 @@ impl Error {
             Self::TokenizerMismatch => {
                 Some("the text or the tokenizer file has changed; continue with the old one, or begin a new run".into())
             }
+            Self::NoData => Some("name a text file with --data FILE, or as data.path in the recipe".into()),
+            Self::Data(error) => error.hint(),
             Self::Text(error) => error.hint().map(|hint| hint.to_string()),
             Self::Format(error) => error.hint().map(str::to_owned),
             Self::Tensor(error) => error.hint().map(str::to_owned),

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::step::Passes;
 use crate::optim::norm::first_non_finite;
-use crate::source::TokenBatch;
+use crate::data::Batch;
 use crate::{Error, Result};
 
 /// Name of the file in the run folder.
@@ -42,7 +42,7 @@ pub(super) fn diagnose(
     model: &Decoder,
     passes: &Passes,
     step: u64,
-    batches: &[TokenBatch],
+    batches: &[Batch],
 ) -> Result<Diagnosis> {
     let mut found = Diagnosis {
         step: step + 1,
@@ -63,7 +63,7 @@ pub(super) fn diagnose(
             return Ok(found);
         }
     }
-    let counted: u64 = batches.iter().map(TokenBatch::counted).sum();
+    let counted: usize = batches.iter().map(Batch::counted).sum();
     for (micro, batch) in batches.iter().enumerate() {
         let mut grads = Grads::new();
         let scale = 1.0 / counted.max(1) as f64;
@@ -84,8 +84,7 @@ pub(super) fn diagnose(
             found.value = Some(value.to_string());
         }
         found.micro_batch = Some(micro);
-        let width = batch.ids.len() / batch.rows.max(1);
-        found.tokens = batch.ids.chunks(width.max(1)).map(<[u32]>::to_vec).collect();
+        found.tokens = batch.ids.chunks(batch.block.max(1)).map(<[u32]>::to_vec).collect();
         return Ok(found);
     }
     // Each micro-batch is finite on its own: their sum overflowed.

@@ -1,14 +1,19 @@
 //! Figures of the machine and the model.
 
-use gently_kernels::{cpu, peak, pool};
+use gently_kernels::{cpu, loss, peak, pool};
 use gently_models::Decoder;
 
 use crate::events::{Machine, ModelSummary};
 use crate::recipe::{ComputeKind, Config};
 
-/// The kernels' own buffers for a run of `config`: packed panels of the matrix product in each thread.
-pub(super) fn kernel_scratch(_config: &Config) -> u64 {
-    pool::threads() as u64 * (4 << 20)
+/// The kernels' own buffers for a run of `config`: a packed panel of the left matrix in each thread, two packed chunks
+/// of the right one, and the logits of one chunk of rows in the loss.
+pub(super) fn kernel_scratch(config: &Config) -> u64 {
+    const PANEL: u64 = 4 << 20;
+    let vocab = config.model.vocab;
+    let rows = (config.train.batch * config.train.block).min(loss::chunk_rows(vocab));
+    let logits = 4 * (rows as u64) * (vocab as u64);
+    (pool::threads() as u64 + 2) * PANEL + logits
 }
 
 pub(super) fn model_summary(model: &Decoder, config: &Config) -> ModelSummary {

@@ -63,7 +63,7 @@ impl Trainer {
             recipe,
             folder: folder.into(),
             resume: false,
-            data: Box::new(|_, _| Err(crate::Error::NoData)),
+            data: Box::new(crate::source::open),
             build: Box::new(Decoder::new),
             observers: Vec::new(),
             stop: StopHandle::new(),

@@ -13,7 +13,7 @@ use crate::Result;
 use crate::optim::Optim;
 use crate::plan::{self, MemoryPlan};
 use crate::recipe::Config;
-use crate::source::{IGNORE, TokenBatch};
+use crate::data::{Batch, IGNORE};
 
 /// There is one account for `Device::Meta` in a process; two plans at once would count each other's buffers.
 static ACCOUNT: Mutex<()> = Mutex::new(());
@@ -76,11 +76,12 @@ fn rehearse(
     let mut targets = vec![0; tokens];
     targets[tokens - 1] = IGNORE;
     let masked = config.data.documents != crate::recipe::Documents::Stream;
-    let batch = TokenBatch {
+    let batch = Batch {
         ids: vec![0; tokens],
         targets,
         docs: masked.then(|| vec![0; tokens]),
-        rows,
+        batch: rows,
+        block: width,
     };
     // More than two micro-batches change nothing: from the second on all buffers are there.
     let batches = vec![batch; config.train.accumulate.min(2)];

@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use gently_kernels::gemm::Compute;
-use gently_models::{Batch, Decoder, ForwardCx};
+use gently_models::{Decoder, ForwardCx};
 use gently_tensor::{Device, Grads, Rng, Tensor, no_grad};
 
 use crate::recipe::{ComputeKind, Train};
-use crate::source::TokenBatch;
+use crate::data::Batch;
 use crate::{Error, Result};
 
 /// How passes are run, for any update.
@@ -68,10 +68,10 @@ impl Passes {
         &self,
         model: &Decoder,
         step: u64,
-        batches: &[TokenBatch],
+        batches: &[Batch],
         grads: &mut Grads,
     ) -> Result<Measured> {
-        let counted: u64 = batches.iter().map(TokenBatch::counted).sum();
+        let counted: usize = batches.iter().map(Batch::counted).sum();
         if counted == 0 {
             return Err(Error::NothingToLearn { step: step + 1 });
         }
@@ -91,7 +91,7 @@ impl Passes {
         model: &Decoder,
         step: u64,
         micro: usize,
-        batch: &TokenBatch,
+        batch: &Batch,
         scale: f64,
         grads: &mut Grads,
     ) -> Result<Measured> {
@@ -109,7 +109,7 @@ impl Passes {
     }
 
     /// The summed loss of a batch without gradients.
-    pub fn summed_loss(&self, model: &Decoder, batch: &TokenBatch) -> Result<f64> {
+    pub fn summed_loss(&self, model: &Decoder, batch: &Batch) -> Result<f64> {
         no_grad(|| {
             let tensors = Tensors::new(model, batch)?;
             value(&model.loss(&tensors.batch(), 1.0, &self.evaluation())?)
@@ -139,17 +139,17 @@ struct Tensors {
 }
 
 impl Tensors {
-    fn new(model: &Decoder, batch: &TokenBatch) -> Result<Self> {
+    fn new(model: &Decoder, batch: &Batch) -> Result<Self> {
         let docs = batch.docs.as_ref();
         Ok(Self {
-            ids: model.ids(&batch.ids, batch.rows)?,
-            targets: model.ids(&batch.targets, batch.rows)?,
-            docs: docs.map(|docs| model.ids(docs, batch.rows)).transpose()?,
+            ids: model.ids(&batch.ids, batch.batch)?,
+            targets: model.ids(&batch.targets, batch.batch)?,
+            docs: docs.map(|docs| model.ids(docs, batch.batch)).transpose()?,
         })
     }
 
-    fn batch(&self) -> Batch<'_> {
-        Batch {
+    fn batch(&self) -> gently_models::Batch<'_> {
+        gently_models::Batch {
             ids: &self.ids,
             targets: &self.targets,
             docs: self.docs.as_ref(),

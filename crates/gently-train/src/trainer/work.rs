@@ -11,13 +11,12 @@ use super::{evaluate, sample};
 use crate::events::{Evaluated, Finished, Reason, Sampled, SpikeSkipped, Split, Step};
 use crate::optim::norm::{clip_factor, global_norm};
 use crate::plan;
-use crate::source::TokenBatch;
+use crate::data::Batch;
 use crate::{Event, Result};
 
 /// One line of `metrics.jsonl`. What is measured by a clock stands in `tokens_per_second`, `utilisation` and `seconds`;
 /// everything else is the same in every run of the same recipe.
 #[derive(Debug, Default, Serialize)]
-#[serde(default)]
 struct Line {
     step: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,7 +96,7 @@ impl Session {
         let begun = Instant::now();
         let batches = (0..self.config.train.accumulate)
             .map(|_| self.data.train.next_batch())
-            .collect::<Result<Vec<TokenBatch>>>()?;
+            .collect::<Result<Vec<Batch>>>()?;
         let data = begun.elapsed().as_secs_f64();
 
         let at = self.state.step;
@@ -148,7 +147,7 @@ impl Session {
     }
 
     /// Finds out what broke, writes it down, and makes the error that stops the run.
-    fn not_finite(&mut self, batches: &[TokenBatch]) -> Result<crate::Error> {
+    fn not_finite(&mut self, batches: &[Batch]) -> Result<crate::Error> {
         let found = diagnose(&self.model, &self.passes, self.state.step, batches)?;
         let text = serde_json::to_vec_pretty(&found).unwrap_or_default();
         gently_formats::atomic::write(self.folder.join(DIAGNOSTIC_FILE), &text)?;
@@ -178,11 +177,10 @@ impl Session {
 
     fn evaluate(&mut self) -> Result<Option<f64>> {
         let begun = Instant::now();
-        let Some(val) = self.data.val.as_deref_mut() else {
+        let Some(val) = &self.data.val else {
             return Ok(None);
         };
-        let batches = self.config.eval.batches;
-        let (loss, tokens) = evaluate::evaluate(&self.model, &self.passes, val, batches)?;
+        let (loss, tokens) = evaluate::evaluate(&self.model, &self.passes, val)?;
         let event = Evaluated {
             step: self.state.step,
             loss,

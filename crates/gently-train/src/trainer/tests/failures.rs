@@ -84,7 +84,7 @@ fn another_model_text_or_vocabulary_is_refused() {
 #[test]
 fn a_run_that_cannot_fit_says_so_before_it_begins() {
     let folder = tempfile::tempdir().unwrap();
-    let set = ["train.batch=262144", "train.block=512", "model.width=1024", "model.layers=16"];
+    let set = ["train.batch=16384", "train.block=512", "model.width=1024", "model.layers=16"];
     let error = trainer(tiny(&set), folder.path()).run().unwrap_err();
     assert!(matches!(error, Error::Memory { .. }), "{error}");
     assert!(error.hint().unwrap().contains("train.batch"));

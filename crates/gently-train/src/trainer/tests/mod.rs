@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::events::DataSummary;
-use crate::source::{BatchSource, IGNORE, TokenBatch};
+use crate::data::{Batch, Corpus, EvalSet, IGNORE};
+use crate::source::BatchSource;
 use crate::{Error, Event};
 
 const TINY: &str = "\
@@ -59,9 +60,9 @@ struct Windows {
 }
 
 impl BatchSource for Windows {
-    fn next_batch(&mut self) -> crate::Result<TokenBatch> {
+    fn next_batch(&mut self) -> crate::Result<Batch> {
         let mut batch =
-            TokenBatch { ids: Vec::new(), targets: Vec::new(), docs: None, rows: self.rows };
+            Batch { batch: self.rows, block: self.width, ..Batch::default() };
         for row in 0..self.rows as u64 {
             // The same rows in the same order, whatever their number in a batch.
             let n = self.at * self.rows as u64 + row;
@@ -80,9 +81,6 @@ impl BatchSource for Windows {
         self.at += 1;
         Ok(batch)
     }
-    fn batches(&self) -> u64 {
-        3
-    }
     fn position(&self) -> Value {
         self.at.into()
     }
@@ -90,23 +88,17 @@ impl BatchSource for Windows {
         self.at = to.as_u64().unwrap();
         Ok(())
     }
-    fn rewind(&mut self) -> crate::Result<()> {
-        self.at = 0;
-        Ok(())
-    }
 }
 
 fn windows(resolved: &Resolved, masked: bool) -> crate::Result<TrainData> {
     let tokenizer = Tokenizer::characters(TEXT.chars());
     let ids = tokenizer.encode(TEXT).unwrap();
-    let source = |masked| -> Box<dyn BatchSource> {
-        let train = &resolved.config.train;
-        let (rows, width) = (train.batch, train.block);
-        Box::new(Windows { ids: ids.clone(), rows, width, at: 0, masked })
-    };
+    let train = &resolved.config.train;
+    let (rows, width) = (train.batch, train.block);
+    let val = Corpus::from_documents("val", [ids.clone()], tokenizer.vocab_size() as u64, 0)?;
     Ok(TrainData {
-        train: source(masked),
-        val: Some(source(false)),
+        train: Box::new(Windows { ids, rows, width, at: 0, masked }),
+        val: Some(EvalSet::new(val.into(), rows, width, Some(resolved.config.eval.batches), false)?),
         tokenizer,
         summary: DataSummary::default(),
         memory: 0,
@@ -185,7 +177,7 @@ fn a_run_learns_and_leaves_its_files() {
     let losses = watch.losses();
     assert_eq!(losses.len(), 60);
     assert!(losses[59] < 0.8 * losses[0], "{losses:?}");
-    assert!((losses[0] - 21f64.ln()).abs() < 0.2, "a fresh model knows nothing: {}", losses[0]);
+    assert!((losses[0] - 18f64.ln()).abs() < 0.2, "a fresh model knows nothing: {}", losses[0]);
 
     let lines = metrics(folder.path());
     assert_eq!(lines.len(), 61, "one line for each step, and one before the first");
@@ -267,4 +259,31 @@ fn stopping_saves_and_going_on_completes() {
     let again = trainer(recipe(), folder.path()).resume(true).run().unwrap();
     assert_eq!(again.step, 12);
     assert_eq!(outcome(folder.path()), outcome(whole.path()));
+}
+
+#[test]
+fn a_text_file_becomes_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text.txt");
+    std::fs::write(&text, TEXT.repeat(40)).unwrap();
+    let run = folder.path().join("run");
+    let recipe = || {
+        let mut recipe = tiny(&["train.steps=8", "data.documents=mask"]);
+        recipe.assign("data.path", vec![text.display().to_string()], crate::recipe::Source::Set).unwrap();
+        recipe
+    };
+    let stop = StopHandle::new();
+    stop.stop();
+    Trainer::new(recipe(), &run).stop_when(stop).run().unwrap();
+    let finished = Trainer::new(recipe(), &run).resume(true).run().unwrap();
+    assert_eq!(finished.step, 8);
+    let whole = folder.path().join("whole");
+    Trainer::new(recipe(), &whole).run().unwrap();
+    assert_eq!(outcome(&run), outcome(&whole));
+    // The text changed: its order of blocks is another, so the run cannot go on.
+    std::fs::write(&text, TEXT.repeat(41)).unwrap();
+    let longer = tiny(&["train.steps=9"]);
+    let error = Trainer::new(longer, &run).resume(true).run().unwrap_err();
+    assert!(matches!(error, Error::Data(_)), "{error}");
+    assert!(error.hint().is_some());
 }
