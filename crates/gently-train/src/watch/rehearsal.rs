@@ -31,6 +31,7 @@ pub fn started(total_steps: u64) -> RunStarted {
             line("optimizer.lr", "1e-3", recipe(24)),
             line("optimizer.betas", "[0.9, 0.99]", recipe(25)),
             line("train.seed", "1337", Source::Default),
+            line("model.window", "", Source::Default),
             line("optimizer.decay_steps", &total_steps.to_string(), Source::Derived("train.steps".into())),
             line("sample.prompts", "[\"\\n\", \"<b>&\"]", recipe(31)),
         ],

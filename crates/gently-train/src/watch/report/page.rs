@@ -268,12 +268,13 @@ fn configuration(html: &mut String, run: Option<&RunStarted>, config: Option<&st
             );
         }
         let chosen = matches!(line.source, Source::Recipe { .. } | Source::Set);
+        let value = if line.value.is_empty() { "unset" } else { &line.value };
         let _ = writeln!(
             html,
             "<tr{}><td>{}</td><td><code>{}</code></td><td>{}</td></tr>",
             if chosen { " class=\"chosen\"" } else { "" },
             escape(&line.key),
-            escape(&line.value),
+            escape(value),
             escape(&line.source.to_string())
         );
     }

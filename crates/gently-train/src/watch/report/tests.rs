@@ -54,6 +54,7 @@ fn the_page_says_what_happened() {
         "DUKE VINCENTIO:",
         "<td>optimizer.lr</td><td><code>1e-3</code></td><td>recipes/shakespeare-cpu.toml:24</td>",
         "<td>default of gpt2</td>",
+        "<code>unset</code>",
         "update left out: loss 9.1000",
     ] {
         assert!(page.contains(part), "missing: {part}");

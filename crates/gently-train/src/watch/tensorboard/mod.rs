@@ -187,7 +187,10 @@ fn configuration(run: &RunStarted) -> String {
         run.name, run.model.parameters, run.model.description
     );
     for line in &run.config {
-        let value = line.value.replace('|', "\\|").replace('\n', " ");
+        let value = match line.value.as_str() {
+            "" => "unset".into(),
+            value => value.replace('|', "\\|").replace('\n', " "),
+        };
         out.push_str(&format!("| {} | `{value}` | {} |\n", line.key, line.source));
     }
     out
