@@ -50,3 +50,54 @@ pub(crate) fn read(path: &Path, name: &str, layout: &Layout, sink: &mut Sink<'_>
     }
     Ok(())
 }
+
+#[cfg(all(test, feature = "parquet"))]
+mod tests {
+    use crate::data::{Error, Input, Prepare, TokenizerSpec};
+    use parquet::data_type::{ByteArray, ByteArrayType};
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+    use std::sync::Arc;
+
+    fn write(path: &std::path::Path, column: &str, texts: &[&str]) {
+        let schema = format!("message m {{ REQUIRED INT32 id; REQUIRED BYTE_ARRAY {column} (UTF8); }}");
+        let schema = Arc::new(parse_message_type(&schema).unwrap());
+        let compression = parquet::basic::Compression::SNAPPY;
+        let properties = WriterProperties::builder().set_compression(compression).build();
+        let file = std::fs::File::create(path).unwrap();
+        let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties)).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let mut ids = group.next_column().unwrap().unwrap();
+        let numbers: Vec<i32> = (0..texts.len() as i32).collect();
+        ids.typed::<parquet::data_type::Int32Type>().write_batch(&numbers, None, None).unwrap();
+        ids.close().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let values: Vec<ByteArray> = texts.iter().map(|t| ByteArray::from(*t)).collect();
+        column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+    }
+
+    #[test]
+    fn rows_are_documents() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("t.parquet");
+        write(&file, "text", &["first", "zweites ü"]);
+        let mut prepare = Prepare::new([Input::Path(file.clone())]);
+        prepare.tokenizer = TokenizerSpec::Bytes;
+        prepare.val_fraction = 0.0;
+        let out = dir.path().join("out");
+        let dataset = prepare.run(&out, &mut |_| {}).unwrap();
+        let corpus = dataset.train().unwrap();
+        let mut tokens = Vec::new();
+        corpus.read(0, corpus.document(0, 1), &mut tokens).unwrap();
+        assert_eq!(dataset.tokenizer().decode(&tokens).unwrap(), "zweites ü");
+        write(&file, "body", &["first"]);
+        let e = prepare.run(&out, &mut |_| {}).unwrap_err();
+        assert!(e.to_string().contains("id, body"), "{e}");
+        std::fs::write(&file, b"PAR1 but no more").unwrap();
+        assert!(matches!(prepare.run(&out, &mut |_| {}), Err(Error::Parquet { .. })));
+    }
+}
