@@ -26,10 +26,14 @@ fn the_book_has_every_key_with_its_default() {
             panic!("docs/src/config.md does not know {}", line.key);
         };
         let first = told.split_once("` (").map_or(told.as_str(), |(first, _)| first).trim_matches('`');
+        if line.key == "model.vocab" {
+            continue; // It is the tokenizer's, which there is none of here.
+        }
         let fits = match (&line.source, line.value.as_str()) {
             (Source::Derived(how), _) => first == how,
             (_, "") => first == "unset" || first.starts_with("unset ("),
-            (_, value) => first == value || line.key == "model.vocab",
+            // A key's name as default stands for that key's value.
+            (_, value) => first == value || lines.iter().any(|other| other.key == first && other.value == value),
         };
         assert!(fits, "{}: the book says {told}, the program {} ({})", line.key, line.value, line.source);
     }

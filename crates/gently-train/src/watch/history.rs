@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::format;
 use super::series::Series;
 use crate::events::{Evaluated, Event, Finished, RunStarted, Sampled, Split, Step};
 use crate::plan;
@@ -131,8 +132,12 @@ impl History {
                 ),
             ),
             Event::Warning { step, message } => self.note(*step, format!("warning: {message}")),
-            Event::CheckpointSaved(saved) => self
-                .note(saved.step, format!("saved {}{}", saved.path.display(), if saved.best { " (best)" } else { "" })),
+            Event::CheckpointSaved(saved) => {
+                let name = saved.path.file_name().unwrap_or(saved.path.as_os_str()).to_string_lossy();
+                let best = if saved.best { ", the best so far" } else { "" };
+                let size = format::bytes(saved.bytes);
+                self.note(saved.step, format!("saved {name} ({size}{best})"));
+            }
             Event::Finished(end) => {
                 // A resumed run's best may lie before its first step here.
                 if let Some((step, loss)) = end.best {

@@ -188,7 +188,7 @@ fn time_split(history: &History, x: &Range<f64>) -> Option<String> {
         let next = upper.iter().map(|&(_, v)| v).collect();
         layers.push(Layer { ink, shape: Shape::Band(std::mem::replace(&mut lower, next)), points: upper });
     }
-    let y = range(lower.iter().copied(), true, 0.01);
+    let y = range(lower.iter().copied(), true, 0.05);
     let figure = Figure {
         title: "Where the time goes",
         caption: "milliseconds of an update, by part".into(),

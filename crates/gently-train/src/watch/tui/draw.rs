@@ -326,7 +326,7 @@ mod tests {
             "backward    58 %",
             "of 42.3 MiB planned",
             "newest sample, step 280",
-            "saved checkpoints/step-280",
+            "saved step-280 (",
             "update left out: loss 9.1",
             "q save and stop   p pause drawing",
         ] {
