@@ -306,12 +306,7 @@ fn last_good_text(path: Option<&Path>) -> String {
     }
 }
 
-fn non_finite_text(
-    what: &str,
-    tensor: Option<&str>,
-    layer: Option<usize>,
-    micro_batch: Option<usize>,
-) -> String {
+fn non_finite_text(what: &str, tensor: Option<&str>, layer: Option<usize>, micro_batch: Option<usize>) -> String {
     let mut text = match tensor {
         Some(tensor) if what == "loss" => {
             format!("the loss is not finite; the first bad gradient is that of {tensor}")

@@ -29,8 +29,7 @@ use gently_text::Tokenizer;
 use serde_json::Value;
 
 use crate::data::{
-    Batch, Corpus, Dataset, EvalSet, Input, Layout, Loader, LoaderOptions, LoaderState, Mode, Prepare,
-    TokenizerSpec,
+    Batch, Corpus, Dataset, EvalSet, Input, Layout, Loader, LoaderOptions, LoaderState, Mode, Prepare, TokenizerSpec,
 };
 use crate::events::DataSummary;
 use crate::recipe::{Config, Documents, Resolved, TokenizerKind};
@@ -64,8 +63,8 @@ impl BatchSource for Loader {
     }
 
     fn seek(&mut self, to: &Value) -> Result<()> {
-        let state: LoaderState = serde_json::from_value(to.clone())
-            .map_err(|e| crate::data::Error::State { reason: e.to_string() })?;
+        let state: LoaderState =
+            serde_json::from_value(to.clone()).map_err(|e| crate::data::Error::State { reason: e.to_string() })?;
         Ok(Loader::seek(self, &state)?)
     }
 }
@@ -124,7 +123,8 @@ pub fn open(resolved: &Resolved, folder: &Path) -> Result<TrainData> {
         train_tokens: corpora.iter().map(|(corpus, _)| corpus.tokens()).sum(),
         val_tokens: val.tokens(),
     };
-    let width = if tokenizer.vocab_size() <= 1 << 16 { 2 } else { 4 };
+    let mapped: u64 = corpora.iter().map(|(corpus, _)| corpus.bytes()).sum();
+    let memory = mapped + val.bytes();
     let limit = Some(config.eval.batches).filter(|n| *n > 0);
     let (batch, block) = (config.train.batch, config.train.block);
     Ok(TrainData {
@@ -133,9 +133,9 @@ pub fn open(resolved: &Resolved, folder: &Path) -> Result<TrainData> {
             0 | 1 => None,
             _ => Some(EvalSet::new(val, batch, block, limit, masked)?),
         },
-        memory: width * (summary.train_tokens + summary.val_tokens),
         tokenizer,
         summary,
+        memory,
     })
 }
 

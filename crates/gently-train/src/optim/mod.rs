@@ -64,16 +64,8 @@ impl Optim {
     /// # Errors
     /// From the tensor crate.
     pub fn new(params: &[Param], settings: &Optimizer) -> Result<Self> {
-        let slots = params
-            .iter()
-            .map(|param| groups::slot(param, settings))
-            .collect::<Result<Vec<_>>>()?;
-        Ok(Self {
-            slots,
-            settings: settings.clone(),
-            compute: Compute::F32,
-            updates: 0,
-        })
+        let slots = params.iter().map(|param| groups::slot(param, settings)).collect::<Result<Vec<_>>>()?;
+        Ok(Self { slots, settings: settings.clone(), compute: Compute::F32, updates: 0 })
     }
 
     /// The arithmetic of Muon's matrix products; everything else is always f32.
@@ -94,9 +86,7 @@ impl Optim {
     /// [`Error::NoGradient`] if the loss does not depend on a parameter; no parameter is changed then.
     pub fn step(&mut self, grads: &Grads, lr: f64, grad_scale: f64) -> Result<()> {
         if let Some(slot) = self.slots.iter().find(|slot| grads.get(&slot.param).is_none()) {
-            return Err(Error::NoGradient {
-                tensor: slot.name.clone(),
-            });
+            return Err(Error::NoGradient { tensor: slot.name.clone() });
         }
         self.updates += 1;
         for slot in &self.slots {
@@ -116,31 +106,16 @@ impl Optim {
         let grad = grad.contiguous()?;
         match (slot.method, slot.state.as_slice()) {
             (Method::AdamW, [m, v]) => {
-                let method = AdamW {
-                    lr: lr_here,
-                    beta1,
-                    beta2,
-                    eps: set.eps,
-                    weight_decay: slot.weight_decay,
-                    grad_scale,
-                };
+                let method =
+                    AdamW { lr: lr_here, beta1, beta2, eps: set.eps, weight_decay: slot.weight_decay, grad_scale };
                 let step = |w: &mut [f32], g: &[f32]| {
-                    m.with_data_mut::<f32, _>(|m| {
-                        v.with_data_mut::<f32, _>(|v| method.step(self.updates, w, g, m, v))
-                    })?
+                    m.with_data_mut::<f32, _>(|m| v.with_data_mut::<f32, _>(|v| method.step(self.updates, w, g, m, v)))?
                 };
                 with_all(&slot.param, &grad, step)?;
             }
             (Method::Lion, [m]) => {
-                let method = Lion {
-                    lr: lr_here,
-                    beta1,
-                    beta2,
-                    weight_decay: slot.weight_decay,
-                    grad_scale,
-                };
-                let step =
-                    |w: &mut [f32], g: &[f32]| m.with_data_mut::<f32, _>(|m| method.step(w, g, m));
+                let method = Lion { lr: lr_here, beta1, beta2, weight_decay: slot.weight_decay, grad_scale };
+                let step = |w: &mut [f32], g: &[f32]| m.with_data_mut::<f32, _>(|m| method.step(w, g, m));
                 with_all(&slot.param, &grad, step)?;
             }
             (Method::Muon { rows, cols }, [m]) => {
@@ -155,9 +130,7 @@ impl Optim {
                     grad_scale,
                     ..Muon::default()
                 };
-                let step = |w: &mut [f32], g: &[f32]| {
-                    m.with_data_mut::<f32, _>(|m| method.step(rows, cols, w, g, m))
-                };
+                let step = |w: &mut [f32], g: &[f32]| m.with_data_mut::<f32, _>(|m| method.step(rows, cols, w, g, m));
                 with_all(&slot.param, &grad, step)?;
             }
             _ => unreachable!("a slot is made with its method's states"),
@@ -167,9 +140,7 @@ impl Optim {
 
     /// What each parameter gets: name, method, and whether it decays. For the log.
     pub fn groups(&self) -> impl Iterator<Item = (&str, Method, bool)> {
-        self.slots
-            .iter()
-            .map(|slot| (slot.name.as_str(), slot.method, slot.weight_decay > 0.0))
+        self.slots.iter().map(|slot| (slot.name.as_str(), slot.method, slot.weight_decay > 0.0))
     }
 
     /// Bytes of scratch that one update takes beside the states: Muon's largest matrix.

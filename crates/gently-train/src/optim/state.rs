@@ -15,9 +15,7 @@ impl Optim {
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let named = |slot: &super::Slot| {
             let pairs = slot.method.states().iter().zip(&slot.state);
-            pairs
-                .map(|(state, tensor)| (format!("{}.{state}", slot.name), tensor.clone()))
-                .collect::<Vec<_>>()
+            pairs.map(|(state, tensor)| (format!("{}.{state}", slot.name), tensor.clone())).collect::<Vec<_>>()
         };
         self.slots.iter().flat_map(named).collect()
     }
@@ -30,11 +28,7 @@ impl Optim {
         let state = self.state();
         let specs: Vec<Spec> = state
             .iter()
-            .map(|(name, tensor)| Spec {
-                name: name.clone(),
-                dtype: Dtype::F32,
-                shape: tensor.dims().to_vec(),
-            })
+            .map(|(name, tensor)| Spec { name: name.clone(), dtype: Dtype::F32, shape: tensor.dims().to_vec() })
             .collect();
         let mut writer = Writer::create(path, &specs, &BTreeMap::new())?;
         for (_, tensor) in &state {

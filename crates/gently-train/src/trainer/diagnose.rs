@@ -9,8 +9,8 @@ use gently_tensor::Grads;
 use serde::Serialize;
 
 use super::step::Passes;
-use crate::optim::norm::first_non_finite;
 use crate::data::Batch;
+use crate::optim::norm::first_non_finite;
 use crate::{Error, Result};
 
 /// Name of the file in the run folder.
@@ -38,12 +38,7 @@ pub(super) struct Diagnosis {
 }
 
 /// Finds the first bad weight, else the first micro-batch whose loss or gradient is bad and the first bad tensor in it.
-pub(super) fn diagnose(
-    model: &Decoder,
-    passes: &Passes,
-    step: u64,
-    batches: &[Batch],
-) -> Result<Diagnosis> {
+pub(super) fn diagnose(model: &Decoder, passes: &Passes, step: u64, batches: &[Batch]) -> Result<Diagnosis> {
     let mut found = Diagnosis {
         step: step + 1,
         what: "gradient",
@@ -67,9 +62,7 @@ pub(super) fn diagnose(
     for (micro, batch) in batches.iter().enumerate() {
         let mut grads = Grads::new();
         let scale = 1.0 / counted.max(1) as f64;
-        let loss = passes
-            .micro_batch(model, step, micro, batch, scale, &mut grads)?
-            .loss;
+        let loss = passes.micro_batch(model, step, micro, batch, scale, &mut grads)?.loss;
         found.losses.push(loss.to_string());
         let bad = first_bad_gradient(model.params(), &grads)?;
         if loss.is_finite() && bad.is_none() {

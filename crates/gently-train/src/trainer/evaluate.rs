@@ -8,11 +8,7 @@ use crate::{Error, Result};
 
 /// Mean loss in nats per token, and the tokens it was taken over. The same batches each time, so losses of different
 /// steps can be compared.
-pub(super) fn evaluate(
-    model: &Decoder,
-    passes: &Passes,
-    val: &EvalSet,
-) -> Result<(f64, u64)> {
+pub(super) fn evaluate(model: &Decoder, passes: &Passes, val: &EvalSet) -> Result<(f64, u64)> {
     let (mut sum, mut tokens) = (0.0, 0);
     for batch in val.iter() {
         let batch = batch?;

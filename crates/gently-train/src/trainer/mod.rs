@@ -90,10 +90,7 @@ impl Trainer {
     }
 
     /// Other data than what `[data]` says.
-    pub fn data(
-        mut self,
-        open: impl FnOnce(&Resolved, &Path) -> Result<TrainData> + 'static,
-    ) -> Self {
+    pub fn data(mut self, open: impl FnOnce(&Resolved, &Path) -> Result<TrainData> + 'static) -> Self {
         self.data = Box::new(open);
         self
     }

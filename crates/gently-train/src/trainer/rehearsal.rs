@@ -10,10 +10,10 @@ use super::sample::{self, Prompt};
 use super::step::Passes;
 use super::{Build, machine};
 use crate::Result;
+use crate::data::{Batch, IGNORE};
 use crate::optim::Optim;
 use crate::plan::{self, MemoryPlan};
 use crate::recipe::Config;
-use crate::data::{Batch, IGNORE};
 
 /// There is one account for `Device::Meta` in a process; two plans at once would count each other's buffers.
 static ACCOUNT: Mutex<()> = Mutex::new(());
@@ -34,14 +34,9 @@ pub(super) fn plan(
     let model = build(&config.model, &Rng::new(config.train.seed), &Device::Meta)?;
     let parameters = live() - before;
     let passes = Passes::new(&config.train);
-    let mut optim =
-        Optim::new(model.params(), &config.optimizer)?.with_compute(passes.compute());
+    let mut optim = Optim::new(model.params(), &config.optimizer)?.with_compute(passes.compute());
     let states = live() - before - parameters;
-    let gradients: u64 = model
-        .params()
-        .iter()
-        .map(|p| memory::rounded(p.tensor.numel() * 4) as u64)
-        .sum();
+    let gradients: u64 = model.params().iter().map(|p| memory::rounded(p.tensor.numel() * 4) as u64).sum();
     rehearse(config, &model, &passes, &mut optim, tokenizer, prompts)?;
     let peak = memory::stats(Device::Meta).peak_held as u64 - before;
     let scratch = machine::kernel_scratch(config) + optim.scratch_bytes();
@@ -76,13 +71,8 @@ fn rehearse(
     let mut targets = vec![0; tokens];
     targets[tokens - 1] = IGNORE;
     let masked = config.data.documents != crate::recipe::Documents::Stream;
-    let batch = Batch {
-        ids: vec![0; tokens],
-        targets,
-        docs: masked.then(|| vec![0; tokens]),
-        batch: rows,
-        block: width,
-    };
+    let batch =
+        Batch { ids: vec![0; tokens], targets, docs: masked.then(|| vec![0; tokens]), batch: rows, block: width };
     // More than two micro-batches change nothing: from the second on all buffers are there.
     let batches = vec![batch; config.train.accumulate.min(2)];
     passes.summed_loss(model, &batches[0])?;

@@ -25,10 +25,7 @@ pub(super) fn prompts(settings: &Sample, tokenizer: &Tokenizer) -> (Vec<Prompt>,
                 if ids.is_empty() {
                     ids.push(tokenizer.end_of_text().unwrap_or(0));
                 }
-                good.push(Prompt {
-                    text: text.clone(),
-                    ids,
-                });
+                good.push(Prompt { text: text.clone(), ids });
             }
             Err(error) => complaints.push(format!("no samples from the prompt {text:?}: {error}")),
         }

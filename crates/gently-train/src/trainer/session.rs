@@ -87,10 +87,7 @@ impl Session {
         if let Some(free) = plan::available()
             && plan.total().saturating_sub(base) > free
         {
-            return Err(Error::Memory {
-                needed: plan.total().saturating_sub(base),
-                available: free,
-            });
+            return Err(Error::Memory { needed: plan.total().saturating_sub(base), available: free });
         }
 
         let model = (trainer.build)(&config.model, &Rng::new(config.train.seed), &Device::Cpu)?;
@@ -135,10 +132,8 @@ impl Session {
 
     /// Puts model, optimizer, data and numbers where a checkpoint says they were.
     fn take_up(&mut self, path: &Path, state: serde_json::Value) -> Result<()> {
-        let state: State = serde_json::from_value(state).map_err(|e| Error::State {
-            file: path.join(crate::checkpoint::STATE_FILE),
-            why: e.to_string(),
-        })?;
+        let state: State = serde_json::from_value(state)
+            .map_err(|e| Error::State { file: path.join(crate::checkpoint::STATE_FILE), why: e.to_string() })?;
         if state.tokenizer != self.state.tokenizer {
             return Err(Error::TokenizerMismatch);
         }
@@ -149,11 +144,7 @@ impl Session {
         self.model.load_weights(path)?;
         self.optim.load(&path.join(OPTIMIZER_FILE), state.updates)?;
         self.data.train.seek(&state.position)?;
-        self.state = State {
-            losses,
-            norms,
-            ..state
-        };
+        self.state = State { losses, norms, ..state };
         Ok(())
     }
 
@@ -224,13 +215,8 @@ impl Session {
         let best = self.state.best.map(|best| best.step);
         let keep_best = best.filter(|_| self.config.checkpoint.best);
         self.checkpoints.prune(self.config.checkpoint.keep, keep_best)?;
-        let event = CheckpointSaved {
-            step,
-            path,
-            bytes,
-            best: best == Some(step),
-            seconds: begun.elapsed().as_secs_f64(),
-        };
+        let event =
+            CheckpointSaved { step, path, bytes, best: best == Some(step), seconds: begun.elapsed().as_secs_f64() };
         self.say(&format!("checkpoint {}", event.path.display()))?;
         self.tell(&Event::CheckpointSaved(event))
     }
@@ -242,9 +228,7 @@ fn saved_config(folder: &Path, resume: bool) -> Result<Option<(Recipe, Resolved)
         let holds_a_run = !Checkpoints::of_run(folder).steps()?.is_empty()
             || std::fs::metadata(folder.join(METRICS_FILE)).is_ok_and(|m| m.len() > 0);
         return match holds_a_run {
-            true => Err(Error::RunExists {
-                folder: folder.into(),
-            }),
+            true => Err(Error::RunExists { folder: folder.into() }),
             false => Ok(None),
         };
     }

@@ -55,10 +55,7 @@ impl State {
         self.val_loss = Some(loss);
         let best = self.best.is_none_or(|best| loss < best.loss);
         if best {
-            self.best = Some(Best {
-                step: self.step,
-                loss,
-            });
+            self.best = Some(Best { step: self.step, loss });
         }
         best
     }

@@ -6,8 +6,8 @@ use gently_kernels::gemm::Compute;
 use gently_models::{Decoder, ForwardCx};
 use gently_tensor::{Device, Grads, Rng, Tensor, no_grad};
 
-use crate::recipe::{ComputeKind, Train};
 use crate::data::Batch;
+use crate::recipe::{ComputeKind, Train};
 use crate::{Error, Result};
 
 /// How passes are run, for any update.
@@ -53,10 +53,7 @@ impl Passes {
 
     /// How batches are evaluated: no dropout.
     pub fn evaluation(&self) -> ForwardCx {
-        ForwardCx {
-            compute: self.compute,
-            ..ForwardCx::default()
-        }
+        ForwardCx { compute: self.compute, ..ForwardCx::default() }
     }
 
     /// Loss and gradients of all `batches` of the update after `step` updates. Each micro-batch's loss is divided by
@@ -64,13 +61,7 @@ impl Passes {
     ///
     /// # Errors
     /// [`Error::NothingToLearn`] if no target counts.
-    pub fn gradients(
-        &self,
-        model: &Decoder,
-        step: u64,
-        batches: &[Batch],
-        grads: &mut Grads,
-    ) -> Result<Measured> {
+    pub fn gradients(&self, model: &Decoder, step: u64, batches: &[Batch], grads: &mut Grads) -> Result<Measured> {
         let counted: usize = batches.iter().map(Batch::counted).sum();
         if counted == 0 {
             return Err(Error::NothingToLearn { step: step + 1 });
@@ -149,10 +140,6 @@ impl Tensors {
     }
 
     fn batch(&self) -> gently_models::Batch<'_> {
-        gently_models::Batch {
-            ids: &self.ids,
-            targets: &self.targets,
-            docs: self.docs.as_ref(),
-        }
+        gently_models::Batch { ids: &self.ids, targets: &self.targets, docs: self.docs.as_ref() }
     }
 }

@@ -8,10 +8,10 @@ use serde::Serialize;
 use super::diagnose::{DIAGNOSTIC_FILE, diagnose};
 use super::session::Session;
 use super::{evaluate, sample};
+use crate::data::Batch;
 use crate::events::{Evaluated, Finished, Reason, Sampled, SpikeSkipped, Split, Step};
 use crate::optim::norm::{clip_factor, global_norm};
 use crate::plan;
-use crate::data::Batch;
 use crate::{Event, Result};
 
 /// One line of `metrics.jsonl`. What is measured by a clock stands in `tokens_per_second`, `utilisation` and `seconds`;
@@ -94,9 +94,8 @@ impl Session {
     /// One update: batches, gradients, clipping, optimizer.
     fn update(&mut self) -> Result<Step> {
         let begun = Instant::now();
-        let batches = (0..self.config.train.accumulate)
-            .map(|_| self.data.train.next_batch())
-            .collect::<Result<Vec<Batch>>>()?;
+        let batches =
+            (0..self.config.train.accumulate).map(|_| self.data.train.next_batch()).collect::<Result<Vec<Batch>>>()?;
         let data = begun.elapsed().as_secs_f64();
 
         let at = self.state.step;

@@ -11,8 +11,8 @@ use gently_text::Tokenizer;
 use serde_json::Value;
 
 use super::*;
-use crate::events::DataSummary;
 use crate::data::{Batch, Corpus, EvalSet, IGNORE};
+use crate::events::DataSummary;
 use crate::source::BatchSource;
 use crate::{Error, Event};
 
@@ -61,8 +61,7 @@ struct Windows {
 
 impl BatchSource for Windows {
     fn next_batch(&mut self) -> crate::Result<Batch> {
-        let mut batch =
-            Batch { batch: self.rows, block: self.width, ..Batch::default() };
+        let mut batch = Batch { batch: self.rows, block: self.width, ..Batch::default() };
         for row in 0..self.rows as u64 {
             // The same rows in the same order, whatever their number in a batch.
             let n = self.at * self.rows as u64 + row;
@@ -121,10 +120,7 @@ impl crate::Observer for Watch {
         let mut seen = self.seen.lock().unwrap();
         seen.push(event.clone());
         match self.fail_at {
-            Some(n) if seen.len() > n => Err(Error::Observer {
-                name: "a crash".into(),
-                source: "power cut".into(),
-            }),
+            Some(n) if seen.len() > n => Err(Error::Observer { name: "a crash".into(), source: "power cut".into() }),
             _ => Ok(()),
         }
     }
@@ -209,14 +205,10 @@ fn a_run_learns_and_leaves_its_files() {
 
 #[test]
 fn every_optimizer_and_shape_trains() {
-    for set in [
-        "optimizer.kind=muon",
-        "optimizer.kind=lion",
-        "model.family=llama",
-        "train.compute=bf16",
-        "model.dropout=0.1",
-    ] {
-        let lr = if set.ends_with("lion") { "optimizer.lr=5e-4" } else { "optimizer.lr=3e-3" };
+    for set in
+        ["optimizer.kind=muon", "optimizer.kind=lion", "model.family=llama", "train.compute=bf16", "model.dropout=0.1"]
+    {
+        let lr = if set.ends_with("lion") { "optimizer.lr=2e-3" } else { "optimizer.lr=3e-3" };
         let (_folder, watch, _) = finish(tiny(&["train.steps=60", lr, set]));
         let losses = watch.losses();
         assert!(losses[59] < 0.9 * losses[0], "{set}: {} -> {}", losses[0], losses[59]);
@@ -229,9 +221,7 @@ fn the_plan_is_made_before_the_first_step() {
     let Event::RunStarted(started) = &watch.events()[0] else {
         panic!("the first event says that the run began");
     };
-    let bytes = |name: &str| {
-        started.plan.lines.iter().find(|line| line.name == name).map(|line| line.bytes).unwrap()
-    };
+    let bytes = |name: &str| started.plan.lines.iter().find(|line| line.name == name).map(|line| line.bytes).unwrap();
     let parameters = 4 * started.model.parameters;
     for (name, times) in [("parameters", 1), ("gradients", 1), ("optimizer state", 2)] {
         let planned = bytes(name);
