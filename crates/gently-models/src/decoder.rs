@@ -357,7 +357,7 @@ fn run_block(block: &Arc<Block>, x: &Tensor, batch: usize, cx: MixCtx, recompute
     // Dropout streams are fixed for the pass, so the second run needs no help to draw the same masks.
     Ok(checkpoint(&[x], &mut Rng::new(0), move |xs, _| {
         block.forward(&xs[0], &mut block.init_state(batch), &cx).map_err(|e| match e {
-            Error::Tensor(e) => *e,
+            Error::Tensor(e) => e,
             _ => gently_tensor::Error::BadArgument {
                 op: "checkpoint",
                 name: "block",

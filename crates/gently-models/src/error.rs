@@ -121,14 +121,7 @@ pub enum Error {
     Format(#[from] gently_formats::Error),
     /// From the tensor crate.
     #[error(transparent)]
-    Tensor(Box<gently_tensor::Error>),
-}
-
-// Boxed: with its shapes inline it would make every result of this crate large.
-impl From<gently_tensor::Error> for Error {
-    fn from(error: gently_tensor::Error) -> Self {
-        Self::Tensor(Box::new(error))
-    }
+    Tensor(#[from] gently_tensor::Error),
 }
 
 impl Error {

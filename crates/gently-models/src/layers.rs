@@ -47,8 +47,8 @@ impl Linear {
         Ok(x.linear(&LinearArgs::new(&self.weight).bias(self.bias.as_ref()).activation(activation).compute(compute))?)
     }
 
-    /// The end of a branch: `[…, in]` to `[…, out]`, then dropout, then plus `residual`; one pass where there is
-    /// no dropout.
+    /// The end of a branch: `[…, in]` to `[…, out]`, then dropout, then plus `residual`, in one pass
+    /// or with dropout in two.
     ///
     /// # Errors
     /// From the tensor crate.
@@ -59,14 +59,14 @@ impl Linear {
         dropout: Option<Dropout>,
         compute: Compute,
     ) -> Result<Tensor> {
-        let Some(dropout) = dropout else {
+        let Some(mut dropout) = dropout else {
             let args = LinearArgs::new(&self.weight).bias(self.bias.as_ref()).residual(residual).compute(compute);
             return Ok(x.linear(&args)?);
         };
-        let y = dropout.apply(&self.forward(x, Activation::None, compute)?)?;
+        let y = self.forward(x, Activation::None, compute)?;
         Ok(match residual {
-            Some(r) => r.add(&y)?,
-            None => y,
+            Some(residual) => y.dropout_add(residual, dropout.p, &mut dropout.stream)?,
+            None => dropout.apply(&y)?,
         })
     }
 }

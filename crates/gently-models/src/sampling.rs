@@ -102,7 +102,7 @@ impl Sampler {
         &self.params
     }
 
-    /// Chooses a token for `logits` [V]; `history` are the tokens that the repetition penalty counts as seen.
+    /// Chooses a token for `logits` `[V]`; `history` are the tokens that the repetition penalty counts as seen.
     /// NaN logits are never chosen; if no logit is finite the answer is token 0.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> u32 {
         let position = self.drawn;

@@ -6,7 +6,7 @@ use gently_models::layers::Linear;
 use gently_models::mixers::{MixCtx, Mixer, MixerState};
 use gently_models::params::Builder;
 use gently_models::{Batch, Decoder, Error, ForwardCx, Result};
-use gently_tensor::{Activation, DType, Device, Rng, Tensor};
+use gently_tensor::{DType, Device, Rng, Tensor};
 
 /// `y_t = W · mean(x_1 … x_t)`.
 struct RunningMean {
