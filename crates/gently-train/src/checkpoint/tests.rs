@@ -62,7 +62,8 @@ fn an_error_while_writing_leaves_nothing() {
 
 #[test]
 fn damage_is_named_and_the_one_before_is_taken() {
-    let damage: [(&str, fn(&Path)); 5] = [
+    type Harm = fn(&Path);
+    let damage: [(&str, Harm); 5] = [
         ("model.safetensors", |p| flip(&p.join("model.safetensors"))),
         ("config.json", |p| std::fs::write(p.join("config.json"), b"").unwrap()),
         ("config.json", |p| std::fs::remove_file(p.join("config.json")).unwrap()),

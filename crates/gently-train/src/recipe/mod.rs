@@ -125,7 +125,7 @@ impl Recipe {
 
     fn push(&mut self, assignment: Assignment) -> Result<()> {
         let known = known_keys();
-        if !known.iter().any(|key| *key == assignment.key) {
+        if !known.contains(&assignment.key) {
             return Err(Error::UnknownKey {
                 suggestion: nearest(&assignment.key, &known),
                 place: assignment.source,

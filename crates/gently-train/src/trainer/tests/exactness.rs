@@ -60,7 +60,7 @@ fn a_crash_at_any_event_leaves_nothing_different() {
     let expected = outcome(whole.path());
     let events = watch.events();
     assert!(events.iter().any(|e| matches!(e, Event::SpikeSkipped(_))), "spikes are met");
-    for n in 0..events.len() {
+    for (n, event) in events.iter().enumerate() {
         let folder = tempfile::tempdir().unwrap();
         let crash = Watch { fail_at: Some(n), ..Watch::default() };
         let error = trainer(tiny(&set), folder.path()).observe(crash).run().unwrap_err();
@@ -71,7 +71,7 @@ fn a_crash_at_any_event_leaves_nothing_different() {
         text.extend(b"{\"step\":3,\"train_lo");
         std::fs::write(&path, text).unwrap();
         trainer(tiny(&set), folder.path()).resume(true).run().unwrap();
-        assert_eq!(outcome(folder.path()), expected, "crash at event {n}: {:?}", events[n]);
+        assert_eq!(outcome(folder.path()), expected, "crash at event {n}: {event:?}");
     }
 }
 
