@@ -1,1 +1,36 @@
-//! To be written.
+//! Gently: train transformers and their recurrent cousins on an ordinary computer, and use them.
+//!
+//! Here: one name for each crate of the toolkit, a [`prelude`], and what ties text and models together ([`folder`],
+//! [`write`](mod@write)). Not here: anything that computes.
+//!
+//! ```no_run
+//! use gently::prelude::*;
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let model = ModelFolder::open("runs/quickstart")?;
+//! let text = Writer::new(&model, "In the beginning ", &WriteOptions::default())?.collect_text()?;
+//! println!("{text}");
+//! # Ok(()) }
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod folder;
+pub mod recipes;
+pub mod write;
+
+pub use gently_formats as formats;
+pub use gently_kernels as kernels;
+pub use gently_models as models;
+pub use gently_tensor as tensor;
+pub use gently_text as text;
+pub use gently_train as train;
+
+/// What most programs need.
+pub mod prelude {
+    pub use crate::folder::ModelFolder;
+    pub use crate::write::{WriteOptions, Writer};
+    pub use gently_models::sampling::SamplingParams;
+    pub use gently_models::{Batch, Compute, Decoder, DecoderConfig, ForwardCx};
+    pub use gently_tensor::{DType, Device, Grads, Rng, Tensor, no_grad};
+    pub use gently_text::Tokenizer;
+    pub use gently_train::{Event, Observer};
+}

@@ -1,0 +1,129 @@
+//! `gently generate`: continue a prompt with a model, streaming.
+
+use super::failure::advise;
+use super::output::{data, say};
+use anyhow::Result;
+use clap::Args as ClapArgs;
+use gently::prelude::*;
+use gently::write::End;
+use gently_kernels::pool;
+use serde_json::json;
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Options of `gently generate`.
+#[derive(ClapArgs)]
+#[command(
+    after_help = "Examples:\n  gently generate runs/quickstart --prompt \"In the beginning \" --max-tokens 300\n  \
+    echo -n \"And God said\" | gently generate runs/quickstart --prompt - --temperature 0"
+)]
+pub struct Args {
+    /// A run folder, a checkpoint, or a Hugging Face model folder (GPT-2 or Llama)
+    model: PathBuf,
+    /// The text to continue; `-` reads it from standard input
+    #[arg(long, short, default_value = "")]
+    prompt: String,
+    /// Write at most this many tokens
+    #[arg(long, short = 'n', default_value_t = 200)]
+    max_tokens: usize,
+    /// Divide logits by this; 0 always takes the likeliest token
+    #[arg(long, short, default_value_t = 0.8)]
+    temperature: f32,
+    /// Choose among this many likeliest tokens; 0 among all
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Choose among the likeliest tokens that together reach this probability
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Choose among tokens at least this fraction as likely as the likeliest
+    #[arg(long, default_value_t = 0.0)]
+    min_p: f32,
+    /// Make tokens already seen less likely; 1 is off
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// Seed of the random choices: the same seed writes the same text
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// End before this text comes; may be given several times
+    #[arg(long)]
+    stop: Vec<String>,
+    /// Compute threads (default: all)
+    #[arg(long, value_parser = super::train::thread_count)]
+    threads: Option<usize>,
+    /// Print one JSON object when done instead of streaming the text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    if let Some(n) = args.threads {
+        pool::set_threads(n);
+    }
+    let prompt = match args.prompt.as_str() {
+        "-" => from_stdin()?,
+        text => text.to_owned(),
+    };
+    let folder = ModelFolder::open(&args.model)?;
+    let options = WriteOptions {
+        max_tokens: args.max_tokens,
+        sampling: SamplingParams {
+            temperature: args.temperature,
+            top_k: args.top_k,
+            top_p: args.top_p,
+            min_p: args.min_p,
+            repetition_penalty: args.repetition_penalty,
+            seed: args.seed,
+        },
+        stop: args.stop,
+    };
+    let begun = Instant::now();
+    let mut writer = Writer::new(&folder, &prompt, &options)?;
+    let mut text = String::new();
+    if !args.json {
+        data(&prompt)?;
+    }
+    while let Some(piece) = writer.next() {
+        let piece = piece?;
+        if args.json {
+            text.push_str(&piece);
+        } else {
+            data(&piece)?;
+        }
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let tokens = writer.written().len();
+    if args.json {
+        let end = match writer.end() {
+            Some(End::Stop) => "stop",
+            Some(End::EndOfText) => "end_of_text",
+            _ => "length",
+        };
+        let report = json!({
+            "model": folder.path, "prompt": prompt, "text": text, "end": end,
+            "prompt_tokens": writer.prompt_tokens(), "tokens": tokens, "seconds": seconds,
+            "tokens_per_second": tokens as f64 / seconds,
+        });
+        data(&format!("{report}\n"))?;
+    } else {
+        data("\n")?;
+        say(&format!("{tokens} tokens, {:.0} tokens/s", tokens as f64 / seconds));
+    }
+    Ok(())
+}
+
+/// Longest prompt taken from standard input.
+const PROMPT_LIMIT: u64 = 64 << 20;
+
+fn from_stdin() -> Result<String> {
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().take(PROMPT_LIMIT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > PROMPT_LIMIT {
+        return Err(advise("the prompt on standard input is longer than 64 MiB", "give the last part of it"));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        advise(format!("the prompt on standard input is not UTF-8 (byte {at})"), "convert it with iconv first")
+    })
+}

@@ -1,0 +1,132 @@
+//! `gently inspect`: what a model folder holds.
+
+use super::output::{bytes, count, data, table};
+use super::spec::named_or_folder;
+use anyhow::Result;
+use clap::Args as ClapArgs;
+use gently::folder;
+use gently_models::config::DecoderConfig;
+use gently_models::flops::Cost;
+use gently_models::params::Builder;
+use gently_models::{Decoder, Param};
+use gently_tensor::Device;
+use serde_json::json;
+use std::path::Path;
+
+/// Options of `gently inspect`.
+#[derive(ClapArgs)]
+#[command(after_help = "Examples:\n  gently inspect runs/quickstart\n  gently inspect gpt2 --context 1024 --json")]
+pub struct Args {
+    /// A model's folder, a run folder, or the name of a published size (gpt2, smollm2-135m, …)
+    model: String,
+    /// Count work and memory for sequences of this many tokens (default: the model's context)
+    #[arg(long)]
+    context: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    let (name, config) = named_or_folder(&args.model)?;
+    config.validate()?;
+    let context = args.context.unwrap_or(config.context);
+    let cost = Cost::of(&config);
+    // Shapes only: nothing is allocated, whatever the file says its sizes are.
+    let shapes = Decoder::build(&config, Builder::new(None, &Device::Meta))?;
+    let files = folder_files(&args.model)?;
+    if args.json {
+        let report = json!({
+            "model": name, "config": config, "parameters": cost.parameters,
+            "embedding_parameters": cost.embedding_parameters, "matmul_parameters": cost.matmul_parameters,
+            "context": context,
+            "forward_flops_per_token": cost.forward_flops_per_token(context),
+            "training_flops_per_token": cost.training_flops_per_token(context),
+            "weight_bytes_f32": cost.weight_bytes(4), "weight_bytes_bf16": cost.weight_bytes(2),
+            "kv_bytes_per_token": cost.kv_bytes_per_token(), "training_state_bytes": cost.adamw_bytes(),
+            "files": files.iter().map(|(n, b)| json!({"name": n, "bytes": b})).collect::<Vec<_>>(),
+            "tensors": shapes.params().iter()
+                .map(|p| json!({"name": p.name, "shape": p.tensor.dims()})).collect::<Vec<_>>(),
+        });
+        data(&format!("{report}\n"))?;
+        return Ok(());
+    }
+    let mut text = format!("{name}\n\n{}\n", summary(&config));
+    text.push_str(&table(&parameters(shapes.params())));
+    let rows = [
+        ("parameters", count(cost.parameters as f64)),
+        ("  of them in matrix products", count(cost.matmul_parameters as f64)),
+        ("operations per token, forward", count(cost.forward_flops_per_token(context) as f64)),
+        ("operations per token, training", count(cost.training_flops_per_token(context) as f64)),
+        ("weights in f32", bytes(cost.weight_bytes(4))),
+        ("weights in bf16", bytes(cost.weight_bytes(2))),
+        ("keys and values, one token", bytes(cost.kv_bytes_per_token())),
+        ("keys and values, whole context", bytes(cost.kv_bytes_per_token() * context as u64)),
+        ("weights, gradients, AdamW state", bytes(cost.adamw_bytes())),
+    ];
+    text.push_str(&format!("\nfor sequences of {context} tokens\n"));
+    text.push_str(&table(&rows.map(|(k, v)| vec![k.to_string(), v])));
+    if !files.is_empty() {
+        text.push_str("\nfiles\n");
+        let rows: Vec<_> = files.iter().map(|(n, b)| vec![n.clone(), bytes(*b)]).collect();
+        text.push_str(&table(&rows));
+    }
+    data(&text)?;
+    Ok(())
+}
+
+/// One line on the architecture.
+pub fn summary(c: &DecoderConfig) -> String {
+    let key_heads = if c.kv_heads() == c.heads { String::new() } else { format!(" ({} for keys)", c.kv_heads()) };
+    format!(
+        "{:?}: {} layers, width {}, {} heads{key_heads} of {}, MLP {} ({:?}), {:?} norm, {:?} positions, \
+         vocabulary {}, context {}\n",
+        c.family,
+        c.layers,
+        c.width,
+        c.heads,
+        c.head_width(),
+        c.mlp_width(),
+        c.mlp,
+        c.norm,
+        c.position,
+        c.vocab,
+        c.context
+    )
+}
+
+/// Name, shape and size of every parameter; the blocks are alike, so the first stands for all.
+fn parameters(params: &[Param]) -> Vec<Vec<String>> {
+    let mut rows = vec![vec!["tensor".into(), "shape".into(), "parameters".into()]];
+    let mut hidden = 0usize;
+    for p in params {
+        let later_block = p.name.strip_prefix("blocks.").is_some_and(|rest| !rest.starts_with("0."));
+        if later_block {
+            hidden += 1;
+            continue;
+        }
+        rows.push(vec![p.name.clone(), format!("{:?}", p.tensor.dims()), p.tensor.numel().to_string()]);
+    }
+    if hidden > 0 {
+        rows.push(vec![format!("… and {hidden} tensors of the other blocks, of the same shapes")]);
+    }
+    rows
+}
+
+/// The files of the folder that `model` means, with their sizes; none for a named size.
+fn folder_files(model: &str) -> Result<Vec<(String, u64)>> {
+    if !Path::new(model).exists() {
+        return Ok(Vec::new());
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder::locate(Path::new(model))?)? {
+        let entry = entry?;
+        let meta = entry.metadata()?;
+        if meta.is_file() {
+            files.push((entry.file_name().to_string_lossy().into_owned(), meta.len()));
+        }
+    }
+    files.sort();
+    Ok(files)
+}

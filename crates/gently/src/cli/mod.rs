@@ -1,0 +1,61 @@
+//! The command line: what may be typed, and which file answers. Bodies live one command a file.
+
+pub mod failure;
+
+mod bench;
+mod data;
+mod doctor;
+mod generate;
+mod inspect;
+mod output;
+mod quickstart;
+mod spec;
+mod train;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Train transformers on an ordinary computer, and use them.
+#[derive(Parser)]
+#[command(name = "gently", version, about, max_term_width = 110)]
+#[command(after_help = "Examples:\n  gently quickstart                      \
+    train a small model on real text in about two minutes\n  \
+    gently train shakespeare-cpu --data input.txt\n  gently generate runs/quickstart --prompt \"In the beginning\"")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a small character model on real text in about two minutes and read what it writes
+    Quickstart(quickstart::Args),
+    /// Train a model by a recipe, or go on with an interrupted run
+    Train(train::Args),
+    /// Continue a prompt with a trained or published model
+    Generate(generate::Args),
+    /// Prepare, inspect and fetch training text
+    Data(data::Args),
+    /// Show what a model folder holds: shapes, parameters, work per token, memory
+    Inspect(inspect::Args),
+    /// Print a model's algorithm with its real sizes
+    Spec(spec::Args),
+    /// Measure the machine and the kernels
+    Bench(bench::Args),
+    /// Say what this machine can do and which path is taken
+    Doctor(doctor::Args),
+}
+
+/// Runs the chosen command.
+pub fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Quickstart(args) => quickstart::run(args),
+        Command::Train(args) => train::run(args),
+        Command::Generate(args) => generate::run(args),
+        Command::Data(args) => data::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Spec(args) => spec::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Doctor(args) => doctor::run(args),
+    }
+}

@@ -1,0 +1,100 @@
+//! `gently train`: run a recipe, or go on with a run.
+
+use super::failure::advise;
+use super::output::say;
+use anyhow::Result;
+use clap::Args as ClapArgs;
+use gently::recipes;
+use gently_kernels::pool;
+use gently_train::events::{Finished, Reason};
+use gently_train::recipe::Source;
+use gently_train::watch::{Dashboard, Progress, Report, TensorBoard};
+use gently_train::{Recipe, StopHandle, Trainer};
+use std::path::PathBuf;
+
+/// Options of `gently train`.
+#[derive(ClapArgs)]
+#[command(after_help = "Examples:\n  gently train shakespeare-cpu --data input.txt --out runs/shakespeare\n  \
+    gently train shakespeare-cpu --data input.txt --set model.layers=6 --set optimizer.kind=muon\n  \
+    gently train --resume --out runs/shakespeare\n\n\
+    Built-in recipes: quickstart, shakespeare-cpu, shakespeare-baby, gpt2-124m, tinystories-15m")]
+pub struct Args {
+    /// A recipe: the name of a built-in one, or a .toml file (with --resume: the run's own settings when left out)
+    recipe: Option<PathBuf>,
+    /// Text to learn from: a file, a folder, `-` for standard input, or the name of a public set; may be repeated
+    #[arg(long)]
+    data: Vec<String>,
+    /// The run folder (default: runs/ and the recipe's name)
+    #[arg(long, short)]
+    out: Option<PathBuf>,
+    /// Change one value of the recipe, such as --set train.steps=500
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Compute threads (default: all); the result does not depend on it
+    #[arg(long, value_parser = thread_count)]
+    threads: Option<usize>,
+    /// Go on with the run that the folder holds
+    #[arg(long)]
+    resume: bool,
+    /// Show a live dashboard instead of a progress bar
+    #[arg(long)]
+    tui: bool,
+}
+
+/// A number of threads, from 1 to 1024.
+pub fn thread_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=1024) => Ok(n),
+        _ => Err("a number from 1 to 1024 is needed".into()),
+    }
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    if let Some(n) = args.threads {
+        pool::set_threads(n);
+    }
+    let (mut recipe, out) = match (args.recipe, args.out) {
+        (Some(name), out) => {
+            let recipe = recipes::find(name)?;
+            let out = out.unwrap_or_else(|| PathBuf::from("runs").join(recipe.name()));
+            (recipe, out)
+        }
+        (None, Some(out)) if args.resume => (Recipe::reload(&out)?, out),
+        (None, _) if args.resume => {
+            return Err(advise("--resume needs the run folder", "gently train --resume --out runs/NAME"));
+        }
+        (None, _) => {
+            let names: Vec<_> = recipes::BUILT_IN.iter().map(|r| r.0).collect();
+            return Err(advise("no recipe is given", format!("give a .toml file or one of {}", names.join(", "))));
+        }
+    };
+    if !args.data.is_empty() {
+        recipe.assign("data.path", args.data, Source::Set)?;
+    }
+    for assignment in &args.set {
+        recipe.set(assignment)?;
+    }
+    let finished = watched(recipe, out.clone(), args.resume, args.tui, true)?;
+    farewell(&finished, &out);
+    Ok(())
+}
+
+/// Runs `recipe` in `out` with everything a person may want to look at.
+pub fn watched(recipe: Recipe, out: PathBuf, resume: bool, tui: bool, samples: bool) -> Result<Finished> {
+    let stop = StopHandle::on_signals()?;
+    let mut trainer = Trainer::new(recipe, &out).resume(resume).stop_when(stop.clone());
+    trainer = match tui {
+        true => trainer.observe(Dashboard::start(stop)?),
+        false => trainer.observe(Progress::stderr().samples(samples)),
+    };
+    Ok(trainer.observe(TensorBoard::new(&out)).observe(Report::new()).run()?)
+}
+
+fn farewell(finished: &Finished, out: &std::path::Path) {
+    if finished.reason == Reason::Stopped {
+        say(&format!("go on with: gently train --resume --out {}", out.display()));
+    } else {
+        say(&format!("write with it: gently generate {}", out.display()));
+    }
+}

@@ -1,0 +1,203 @@
+//! Writing text: prompt in, pieces of text out.
+//!
+//! Here: [`Writer`], an iterator over printable pieces, which ends at a stop string, the end-of-text token or the token
+//! limit. Not here: the choice of tokens ([`gently_models::sampling`]).
+
+use crate::folder::ModelFolder;
+use gently_models::ForwardCx;
+use gently_models::generate::Generator;
+use gently_models::sampling::SamplingParams;
+use gently_text::StreamDecoder;
+use thiserror::Error;
+
+/// Why writing stopped with an error.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// From the model, or a sampling parameter out of range.
+    #[error(transparent)]
+    Model(#[from] gently_models::Error),
+    /// The prompt cannot be written in the model's vocabulary, or a token has no text.
+    #[error(transparent)]
+    Text(#[from] gently_text::Error),
+}
+
+impl Error {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Model(e) => e.hint(),
+            Error::Text(e) => e.hint(),
+        }
+    }
+}
+
+/// How much to write, how to choose, and where to stop.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WriteOptions {
+    /// At most this many tokens.
+    pub max_tokens: usize,
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// The text ends before the first of these; they are not given out.
+    pub stop: Vec<String>,
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        Self { max_tokens: 200, sampling: SamplingParams::default(), stop: Vec::new() }
+    }
+}
+
+/// Why a text ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// `max_tokens` were written.
+    Length,
+    /// A stop string came.
+    Stop,
+    /// The model wrote its end-of-text token.
+    EndOfText,
+}
+
+/// Continues a prompt; iterate to get pieces of text as they become certain.
+pub struct Writer<'m> {
+    generator: Generator<'m>,
+    decoder: StreamDecoder,
+    end_of_text: Option<u32>,
+    options: WriteOptions,
+    /// Text not yet given out because a stop string may be beginning in it.
+    held: String,
+    prompt_tokens: usize,
+    end: Option<End>,
+    failed: bool,
+}
+
+impl<'m> Writer<'m> {
+    /// Starts after `prompt`. An empty prompt starts at the end-of-text token, or at token 0 where there is none.
+    ///
+    /// # Errors
+    /// A prompt outside the vocabulary, a sampling parameter out of range.
+    pub fn new(folder: &'m ModelFolder, prompt: &str, options: &WriteOptions) -> Result<Self, Error> {
+        let tokenizer = &folder.tokenizer;
+        let mut ids = tokenizer.encode_with_specials(prompt)?;
+        if ids.is_empty() {
+            ids.push(tokenizer.end_of_text().unwrap_or(0));
+        }
+        let cx = ForwardCx::default();
+        let generator =
+            Generator::new(&folder.model, &ids, options.sampling.clone(), cx)?.only_below(tokenizer.vocab_size());
+        let mut options = options.clone();
+        options.stop.retain(|s| !s.is_empty());
+        Ok(Self {
+            generator,
+            decoder: StreamDecoder::new(tokenizer),
+            end_of_text: tokenizer.end_of_text(),
+            options,
+            held: String::new(),
+            prompt_tokens: ids.len(),
+            end: None,
+            failed: false,
+        })
+    }
+
+    /// Tokens of the prompt.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
+    /// Tokens written so far, a stop string's included.
+    pub fn written(&self) -> &[u32] {
+        self.generator.written()
+    }
+
+    /// Why the text ended; `None` while it goes on.
+    pub fn end(&self) -> Option<End> {
+        self.end
+    }
+
+    /// Writes to the end and gives the whole text.
+    ///
+    /// # Errors
+    /// From the model or the tokenizer.
+    pub fn collect_text(self) -> Result<String, Error> {
+        self.collect()
+    }
+
+    /// One more token, and the text that became certain by it.
+    fn advance(&mut self) -> Result<String, Error> {
+        if self.generator.written().len() >= self.options.max_tokens {
+            return self.finish(End::Length);
+        }
+        let id = self.generator.next_token()?;
+        if Some(id) == self.end_of_text {
+            return self.finish(End::EndOfText);
+        }
+        let piece = self.decoder.push(id)?;
+        self.held.push_str(&piece);
+        if let Some(at) = self.options.stop.iter().filter_map(|s| self.held.find(s.as_str())).min() {
+            self.held.truncate(at);
+            self.end = Some(End::Stop);
+            return Ok(std::mem::take(&mut self.held));
+        }
+        let keep = self.options.stop.iter().map(|s| overlap(&self.held, s)).max().unwrap_or(0);
+        let rest = self.held.split_off(self.held.len() - keep);
+        Ok(std::mem::replace(&mut self.held, rest))
+    }
+
+    /// Gives out what was held; a stop string can still be complete in the last bytes.
+    fn finish(&mut self, end: End) -> Result<String, Error> {
+        self.end = Some(end);
+        let rest = self.decoder.finish()?;
+        self.held.push_str(&rest);
+        if let Some(at) = self.options.stop.iter().filter_map(|s| self.held.find(s.as_str())).min() {
+            self.held.truncate(at);
+            self.end = Some(End::Stop);
+        }
+        Ok(std::mem::take(&mut self.held))
+    }
+}
+
+impl Iterator for Writer<'_> {
+    type Item = Result<String, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.end.is_none() && !self.failed {
+            match self.advance() {
+                Ok(piece) if piece.is_empty() => {}
+                Ok(piece) => return Some(Ok(piece)),
+                Err(error) => {
+                    self.failed = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Length of the longest end of `text` that is a proper beginning of `stop`, in bytes, on a character boundary.
+fn overlap(text: &str, stop: &str) -> usize {
+    let longest = text.len().min(stop.len().saturating_sub(1));
+    (1..=longest)
+        .rev()
+        .find(|&n| {
+            text.is_char_boundary(text.len() - n) && stop.as_bytes().starts_with(&text.as_bytes()[text.len() - n..])
+        })
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::overlap;
+
+    #[test]
+    fn text_is_held_while_a_stop_string_may_begin() {
+        assert_eq!(overlap("and the\n", "\n\n"), 1);
+        assert_eq!(overlap("and the EN", "END"), 2);
+        assert_eq!(overlap("and the", "END"), 0);
+        assert_eq!(overlap("aaa", "aab"), 2);
+        assert_eq!(overlap("ü", "ü!"), 2);
+        assert_eq!(overlap("", "x"), 0);
+    }
+}

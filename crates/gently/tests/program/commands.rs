@@ -1,0 +1,105 @@
+//! The commands a person tries first, on a run made here.
+
+use crate::run::{gently, succeed, text, train_args};
+use std::fs;
+
+#[test]
+fn a_run_can_be_written_with_inspected_and_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("text.txt");
+    fs::write(&data, text()).unwrap();
+    let out = dir.path().join("run");
+    succeed(&train_args(&data, &out, &["--set", "sample.every=30"]));
+    let run = out.to_str().unwrap();
+    for file in ["config.toml", "metrics.jsonl", "report.html", "log.txt", "checkpoints/step-60/tokenizer.json"] {
+        assert!(out.join(file).is_file(), "{file} is missing");
+    }
+    let report = fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(report.contains("<svg"), "the report has curves");
+    assert!(!report.contains("src=\"http") && !report.contains("href=\"http"), "the report needs no network");
+
+    let write = |more: &[&str]| {
+        let mut args = vec!["generate", run, "--prompt", "the sea ", "--max-tokens", "60"];
+        args.extend(more);
+        succeed(&args).out
+    };
+    let one = write(&["--seed", "5"]);
+    assert!(one.starts_with("the sea ") && one.chars().count() >= 60, "{one:?}");
+    assert_eq!(one, write(&["--seed", "5"]), "the same seed writes the same text");
+    assert_ne!(one, write(&["--seed", "6"]));
+    assert_eq!(write(&["--temperature", "0"]), write(&["--top-k", "1"]), "greedy is top-1");
+    assert_eq!(one, write(&["--seed", "5", "--threads", "1"]), "threads change nothing");
+    let json: serde_json::Value = serde_json::from_str(&write(&["--json", "--stop", " "])).unwrap();
+    assert_eq!(json["end"], "stop");
+    assert!(!json["text"].as_str().unwrap().contains(' '));
+
+    let seen: serde_json::Value = serde_json::from_str(&succeed(&["inspect", run, "--json"]).out).unwrap();
+    assert_eq!(seen["config"]["width"], 16);
+    let tensors = seen["tensors"].as_array().unwrap();
+    let counted: u64 = tensors
+        .iter()
+        .map(|t| t["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).product::<u64>())
+        .sum();
+    assert_eq!(seen["parameters"], counted, "the formula and the tensors agree");
+    assert!(succeed(&["spec", run]).out.contains("ℝ^{48×16}"), "the projection of queries, keys and values");
+
+    let data_seen = succeed(&["data", "inspect", run]).out;
+    assert!(data_seen.contains("entropy"), "{data_seen}");
+}
+
+#[test]
+fn prepared_data_trains_like_the_text_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("text.txt");
+    fs::write(&data, text()).unwrap();
+    let shards = dir.path().join("shards");
+    succeed(&["data", "prepare", data.to_str().unwrap(), "--out", shards.to_str().unwrap()]);
+    let weights = |name: &str, data: &std::path::Path| {
+        let out = dir.path().join(name);
+        succeed(&train_args(data, &out, &[]));
+        fs::read(out.join("checkpoints/step-60/model.safetensors")).unwrap()
+    };
+    assert_eq!(weights("from-text", &data), weights("from-shards", &shards));
+}
+
+#[test]
+fn the_machine_is_described() {
+    let doctor: serde_json::Value = serde_json::from_str(&succeed(&["doctor", "--json"]).out).unwrap();
+    assert!(doctor["f32_peak_gflops"].as_f64().unwrap() > 0.0);
+    assert!(doctor["paths"].as_array().unwrap().contains(&doctor["path"]));
+    assert!(succeed(&["data", "list"]).out.contains("tinyshakespeare"));
+}
+
+#[test]
+fn every_command_has_an_example_in_its_help() {
+    for command in ["quickstart", "train", "generate", "data", "inspect", "spec", "bench", "doctor"] {
+        let help = gently(&[command, "--help"]);
+        assert!(help.ok);
+        assert!(help.out.contains(&format!("gently {command}")), "{command} --help shows no example");
+    }
+}
+
+#[test]
+fn every_optimizer_and_family_learns() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("text.txt");
+    fs::write(&data, text()).unwrap();
+    let cases: &[(&str, &[&str])] = &[
+        ("muon", &["--set", "optimizer.kind=muon"]),
+        ("lion", &["--set", "optimizer.kind=lion", "--set", "optimizer.lr=1e-3"]),
+        ("llama", &["--set", "model.family=llama", "--set", "model.kv_heads=1"]),
+        ("bf16", &["--set", "train.compute=bf16"]),
+        ("bytes", &["--set", "tokenizer.kind=bytes"]),
+        ("bpe", &["--set", "tokenizer.kind=bpe", "--set", "tokenizer.vocab=300"]),
+        ("recompute", &["--set", "train.recompute=true", "--set", "model.dropout=0.1"]),
+    ];
+    for (name, more) in cases {
+        let out = dir.path().join(name);
+        succeed(&train_args(&data, &out, more));
+        let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["train_loss"].as_f64();
+        let losses: Vec<f64> = metrics.lines().filter_map(loss).collect();
+        let (first, last) = (losses[0], losses[losses.len() - 1]);
+        assert!(last < 0.95 * first, "{name}: loss {first} to {last}");
+    }
+}

@@ -1,0 +1,6 @@
+//! Whole-program tests: the `gently` binary as a person runs it.
+
+mod bad_input;
+mod commands;
+mod kill;
+mod run;
