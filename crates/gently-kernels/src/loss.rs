@@ -264,10 +264,10 @@ impl Kernel for Rows<'_> {
                 });
             }
             let target = target as usize;
-            let lse = log_sum_exp(s, z);
-            *nll = lse - z[target];
+            let (top, rest) = log_sum_exp(s, z);
+            *nll = rest - (z[target] - top);
             let Some(scale) = self.scale else { continue };
-            let (shift, factor) = (s.splat(lse), s.splat(scale));
+            let (top, rest, factor) = (s.splat(top), s.splat(rest), s.splat(scale));
             // cap·tanh(z/cap) has the derivative 1 − tanh².
             let slope = |z: f32| self.softcap.map_or(1.0, |cap| 1.0 - (z / cap) * (z / cap));
             let hit = scale * slope(z[target]);
@@ -275,7 +275,7 @@ impl Kernel for Rows<'_> {
             for_lanes!(S, z.len(), |i, n| {
                 let part = &mut z[i..i + n];
                 let z = s.load_part(part);
-                let log_p = s.sub(z, shift);
+                let log_p = s.sub(s.sub(z, top), rest);
                 // Below 1e-30 a probability is 0: left as it is, p·scale would be a denormal number, and those
                 // make the products that follow many times slower.
                 let p = s.select_lt(log_p, s.splat(-69.0), zero, simd_math::exp(s, log_p));

@@ -107,9 +107,10 @@ impl Kernel for Rows<'_> {
             match self.row {
                 Row::Softmax => softmax_row(s, a, out),
                 Row::LogSoftmax => {
-                    let shift = s.splat(log_sum_exp(s, a));
+                    let (top, rest) = log_sum_exp(s, a);
+                    let (top, rest) = (s.splat(top), s.splat(rest));
                     for_lanes!(S, c, |i, n| {
-                        s.store_part(&mut out[i..i + n], s.sub(s.load_part(&a[i..i + n]), shift));
+                        s.store_part(&mut out[i..i + n], s.sub(s.sub(s.load_part(&a[i..i + n]), top), rest));
                     });
                 }
                 Row::SoftmaxBackward => {
@@ -160,12 +161,13 @@ fn softmax_row<S: Simd>(s: S, x: &[f32], y: &mut [f32]) {
     });
 }
 
-/// ln Σ exp x
+/// ln Σ exp x in two parts whose sum it is: the largest x, and ln Σ exp(x − largest). Kept apart, because their sum is
+/// rounded to the largest's precision and log-probabilities near 0 would be lost in it.
 #[inline(always)]
-pub(crate) fn log_sum_exp<S: Simd>(s: S, x: &[f32]) -> f32 {
+pub(crate) fn log_sum_exp<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
     let top = lanes::max(s, x);
     if top.is_infinite() {
-        return if x.iter().any(|v| v.is_nan()) { f32::NAN } else { top };
+        return (if x.iter().any(|v| v.is_nan()) { f32::NAN } else { top }, 0.0);
     }
     let shift = s.splat(top);
     let whole = x.len() / S::LANES * S::LANES;
@@ -173,7 +175,7 @@ pub(crate) fn log_sum_exp<S: Simd>(s: S, x: &[f32]) -> f32 {
     let mut tail = [0.0f32; 64];
     let rest = &mut tail[..x.len() - whole];
     s.store_part(rest, exp(s, s.sub(s.load_part(&x[whole..]), shift)));
-    top + (lanes::join(s, accs) + rest.iter().sum::<f32>()).ln()
+    (top, (lanes::join(s, accs) + rest.iter().sum::<f32>()).ln())
 }
 
 /// Reference implementations, generic over the float type.

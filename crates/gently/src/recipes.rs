@@ -78,7 +78,9 @@ mod tests {
     fn every_built_in_recipe_resolves() {
         for (name, _) in BUILT_IN {
             for spelling in [name.to_string(), format!("recipes/{name}.toml"), format!("{name}.toml")] {
-                let recipe = find(&spelling).unwrap();
+                let mut recipe = find(&spelling).unwrap();
+                // Recipes with a published vocabulary ask for its file.
+                recipe.set("tokenizer.path=gpt2").unwrap();
                 recipe.resolve().unwrap_or_else(|e| panic!("{name}: {e}"));
             }
         }

@@ -171,8 +171,9 @@ impl Case {
                 ("d_bias", &got.d_bias, &want.d_bias),
             ] {
                 let tolerance = match (self.compute, name) {
+                    // Long sums whose terms cancel to nothing but rounding; dropout makes the terms larger.
+                    (Compute::F32, "d_bias") => 1e-4,
                     (Compute::F32, _) => 2e-5,
-                    // Long sums whose terms cancel to nothing but rounding.
                     (_, "d_bias") => 1e-1,
                     _ => 2e-2,
                 };

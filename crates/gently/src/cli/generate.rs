@@ -14,6 +14,7 @@ use std::time::Instant;
 
 /// Options of `gently generate`.
 #[derive(ClapArgs)]
+#[command(allow_negative_numbers = true)]
 #[command(
     after_help = "Examples:\n  gently generate runs/quickstart --prompt \"In the beginning \" --max-tokens 300\n  \
     echo -n \"And God said\" | gently generate runs/quickstart --prompt - --temperature 0"
