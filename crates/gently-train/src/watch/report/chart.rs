@@ -1,7 +1,7 @@
 //! One chart as an SVG element whose colours the page decides.
 //!
 //! Here: curves, dots and bands over steps, with axes, drawn by `plotters`. Not here: which curves
-//! there are ([`super::page`]).
+//! there are (`curves`).
 //!
 //! `plotters` knows pixels and fixed colours; a page has neither. So a chart is drawn four times
 //! larger than it is shown (the whole pixels then do not show), and each [`Ink`] is drawn in a colour
