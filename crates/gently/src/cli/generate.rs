@@ -85,7 +85,7 @@ pub fn run(args: Args) -> Result<()> {
     if !args.json {
         data(&prompt)?;
     }
-    while let Some(piece) = writer.next() {
+    for piece in writer.by_ref() {
         let piece = piece?;
         if args.json {
             text.push_str(&piece);

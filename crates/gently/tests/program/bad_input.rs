@@ -189,3 +189,35 @@ fn prompts_outside_the_vocabulary_are_refused() {
     fail(&["generate", run, "--top-p", "0"], &["top_p"]);
     fail(&["generate", place.path("nowhere").to_str().unwrap()], &["nowhere", "hint:"]);
 }
+
+/// Needs a file system that can be filled: run as root with `GENTLY_TEST_MOUNT=1` (CI does), otherwise skipped.
+#[test]
+fn a_full_disk_leaves_the_last_good_checkpoint() {
+    if std::env::var_os("GENTLY_TEST_MOUNT").is_none() {
+        eprintln!("skipped: GENTLY_TEST_MOUNT is not set");
+        return;
+    }
+    let place = Place::new();
+    let data = place.write("text.txt", text());
+    let small = place.path("small");
+    fs::create_dir(&small).unwrap();
+    let mount = |args: &[&str]| {
+        let done = std::process::Command::new(args[0]).args(&args[1..]).arg(&small).status().unwrap();
+        assert!(done.success(), "{args:?}");
+    };
+    mount(&["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs"]);
+    let out = small.join("run");
+    let more = ["--set", "checkpoint.keep=1000", "--set", "checkpoint.every=1", "--set", "train.steps=2000"];
+    let said = gently(&train_args(&data, &out, &more));
+    let written = gently(&["generate", out.to_str().unwrap(), "--prompt", "the", "-n", "5"]);
+    let elsewhere = place.path("elsewhere");
+    let moved = std::process::Command::new("cp").arg("-r").arg(&out).arg(&elsewhere).status().unwrap();
+    mount(&["umount"]);
+    assert_eq!(said.code, Some(1), "{}", said.err);
+    assert!(said.err.contains("No space left"), "{}", said.err);
+    assert!(said.err.contains("the last good one is") && said.err.contains("hint: free some space"), "{}", said.err);
+    assert!(written.ok, "the last good checkpoint writes: {}", written.err);
+    assert!(moved.success());
+    let steps = ["--resume", "--set", "train.steps=80", "--set", "checkpoint.every=50"];
+    succeed(&train_args(&data, &elsewhere, &steps));
+}
