@@ -128,7 +128,7 @@ fn checkpoints_nest() {
             let outer = move |xs: &[Tensor], rng: &mut Rng| checkpoint(&[&xs[0]], rng, inner.clone())?.mul(&xs[0]);
             checkpoint(&[&x], &mut rng, outer).unwrap()
         } else {
-            inner(&[x.clone()], &mut rng).unwrap().mul(&x).unwrap()
+            inner(std::slice::from_ref(&x), &mut rng).unwrap().mul(&x).unwrap()
         };
         let grads = y.sum_all().unwrap().backward().unwrap();
         let all = [&x, &w].map(|t| grads.get(t).unwrap().to_vec::<f32>().unwrap());

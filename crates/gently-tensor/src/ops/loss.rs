@@ -10,7 +10,7 @@ use crate::{Compute, Device, Error, Op, Result, Shape, Tensor};
 pub const IGNORE: u32 = gently_kernels::loss::IGNORE;
 
 impl Tensor {
-    /// scale·Σ −ln softmax(x·Wᵀ)[target] over the targets that are not [`IGNORE`], as one value; x `[…, C]`, W `[V, C]`,
+    /// `scale·Σ −ln softmax(x·Wᵀ)[target]` over the targets that are not [`IGNORE`], as one value; x `[…, C]`, W `[V, C]`,
     /// targets u32 `[…]`. The logits `[…, V]` never exist as a whole. With `softcap` c the logits are c·tanh(z/c)
     /// (Gemma 2, arXiv:2408.00118).
     ///
@@ -94,7 +94,7 @@ impl Tensor {
         need_shape(op, targets, rows, "targets have the shape of x without C")
     }
 
-    /// scale·Σ −ln softmax(logits)[target] over the targets that are not [`IGNORE`], as one value; logits `[…, V]`
+    /// `scale·Σ −ln softmax(logits)[target]` over the targets that are not [`IGNORE`], as one value; logits `[…, V]`
     /// (self), targets u32 `[…]`. Errors: shapes, dtypes, a target of V or more.
     pub fn cross_entropy(&self, targets: &Tensor, scale: f64) -> Result<Tensor> {
         const OP: &str = Op::CrossEntropy.name();
