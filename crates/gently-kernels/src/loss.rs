@@ -95,7 +95,7 @@ impl<T> LinearCrossEntropy<'_, T> {
     }
 }
 
-/// Cross entropy of the output projection: Σ −ln softmax(cap(x·wᵀ))[target] over the targets that are
+/// Cross entropy of the output projection: `Σ −ln softmax(cap(x·wᵀ))[target]` over the targets that are
 /// not [`IGNORE`], and on request its gradients, times `scale`.
 ///
 /// The rows are taken in chunks (see [`chunk_rows`]), so memory does not grow with N·V. `per_token` `[N]`

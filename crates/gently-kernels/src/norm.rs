@@ -1,6 +1,6 @@
 //! Layer norm and RMS norm over rows: forward, backward, optional fused residual add.
 //!
-//! Here: the f32 kernels and their [`plain`] twins, which are generic over [`Real`] and serve f64.
+//! Here: the f32 kernels and their [`plain`] twins, which are generic over [`Real`](crate::real::Real) and serve f64.
 //! Not here: group or batch norms, and the residual stream itself (see `elementwise`).
 //!
 //! ```

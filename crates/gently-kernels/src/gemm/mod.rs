@@ -213,7 +213,7 @@ impl<T: Real> Default for Epilogue<'_, T> {
     }
 }
 
-/// C[m,n] = epilogue(A[m,k] · B[k,n]); C is row-major with row stride `ldc`.
+/// `C[m,n] = epilogue(A[m,k] · B[k,n])`; C is row-major with row stride `ldc`.
 ///
 /// Each element's sum runs over k in an order that depends on the shape alone.
 ///

@@ -39,7 +39,7 @@ impl<'a, T: Real> View<'a, T> {
     }
 }
 
-/// C[m,n] = epilogue(A[m,k] · B[k,n]), each sum over k from first to last.
+/// `C[m,n] = epilogue(A[m,k] · B[k,n])`, each sum over k from first to last.
 ///
 /// # Panics
 /// When the inner dimensions differ or a slice is too short.
