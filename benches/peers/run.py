@@ -153,7 +153,7 @@ def main():
     cases = [case(a, name) for name in (a.case or CASES)]
     report = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": [Path(word).name if word.startswith("/") else word for word in sys.argv],
         "commit": commit,
         "machine": about,
         "threads": a.threads,

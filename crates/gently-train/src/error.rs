@@ -204,9 +204,6 @@ pub enum Error {
     /// A tokenizer that is not the run's.
     #[error("the tokenizer is not the one that the run was begun with")]
     TokenizerMismatch,
-    /// Sampling parameters out of range.
-    #[error("sample: {0}")]
-    Sampling(gently_models::sampling::SamplingError),
     /// About the data.
     #[error(transparent)]
     Data(#[from] crate::data::Error),

@@ -1,8 +1,8 @@
 //! Texts that the model writes while it learns.
 
-use gently_models::sampling::{Sampler, SamplingParams};
-use gently_models::{Decoder, ForwardCx};
-use gently_tensor::{Device, Tensor};
+use gently_models::Decoder;
+use gently_models::generate::Generator;
+use gently_models::sampling::SamplingParams;
 use gently_text::Tokenizer;
 
 use super::step::Passes;
@@ -52,45 +52,11 @@ pub(super) fn write(
             seed: seed.wrapping_add(number as u64),
             ..SamplingParams::default()
         };
-        let ids = continue_prompt(model, &cx, &prompt.ids, settings.tokens, params)?;
-        texts.push(tokenizer.decode(&ids)?);
+        let mut generator = Generator::new(model, &prompt.ids, params, cx.clone())?.only_below(tokenizer.vocab_size());
+        for _ in 0..settings.tokens {
+            generator.next_token()?;
+        }
+        texts.push(tokenizer.decode(generator.written())?);
     }
     Ok(texts)
-}
-
-/// `tokens` tokens after `prompt`. When the context is full, the later half of it is read again as a new beginning, so
-/// a text may be longer than the model can see.
-fn continue_prompt(
-    model: &Decoder,
-    cx: &ForwardCx,
-    prompt: &[u32],
-    tokens: usize,
-    params: SamplingParams,
-) -> Result<Vec<u32>> {
-    let context = model.config().context;
-    let vocab = model.config().vocab;
-    let mut sampler = Sampler::new(params).map_err(crate::Error::Sampling)?;
-    let mut seen = prompt.to_vec();
-    let mut state = model.init_state(1);
-    let mut unread = seen.len().saturating_sub(context);
-    for _ in 0..tokens {
-        if state.len() + (seen.len() - unread) > context {
-            state = model.init_state(1);
-            unread = seen.len() - (context / 2).max(1);
-        }
-        let ids = model.ids(&seen[unread..], 1)?;
-        let logits = model.step_with(&ids, &mut state, cx)?;
-        unread = seen.len();
-        seen.push(choose(&mut sampler, &logits, &seen, vocab)?);
-    }
-    Ok(seen.split_off(prompt.len()))
-}
-
-/// On `Device::Meta` there are no logits: any token serves to account for the memory.
-fn choose(sampler: &mut Sampler, logits: &Tensor, seen: &[u32], vocab: usize) -> Result<u32> {
-    if logits.device() == Device::Meta {
-        return Ok(0);
-    }
-    let logits = logits.contiguous()?;
-    Ok(logits.with_data::<f32, _>(|row| sampler.sample(&row[..vocab], seen))?)
 }

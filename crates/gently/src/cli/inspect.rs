@@ -25,10 +25,18 @@ pub struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Make the report of a run folder again, from its files alone
+    #[arg(long, conflicts_with_all = ["json", "context"])]
+    report: bool,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
+    if args.report {
+        let path = gently_train::watch::report::rebuild(Path::new(&args.model))?;
+        data(&format!("{}\n", path.display()))?;
+        return Ok(());
+    }
     let (name, config) = named_or_folder(&args.model)?;
     config.validate()?;
     let context = args.context.unwrap_or(config.context);
