@@ -22,7 +22,7 @@ use crate::layers::Norm;
 use crate::mixers::{AnyMixer, AnyState, MixCtx};
 use crate::mlp::Mlp;
 use crate::params::Builder;
-use gently_tensor::Tensor;
+use gently_tensor::{Tensor, profile};
 
 /// A mixer and an MLP, each in a residual branch with its norms.
 pub struct Block {
@@ -65,10 +65,10 @@ impl Block {
     /// As [`crate::mixers::Mixer::mix`].
     pub fn forward(&self, x: &Tensor, state: &mut AnyState, cx: &MixCtx) -> Result<Tensor> {
         // Each branch adds `residual` to what it returns, so that the sum costs no pass over memory of its own.
-        let x = self.mixer_norms.branch(x, |h, residual| {
+        let x = self.mixer_norms.branch("mixer", x, |h, residual| {
             self.mixer.mix_any(h, state, &MixCtx { residual: residual.cloned(), ..cx.clone() }) // [B,T,C]
         })?;
-        self.mlp_norms.branch(&x, |h, residual| {
+        self.mlp_norms.branch("mlp", &x, |h, residual| {
             self.mlp.forward(h, residual, cx.dropout_at("mlp"), cx.compute) // [B,T,C]
         })
     }
@@ -89,12 +89,29 @@ impl BranchNorms {
         Ok(Self { place: cfg.norm_place, norm, out })
     }
 
-    /// Runs the branch `f(input, residual)`, which adds `residual` to its result; `[B,T,C]` everywhere.
-    fn branch(&self, x: &Tensor, f: impl FnOnce(&Tensor, Option<&Tensor>) -> Result<Tensor>) -> Result<Tensor> {
+    /// Runs the branch `f(input, residual)`, which adds `residual` to its result; `[B,T,C]` everywhere. In a profile the
+    /// branch is called `name`, its norms like their parameters.
+    fn branch(
+        &self,
+        name: &'static str,
+        x: &Tensor,
+        f: impl FnOnce(&Tensor, Option<&Tensor>) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let norm = |norm: &Norm, x: &Tensor, kind: &str| {
+            let _part = profile::part(format_args!("{name}_{kind}"));
+            norm.apply(x)
+        };
+        let f = |x: &Tensor, residual: Option<&Tensor>| {
+            let _part = profile::part(name);
+            f(x, residual)
+        };
         match (self.place, &self.out) {
-            (NormPlace::Post, _) => self.norm.apply(&f(x, Some(x))?), // norm(x + f(x))
-            (_, Some(out)) => Ok(out.apply(&f(&self.norm.apply(x)?, None)?)?.add(x)?), // x + norm(f(norm(x)))
-            (_, None) => f(&self.norm.apply(x)?, Some(x)),            // x + f(norm(x))
+            (NormPlace::Post, _) => norm(&self.norm, &f(x, Some(x))?, "norm"), // norm(x + f(x))
+            (_, Some(out)) => {
+                let y = f(&norm(&self.norm, x, "norm")?, None)?;
+                Ok(norm(out, &y, "out_norm")?.add(x)?) // x + norm(f(norm(x)))
+            }
+            (_, None) => f(&norm(&self.norm, x, "norm")?, Some(x)), // x + f(norm(x))
         }
     }
 }

@@ -28,7 +28,7 @@ use crate::mixers::{AnyMixer, MixCtx, SoftmaxAttention};
 use crate::params::{Builder, Param, ParamKind};
 use crate::positions::{PositionTable, Rotary};
 use crate::state::DecoderState;
-use gently_tensor::{Compute, DType, Device, LinearArgs, Rng, Tensor, checkpoint, no_grad};
+use gently_tensor::{Compute, DType, Device, LinearArgs, Rng, Tensor, checkpoint, no_grad, profile};
 use std::sync::Arc;
 
 /// How a pass is run.
@@ -193,6 +193,7 @@ impl Decoder {
         }
         let x = x.reshape([n, self.cfg.width])?; // [N,C]
         let targets = batch.targets.reshape([n])?; // [N]
+        let _part = profile::part("head");
         Ok(x.linear_cross_entropy(&self.head, &targets, scale, self.cfg.logit_softcap, cx.compute)?)
     }
 
@@ -260,10 +261,12 @@ impl Decoder {
         let start = state.as_ref().map_or(0, |s| s.len);
         self.check_room(batch, start, t, state.as_deref())?;
 
+        let part = profile::part("embed");
         let mut x = self.embed(ids, docs, start)?; // [B,T,C]
         if let Some(dropout) = self.dropout_at("embed", cx) {
             x = dropout.apply(&x)?;
         }
+        drop(part);
         let layer_cx = |i: usize, keep: bool| MixCtx {
             keep,
             compute: cx.compute,
@@ -276,6 +279,7 @@ impl Decoder {
             Some(state) => {
                 state.broken = true;
                 for (i, (block, state)) in self.blocks.iter().zip(&mut state.layers).enumerate() {
+                    let _part = profile::part(format_args!("blocks.{i}"));
                     x = block.forward(&x, state, &layer_cx(i, true))?; // [B,T,C]
                 }
                 state.broken = false;
@@ -283,10 +287,12 @@ impl Decoder {
             }
             None => {
                 for (i, block) in self.blocks.iter().enumerate() {
+                    let _part = profile::part(format_args!("blocks.{i}"));
                     x = run_block(block, &x, batch, layer_cx(i, false), cx.recompute)?; // [B,T,C]
                 }
             }
         }
+        let _part = profile::part("final_norm");
         match &self.final_norm {
             Some(norm) => norm.apply(&x),
             None => Ok(x),
@@ -314,6 +320,7 @@ impl Decoder {
 
     /// `[…,C]` to logits `[…,V]`.
     fn head(&self, x: &Tensor, compute: Compute) -> Result<Tensor> {
+        let _part = profile::part("head");
         let logits = x.linear(&LinearArgs::new(&self.head).compute(compute))?;
         Ok(match self.cfg.logit_softcap {
             Some(cap) => logits.affine(1.0 / cap, 0.0)?.tanh()?.affine(cap, 0.0)?,

@@ -9,6 +9,9 @@
 //! et al. 2022, appendix B) and nanoGPT do, although the causal half is enough. A backward pass costs twice the
 //! forward, so training costs `6·N + 12·L·T·H·D`. Norms, activations and recomputation are not counted.
 //!
+//! The **floor** ([`Cost::floor_flops_per_token`]) counts of attention's square only what the mask leaves: it is what no
+//! program can do without, and over a machine's peak it gives the time that no program can beat.
+//!
 //! ```
 //! use gently_models::{config::DecoderConfig, flops::Cost};
 //! let cost = Cost::of(&DecoderConfig::named("gpt2").unwrap());
@@ -16,6 +19,7 @@
 //! ```
 
 use crate::config::{DecoderConfig, MlpKind, NormKind, NormPlace, Position};
+use gently_tensor::Mask;
 
 /// Counts that follow from a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +79,14 @@ impl Cost {
         3 * self.forward_flops_per_token(t)
     }
 
+    /// Operations of a training step per token that no program can do without, in sequences of `t` tokens: of attention
+    /// only the scores that the causal mask or the window leaves, on average over the sequence.
+    pub fn floor_flops_per_token(&self, t: usize) -> f64 {
+        let mask = self.window.map_or(Mask::Causal, |w| Mask::Window(w as usize));
+        let visible = mask.pairs(0, t, t) as f64 / t.max(1) as f64;
+        6.0 * self.matmul_parameters as f64 + 12.0 * self.attention_width as f64 * visible
+    }
+
     /// Bytes of the weights at `bytes_each` bytes for a parameter.
     pub fn weight_bytes(&self, bytes_each: u64) -> u64 {
         self.parameters * bytes_each
@@ -122,5 +134,16 @@ mod tests {
         assert_eq!(small, 12 * (4 * 768 + 2304 + 768 + 3072 + 768) + 2 * 768, "what is left is norms and biases");
         let window = DecoderConfig { window: Some(16), ..cfg };
         assert_eq!(Cost::of(&window).forward_flops_per_token(1024), 2 * n + 4 * 12 * 768 * 16);
+    }
+
+    #[test]
+    fn the_floor_counts_visible_scores() {
+        let cfg = DecoderConfig::named("gpt2").unwrap();
+        let products = 6.0 * Cost::of(&cfg).matmul_parameters as f64;
+        let attention = |cfg: &DecoderConfig, t| Cost::of(cfg).floor_flops_per_token(t) - products;
+        // A token sees (T + 1)/2 others on average; in a window of 16, all but the first 15 see 16.
+        assert_eq!(attention(&cfg, 1024), 12.0 * 12.0 * 768.0 * 512.5);
+        let window = DecoderConfig { window: Some(16), ..cfg };
+        assert_eq!(attention(&window, 64) * 64.0, 12.0 * 12.0 * 768.0 * (49.0 * 16.0 + 120.0));
     }
 }

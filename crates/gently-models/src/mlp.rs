@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::init;
 use crate::layers::{Dropout, Linear};
 use crate::params::Builder;
-use gently_tensor::{Activation, Compute, Tensor};
+use gently_tensor::{Activation, Compute, Tensor, profile};
 
 /// `down(act(up(x)))`, or `down(silu(gate(x)) * up(x))` (Shazeer 2020).
 #[derive(Debug, Clone)]
@@ -54,6 +54,7 @@ impl Mlp {
         dropout: Option<Dropout>,
         compute: Compute,
     ) -> Result<Tensor> {
+        let part = profile::part("up");
         let up = |activation| self.up.forward(x, activation, compute);
         let hidden = match self.kind {
             MlpKind::Gelu => up(Activation::GeluTanh)?,         // [B,T,M]
@@ -63,6 +64,8 @@ impl Mlp {
             MlpKind::Silu => up(Activation::Silu)?,             // [B,T,M]
             MlpKind::Swiglu => up(Activation::None)?.swiglu()?, // [B,T,2M] -> [B,T,M]
         };
+        drop(part);
+        let _part = profile::part("down");
         self.down.close_branch(&hidden, residual, dropout, compute) // [B,T,C]
     }
 }

@@ -13,7 +13,7 @@
 //! ```
 
 use crate::tape::{Node, is_recording, with_recording};
-use crate::{Op, Result, Rng, Tensor, TensorId, no_grad};
+use crate::{Op, Result, Rng, Tensor, TensorId, no_grad, profile};
 
 /// Runs `block` keeping only `inputs`; the backward runs it again, recording, and differentiates that.
 ///
@@ -41,7 +41,9 @@ pub fn checkpoint(
                 leaf.set_requires_grad(true)?;
             }
         }
+        let again = profile::recompute();
         let out = with_recording(true, || block(&leaves, &mut start.clone()))?;
+        drop(again);
         if !out.is_tracked() {
             return Ok(());
         }

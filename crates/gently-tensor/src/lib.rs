@@ -1,7 +1,8 @@
 //! Tensors with reverse-mode differentiation on top of `gently-kernels`.
 //!
 //! Here: [`Tensor`] with its views and operations, the tape ([`Grads`], [`no_grad`], [`checkpoint()`]), random streams
-//! ([`Rng`]), the recycling pool's accounts ([`memory`]) and the gradient check ([`gradcheck`]). Not here: kernels
+//! ([`Rng`]), the recycling pool's accounts ([`memory`]), the recorder of kernel calls ([`mod@profile`]) and the gradient
+//! check ([`gradcheck`]). Not here: kernels
 //! (`gently-kernels`), models, optimizers, files.
 //!
 //! Shape letters: B batch, T and S time, C channels, H heads, D head width, V vocabulary.
@@ -29,6 +30,7 @@ pub mod gradcheck;
 pub mod memory;
 mod op;
 mod ops;
+pub mod profile;
 mod rng;
 mod shape;
 mod storage;

@@ -45,6 +45,14 @@ impl Buffer {
         self.device
     }
 
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.len * self.dtype.size()
+    }
+
     /// The elements. Empty on Meta; callers have checked the dtype.
     #[inline]
     pub fn slice<T: Element>(&self) -> &[T] {

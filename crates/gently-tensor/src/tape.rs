@@ -16,7 +16,7 @@
 
 use crate::shape::Layout;
 use crate::storage::Buffer;
-use crate::{DType, Device, Error, Op, Result, Shape, Tensor, TensorId, backend};
+use crate::{DType, Device, Error, Op, Result, Shape, Tensor, TensorId, backend, profile};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -67,6 +67,8 @@ type Run = Box<dyn FnOnce(&mut Sink<'_>, Tensor) -> Result<()> + Send>;
 pub(crate) struct Node {
     seq: u64,
     pub op: Op,
+    /// Whose time its backward is.
+    part: profile::PartId,
     body: Mutex<Option<Body>>,
 }
 
@@ -120,6 +122,7 @@ impl Later {
         Arc::new(Node {
             seq: TensorId::next().number(),
             op: self.op,
+            part: profile::here(),
             body: Mutex::new(Some(Body { edges: self.edges, run: Box::new(run) })),
         })
     }
@@ -360,6 +363,7 @@ fn walk(root: &Tensor, seed: Tensor, grads: &mut Grads, floor: u64) -> Result<()
     while let Some((_, (node, grad))) = pending.pop_last() {
         let body = node.take().ok_or(Error::GraphConsumed { op: node.op.name() })?;
         let mut sink = Sink { edges: &body.edges, pending: &mut pending, grads: &mut *grads, floor };
+        let _op = profile::backward(node.op.name(), node.part);
         (body.run)(&mut sink, grad)?;
     }
     Ok(())

@@ -79,6 +79,18 @@ impl View {
     pub fn dtype(&self) -> DType {
         self.buffer.dtype()
     }
+
+    /// Elements shown, repeats included.
+    pub fn len(&self) -> usize {
+        self.layout.shape.numel()
+    }
+
+    /// Bytes of the elements shown; what is repeated is there once.
+    pub fn bytes(&self) -> usize {
+        let l = &self.layout;
+        let held: usize = l.shape.dims().iter().zip(l.strides()).map(|(&n, &s)| if s == 0 { 1 } else { n }).product();
+        held.min(l.shape.numel()) * self.dtype().size()
+    }
 }
 
 impl Tensor {

@@ -12,7 +12,7 @@
 use crate::shape::{Layout, MAX_RANK};
 use crate::storage::Buffer;
 use crate::tape::{Node, Sink, recording};
-use crate::{Dim, Error, Op, Result, Shape, Tensor, ToShape, backend};
+use crate::{Dim, Error, Op, Result, Shape, Tensor, ToShape, backend, profile};
 
 impl Tensor {
     /// The same memory under another layout, recorded with the given backward.
@@ -179,6 +179,7 @@ impl Tensor {
         if self.is_contiguous() {
             return Ok(self.clone());
         }
+        let _op = profile::op(Op::Contiguous.name());
         let mut buffer = Buffer::alloc(self.device(), self.dtype(), self.numel());
         backend::copy(&mut buffer, &self.view("contiguous")?);
         let node = recording(&[self]).then(|| Node::new(Op::Contiguous, &[self], |s, g| s.give(0, g)));

@@ -81,6 +81,35 @@ pub enum Mask {
     Window(usize),
 }
 
+impl Mask {
+    /// Scores that the mask leaves: pairs of a query, of which `t_q` stand at positions from `q_start` on, and one of `t_k` keys.
+    ///
+    /// ```
+    /// use gently_kernels::attention::Mask;
+    /// assert_eq!(Mask::Full.pairs(0, 4, 4), 16);
+    /// assert_eq!(Mask::Causal.pairs(0, 4, 4), 1 + 2 + 3 + 4);
+    /// assert_eq!(Mask::Window(2).pairs(0, 4, 4), 1 + 2 + 2 + 2);
+    /// assert_eq!(Mask::Causal.pairs(3, 1, 4), 4);
+    /// ```
+    pub fn pairs(self, q_start: usize, t_q: usize, t_k: usize) -> u64 {
+        // Σ min(i, t_k) for i from 1 to n.
+        let sum = |n: u64| {
+            let rising = n.min(t_k as u64);
+            rising * (rising + 1) / 2 + (n - rising) * t_k as u64
+        };
+        // Keys before position p + 1 − behind, over all queries p.
+        let before = |behind: usize| {
+            let upto = |p: usize| sum(p.saturating_sub(behind) as u64);
+            upto(q_start + t_q) - upto(q_start)
+        };
+        match self {
+            Mask::Full => t_q as u64 * t_k as u64,
+            Mask::Causal => before(0),
+            Mask::Window(n) => before(0) - before(n),
+        }
+    }
+}
+
 /// What attention computes beyond softmax(q·k)·v.
 ///
 /// The score of query position i and key position j is `s = scale · q·k`, then `c · tanh(s / c)` with a

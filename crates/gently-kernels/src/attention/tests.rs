@@ -419,3 +419,20 @@ fn dropout_keeps_the_mean() {
     let expected = (0.25 / 0.75) / 256.0;
     assert!((var / expected - 1.0).abs() < 0.2, "{var} instead of {expected}");
 }
+
+#[test]
+fn pairs_are_what_the_mask_leaves() {
+    for (q_start, t_q, t_k) in [(0, 5, 5), (0, 1, 1), (3, 4, 7), (2, 4, 3), (9, 3, 4), (0, 6, 2), (0, 0, 4), (4, 3, 0)]
+    {
+        for mask in [Mask::Full, Mask::Causal, Mask::Window(0), Mask::Window(1), Mask::Window(3), Mask::Window(100)] {
+            let seen = |p: usize, j: usize| match mask {
+                Mask::Full => true,
+                Mask::Causal => j <= p,
+                Mask::Window(n) => j <= p && p - j < n,
+            };
+            let counted =
+                (q_start..q_start + t_q).flat_map(|p| (0..t_k).map(move |j| (p, j))).filter(|&(p, j)| seen(p, j));
+            assert_eq!(mask.pairs(q_start, t_q, t_k), counted.count() as u64, "{mask:?} {q_start} {t_q} {t_k}");
+        }
+    }
+}

@@ -11,7 +11,7 @@ use crate::init::{self, Init};
 use crate::layers::Linear;
 use crate::params::{Builder, ParamKind};
 use crate::positions::{Rotary, alibi_slopes};
-use gently_tensor::{Activation, AttentionSpec, Mask, Rope, Tensor};
+use gently_tensor::{Activation, AttentionSpec, Mask, Rope, Tensor, profile};
 use std::sync::Arc;
 
 /// Causal multi-head attention with H query heads and Hk key and value heads of D channels.
@@ -77,7 +77,10 @@ impl Mixer for SoftmaxAttention {
 
     fn mix(&self, x: &Tensor, state: &mut KvCache, cx: &MixCtx) -> Result<Tensor> {
         let (h, d) = (self.heads, self.head_width);
+        let part = profile::part("qkv");
         let qkv = self.qkv.forward(x, Activation::None, cx.compute)?; // [B,T,(H+2Hk)·D]
+        drop(part);
+        let part = profile::part("scores");
         let mut spec = AttentionSpec {
             docs: cx.docs.clone(),
             alibi: self.alibi.clone(),
@@ -99,6 +102,8 @@ impl Mixer for SoftmaxAttention {
             qkv.attention_packed(h, self.kv_heads, rope.as_ref(), None, &spec)? // [B,T,H,D]
         };
         let y = y.reshape([x.dims()[0], x.dims()[1], h * d])?; // [B,T,H·D]
+        drop(part);
+        let _part = profile::part("out");
         self.out.close_branch(&y, cx.residual.as_ref(), cx.dropout_at("branch"), cx.compute) // [B,T,C]
     }
 

@@ -5,7 +5,7 @@ use super::{dense, need_float, need_same, need_shape};
 use crate::backend;
 use crate::storage::Buffer;
 use crate::tape::{Node, recording};
-use crate::{Activation, DType, Error, Op, Result, Rng, Tensor};
+use crate::{Activation, DType, Error, Op, Result, Rng, Tensor, profile};
 
 impl Tensor {
     /// max(x, 0).
@@ -39,6 +39,7 @@ impl Tensor {
         if act == Activation::None {
             return Ok(self.clone());
         }
+        let _op = profile::op(op.name());
         if self.dtype() == DType::Bf16 {
             let wide = self.to_dtype(DType::F32)?.activation(act)?;
             return wide.to_dtype(DType::Bf16);
@@ -63,6 +64,7 @@ impl Tensor {
     /// (Shazeer 2020, arXiv:2002.05202). Errors: an odd last dimension, a dtype that is not f32 or f64.
     pub fn swiglu(&self) -> Result<Tensor> {
         let op = Op::Swiglu;
+        let _op = profile::op(op.name());
         need_float(op.name(), self)?;
         let twice = self.shape().last();
         if self.rank() == 0 || !twice.is_multiple_of(2) {
@@ -106,6 +108,7 @@ impl Tensor {
 
     fn dropout_by(&self, p: f64, rng: &mut Rng, residual: Option<&Tensor>) -> Result<Tensor> {
         let op = Op::Dropout;
+        let _op = profile::op(op.name());
         Tensor::check_probability(op.name(), p)?;
         need_float(op.name(), self)?;
         if let Some(r) = residual {

@@ -7,7 +7,7 @@ use super::{dense, need_float, need_same};
 use crate::backend::{self, Binary, Unary, UnaryOp};
 use crate::storage::Buffer;
 use crate::tape::{Node, recording};
-use crate::{DType, Error, Op, Result, Tensor};
+use crate::{DType, Error, Op, Result, Tensor, profile};
 
 impl Tensor {
     /// a + b. Errors: shapes that do not broadcast, different dtypes or devices, integers.
@@ -41,6 +41,7 @@ impl Tensor {
     }
 
     fn binary(&self, op: Op, f: Binary, other: &Tensor) -> Result<Tensor> {
+        let _op = profile::op(op.name());
         need_same(op.name(), self, other)?;
         if self.dtype() == DType::Bf16 {
             let (a, b) = (self.to_dtype(DType::F32)?, other.to_dtype(DType::F32)?);
@@ -193,6 +194,7 @@ impl Tensor {
     }
 
     fn unary(&self, op: Op, f: UnaryOp) -> Result<Tensor> {
+        let _op = profile::op(op.name());
         if self.dtype() == DType::Bf16 {
             let wide = self.to_dtype(DType::F32)?.unary(op, f)?;
             return wide.to_dtype(DType::Bf16);

@@ -6,7 +6,7 @@ use crate::backend::{self, AttentionArgs, AttentionGrads, Heads, Positions, QkvB
 use crate::storage::Buffer;
 use crate::tape::{Node, recording};
 use crate::tensor::View;
-use crate::{Compute, DType, Error, Op, Result, Rng, Shape, Tensor};
+use crate::{Compute, DType, Error, Op, Result, Rng, Shape, Tensor, profile};
 use gently_kernels::attention::{AttnShape, Dropout, Mask};
 
 /// What attention computes beyond softmax(scale·q·k)·v.
@@ -189,6 +189,7 @@ impl Tensor {
     /// gives `[B, T, H, D]`. f32 or f64. Heads may be strided views. Errors: shapes, dtypes, options that do not fit.
     pub fn attention(&self, k: &Tensor, v: &Tensor, spec: &AttentionSpec) -> Result<Tensor> {
         const OP: &str = Op::Attention.name();
+        let _op = profile::op(OP);
         need_float(OP, self)?;
         need_same(OP, self, k)?;
         need_same(OP, self, v)?;
@@ -269,6 +270,7 @@ impl Tensor {
         spec: &AttentionSpec,
     ) -> Result<Tensor> {
         const OP: &str = Op::AttentionPacked.name();
+        let _op = profile::op(OP);
         need_float(OP, &self)?;
         let columns = n_heads.checked_add(kv_heads.saturating_mul(2));
         let (&[batch, time, width], Some(columns @ 1..)) = (self.dims(), columns) else {

@@ -4,7 +4,7 @@ use super::dense;
 use crate::backend;
 use crate::storage::Buffer;
 use crate::tape::{Node, recording, refuse};
-use crate::{DType, Op, Result, Tensor};
+use crate::{DType, Op, Result, Tensor, profile};
 
 impl Tensor {
     /// The values in another dtype: floats round to nearest even, floats to integers truncate and saturate. This tensor
@@ -15,6 +15,7 @@ impl Tensor {
         if dtype == self.dtype() {
             return Ok(self.clone());
         }
+        let _op = profile::op(OP);
         if !dtype.is_float() {
             refuse("to_dtype (to integers)", &[self])?;
         }

@@ -4,7 +4,7 @@ use super::{dense, need_device, need_float, need_ids, need_same};
 use crate::backend;
 use crate::storage::Buffer;
 use crate::tape::{Node, recording};
-use crate::{Dim, Error, Op, Result, Shape, Tensor};
+use crate::{Dim, Error, Op, Result, Shape, Tensor, profile};
 
 impl Tensor {
     /// Rows of this table `[V, C]` by u32 ids of any shape `[…]`, giving `[…, C]`. The gradient is added into the table's
@@ -20,6 +20,7 @@ impl Tensor {
 
     fn embedding_by(&self, ids: &Tensor, positions: Option<(&Tensor, usize)>) -> Result<Tensor> {
         const OP: &str = Op::Embedding.name();
+        let _op = profile::op(OP);
         need_float(OP, self)?;
         need_ids(OP, ids)?;
         need_device(OP, self, ids)?;
@@ -123,6 +124,7 @@ impl Tensor {
     }
 
     fn pick(&self, op: Op, dim: usize, ids: &Tensor, shape: Shape, full: bool) -> Result<Tensor> {
+        let _op = profile::op(op.name());
         need_ids(op.name(), ids)?;
         need_device(op.name(), self, ids)?;
         let dims = self.dims();

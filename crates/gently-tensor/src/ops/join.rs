@@ -5,12 +5,13 @@ use crate::backend;
 use crate::shape::Layout;
 use crate::storage::Buffer;
 use crate::tape::{Node, recording};
-use crate::{Dim, Error, Op, Result, Shape, Tensor};
+use crate::{Dim, Error, Op, Result, Shape, Tensor, profile};
 
 impl Tensor {
     /// Tensors joined along dimension `dim`; all other sizes equal, any one dtype. Errors: nothing to join, shapes.
     pub fn cat(tensors: &[&Tensor], dim: impl Dim) -> Result<Tensor> {
         const OP: &str = Op::Cat.name();
+        let _op = profile::op(OP);
         let Some((&first, rest)) = tensors.split_first() else {
             return Err(Error::BadShape { op: OP, shape: Box::new(Shape::SCALAR), why: "there is nothing to join" });
         };

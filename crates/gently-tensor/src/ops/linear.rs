@@ -4,7 +4,7 @@ use super::{dense, need_device, need_shape};
 use crate::backend::{self, Epilogue, Matrix};
 use crate::storage::Buffer;
 use crate::tape::{Node, recording};
-use crate::{Activation, Compute, DType, Error, Op, Result, Tensor};
+use crate::{Activation, Compute, DType, Error, Op, Result, Tensor, profile};
 
 /// What [`Tensor::linear`] does besides x·Wᵀ.
 ///
@@ -68,6 +68,7 @@ impl Tensor {
     /// pre-activation if there is an activation. Errors: shapes, devices or dtypes that do not fit.
     pub fn linear(&self, args: &LinearArgs<'_>) -> Result<Tensor> {
         const OP: &str = Op::Linear.name();
+        let _op = profile::op(OP);
         let w = args.w;
         need_device(OP, self, w)?;
         let [out_width, in_width] = *w.dims() else {
@@ -159,6 +160,7 @@ impl Tensor {
             let dy_rows = Matrix::rows(&dy, rows, out_width, out_width);
             if let (Some(mut acc), Some(wv)) = (s.open(0), wv) {
                 let accumulate = acc.accumulate;
+                let _dx = profile::detail("dx");
                 backend::gemm(
                     acc.buffer(),
                     compute,
@@ -170,6 +172,7 @@ impl Tensor {
             }
             if let (Some(mut acc), Some(x)) = (s.open(1), x) {
                 let accumulate = acc.accumulate;
+                let _dw = profile::detail("dw");
                 backend::gemm(
                     acc.buffer(),
                     compute,

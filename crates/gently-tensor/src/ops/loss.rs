@@ -4,7 +4,7 @@ use super::{dense, need_device, need_float, need_ids, need_same, need_shape};
 use crate::backend;
 use crate::storage::Buffer;
 use crate::tape::{Node, recording};
-use crate::{Compute, Device, Error, Op, Result, Shape, Tensor};
+use crate::{Compute, Device, Error, Op, Result, Shape, Tensor, profile};
 
 /// The target that is not scored: no loss, no gradient.
 pub const IGNORE: u32 = gently_kernels::loss::IGNORE;
@@ -25,6 +25,7 @@ impl Tensor {
         compute: Compute,
     ) -> Result<Tensor> {
         const OP: &str = Op::LinearCrossEntropy.name();
+        let _op = profile::op(OP);
         self.check_projection(OP, w, targets)?;
         let (x_shape, w_shape) = (*self.shape(), *w.shape());
         let (x, wv, ids) = (dense(OP, self)?, dense(OP, w)?, dense(OP, targets)?);
@@ -67,6 +68,7 @@ impl Tensor {
     /// [`Tensor::linear_cross_entropy`]. Has no backward: refuses tracked inputs under a recording tape.
     pub fn linear_nll(&self, w: &Tensor, targets: &Tensor, softcap: Option<f64>, compute: Compute) -> Result<Tensor> {
         const OP: &str = "linear_nll";
+        let _op = profile::op(OP);
         crate::tape::refuse(OP, &[self, w])?;
         self.check_projection(OP, w, targets)?;
         let (x, wv, ids) = (dense(OP, self)?, dense(OP, w)?, dense(OP, targets)?);
@@ -98,6 +100,7 @@ impl Tensor {
     /// (self), targets u32 `[…]`. Errors: shapes, dtypes, a target of V or more.
     pub fn cross_entropy(&self, targets: &Tensor, scale: f64) -> Result<Tensor> {
         const OP: &str = Op::CrossEntropy.name();
+        let _op = profile::op(OP);
         need_float(OP, self)?;
         need_ids(OP, targets)?;
         need_device(OP, self, targets)?;

@@ -7,7 +7,7 @@ use crate::shape::Layout;
 use crate::storage::Buffer;
 use crate::tape::{Node, Sink, recording};
 use crate::tensor::View;
-use crate::{Compute, DType, Error, Op, Result, Shape, Tensor};
+use crate::{Compute, DType, Error, Op, Result, Shape, Tensor, profile};
 
 const OP: &str = Op::Matmul.name();
 
@@ -20,6 +20,7 @@ impl Tensor {
 
     /// [`Tensor::matmul`] with products in this precision, forward and backward.
     pub fn matmul_in(&self, other: &Tensor, compute: Compute) -> Result<Tensor> {
+        let _op = profile::op(OP);
         need_device(OP, self, other)?;
         let dtype = product_dtype(OP, self, other)?;
         let (sa, sb) = (*self.shape(), *other.shape());
@@ -55,10 +56,12 @@ impl Tensor {
             let dc = g.view(OP)?;
             if let Some(b) = b {
                 // dA = dC·Bᵀ
+                let _da = profile::detail("da");
                 gradient(s, 0, sa, compute, (&dc, false), (&b, true), batch)?;
             }
             if let Some(a) = a {
                 // dB = Aᵀ·dC
+                let _db = profile::detail("db");
                 gradient(s, 1, sb, compute, (&a, true), (&dc, false), batch)?;
             }
             Ok(())

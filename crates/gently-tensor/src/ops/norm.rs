@@ -4,7 +4,7 @@ use super::{dense, need_float, need_same, need_shape};
 use crate::backend::{self, NormGrads, NormKind};
 use crate::storage::Buffer;
 use crate::tape::{Node, recording};
-use crate::{Error, Op, Result, Tensor};
+use crate::{Error, Op, Result, Tensor, profile};
 
 impl Tensor {
     /// (x − mean)/√(var + eps)·w + b over the last dimension, `[…, C]`; w and b `[C]`
@@ -31,6 +31,7 @@ impl Tensor {
 
     fn norm(&self, op: Op, kind: NormKind, w: Option<&Tensor>, b: Option<&Tensor>, eps: f64) -> Result<Tensor> {
         let name = op.name();
+        let _op = profile::op(name);
         need_float(name, self)?;
         let width = self.shape().last();
         if self.rank() == 0 || width == 0 {

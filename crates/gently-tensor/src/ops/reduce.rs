@@ -5,12 +5,13 @@ use crate::backend::{self, Reduce};
 use crate::shape::MAX_RANK;
 use crate::storage::Buffer;
 use crate::tape::{Node, recording, refuse};
-use crate::{DType, Dim, Error, Op, Result, Shape, Tensor};
+use crate::{DType, Dim, Error, Op, Result, Shape, Tensor, profile};
 
 impl Tensor {
     /// The sum over the given dimensions, each named once; with `keep` they stay with size 1. `bf16` sums in `f32`.
     pub fn sum_dims(&self, dims: &[usize], keep: bool) -> Result<Tensor> {
         let op = Op::Sum;
+        let _op = profile::op(op.name());
         if self.dtype() == DType::Bf16 {
             let wide = self.to_dtype(DType::F32)?.sum_dims(dims, keep)?;
             return wide.to_dtype(DType::Bf16);
@@ -68,6 +69,7 @@ impl Tensor {
     /// Errors: a dimension of size 0.
     pub fn max(&self, dim: impl Dim, keep: bool) -> Result<Tensor> {
         let op = Op::Max;
+        let _op = profile::op(op.name());
         let dim = dim.resolve(self.rank(), op.name())?;
         let ids = crate::no_grad(|| self.argmax(dim, true))?;
         let from = *self.shape();
@@ -100,6 +102,7 @@ impl Tensor {
     /// a tracked input under a recording tape. Errors: a dimension of size 0.
     pub fn argmax(&self, dim: impl Dim, keep: bool) -> Result<Tensor> {
         const OP: &str = "argmax";
+        let _op = profile::op(OP);
         refuse(OP, &[self])?;
         if self.dtype() == DType::Bf16 {
             return self.to_dtype(DType::F32)?.argmax(dim, keep);
@@ -134,6 +137,7 @@ impl Tensor {
     }
 
     fn softmax_by(&self, op: Op, log: bool) -> Result<Tensor> {
+        let _op = profile::op(op.name());
         need_float(op.name(), self)?;
         let shape = *self.shape();
         if shape.rank() == 0 || shape.last() == 0 {

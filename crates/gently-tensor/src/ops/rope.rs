@@ -4,7 +4,7 @@ use super::{need_device, need_float, need_ids, need_shape};
 use crate::backend::{self, Positions};
 use crate::storage::Buffer;
 use crate::tape::{Node, recording};
-use crate::{Error, Op, Result, Tensor};
+use crate::{Error, Op, Result, Tensor, profile};
 use gently_kernels::rope::{RopeStyle, RopeTable};
 use std::sync::{Arc, OnceLock};
 
@@ -103,6 +103,7 @@ impl Tensor {
 
     fn rope_by(&self, rope: &Rope, start: usize, positions: Option<&Tensor>) -> Result<Tensor> {
         const OP: &str = Op::Rope.name();
+        let _op = profile::op(OP);
         need_float(OP, self)?;
         let &[b, t, h, d] = self.dims() else {
             return Err(Error::BadShape { op: OP, shape: Box::new(*self.shape()), why: "heads are [B, T, H, D]" });
