@@ -4,9 +4,11 @@
     run.py --data tinyshakespeare.txt [--case shakespeare-cpu] [--rounds 5] [--steps 60] [--python PYTHON]
 
 For each case and each compute (f32, bf16):
-  - the losses of the first --curve steps, ours against PyTorch eager: largest relative difference;
+  - the losses of the first --curve steps, ours against PyTorch eager: largest relative difference (not with dropout:
+    two programs do not draw the same random numbers);
   - tokens per second: --rounds rounds, each a run of every program in turn; the first --warmup steps of a run do not
-    count; a run's figure is its tokens over its seconds, a program's figure the median of its runs.
+    count; a run's figure is its tokens over its seconds, a program's figure the median of its runs;
+  - peak memory: the largest resident set of each program's process over its runs.
 Everything, also each run's figure, goes into benches/results/train-DATE.json. Quote ratios from there.
 """
 
@@ -20,14 +22,37 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 
-# Recipe and changes. No dropout: two programs do not draw the same random numbers.
+
+
+class Case(NamedTuple):
+    """A recipe, what is changed in it, and how many steps a run is worth here unless the command line says."""
+
+    recipe: str
+    changes: list
+    steps: int
+    warmup: int
+    curve: int
+
+
 CASES = {
-    "shakespeare-cpu": ("shakespeare-cpu", []),
-    "baby-gpt-b16": ("shakespeare-baby", ["train.batch=16", "model.dropout=0.0"]),
+    "shakespeare-cpu": Case("shakespeare-cpu", [], 60, 10, 100),
+    "baby-gpt-b16": Case("shakespeare-baby", ["train.batch=16", "model.dropout=0.0"], 6, 1, 100),
+    # As nanoGPT ships it.
+    "baby-gpt-b64": Case("shakespeare-baby", [], 3, 1, 0),
+    # Characters in a vocabulary padded to GPT-2's: the work is the same whatever the tokens are.
+    "gpt2-124m": Case(
+        "gpt2-124m",
+        ["train.batch=1", "train.accumulate=1", "tokenizer.kind=characters", "model.vocab=50304"]
+        + ["data.documents=none", "data.val_fraction=0.1"],
+        3,
+        1,
+        3,
+    ),
 }
 
 
@@ -35,11 +60,17 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def call(command, **more):
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, **more)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))}\nfailed with {done.returncode}:\n{done.stderr[-4000:]}")
-    return done.stdout
+def call(command):
+    """Runs a program; its output and its peak resident memory in bytes."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        child = subprocess.Popen([str(c) for c in command], stdout=out, stderr=err)
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        if child.returncode != 0:
+            sys.exit(f"{' '.join(map(str, command))}\nfailed with {child.returncode}:\n{err.read()[-4000:]}")
+        return out.read(), used.ru_maxrss * 1024
 
 
 def ours(a, recipe, changes, compute, steps, decay):
@@ -51,20 +82,22 @@ def ours(a, recipe, changes, compute, steps, decay):
         length = [f"train.steps={steps}", f"optimizer.decay_steps={decay}", f"train.compute={compute}"]
         for change in changes + quiet + length:
             command += ["--set", change]
-        call(command)
+        _, peak = call(command)
         rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "train_loss" in row]
     return {
         "losses": [row["train_loss"] for row in rows],
         "seconds": [row["seconds"]["total"] for row in rows],
         "tokens_per_step": rows[0]["tokens"],
+        "peak_bytes": peak,
     }
 
 
 def theirs(a, export, mode, compute, steps):
     """One run of train_peer.py."""
     command = [a.python, HERE / "train_peer.py", "--export", export, "--steps", steps, "--mode", mode]
-    return json.loads(call(command + ["--compute", compute, "--threads", a.threads]))
+    out, peak = call(command + ["--compute", compute, "--threads", a.threads])
+    return json.loads(out) | {"peak_bytes": peak}
 
 
 def speed(run, warmup):
@@ -83,44 +116,54 @@ def machine():
 
 
 def case(a, name):
-    recipe, changes = CASES[name]
-    result = {"case": name, "recipe": recipe, "changes": changes, "curve": {}, "speed": {}}
+    this = CASES[name]
+    recipe, changes = this.recipe, this.changes
+    steps, warmup, curve = (
+        given if given is not None else usual
+        for given, usual in [(a.steps, this.steps), (a.warmup, this.warmup), (a.curve, this.curve)]
+    )
+    if a.rounds > 0 and steps <= warmup:
+        sys.exit("--steps must be more than --warmup")
+    result = {"case": name, "recipe": recipe, "changes": changes, "steps": steps, "warmup": warmup}
+    result |= {"curve": {}, "speed": {}}
     # The schedule of the whole recipe, whatever part of it is run.
-    decay = {"shakespeare-cpu": 2000, "shakespeare-baby": 5000}[recipe]
+    decay = {"shakespeare-cpu": 2000, "shakespeare-baby": 5000, "gpt2-124m": 600000}[recipe]
     with tempfile.TemporaryDirectory() as folder:
         export = Path(folder)
-        steps = max(a.curve, a.steps)
-        command = [a.export, recipe, a.data, export, steps]
+        command = [a.export, recipe, a.data, export, max(curve, steps)]
         for change in changes + [f"optimizer.decay_steps={decay}"]:
             command.append(change)
         call(command)
         for compute in a.compute:
-            if a.curve > 0:
-                mine = ours(a, recipe, changes, compute, a.curve, decay)["losses"]
-                peer = theirs(a, export, "eager", compute, a.curve)["losses"]
+            if curve > 0:
+                mine = ours(a, recipe, changes, compute, curve, decay)["losses"]
+                peer = theirs(a, export, "eager", compute, curve)["losses"]
                 worst = max(abs(x - y) / abs(y) for x, y in zip(mine, peer, strict=True))
                 result["curve"][compute] = {"gently": mine, "pytorch": peer, "largest_relative_difference": worst}
-                say(f"{name} {compute}: losses of {a.curve} steps differ by at most {worst:.2e}")
+                say(f"{name} {compute}: losses of {curve} steps differ by at most {worst:.2e}")
             if a.rounds == 0:
                 continue
-            programs = {
-                "gently": lambda: ours(a, recipe, changes, compute, a.steps, decay),
-                "pytorch eager": lambda: theirs(a, export, "eager", compute, a.steps),
-                "pytorch compile": lambda: theirs(a, export, "compile", compute, a.steps),
-            }
+            programs = {"gently": lambda: ours(a, recipe, changes, compute, steps, decay)}
+            for mode in a.peer:
+                programs[f"pytorch {mode}"] = lambda mode=mode: theirs(a, export, mode, compute, steps)
             figures = {program: [] for program in programs}
+            peaks = {program: 0 for program in programs}
             for round_ in range(a.rounds):
                 for program, run in programs.items():
-                    figures[program].append(speed(run(), a.warmup))
+                    done = run()
+                    figures[program].append(speed(done, warmup))
+                    peaks[program] = max(peaks[program], done["peak_bytes"])
                     say(f"{name} {compute} round {round_ + 1}: {program} {figures[program][-1]:.0f} tokens/s")
             medians = {program: statistics.median(values) for program, values in figures.items()}
-            best = max(medians["pytorch eager"], medians["pytorch compile"])
+            peer = max((p for p in medians if p != "gently"), key=medians.get)
             result["speed"][compute] = {
                 "tokens_per_second": figures,
                 "median": medians,
-                "gently_over_best_pytorch": medians["gently"] / best,
+                "gently_over_best_pytorch": medians["gently"] / medians[peer],
+                "peak_bytes": peaks,
             }
-            say(f"{name} {compute}: {medians['gently'] / best:.2f} times PyTorch's best")
+            say(f"{name} {compute}: {medians['gently'] / medians[peer]:.2f} times {peer}, the better")
+            say(f"{name} {compute}: peak memory {peaks['gently'] / 1e6:.0f} MB against {peaks[peer] / 1e6:.0f} MB")
     return result
 
 
@@ -130,9 +173,10 @@ def main():
     arguments.add_argument("--case", action="append", choices=CASES, help="default: all")
     arguments.add_argument("--compute", action="append", choices=["f32", "bf16"], help="default: both")
     arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--steps", type=int, default=60, help="steps of a timed run")
-    arguments.add_argument("--warmup", type=int, default=10, help="steps of a timed run that do not count")
-    arguments.add_argument("--curve", type=int, default=100, help="steps whose losses are compared")
+    arguments.add_argument("--peer", action="append", choices=["eager", "compile"], help="default: both")
+    arguments.add_argument("--steps", type=int, help="steps of a timed run (default: by case)")
+    arguments.add_argument("--warmup", type=int, help="steps of a timed run that do not count (default: by case)")
+    arguments.add_argument("--curve", type=int, help="steps whose losses are compared (default: by case)")
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--python", default=sys.executable, help="a Python with torch")
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
@@ -141,15 +185,14 @@ def main():
     arguments.add_argument("--out", type=Path, default=ROOT / "benches/results")
     a = arguments.parse_args()
     a.compute = a.compute or ["f32", "bf16"]
-    if a.rounds > 0 and a.steps <= a.warmup:
-        sys.exit("--steps must be more than --warmup")
+    a.peer = a.peer or ["eager", "compile"]
     a.data = a.data.resolve()
 
     about = machine()
     if a.rounds > 0 and about["load_before"] > 0.5:
         say(f"warning: the machine is busy (load {about['load_before']:.1f}); figures will be wrong")
-    torch = call([a.python, "-c", "import torch; print(torch.__version__)"]).strip()
-    commit = call(["git", "-C", ROOT, "rev-parse", "HEAD"]).strip()
+    torch = call([a.python, "-c", "import torch; print(torch.__version__)"])[0].strip()
+    commit = call(["git", "-C", ROOT, "rev-parse", "HEAD"])[0].strip()
     cases = [case(a, name) for name in (a.case or CASES)]
     report = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -158,8 +201,6 @@ def main():
         "machine": about,
         "threads": a.threads,
         "pytorch": torch,
-        "steps": a.steps,
-        "warmup": a.warmup,
         "cases": cases,
     }
     a.out.mkdir(parents=True, exist_ok=True)

@@ -263,7 +263,7 @@ impl Error {
                     .into(),
             ),
             Self::Memory { .. } => Some(
-                "lower train.batch and raise train.accumulate by as much (the same updates), or set train.recompute=true"
+                "lower train.micro_batch (the same updates), or set train.recompute=true"
                     .into(),
             ),
             Self::RunExists { .. } => {

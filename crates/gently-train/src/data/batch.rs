@@ -33,6 +33,32 @@ impl Batch {
         self.targets.iter().filter(|&&t| t != IGNORE).count()
     }
 
+    /// The batch in pieces of at most `rows` rows, as even as they can be, in order.
+    ///
+    /// ```
+    /// # use gently_train::data::Batch;
+    /// let batch = Batch { ids: vec![1, 2, 3, 4, 5, 6], targets: vec![2, 3, 4, 5, 6, 7], docs: None, batch: 3, block: 2 };
+    /// let pieces = batch.split(2);
+    /// assert_eq!(pieces[0].ids, [1, 2]);
+    /// assert_eq!((pieces[1].batch, &pieces[1].targets[..]), (2, &[4, 5, 6, 7][..]));
+    /// ```
+    pub fn split(self, rows: usize) -> Vec<Batch> {
+        let pieces = self.batch.div_ceil(rows.max(1));
+        if pieces <= 1 {
+            return vec![self];
+        }
+        let bounds: Vec<usize> = (0..=pieces).map(|i| i * self.batch / pieces).collect();
+        let cut = |of: &[u32], at: &[usize]| of[at[0] * self.block..at[1] * self.block].to_vec();
+        let piece = |at: &[usize]| Batch {
+            ids: cut(&self.ids, at),
+            targets: cut(&self.targets, at),
+            docs: self.docs.as_ref().map(|docs| cut(docs, at)),
+            batch: at[1] - at[0],
+            block: self.block,
+        };
+        bounds.windows(2).map(piece).collect()
+    }
+
     /// Appends a row of the tokens of `range` of one part, each with its successor as target, padded to the block.
     /// Needs the token after the range for the last target, unless the part ends there. Where documents matter,
     /// no target crosses from one to the next.

@@ -36,6 +36,9 @@ pub(super) fn ranges(resolved: &Resolved) -> Result<()> {
     if config.train.batch.saturating_mul(config.train.block) > MOST {
         return refuse("train.batch", "times train.block must be at most 2^28");
     }
+    if config.train.micro_batch > MOST {
+        return refuse("train.micro_batch", "must be at most 2^28");
+    }
     if config.train.block > config.model.context {
         return refuse("train.block", &format!("must be at most model.context = {}", config.model.context));
     }

@@ -24,10 +24,11 @@ pub struct Resolved {
 }
 
 /// Keys whose change would make a continued run another run.
-const FROZEN: [&str; 10] = [
+const FROZEN: [&str; 11] = [
     "train.batch",
     "train.block",
     "train.accumulate",
+    "train.micro_batch",
     "train.seed",
     "optimizer.kind",
     "data.val_fraction",

@@ -98,12 +98,15 @@ pub enum TokenizerKind {
 pub struct Train {
     /// Updates.
     pub steps: u64,
-    /// Rows of one micro-batch.
+    /// Rows that are drawn at a time.
     pub batch: usize,
     /// Tokens of one row.
     pub block: usize,
-    /// Micro-batches of one update.
+    /// Batches of one update.
     pub accumulate: usize,
+    /// Most rows of a batch that go through the model together; 0 takes as many as make [`MICRO_TOKENS`] tokens. It
+    /// decides about memory and speed; the update is the same but for rounding.
+    pub micro_batch: usize,
     /// The one seed: initial weights, data order, dropout, samples.
     pub seed: u64,
     /// Arithmetic of matrix products; weights and optimizer state stay f32.
@@ -112,6 +115,20 @@ pub struct Train {
     pub recompute: bool,
     /// Largest global gradient norm; 0 turns clipping off.
     pub clip: f64,
+}
+
+/// Tokens that go through the model together, where a recipe does not say: enough for products to run at full speed and
+/// for the traffic of weights and their gradients not to show, and few enough to keep activations small.
+pub const MICRO_TOKENS: usize = 2048;
+
+impl Train {
+    /// Most rows that go through the model together.
+    pub fn rows(&self) -> usize {
+        match self.micro_batch {
+            0 => (MICRO_TOKENS / self.block.max(1)).max(1),
+            rows => rows,
+        }
+    }
 }
 
 /// Arithmetic of matrix products.
@@ -300,6 +317,7 @@ impl Default for Train {
             batch: 12,
             block: 64,
             accumulate: 1,
+            micro_batch: 0,
             seed: 1337,
             compute: ComputeKind::F32,
             recompute: false,

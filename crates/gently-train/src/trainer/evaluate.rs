@@ -11,11 +11,12 @@ use crate::{Error, Result};
 pub(super) fn evaluate(model: &Decoder, passes: &Passes, val: &EvalSet) -> Result<(f64, u64)> {
     let (mut sum, mut tokens) = (0.0, 0);
     for batch in val.iter() {
-        let batch = batch?;
-        let counted = batch.counted() as u64;
-        if counted > 0 {
-            sum += passes.summed_loss(model, &batch)?;
-            tokens += counted;
+        for batch in passes.micro_batches(batch?) {
+            let counted = batch.counted() as u64;
+            if counted > 0 {
+                sum += passes.summed_loss(model, &batch)?;
+                tokens += counted;
+            }
         }
     }
     if tokens == 0 {

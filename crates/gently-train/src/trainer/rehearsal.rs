@@ -73,8 +73,16 @@ fn rehearse(
     let masked = config.data.documents != crate::recipe::Documents::Stream;
     let batch =
         Batch { ids: vec![0; tokens], targets, docs: masked.then(|| vec![0; tokens]), batch: rows, block: width };
-    // More than two micro-batches change nothing: from the second on all buffers are there.
-    let batches = vec![batch; config.train.accumulate.min(2)];
+    // More than two micro-batches of a size change nothing: from the second on all buffers are there.
+    let all: Vec<Batch> =
+        (0..config.train.accumulate.min(2)).flat_map(|_| passes.micro_batches(batch.clone())).collect();
+    let (mut batches, mut seen) = (Vec::new(), Vec::new());
+    for batch in all {
+        seen.push(batch.batch);
+        if seen.iter().filter(|&&rows| rows == batch.batch).count() <= 2 {
+            batches.push(batch);
+        }
+    }
     passes.summed_loss(model, &batches[0])?;
     for step in 0..2 {
         let mut grads = Grads::new();

@@ -15,6 +15,8 @@ use crate::{Error, Result};
 pub(super) struct Passes {
     compute: Compute,
     recompute: bool,
+    /// Most rows of a micro-batch.
+    rows: usize,
     /// The stream below which every micro-batch of every step has its own: nothing to save for a resumed run.
     dropout: Rng,
 }
@@ -33,12 +35,18 @@ impl Passes {
         Self {
             compute: compute(train.compute),
             recompute: train.recompute,
+            rows: train.rows(),
             dropout: Rng::new(train.seed).stream("dropout"),
         }
     }
 
     pub fn compute(&self) -> Compute {
         self.compute
+    }
+
+    /// A batch in the micro-batches that go through the model.
+    pub fn micro_batches(&self, batch: Batch) -> Vec<Batch> {
+        batch.split(self.rows)
     }
 
     /// How micro-batch `micro` of the update after `step` updates is run.
@@ -56,7 +64,7 @@ impl Passes {
         ForwardCx { compute: self.compute, ..ForwardCx::default() }
     }
 
-    /// Loss and gradients of all `batches` of the update after `step` updates. Each micro-batch's loss is divided by
+    /// Loss and gradients of all micro-batches of the update after `step` updates. Each micro-batch's loss is divided by
     /// the counted tokens of all of them, so the gradient is that of the mean over tokens, however they are cut.
     ///
     /// # Errors

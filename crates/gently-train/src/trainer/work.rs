@@ -94,8 +94,10 @@ impl Session {
     /// One update: batches, gradients, clipping, optimizer.
     fn update(&mut self) -> Result<Step> {
         let begun = Instant::now();
-        let batches =
-            (0..self.config.train.accumulate).map(|_| self.data.train.next_batch()).collect::<Result<Vec<Batch>>>()?;
+        let mut batches = Vec::new();
+        for _ in 0..self.config.train.accumulate {
+            batches.extend(self.passes.micro_batches(self.data.train.next_batch()?));
+        }
         let data = begun.elapsed().as_secs_f64();
 
         let at = self.state.step;

@@ -33,6 +33,23 @@ fn accumulation_changes_nothing_but_rounding() {
 }
 
 #[test]
+fn a_batch_may_be_cut_into_micro_batches() {
+    for masked in [false, true] {
+        let dropout = "model.dropout=0.1";
+        let cut = losses_with(&["train.batch=8", "train.micro_batch=2", dropout], masked);
+        // The same rows in the same order, drawn two at a time.
+        let drawn = losses_with(&["train.batch=2", "train.accumulate=4", dropout], masked);
+        assert_eq!(cut, drawn, "masked {masked}");
+        let whole = losses_with(&["train.batch=8"], masked);
+        let uneven = losses_with(&["train.batch=8", "train.micro_batch=3"], masked);
+        for (step, (a, b)) in whole.iter().zip(&uneven).enumerate() {
+            let far = (a - b).abs() / a;
+            assert!(far < ROUNDING, "masked {masked}, step {step}: {a} and {b}");
+        }
+    }
+}
+
+#[test]
 fn recomputation_gives_the_same_losses() {
     let set = ["model.dropout=0.2"];
     let kept = losses_with(&set, false);

@@ -84,10 +84,11 @@ fn another_model_text_or_vocabulary_is_refused() {
 #[test]
 fn a_run_that_cannot_fit_says_so_before_it_begins() {
     let folder = tempfile::tempdir().unwrap();
-    let set = ["train.batch=16384", "train.block=512", "model.width=1024", "model.layers=16"];
+    let sizes = ["train.batch=16384", "train.block=512", "train.micro_batch=16384"];
+    let set = [sizes[0], sizes[1], sizes[2], "model.width=1024", "model.layers=16"];
     let error = trainer(tiny(&set), folder.path()).run().unwrap_err();
     assert!(matches!(error, Error::Memory { .. }), "{error}");
-    assert!(error.hint().unwrap().contains("train.batch"));
+    assert!(error.hint().unwrap().contains("train.micro_batch"));
 }
 
 #[test]
