@@ -41,10 +41,10 @@ fn main() {
         let spec = AttnSpec { dropout, ..AttnSpec::new(1.0 / (d as f32).sqrt(), Mask::Causal) };
         let view = |part| HeadView::packed(&qkv, shape, part);
         let (q, k, v) = (view(Part::Q), view(Part::K), view(Part::V));
-        let f = least(seconds, || forward(shape, &spec, q, k, v, &mut out, &mut lse));
+        let f = least(seconds, || forward(shape, &spec, q, k, v, &mut out, &mut lse).expect("memory for the scratch"));
         let g = least(seconds, || {
             let grads = QkvGrads::Packed { data: &mut grads };
-            backward(shape, &spec, q, k, v, &out, &lse, &dout, grads, None);
+            backward(shape, &spec, q, k, v, &out, &lse, &dout, grads, None).expect("memory for the scratch");
         });
         let flops = (b * h * t * (t + 1) / 2 * d * 2) as f64;
         println!(

@@ -111,7 +111,9 @@ fn main() {
         let (rows, cols) = (768, 3072);
         let (mut w, g, mut m) = (random(rows * cols), random(rows * cols), zeros(rows * cols));
         let muon = Muon { compute, ..Muon::default() };
-        time(&format!("Muon 768x3072 {compute:?}"), 0, || muon.step(rows, cols, &mut w, &g, &mut m));
+        time(&format!("Muon 768x3072 {compute:?}"), 0, || {
+            muon.step(rows, cols, &mut w, &g, &mut m).expect("memory for the scratch");
+        });
     }
 
     for (n, c, v) in [(4096, 384, 65), (1024, 768, 50_304)] {

@@ -10,10 +10,11 @@
 //! ```
 
 use bytemuck::Pod;
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 
 /// Every buffer starts on a cache line, so a full vector load never splits one.
 pub const ALIGN: usize = 64;
@@ -21,6 +22,14 @@ pub const ALIGN: usize = 64;
 const LARGE: usize = 4 << 20;
 /// The huge page of x86-64 and of most AArch64 systems.
 const HUGE_PAGE: usize = 2 << 20;
+
+/// The system has no memory for a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there is no memory for {bytes} bytes")]
+pub struct OutOfMemory {
+    /// Bytes asked for.
+    pub bytes: usize,
+}
 
 enum Owner {
     Empty,
@@ -43,46 +52,67 @@ unsafe impl<T: Pod + Send> Send for AlignedBuf<T> {}
 unsafe impl<T: Pod + Sync> Sync for AlignedBuf<T> {}
 
 impl<T: Pod> AlignedBuf<T> {
-    /// `len` zeros.
+    /// `len` zeros, for buffers whose size does not come from outside: a caller that can be asked for any size takes
+    /// [`AlignedBuf::try_zeroed`].
     ///
     /// # Panics
-    /// When the size overflows or memory is exhausted, as `Vec` does.
+    /// When the size overflows or the system has no memory for it.
     pub fn zeroed(len: usize) -> Self {
+        Self::try_zeroed(len).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// `len` zeros.
+    ///
+    /// # Errors
+    /// The system has no memory for them, or they are more than can be addressed.
+    pub fn try_zeroed(len: usize) -> Result<Self, OutOfMemory> {
         const { assert!(align_of::<T>() <= ALIGN) };
-        let bytes = len
-            .checked_mul(size_of::<T>())
-            .filter(|&b| b <= isize::MAX as usize - HUGE_PAGE)
-            .expect("buffer size overflows");
+        let bytes = len.saturating_mul(size_of::<T>());
+        let refused = OutOfMemory { bytes };
         if bytes == 0 {
-            return Self { ptr: NonNull::dangling(), len, owner: Owner::Empty };
+            return Ok(Self { ptr: NonNull::dangling(), len, owner: Owner::Empty });
+        }
+        if bytes > isize::MAX as usize - HUGE_PAGE {
+            return Err(refused);
         }
         if bytes >= LARGE
             && let Some(buf) = Self::mapped(len, bytes)
         {
-            return buf;
+            return Ok(buf);
         }
-        let layout = Layout::from_size_align(bytes, ALIGN).expect("buffer size overflows");
+        let layout = Layout::from_size_align(bytes, ALIGN).map_err(|_| refused)?;
         // SAFETY: the layout has a non-zero size.
         let raw = unsafe { alloc_zeroed(layout) };
-        let Some(ptr) = NonNull::new(raw.cast::<T>()) else { handle_alloc_error(layout) };
-        Self { ptr, len, owner: Owner::Heap(layout) }
+        let ptr = NonNull::new(raw.cast::<T>()).ok_or(refused)?;
+        Ok(Self { ptr, len, owner: Owner::Heap(layout) })
     }
 
     /// An anonymous mapping whose used part starts on a huge-page boundary. The slack before it is
     /// never touched and so costs address space only.
     fn mapped(len: usize, bytes: usize) -> Option<Self> {
         let mut map = memmap2::MmapMut::map_anon(bytes + HUGE_PAGE).ok()?;
-        #[cfg(target_os = "linux")]
-        {
-            // Advice only: a kernel without huge pages serves small ones.
-            let _ = map.advise(memmap2::Advice::HugePage);
-        }
         let start = map.as_mut_ptr();
         let skip = start.align_offset(HUGE_PAGE);
+        #[cfg(target_os = "linux")]
+        {
+            // Advice only: a kernel without huge pages serves small ones. The tail, less than a huge page, is left to
+            // small ones, or it would take a whole one: with large models that was 8 % of their memory.
+            let _ = map.advise_range(memmap2::Advice::HugePage, skip, bytes / HUGE_PAGE * HUGE_PAGE);
+        }
         // SAFETY: skip < HUGE_PAGE, and the mapping is bytes + HUGE_PAGE long, so the result and the
         // `bytes` after it lie inside the mapping.
         let ptr = NonNull::new(unsafe { start.add(skip) }.cast::<T>())?;
         Some(Self { ptr, len, owner: Owner::Map(map) })
+    }
+
+    /// Bytes of main memory that a buffer of `len` elements takes when the first `used` are touched.
+    pub(crate) fn resident(len: usize, used: usize) -> usize {
+        let (bytes, used) = (len.saturating_mul(size_of::<T>()), used.saturating_mul(size_of::<T>()));
+        let huge = bytes / HUGE_PAGE * HUGE_PAGE;
+        match bytes >= LARGE && used <= huge && huge_pages() {
+            true => used.next_multiple_of(HUGE_PAGE),
+            false => used.next_multiple_of(4096).min(bytes),
+        }
     }
 
     /// A buffer holding a copy of `data`.
@@ -96,7 +126,7 @@ impl<T: Pod> AlignedBuf<T> {
 impl<T: Pod> Drop for AlignedBuf<T> {
     fn drop(&mut self) {
         if let Owner::Heap(layout) = self.owner {
-            // SAFETY: allocated in `zeroed` with this very layout, and freed once.
+            // SAFETY: allocated in `try_zeroed` with this very layout, and freed once.
             unsafe { dealloc(self.ptr.as_ptr().cast(), layout) }
         }
     }
@@ -127,6 +157,15 @@ impl<T: Pod> fmt::Debug for AlignedBuf<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "AlignedBuf<{}>[{}]", std::any::type_name::<T>(), self.len)
     }
+}
+
+/// Whether the system gives huge pages to those who ask for them.
+fn huge_pages() -> bool {
+    static GIVEN: OnceLock<bool> = OnceLock::new();
+    *GIVEN.get_or_init(|| {
+        let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+        setting.is_ok_and(|setting| !setting.contains("[never]"))
+    })
 }
 
 /// Read-only maps of files.
@@ -202,6 +241,16 @@ mod tests {
                 assert_eq!(b.clone()[len - 1], 2.0);
             }
         }
+    }
+
+    #[test]
+    fn what_no_machine_has_is_refused() {
+        // The whole address space of today's processors, and more than a count of bytes can say.
+        for len in [1 << 46, isize::MAX as usize, usize::MAX] {
+            let refused = AlignedBuf::<u32>::try_zeroed(len).unwrap_err();
+            assert_eq!(refused.bytes, len.saturating_mul(4));
+        }
+        assert_eq!(AlignedBuf::<u32>::try_zeroed(9).unwrap().len(), 9);
     }
 
     #[test]

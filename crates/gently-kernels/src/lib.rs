@@ -30,6 +30,7 @@ pub mod pool;
 pub mod real;
 pub mod reduce;
 pub mod rope;
+pub mod scratch;
 pub mod simd;
 pub mod simd_math;
 pub mod softmax;

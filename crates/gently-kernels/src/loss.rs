@@ -10,11 +10,12 @@
 //! assert!((loss.total - std::f64::consts::LN_2).abs() < 1e-6);
 //! ```
 
-use crate::buffer::AlignedBuf;
+use crate::buffer::{AlignedBuf, OutOfMemory};
 use crate::cpu::{self, Path};
-use crate::gemm::{Compute, Epilogue, Mat, gemm};
+use crate::gemm::{self, Compute, Epilogue, Mat, gemm};
 use crate::lanes::{self, for_lanes};
 use crate::pool;
+use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::simd_math;
 use crate::softmax::log_sum_exp;
@@ -41,6 +42,17 @@ pub struct TargetOutOfRange {
     pub position: usize,
     /// V.
     pub vocab: usize,
+}
+
+/// Why there is no loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A target outside the vocabulary.
+    #[error(transparent)]
+    Target(#[from] TargetOutOfRange),
+    /// No memory for the logits of a chunk of rows.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
 }
 
 /// Inputs of [`linear_cross_entropy`].
@@ -102,7 +114,7 @@ impl<T> LinearCrossEntropy<'_, T> {
 /// receives each token's loss (0 where ignored).
 ///
 /// # Errors
-/// [`TargetOutOfRange`]; nothing is then written.
+/// [`Error`]; nothing is then written.
 ///
 /// # Panics
 /// When lengths disagree.
@@ -110,7 +122,7 @@ pub fn linear_cross_entropy(
     args: &LinearCrossEntropy<'_, f32>,
     per_token: Option<&mut [f32]>,
     grads: Option<LinearGrads<'_, f32>>,
-) -> Result<Loss, TargetOutOfRange> {
+) -> Result<Loss, Error> {
     linear_cross_entropy_on(cpu::path(), args, per_token, grads)
 }
 
@@ -118,7 +130,7 @@ pub fn linear_cross_entropy(
 /// ignored), and with `grad = (scale, dlogits)` the gradient of `scale · total`, `[N, V]`.
 ///
 /// # Errors
-/// [`TargetOutOfRange`]; nothing is then written.
+/// [`Error`]; nothing is then written.
 ///
 /// # Panics
 /// When lengths disagree.
@@ -129,7 +141,7 @@ pub fn softmax_cross_entropy(
     softcap: Option<f32>,
     per_token: Option<&mut [f32]>,
     grad: Option<(f32, &mut [f32])>,
-) -> Result<Loss, TargetOutOfRange> {
+) -> Result<Loss, Error> {
     assert_eq!(logits.len(), targets.len() * vocab, "loss: logits are not [N, V]");
     let count = check_targets(targets, vocab)?;
     let mut own = Vec::new();
@@ -142,12 +154,12 @@ pub fn softmax_cross_entropy(
             rows(path, grad, vocab, targets, softcap, Some(scale), nll);
         }
         None => {
-            let mut copy = Vec::new();
+            let mut copy = AlignedBuf::try_zeroed(chunk_logits(targets.len(), vocab))?;
             for (chunk, n) in cuts(targets.len(), chunk_rows(vocab)) {
-                copy.clear();
-                copy.extend_from_slice(&logits[chunk * vocab..(chunk + n) * vocab]);
+                let copy = &mut copy[..n * vocab];
+                copy.copy_from_slice(&logits[chunk * vocab..(chunk + n) * vocab]);
                 let (targets, nll) = (&targets[chunk..chunk + n], &mut nll[chunk..chunk + n]);
-                rows(path, &mut copy, vocab, targets, softcap, None, nll);
+                rows(path, copy, vocab, targets, softcap, None, nll);
             }
         }
     }
@@ -168,6 +180,24 @@ fn cuts(n: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..n).step_by(chunk).map(move |first| (first, chunk.min(n - first)))
 }
 
+/// What [`linear_cross_entropy`] takes beside its operands for `n` rows of `width` numbers and a vocabulary of `vocab`.
+pub fn linear_scratch(compute: Compute, n: usize, width: usize, vocab: usize, grads: bool) -> Scratch {
+    let rows = cuts(n, chunk_rows(vocab)).map(|(_, len)| len).max().unwrap_or(0);
+    let x = Mat::f32(&[], rows, width);
+    let (w, z) = (Mat::f32(&[], vocab, width), Mat::f32(&[], rows, vocab));
+    let mut products = gemm::scratch(compute, &x, &w.t(), false);
+    if grads {
+        products = products.or(gemm::scratch(compute, &z, &w, false));
+        products = products.or(gemm::scratch(compute, &z.t(), &x, false));
+    }
+    Scratch { call: (chunk_logits(n, vocab) + n) * size_of::<f32>(), ..products }
+}
+
+/// Logits held at a time for n rows.
+fn chunk_logits(n: usize, vocab: usize) -> usize {
+    cuts(n, chunk_rows(vocab)).map(|(_, len)| len).max().unwrap_or(0).saturating_mul(vocab)
+}
+
 /// The caller's buffer for the losses of the tokens, or one of our own.
 fn token_losses<'a>(given: Option<&'a mut [f32]>, n: usize, own: &'a mut Vec<f32>) -> &'a mut [f32] {
     let nll = given.unwrap_or_else(|| {
@@ -183,7 +213,7 @@ fn linear_cross_entropy_on(
     args: &LinearCrossEntropy<'_, f32>,
     per_token: Option<&mut [f32]>,
     mut grads: Option<LinearGrads<'_, f32>>,
-) -> Result<Loss, TargetOutOfRange> {
+) -> Result<Loss, Error> {
     let (c, n, v) = args.check();
     if let Some(g) = &grads {
         assert_eq!(g.dx.len(), args.x.len(), "loss: dx is as long as x");
@@ -192,8 +222,7 @@ fn linear_cross_entropy_on(
     let count = check_targets(args.targets, v)?;
     let mut own = Vec::new();
     let nll = token_losses(per_token, n, &mut own);
-    let most = cuts(n, chunk_rows(v)).map(|(_, len)| len).max().unwrap_or(0);
-    let mut logits = AlignedBuf::<f32>::zeroed(most * v);
+    let mut logits = AlignedBuf::<f32>::try_zeroed(chunk_logits(n, v))?;
     let w = Mat::f32(args.w, v, c);
     for (first, len) in cuts(n, chunk_rows(v)) {
         let z = &mut logits[..len * v];
@@ -293,7 +322,7 @@ impl Kernel for Rows<'_> {
 
 /// Reference implementations, generic over the float type.
 pub mod plain {
-    use super::{IGNORE, LinearCrossEntropy, LinearGrads, Loss, TargetOutOfRange, check_targets};
+    use super::{Error, IGNORE, LinearCrossEntropy, LinearGrads, Loss, check_targets};
     use crate::real::Real;
 
     /// See [`super::softmax_cross_entropy`].
@@ -304,7 +333,7 @@ pub mod plain {
         softcap: Option<T>,
         mut per_token: Option<&mut [T]>,
         mut grad: Option<(T, &mut [T])>,
-    ) -> Result<Loss, TargetOutOfRange> {
+    ) -> Result<Loss, Error> {
         assert_eq!(logits.len(), targets.len() * vocab, "loss: logits are not [N, V]");
         let count = check_targets(targets, vocab)?;
         let mut total = 0.0;
@@ -338,7 +367,7 @@ pub mod plain {
         args: &LinearCrossEntropy<'_, T>,
         mut per_token: Option<&mut [T]>,
         mut grads: Option<LinearGrads<'_, T>>,
-    ) -> Result<Loss, TargetOutOfRange> {
+    ) -> Result<Loss, Error> {
         let (c, n, v) = args.check();
         let count = check_targets(args.targets, v)?;
         let mut total = 0.0;
@@ -491,7 +520,7 @@ mod tests {
     fn a_target_outside_the_vocabulary_is_an_error_and_nothing_is_written() {
         let mut grad = [7.0f32; 6];
         let error = softmax_cross_entropy(&[0.0; 6], 3, &[1, 3], None, None, Some((1.0, &mut grad))).unwrap_err();
-        assert_eq!(error, TargetOutOfRange { target: 3, position: 1, vocab: 3 });
+        assert_eq!(error, Error::Target(TargetOutOfRange { target: 3, position: 1, vocab: 3 }));
         assert_eq!(grad, [7.0; 6]);
         let args = LinearCrossEntropy {
             x: &[1.0f32],

@@ -14,6 +14,7 @@
 use crate::cpu::{self, Path};
 use crate::lanes::{self, fold, for_lanes};
 use crate::pool::{self, Disjoint};
+use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// Which statistic a row is divided by.
@@ -256,7 +257,7 @@ fn backward_on(
     let want_params = dweight.is_some() || dbias.is_some();
     let per_task = if want_params { lanes::rows_per_partial(rows) } else { lanes::rows_per_task(c) };
     let tasks = rows.div_ceil(per_task);
-    let mut partials = vec![0.0f32; if want_params { tasks * 2 * c } else { 0 }];
+    let mut partials = vec![0.0f32; if want_params { partials(rows, c) } else { 0 }];
     let (dx, parts) = (Disjoint::new(dx), Disjoint::new(&mut partials));
     pool::parallel(tasks, |task| {
         let first = task * per_task;
@@ -288,6 +289,16 @@ fn backward_on(
             }
         }
     }
+}
+
+/// Numbers in the sums of all chunks of rows: [dw | db] of each.
+fn partials(rows: usize, width: usize) -> usize {
+    rows.div_ceil(lanes::rows_per_partial(rows)) * 2 * width
+}
+
+/// What [`backward`] takes beside its operands where gradients of parameters are wanted.
+pub fn backward_scratch(rows: usize, width: usize) -> Scratch {
+    Scratch { call: partials(rows, width) * size_of::<f32>(), ..Scratch::default() }
 }
 
 /// Some rows of the backward pass: one pass for the two sums of a row, one for the gradients.

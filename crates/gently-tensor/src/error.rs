@@ -56,6 +56,26 @@ pub enum Error {
         /// The shape.
         shape: Box<Shape>,
     },
+    /// The system has no memory for a tensor, even after every unused buffer was given back.
+    #[error("{op}: there is no memory for the {} of a {dtype} tensor {shape}", bytes_text(*bytes))]
+    OutOfMemory {
+        /// The operation that makes the tensor.
+        op: &'static str,
+        /// The tensor's shape.
+        shape: Box<Shape>,
+        /// Its dtype.
+        dtype: DType,
+        /// Its size in bytes.
+        bytes: usize,
+    },
+    /// The system has no memory for what a kernel needs beside its operands.
+    #[error("{op}: there is no memory for {} of scratch", bytes_text(*bytes))]
+    NoScratch {
+        /// The operation.
+        op: &'static str,
+        /// Bytes asked for.
+        bytes: usize,
+    },
     /// A data slice whose length is not the shape's element count.
     #[error("{op}: {len} values given for shape {shape}, which holds {expected}")]
     LenMismatch {
@@ -183,7 +203,22 @@ pub enum Error {
     },
 }
 
+/// A number of bytes as people read it.
+fn bytes_text(bytes: usize) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} bytes"),
+        1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.1} GiB", bytes as f64 / 1_073_741_824.0),
+    }
+}
+
 impl Error {
+    /// Whether the system had no memory left.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Error::OutOfMemory { .. } | Error::NoScratch { .. })
+    }
+
     /// What to do next, where that is known.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
@@ -194,6 +229,9 @@ impl Error {
             Error::CheckpointCapture { .. } => "pass every tracked intermediate through checkpoint's inputs",
             Error::DTypeMismatch { .. } => "convert one operand with to_dtype",
             Error::UnsupportedDType { .. } => "convert with to_dtype first",
+            Error::OutOfMemory { .. } | Error::NoScratch { .. } => {
+                "work on less at a time (a smaller batch or a shorter text), or stop other programs"
+            }
             Error::Busy { .. } => "read before with_data_mut, or inside its closure",
             _ => return None,
         })

@@ -3,7 +3,8 @@
 //! A buffer that dies goes to a free list of its size class and serves the next request of that class, so a
 //! training step that repeats itself allocates nothing after its first run. Size classes step by 1/16 of a power
 //! of two (at most 6 % larger than asked). There is one pool for each device: [`Device::Cpu`]'s holds bytes,
-//! [`Device::Meta`]'s only counts them, by the same rules. Kernels' own scratch is not in these accounts.
+//! [`Device::Meta`]'s only counts them, by the same rules. Kernels' own scratch is not in these
+//! accounts; on [`Device::Meta`] it has one of its own, [`scratch`].
 //!
 //! ```
 //! use gently_tensor::{memory, Device, DType, Tensor};
@@ -18,6 +19,7 @@
 
 use crate::Device;
 use gently_kernels::buffer::AlignedBuf;
+use gently_kernels::scratch::Scratch;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A pool's accounts, in bytes.
@@ -57,15 +59,33 @@ pub fn reset_peak(device: Device) {
     pool.stats.peak_held = pool.stats.held;
 }
 
-/// Gives the free lists' buffers back to the system and starts the peaks again. Living tensors keep theirs.
+/// Gives the free lists' buffers back to the system and starts the peaks again, on `Device::Meta` that of kernels'
+/// scratch too. Living tensors keep their buffers.
 pub fn reset(device: Device) {
-    let freed = {
-        let mut pool = pool(device);
-        pool.stats.held = pool.stats.live;
-        std::mem::take(&mut pool.free)
-    };
+    if device == Device::Meta {
+        *scratch_account() = Scratch::default();
+    }
+    let freed = pool(device).drain();
     drop(freed);
     reset_peak(device);
+}
+
+/// What kernels would have taken beside their operands for the tensors of `Device::Meta` since the start or the last
+/// [`reset`] of it: enough for the most demanding call of each kind. On other devices it is not counted.
+pub fn scratch() -> Scratch {
+    *scratch_account()
+}
+
+/// Enters a call of a kernel on `Device::Meta`.
+pub(crate) fn note_scratch(call: Scratch) {
+    let mut account = scratch_account();
+    *account = account.or(call);
+}
+
+static SCRATCH: Mutex<Scratch> = Mutex::new(Scratch { asking: 0, packing: 0, attention: 0, call: 0 });
+
+fn scratch_account() -> MutexGuard<'static, Scratch> {
+    SCRATCH.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The bytes that a tensor of `bytes` bytes takes from the pool.
@@ -78,6 +98,16 @@ pub fn rounded(bytes: usize) -> usize {
 pub(crate) enum Block {
     Bytes(AlignedBuf<u8>),
     Counted,
+}
+
+/// What the pool has for a request.
+enum Taken {
+    /// A block from the free lists.
+    Free(Block),
+    /// Nothing; the caller allocates, after letting go what trimming took from the free lists.
+    Miss { dropped: Vec<Block> },
+    /// More than any machine has.
+    Refused,
 }
 
 #[derive(Default)]
@@ -126,12 +156,16 @@ impl Pool {
     }
 
     /// Accounts for a block of the class; returns a free one if there is one, and what trimming let go.
-    fn take(&mut self, class: usize, size: usize) -> (Option<Block>, Vec<Block>) {
-        self.stats.live += size;
+    fn take(&mut self, class: usize, size: usize) -> Taken {
+        // More than can be addressed is in no machine; on Meta nobody else would notice.
+        let Some(live) = self.stats.live.checked_add(size).filter(|&live| live <= isize::MAX as usize / 8) else {
+            return Taken::Refused;
+        };
+        self.stats.live = live;
         self.stats.peak_live = self.stats.peak_live.max(self.stats.live);
         self.high_water = self.high_water.max(self.stats.live);
         if let Some(block) = self.free.get_mut(class).and_then(Vec::pop) {
-            return (Some(block), Vec::new());
+            return Taken::Free(block);
         }
         let limit = TRIM_FACTOR * self.high_water + TRIM_FLOOR;
         let mut dropped = Vec::new();
@@ -150,7 +184,23 @@ impl Pool {
         self.stats.misses += 1;
         self.stats.held += size;
         self.stats.peak_held = self.stats.peak_held.max(self.stats.held);
-        (None, dropped)
+        Taken::Miss { dropped }
+    }
+
+    /// Takes back the account of a block that the system refused.
+    fn refused(&mut self, size: usize, before: Stats, high_water: usize) {
+        self.stats.live -= size;
+        self.stats.held -= size;
+        self.stats.peak_live = before.peak_live.max(self.stats.live);
+        self.stats.peak_held = before.peak_held.max(self.stats.held);
+        self.stats.misses -= 1;
+        self.high_water = high_water.max(self.stats.live);
+    }
+
+    /// Everything on the free lists, no longer held.
+    fn drain(&mut self) -> Vec<Vec<Block>> {
+        self.stats.held = self.stats.live;
+        std::mem::take(&mut self.free)
     }
 
     fn put(&mut self, class: usize, size: usize, block: Block) {
@@ -170,27 +220,47 @@ fn size_of_class(class: usize) -> usize {
     m << (e - 4)
 }
 
-/// Takes a block of at least `bytes` bytes; its content is unspecified unless `zeroed`.
-pub(crate) fn take(device: Device, bytes: usize, zeroed: bool) -> Block {
+/// Takes a block of at least `bytes` bytes; its content is unspecified unless `zeroed`. `None` where the system has no
+/// memory for it even after all free lists have been given back.
+pub(crate) fn take(device: Device, bytes: usize, zeroed: bool) -> Option<Block> {
     let (class, size) = class_of(bytes);
-    let (block, dropped) = pool(device).take(class, size);
-    drop(dropped);
-    match (device, block) {
-        (Device::Meta, _) => Block::Counted,
-        (Device::Cpu, Some(Block::Bytes(mut buf))) => {
+    let (taken, before, high_water) = {
+        let mut pool = pool(device);
+        let (before, high_water) = (pool.stats, pool.high_water);
+        (pool.take(class, size), before, high_water)
+    };
+    let dropped = match taken {
+        Taken::Refused => return None,
+        Taken::Free(Block::Bytes(mut buf)) => {
             if zeroed {
                 buf[..bytes].fill(0);
             } else {
                 poison(&mut buf);
             }
-            Block::Bytes(buf)
+            return Some(Block::Bytes(buf));
         }
-        (Device::Cpu, _) => {
-            let mut buf = AlignedBuf::zeroed(size);
+        Taken::Free(Block::Counted) => return Some(Block::Counted),
+        Taken::Miss { dropped } => dropped,
+    };
+    drop(dropped);
+    if device == Device::Meta {
+        return Some(Block::Counted);
+    }
+    let fresh = AlignedBuf::try_zeroed(size).or_else(|_| {
+        let freed = pool(device).drain();
+        drop(freed);
+        AlignedBuf::try_zeroed(size)
+    });
+    match fresh {
+        Ok(mut buf) => {
             if !zeroed {
                 poison(&mut buf);
             }
-            Block::Bytes(buf)
+            Some(Block::Bytes(buf))
+        }
+        Err(_) => {
+            pool(device).refused(size, before, high_water);
+            None
         }
     }
 }

@@ -158,7 +158,7 @@ impl Rng {
             return Err(Error::UnsupportedDType { op, dtype, takes: "floats" });
         }
         let at = self.advance(shape.numel());
-        let mut buffer = Buffer::alloc(*device, DType::F32, shape.numel());
+        let mut buffer = Buffer::alloc(op, *device, DType::F32, shape)?;
         backend::random(&mut buffer, self.key, at, normal, scale as f32, shift as f32);
         Tensor::from_buffer(buffer, shape, None).to_dtype(dtype)
     }

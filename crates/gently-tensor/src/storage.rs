@@ -5,7 +5,7 @@
 //! stays valid whatever is written later (the writer copies if it must). Not here: what the elements mean.
 
 use crate::memory::{self, Block};
-use crate::{DType, Device, Element, Error, Result};
+use crate::{DType, Device, Element, Error, Result, Shape};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// An owned run of elements; goes back to the pool when dropped.
@@ -18,19 +18,33 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// `len` elements of unspecified value.
-    pub fn alloc(device: Device, dtype: DType, len: usize) -> Buffer {
-        Buffer::new(device, dtype, len, false)
+    /// Elements of unspecified value for `op`'s tensor of `shape`. Errors: there is no memory for them.
+    pub fn alloc(op: &'static str, device: Device, dtype: DType, shape: Shape) -> Result<Buffer> {
+        Buffer::new(op, device, dtype, shape, false)
     }
 
-    /// `len` zeros.
-    pub fn zeroed(device: Device, dtype: DType, len: usize) -> Buffer {
-        Buffer::new(device, dtype, len, true)
+    /// Zeros. Errors as [`Buffer::alloc`].
+    pub fn zeroed(op: &'static str, device: Device, dtype: DType, shape: Shape) -> Result<Buffer> {
+        Buffer::new(op, device, dtype, shape, true)
     }
 
-    fn new(device: Device, dtype: DType, len: usize, zeroed: bool) -> Buffer {
-        let block = Some(memory::take(device, len * dtype.size(), zeroed));
-        Buffer { device, dtype, len, block }
+    fn new(op: &'static str, device: Device, dtype: DType, shape: Shape, zeroed: bool) -> Result<Buffer> {
+        let len = shape.numel();
+        let bytes = len * dtype.size();
+        match memory::take(device, bytes, zeroed) {
+            Some(block) => Ok(Buffer { device, dtype, len, block: Some(block) }),
+            None => Err(Error::OutOfMemory { op, shape: Box::new(shape), dtype, bytes }),
+        }
+    }
+
+    /// The same elements in a buffer of its own. Errors as [`Buffer::alloc`].
+    fn try_clone(&self, op: &'static str) -> Result<Buffer> {
+        let mut copy = Buffer::alloc(op, self.device, self.dtype, Shape::raw(&[self.len]))?;
+        if let (Some(Block::Bytes(to)), Some(Block::Bytes(from))) = (&mut copy.block, &self.block) {
+            let bytes = self.len * self.dtype.size();
+            to[..bytes].copy_from_slice(&from[..bytes]);
+        }
+        Ok(copy)
     }
 
     pub fn is_meta(&self) -> bool {
@@ -71,17 +85,6 @@ impl Buffer {
             Some(Block::Bytes(b)) if self.len > 0 => bytemuck::cast_slice_mut(&mut b[..self.len * size_of::<T>()]),
             _ => &mut [],
         }
-    }
-}
-
-impl Clone for Buffer {
-    fn clone(&self) -> Buffer {
-        let mut copy = Buffer::alloc(self.device, self.dtype, self.len);
-        if let (Some(Block::Bytes(to)), Some(Block::Bytes(from))) = (&mut copy.block, &self.block) {
-            let bytes = self.len * self.dtype.size();
-            to[..bytes].copy_from_slice(&from[..bytes]);
-        }
-        copy
     }
 }
 
@@ -135,7 +138,11 @@ impl Storage {
         let taken = self.buffer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut guard = PutBack { storage: self, buffer: Some(taken.ok_or(Error::Busy { op })?) };
         let buffer = guard.buffer.as_mut().ok_or(Error::Busy { op })?;
-        Ok(f(Arc::make_mut(buffer)))
+        if Arc::get_mut(buffer).is_none() {
+            *buffer = Arc::new(buffer.try_clone(op)?);
+        }
+        let buffer = Arc::get_mut(buffer).ok_or(Error::Busy { op })?;
+        Ok(f(buffer))
     }
 
     /// The buffer, if nobody else can see it.

@@ -293,18 +293,20 @@ impl Sink<'_> {
     }
 
     /// Opens input `i`'s gradient for a kernel to write or add to; `None` if it needs none. [`Sink::close`] puts it back.
-    pub fn open(&mut self, i: usize) -> Option<Acc> {
-        let edge = self.edges[i].as_ref()?;
+    pub fn open(&mut self, i: usize) -> Result<Option<Acc>> {
+        let Some(edge) = &self.edges[i] else {
+            return Ok(None);
+        };
         let (shape, dtype, device) = (edge.shape, edge.dtype, edge.device);
         if let Some(mut tensor) = self.take_slot(i) {
             if tensor.unique().is_some() {
-                return Some(Acc { tensor, accumulate: true });
+                return Ok(Some(Acc { tensor, accumulate: true }));
             }
             // Shared with another consumer: leave it; `close` adds the two.
             let _ = self.fill_slot(i, tensor);
         }
-        let buffer = Buffer::alloc(device, dtype, shape.numel());
-        Some(Acc { tensor: Tensor::from_buffer(buffer, shape, None), accumulate: false })
+        let buffer = Buffer::alloc("backward", device, dtype, shape)?;
+        Ok(Some(Acc { tensor: Tensor::from_buffer(buffer, shape, None), accumulate: false }))
     }
 
     /// Puts back what [`Sink::open`] opened.

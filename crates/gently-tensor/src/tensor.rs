@@ -99,7 +99,7 @@ impl Tensor {
     /// Zeros of `shape`.
     pub fn zeros(shape: impl ToShape, dtype: DType, device: &Device) -> Result<Tensor> {
         let shape = shape.to_shape()?;
-        let buffer = Buffer::zeroed(*device, dtype, shape.numel());
+        let buffer = Buffer::zeroed("zeros", *device, dtype, shape)?;
         Ok(Tensor::from_buffer(buffer, shape, None))
     }
 
@@ -111,7 +111,7 @@ impl Tensor {
     /// `value` everywhere, rounded to `dtype`.
     pub fn full(shape: impl ToShape, value: f64, dtype: DType, device: &Device) -> Result<Tensor> {
         let shape = shape.to_shape()?;
-        let mut buffer = Buffer::alloc(*device, dtype, shape.numel());
+        let mut buffer = Buffer::alloc("full", *device, dtype, shape)?;
         crate::backend::fill(&mut buffer, value);
         Ok(Tensor::from_buffer(buffer, shape, None))
     }
@@ -127,7 +127,7 @@ impl Tensor {
                 shape: Box::new(shape),
             });
         }
-        let mut buffer = Buffer::alloc(*device, T::DTYPE, data.len());
+        let mut buffer = Buffer::alloc("from_slice", *device, T::DTYPE, shape)?;
         if !buffer.is_meta() {
             buffer.slice_mut::<T>().copy_from_slice(data);
         }
@@ -143,7 +143,7 @@ impl Tensor {
     pub fn arange<T: Element>(start: i64, end: i64, device: &Device) -> Result<Tensor> {
         let len = usize::try_from(end.saturating_sub(start)).unwrap_or(0);
         let shape = Shape::new(&[len])?;
-        let mut buffer = Buffer::alloc(*device, T::DTYPE, len);
+        let mut buffer = Buffer::alloc("arange", *device, T::DTYPE, shape)?;
         for (i, v) in buffer.slice_mut::<T>().iter_mut().enumerate() {
             *v = T::from_f64((start + i as i64) as f64);
         }

@@ -106,7 +106,7 @@ impl Tensor {
             layout.offset = 0;
         }
         Ok(self.relaid(Op::Narrow, layout, move |s, g| {
-            let mut acc = s.open(0);
+            let mut acc = s.open(0)?;
             if let Some(acc) = &mut acc {
                 acc.make_additive();
                 let part = acc.layout_of(|full| {
@@ -180,7 +180,7 @@ impl Tensor {
             return Ok(self.clone());
         }
         let _op = profile::op(Op::Contiguous.name());
-        let mut buffer = Buffer::alloc(self.device(), self.dtype(), self.numel());
+        let mut buffer = Buffer::alloc("contiguous", self.device(), self.dtype(), *self.shape())?;
         backend::copy(&mut buffer, &self.view("contiguous")?);
         let node = recording(&[self]).then(|| Node::new(Op::Contiguous, &[self], |s, g| s.give(0, g)));
         Ok(Tensor::from_buffer(buffer, *self.shape(), node))
@@ -188,7 +188,7 @@ impl Tensor {
 
     /// A copy in memory of its own, without history.
     pub fn copy(&self) -> Result<Tensor> {
-        let mut buffer = Buffer::alloc(self.device(), self.dtype(), self.numel());
+        let mut buffer = Buffer::alloc("copy", self.device(), self.dtype(), *self.shape())?;
         backend::copy(&mut buffer, &self.view("copy")?);
         Ok(Tensor::from_buffer(buffer, *self.shape(), None))
     }

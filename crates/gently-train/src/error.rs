@@ -187,6 +187,16 @@ pub enum Error {
         /// Free bytes.
         available: u64,
     },
+    /// The system refused memory while the run was going on.
+    #[error("step {step}: memory ran out; {}", last_good_text(last_good.as_deref()))]
+    OutOfMemory {
+        /// The step that could not be made.
+        step: u64,
+        /// The newest complete checkpoint.
+        last_good: Option<PathBuf>,
+        /// What asked for how much.
+        source: Box<Error>,
+    },
     /// A folder that holds a run already.
     #[error("{} holds a run already", folder.display())]
     RunExists {
@@ -227,6 +237,15 @@ impl Error {
         Self::Io { action, path: path.into(), source }
     }
 
+    /// Whether the system had no memory left.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::OutOfMemory { .. } => true,
+            Self::Tensor(error) | Self::Model(gently_models::Error::Tensor(error)) => error.is_out_of_memory(),
+            _ => false,
+        }
+    }
+
     /// What to do about it, where there is something to do.
     pub fn hint(&self) -> Option<String> {
         if let Some(kind) = io_kind(self) {
@@ -262,10 +281,11 @@ impl Error {
                 "diagnostic.json in the run folder has the batch; a lower optimizer.lr, a longer optimizer.warmup or train.clip often helps"
                     .into(),
             ),
-            Self::Memory { .. } => Some(
-                "lower train.micro_batch (the same updates), or set train.recompute=true"
-                    .into(),
-            ),
+            Self::Memory { .. } => Some(LESS_MEMORY.into()),
+            Self::OutOfMemory { last_good: Some(_), .. } => {
+                Some("stop other programs and continue with --resume, or begin a new run with a lower train.micro_batch".into())
+            }
+            error if error.is_out_of_memory() => Some(LESS_MEMORY.into()),
             Self::RunExists { .. } => {
                 Some("continue it with --resume, or begin a new run in another folder with --out".into())
             }
@@ -283,6 +303,10 @@ impl Error {
         }
     }
 }
+
+/// What makes a run smaller.
+const LESS_MEMORY: &str =
+    "lower train.micro_batch (the same updates) or train.block, or set train.recompute=true";
 
 /// The system's answer at the root of an error's chain of causes, from whichever crate it came.
 fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {

@@ -18,9 +18,10 @@ use super::product::{Product, TILE};
 use super::rows::{Given, Scores, backward_row, keep_masks};
 use super::vector::{Job, Vector, dispatch};
 use super::{AttnShape, AttnSpec, HeadView, HeadViewMut, Part, QkvGrads, check_forward, check_grads};
-use crate::buffer::AlignedBuf;
+use crate::buffer::{AlignedBuf, OutOfMemory};
 use crate::cpu::Path;
 use crate::pool;
+use crate::scratch::{Refusal, Scratch};
 use std::f32::consts::LOG2_E;
 
 /// Tiles of a strip of keys.
@@ -42,7 +43,7 @@ pub(super) fn backward_on(
     dout: &[f32],
     mut grads: QkvGrads<'_>,
     d_rel_bias: Option<&mut [f32]>,
-) {
+) -> Result<(), OutOfMemory> {
     check_forward(shape, spec, [&q, &k, &v], out.len(), lse.len());
     assert_eq!(dout.len(), out.len(), "attention: gradient of the output is [B, Tq, H, D]");
     check_grads(shape, &grads);
@@ -51,18 +52,16 @@ pub(super) fn backward_on(
     }
     let groups = shape.batch * shape.kv_heads;
     if groups * shape.d == 0 || shape.t_q.max(shape.t_k) == 0 {
-        return;
+        return Ok(());
     }
     let plan = Plan::new(shape, spec);
-    let strips = shape.t_k.div_ceil(STRIP * TILE).max(1);
-    let splits = TASKS.div_ceil(groups).min(strips);
-    let each = strips.div_ceil(splits);
-    let splits = strips.div_ceil(each);
+    let Cut { strips, splits, each } = Cut::new(shape);
+    let refusal = Refusal::default();
 
     let dq = Raw::new_mut(&mut grads.part(shape, Part::Q));
-    let mut partial = AlignedBuf::<f32>::zeroed(if splits > 1 { splits * shape.out_len() } else { 0 });
+    let mut partial = AlignedBuf::<f32>::try_zeroed(partial_len(shape, splits))?;
     let bins = spec.rel_bias.filter(|_| d_rel_bias.is_some()).map_or(0, |b| b.len() / shape.heads);
-    let mut bias = AlignedBuf::<f32>::zeroed(splits * shape.batch * shape.heads * bins);
+    let mut bias = AlignedBuf::<f32>::try_zeroed(splits * shape.batch * shape.heads * bins)?;
     let view = |data| Raw::new(&HeadView::contiguous(data, shape.t_q, shape.heads, shape.d));
     let io = Io {
         q: Raw::new(&q),
@@ -86,12 +85,13 @@ pub(super) fn backward_on(
         let split = task / groups;
         let (b, kv_head) = (task % groups / shape.kv_heads, task % groups % shape.kv_heads);
         let strips = (split * each, strips.min((split + 1) * each));
-        with_scratch(sizes.total, |parts| {
+        refusal.note(with_scratch(sizes.total, |parts| {
             // SAFETY: the views were checked. A key belongs to one task, which writes its gradients; a query
             // head belongs to one task, or to one for each split with its own part of `partial`.
             unsafe { dispatch(path, Task { plan: &plan, io: &io, b, kv_head, split, strips, sizes, parts }) }
-        });
+        }));
     });
+    refusal.into_result()?;
     if splits > 1 {
         add_partial(shape, &partial, splits, grads.part(shape, Part::Q));
     }
@@ -103,6 +103,42 @@ pub(super) fn backward_on(
             }
         }
     }
+    Ok(())
+}
+
+/// How the keys of a (batch, key head) are divided among tasks.
+struct Cut {
+    /// Strips of tiles.
+    strips: usize,
+    /// Tasks.
+    splits: usize,
+    /// Strips of a task.
+    each: usize,
+}
+
+impl Cut {
+    fn new(shape: AttnShape) -> Self {
+        let strips = shape.t_k.div_ceil(STRIP * TILE).max(1);
+        let splits = TASKS.div_ceil(shape.batch * shape.kv_heads).min(strips);
+        let each = strips.div_ceil(splits);
+        Self { strips, splits: strips.div_ceil(each), each }
+    }
+}
+
+/// Floats of the parts that several tasks give to a query's gradient.
+fn partial_len(shape: AttnShape, splits: usize) -> usize {
+    if splits > 1 { splits * shape.out_len() } else { 0 }
+}
+
+/// What [`backward_on`] takes beside its operands; `bins` are R where the relative bias has a gradient, else 0.
+pub(super) fn scratch(shape: AttnShape, spec: &AttnSpec<'_>, bins: usize) -> Scratch {
+    if shape.batch * shape.kv_heads * shape.d == 0 || shape.t_q.max(shape.t_k) == 0 {
+        return Scratch::default();
+    }
+    let splits = Cut::new(shape).splits;
+    let call = partial_len(shape, splits) + splits * shape.batch * shape.heads * bins;
+    let floats = Sizes::new(&Plan::new(shape, spec), bins > 0).total;
+    Scratch { attention: floats * size_of::<f32>(), call: call * size_of::<f32>(), ..Scratch::default() }
 }
 
 /// Adds the partial gradients of queries in order of splits.

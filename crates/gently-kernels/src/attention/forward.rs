@@ -10,8 +10,10 @@ use super::product::{Product, TILE};
 use super::rows::{Running, Scores, finish_row, forward_row, keep_masks};
 use super::vector::{Job, Vector, dispatch};
 use super::{AttnShape, AttnSpec, HeadView, HeadViewMut, check_forward};
+use crate::buffer::OutOfMemory;
 use crate::cpu::Path;
 use crate::pool;
+use crate::scratch::{Refusal, Scratch};
 
 /// Tasks that a call is cut in, if its blocks allow; a function of shape alone.
 const TASKS: usize = 64;
@@ -29,16 +31,15 @@ pub(super) fn forward_on(
     v: HeadView<'_>,
     out: &mut [f32],
     lse: &mut [f32],
-) {
+) -> Result<(), OutOfMemory> {
     check_forward(shape, spec, [&q, &k, &v], out.len(), lse.len());
     if shape.lse_len() == 0 {
-        return;
+        return Ok(());
     }
     let plan = Plan::new(shape, spec);
     let groups = shape.batch * shape.kv_heads;
-    let splits = TASKS.div_ceil(groups).min(plan.blocks.div_ceil(BLOCKS));
-    let each = plan.blocks.div_ceil(splits);
-    let splits = plan.blocks.div_ceil(each);
+    let (splits, each) = cut(&plan);
+    let refusal = Refusal::default();
     let io = Io {
         q: Raw::new(&q),
         k: Raw::new(&k),
@@ -58,12 +59,33 @@ pub(super) fn forward_on(
         let (b, kv_head) = (task % groups / shape.kv_heads, task % groups % shape.kv_heads);
         let blocks = (split * each, plan.blocks.min((split + 1) * each));
         let sizes = Sizes::new(&plan, blocks);
-        with_scratch(sizes.total, |parts| {
+        refusal.note(with_scratch(sizes.total, |parts| {
             // SAFETY: the views were checked; a query belongs to one block, a block to one task, which
             // alone writes its output and log-sum-exp.
             unsafe { dispatch(path, Task { plan: &plan, io: &io, b, kv_head, blocks, sizes, parts }) }
-        });
+        }));
     });
+    refusal.into_result()
+}
+
+/// Tasks for each (batch, key head), and the blocks of one.
+fn cut(plan: &Plan<'_>) -> (usize, usize) {
+    let groups = plan.shape.batch * plan.shape.kv_heads;
+    let splits = TASKS.div_ceil(groups).min(plan.blocks.div_ceil(BLOCKS));
+    let each = plan.blocks.div_ceil(splits);
+    (plan.blocks.div_ceil(each), each)
+}
+
+/// What [`forward_on`] takes beside its operands.
+pub(super) fn scratch(shape: AttnShape, spec: &AttnSpec<'_>) -> Scratch {
+    if shape.lse_len() == 0 {
+        return Scratch::default();
+    }
+    let plan = Plan::new(shape, spec);
+    let (splits, each) = cut(&plan);
+    let blocks = (0..splits).map(|split| (split * each, plan.blocks.min((split + 1) * each)));
+    let floats = blocks.map(|blocks| Sizes::new(&plan, blocks).total).max().unwrap_or(0);
+    Scratch { attention: floats * size_of::<f32>(), ..Scratch::default() }
 }
 
 struct Io {

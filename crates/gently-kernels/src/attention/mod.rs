@@ -30,8 +30,10 @@ mod rows;
 mod tests;
 mod vector;
 
+use crate::buffer::OutOfMemory;
 use crate::cpu;
 use crate::gemm::Compute;
+use crate::scratch::Scratch;
 
 pub use dropout::Dropout;
 
@@ -397,6 +399,9 @@ fn bias_entry(mask: Mask, r: usize, i: usize, j: usize) -> usize {
 /// A query that sees no key gives zeros and a log-sum-exp of −∞. The bits do not depend on the number
 /// of threads, nor on how queries are divided among calls (with `q_start` set).
 ///
+/// # Errors
+/// There is no memory for [`forward_scratch`]; outputs are then unspecified.
+///
 /// # Panics
 /// When a view leaves its slice or a size does not fit the shape.
 pub fn forward(
@@ -407,13 +412,26 @@ pub fn forward(
     v: HeadView<'_>,
     out: &mut [f32],
     lse: &mut [f32],
-) {
-    forward::forward_on(cpu::path(), shape, spec, q, k, v, out, lse);
+) -> Result<(), OutOfMemory> {
+    forward::forward_on(cpu::path(), shape, spec, q, k, v, out, lse)
+}
+
+/// What [`forward`] takes beside its operands.
+pub fn forward_scratch(shape: AttnShape, spec: &AttnSpec<'_>) -> Scratch {
+    forward::scratch(shape, spec)
+}
+
+/// What [`backward`] takes beside its operands; `bins` are R where the relative bias has a gradient, else 0.
+pub fn backward_scratch(shape: AttnShape, spec: &AttnSpec<'_>, bins: usize) -> Scratch {
+    backward::scratch(shape, spec, bins)
 }
 
 /// Gradients of queries, keys and values from `dout[B, Tq, H, D]`, given `out` and `lse` of [`forward`].
 ///
 /// The gradient of the relative bias, `[H, R]`, is added to `d_rel_bias` where that is given.
+///
+/// # Errors
+/// There is no memory for [`backward_scratch`]; gradients are then unspecified.
 ///
 /// # Panics
 /// As [`forward`], and when `d_rel_bias` has another length than the bias.
@@ -429,6 +447,6 @@ pub fn backward(
     dout: &[f32],
     grads: QkvGrads<'_>,
     d_rel_bias: Option<&mut [f32]>,
-) {
-    backward::backward_on(cpu::path(), shape, spec, q, k, v, out, lse, dout, grads, d_rel_bias);
+) -> Result<(), OutOfMemory> {
+    backward::backward_on(cpu::path(), shape, spec, q, k, v, out, lse, dout, grads, d_rel_bias)
 }

@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use super::product::TILE;
 use super::vector::Vector;
 use super::{HeadView, HeadViewMut};
-use crate::buffer::AlignedBuf;
+use crate::buffer::{AlignedBuf, OutOfMemory};
 
 /// Column chunks of D channels.
 #[derive(Clone, Copy)]
@@ -241,7 +241,7 @@ impl Parts {
 
 /// Lends this thread's scratch of at least `len` floats, whose content is whatever was left there. It
 /// grows and stays, so that nothing is allocated after the first step.
-pub(super) fn with_scratch(len: usize, f: impl FnOnce(&mut Parts)) {
+pub(super) fn with_scratch(len: usize, f: impl FnOnce(&mut Parts)) -> Result<(), OutOfMemory> {
     thread_local! {
         static SCRATCH: RefCell<AlignedBuf<f32>> = RefCell::new(AlignedBuf::zeroed(0));
     }
@@ -249,8 +249,9 @@ pub(super) fn with_scratch(len: usize, f: impl FnOnce(&mut Parts)) {
         if buf.len() < len {
             // The old one goes first, so that both are never held.
             *buf = AlignedBuf::zeroed(0);
-            *buf = AlignedBuf::zeroed(len);
+            *buf = AlignedBuf::try_zeroed(len)?;
         }
         f(&mut Parts { at: buf.as_mut_ptr(), left: buf.len() });
-    });
+        Ok(())
+    })
 }

@@ -126,13 +126,13 @@ impl Case {
             let q = HeadView::contiguous(&x.q, s.t_q, s.heads, s.d);
             let k = HeadView::contiguous(&x.k, s.t_k, s.kv_heads, s.d);
             let v = HeadView::contiguous(&x.v, s.t_k, s.kv_heads, s.d);
-            forward_on(path, s, &spec, q, k, v, &mut r.out, &mut r.lse);
+            forward_on(path, s, &spec, q, k, v, &mut r.out, &mut r.lse).unwrap();
             let grads = QkvGrads::Split {
                 dq: HeadViewMut::contiguous(&mut r.dq, s.t_q, s.heads, s.d),
                 dk: HeadViewMut::contiguous(&mut r.dk, s.t_k, s.kv_heads, s.d),
                 dv: HeadViewMut::contiguous(&mut r.dv, s.t_k, s.kv_heads, s.d),
             };
-            backward_on(path, s, &spec, q, k, v, &r.out, &r.lse, &x.dout, grads, d_bias);
+            backward_on(path, s, &spec, q, k, v, &r.out, &r.lse, &x.dout, grads, d_bias).unwrap();
             return r;
         }
         // The three inputs side by side in each token, and so the gradients.
@@ -146,10 +146,10 @@ impl Case {
         }
         let view = |part| HeadView::packed(&qkv, s, part);
         let (q, k, v) = (view(Part::Q), view(Part::K), view(Part::V));
-        forward_on(path, s, &spec, q, k, v, &mut r.out, &mut r.lse);
+        forward_on(path, s, &spec, q, k, v, &mut r.out, &mut r.lse).unwrap();
         let mut d = vec![7.0; qkv.len()];
         let grads = QkvGrads::Packed { data: &mut d };
-        backward_on(path, s, &spec, q, k, v, &r.out, &r.lse, &x.dout, grads, d_bias);
+        backward_on(path, s, &spec, q, k, v, &r.out, &r.lse, &x.dout, grads, d_bias).unwrap();
         for (t, row) in d.chunks(row).enumerate() {
             r.dq[t * wq..][..wq].copy_from_slice(&row[..wq]);
             r.dk[t * wk..][..wk].copy_from_slice(&row[wq..wq + wk]);
@@ -343,7 +343,7 @@ fn threads_and_division_of_queries_do_not_change_bits() {
                 let k = HeadView::contiguous(&x.k, s.t_k, s.kv_heads, s.d);
                 let v = HeadView::contiguous(&x.v, s.t_k, s.kv_heads, s.d);
                 let (mut out, mut lse) = (vec![0.0; piece.out_len()], vec![0.0; piece.lse_len()]);
-                forward_on(path, piece, &spec, q, k, v, &mut out, &mut lse);
+                forward_on(path, piece, &spec, q, k, v, &mut out, &mut lse).unwrap();
                 let row = s.heads * s.d;
                 for b in 0..s.batch {
                     let whole = &one.out[(b * s.t_q + at) * row..][..n * row];
@@ -393,11 +393,11 @@ fn biases_of_minus_infinity_mask_and_nan_is_not_swallowed() {
         fn view(data: &[f32], t: usize) -> HeadView<'_> {
             HeadView::contiguous(data, t, 1, 4)
         }
-        forward_on(path, s, &spec, view(&x.q, 2), view(&x.k, 70), view(&x.v, 70), &mut out, &mut lse);
+        forward_on(path, s, &spec, view(&x.q, 2), view(&x.k, 70), view(&x.v, 70), &mut out, &mut lse).unwrap();
         assert_eq!(out, x.v[68 * 4..70 * 4], "{path:?}");
         let old = std::mem::replace(&mut x.k[5], f32::NAN);
         let spec = AttnSpec { q_start: 68, ..AttnSpec::new(0.5, Mask::Causal) };
-        forward_on(path, s, &spec, view(&x.q, 2), view(&x.k, 70), view(&x.v, 70), &mut out, &mut lse);
+        forward_on(path, s, &spec, view(&x.q, 2), view(&x.k, 70), view(&x.v, 70), &mut out, &mut lse).unwrap();
         assert!(out.iter().chain(&lse).all(|x| x.is_nan()), "{path:?}");
         x.k[5] = old;
     }
@@ -412,7 +412,7 @@ fn dropout_keeps_the_mean() {
     let spec = AttnSpec { dropout, ..AttnSpec::new(1.0, Mask::Full) };
     let (mut out, mut lse) = (vec![0.0; s.out_len()], vec![0.0; s.lse_len()]);
     let view = |data, t| HeadView::contiguous(data, t, 2, 4);
-    forward(s, &spec, view(&q, 200), view(&k, 256), view(&v, 256), &mut out, &mut lse);
+    forward(s, &spec, view(&q, 200), view(&k, 256), view(&v, 256), &mut out, &mut lse).unwrap();
     let mean = out.iter().sum::<f32>() / out.len() as f32;
     let var = out.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / out.len() as f32;
     assert!((mean - 1.0).abs() < 0.005, "{mean}");

@@ -16,6 +16,7 @@ use super::scratch::{self, Slot};
 use super::{Activation, Compute, Epilogue, Mat, Operand};
 use crate::cpu::Path;
 use crate::pool;
+use crate::scratch::Scratch;
 
 /// Longest block of K, in words: PANEL_ROWS rows of it and a tile's share of B stay in L1.
 const KC: usize = 384;
@@ -146,6 +147,19 @@ impl Plan {
         step.width.div_ceil(self.isa.nv * self.isa.lanes)
     }
 
+    /// Words of B packed in a step, at most.
+    fn half(&self) -> usize {
+        self.chunk.min(self.n).next_multiple_of(self.isa.lanes) * self.words(self.kc)
+    }
+
+    /// Words of A that a task packs, at most.
+    fn packed_a(&self) -> usize {
+        match self.direct {
+            true => 0,
+            false => self.mc.min(self.m).div_ceil(PANEL_ROWS) * panel_words(self.words(self.kc)),
+        }
+    }
+
     /// Tasks of a step.
     fn tasks(&self, step: &Step) -> usize {
         self.m.div_ceil(self.mc) * step.width.div_ceil(self.nc)
@@ -156,6 +170,18 @@ fn ptr(m: &Mat) -> Ptr {
     match m.data {
         Operand::F32(d) => Ptr::F32(d.as_ptr()),
         Operand::Bf16(d) => Ptr::Bf16(d.as_ptr()),
+    }
+}
+
+/// What [`run`] takes beside its operands; see [`super::scratch`].
+pub(super) fn scratch_bytes(path: Path, compute: Compute, a: &Mat, b: &Mat, held: bool) -> Scratch {
+    let (isa, mode) = isa(path, compute);
+    let plan = Plan::new(isa, mode, a, b, held);
+    let (asking, packing) = (scratch::bytes(plan.half() * plan.steps().min(2)), scratch::bytes(plan.packed_a()));
+    match plan.steps() == 1 && plan.tasks(&plan.step(0)) == 1 {
+        // Nobody else is woken.
+        true => Scratch { asking: asking + packing, ..Scratch::default() },
+        false => Scratch { asking, packing, ..Scratch::default() },
     }
 }
 
@@ -197,8 +223,7 @@ pub(super) unsafe fn run(path: Path, compute: Compute, a: &Mat, b: &Mat, c: *mut
         ep.activation != Activation::None || ep.pre_activation.is_some() || (ep.residual.is_some() && ep.accumulate);
     // Partial sums of a K in blocks live in C, which must then not hold what is to be added at the end.
     let plan = Plan::new(isa, mode, a, b, full && ep.accumulate);
-    let widest = plan.chunk.min(plan.n).next_multiple_of(isa.lanes);
-    let half = widest * plan.words(plan.kc);
+    let half = plan.half();
     let steps = plan.steps();
     scratch::with(Slot::B, half * steps.min(2), |packed| {
         let job = Job {

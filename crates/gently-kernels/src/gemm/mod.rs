@@ -24,6 +24,7 @@ mod skinny;
 use crate::cpu::{self, Path};
 use crate::pool::{self, Disjoint};
 use crate::real::Real;
+use crate::scratch::Scratch;
 use half::bf16;
 
 /// The elements of a matrix.
@@ -244,6 +245,29 @@ pub fn gemm_on(path: Path, compute: Compute, a: Mat, b: Mat, c: &mut [f32], ldc:
     }
 }
 
+/// What [`gemm`] takes beside its operands, of which only sizes, strides and types are looked at. `held` says that the
+/// product is added to what C holds and has an activation, saves x or adds a residual.
+pub fn scratch(compute: Compute, a: &Mat, b: &Mat, held: bool) -> Scratch {
+    if a.rows == 0 || b.cols == 0 {
+        return Scratch::default();
+    }
+    let path = cpu::path();
+    match skinny::serves(compute, a, b) {
+        true => skinny::scratch_bytes(a, b),
+        false => blocked::scratch_bytes(path, compute, a, b, held),
+    }
+}
+
+/// What [`gemm_batched`] takes beside its operands.
+pub fn scratch_batched(compute: Compute, batch: usize, a: &Mat, b: &Mat) -> Scratch {
+    let one = scratch(compute, a, b, false);
+    match batch >= FEW {
+        // Each thread asks for products of its own.
+        true => Scratch { asking: 0, packing: one.asking + one.packing, ..one },
+        false => one,
+    }
+}
+
 fn check<T>(a: &Mat, b: &Mat, c: &[T], ldc: usize, ep: &Epilogue<T>) {
     assert_eq!(
         a.cols, b.rows,
@@ -254,6 +278,9 @@ fn check<T>(a: &Mat, b: &Mat, c: &[T], ldc: usize, ep: &Epilogue<T>) {
     b.check("B", 0);
     plain::check_output(a.rows, b.cols, c.len(), ldc, ep);
 }
+
+/// Products that are too few to be made one by each thread.
+const FEW: usize = 4;
 
 /// `batch` products: element i multiplies A at `i·a_stride` with B at `i·b_stride` into C at
 /// `i·c_stride` (strides in elements; 0 repeats an input). C = (C if `accumulate`) + alpha·A·B.
@@ -298,7 +325,7 @@ pub fn gemm_batched(
         gemm(compute, ai, bi, ci, ldc, ep);
     };
     // A product inside a task runs on one thread; few products are better shared by all threads.
-    if batch >= 4 {
+    if batch >= FEW {
         pool::parallel(batch, product);
     } else {
         (0..batch).for_each(product);

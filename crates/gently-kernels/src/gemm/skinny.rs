@@ -13,6 +13,7 @@ use super::scratch::{self, Slot};
 use super::{Compute, Epilogue, Mat, Operand};
 use crate::cpu::Path;
 use crate::pool;
+use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// Most rows of A.
@@ -108,6 +109,17 @@ impl Dots {
     }
 }
 
+/// Columns of C in a task: a multiple of every tile width, so that tiles do not depend on where tasks begin.
+fn task_columns(k: usize) -> usize {
+    (TASK_WORDS / k).max(8).next_multiple_of(8)
+}
+
+/// What [`run`] takes beside its operands.
+pub(super) fn scratch_bytes(a: &Mat, b: &Mat) -> Scratch {
+    let words = a.rows * task_columns(a.cols).min(b.cols);
+    Scratch { packing: scratch::bytes(words), ..Scratch::default() }
+}
+
 /// What the tasks share.
 struct Job {
     c: *mut f32,
@@ -134,8 +146,7 @@ pub(super) unsafe fn run(path: Path, a: &Mat, b: &Mat, c: *mut f32, ldc: usize, 
         residual: ep.residual.map_or(std::ptr::null(), |x| x.as_ptr()),
     };
     let job = &job;
-    // A multiple of every tile width, so that tiles do not depend on where tasks begin.
-    let width = (TASK_WORDS / k).max(8).next_multiple_of(8);
+    let width = task_columns(k);
     pool::parallel(n.div_ceil(width), |task| {
         let j = task * width;
         let cols = width.min(n - j);

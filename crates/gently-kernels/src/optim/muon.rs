@@ -1,9 +1,11 @@
 //! Muon: momentum, orthogonalised.
 
+use crate::buffer::{AlignedBuf, OutOfMemory};
 use crate::elementwise::scale_add;
-use crate::gemm::{Compute, Epilogue, Mat, gemm};
+use crate::gemm::{self, Compute, Epilogue, Mat, gemm};
 use crate::real::Real;
 use crate::reduce::sum_of_squares;
+use crate::scratch::Scratch;
 
 /// How the orthogonal update is scaled for a matrix of `rows × cols` (out × in).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,31 +59,58 @@ impl Default for Muon {
 impl Muon {
     /// One step on a matrix `w` `[rows, cols]` with gradient `g` and momentum `m` of that shape.
     ///
+    /// # Errors
+    /// There is no memory for [`Muon::scratch`]; nothing is then changed.
+    ///
     /// # Panics
     /// When lengths disagree.
-    pub fn step(&self, rows: usize, cols: usize, w: &mut [f32], g: &[f32], m: &mut [f32]) {
+    pub fn step(&self, rows: usize, cols: usize, w: &mut [f32], g: &[f32], m: &mut [f32]) -> Result<(), OutOfMemory> {
         assert!(
             [w.len(), g.len(), m.len()].iter().all(|&n| n == rows * cols),
             "muon: parameters, gradient and momentum of a {rows} × {cols} matrix"
         );
         if w.is_empty() {
-            return;
+            return Ok(());
         }
+        let mut update = AlignedBuf::try_zeroed(m.len())?;
+        let mut work = Work::new(rows, cols)?;
         let mu = self.momentum as f32;
         let fresh = ((1.0 - self.momentum) * self.grad_scale) as f32;
         scale_add(fresh, g, mu, m);
-        let mut update = m.to_vec();
+        update.copy_from_slice(m);
         if self.nesterov {
             scale_add(fresh, g, mu, &mut update);
         }
-        orthogonalize(&mut update, rows, cols, self.steps, self.compute);
+        work.orthogonalize(&mut update, rows, cols, self.steps, self.compute);
         let (r, c) = (rows as f64, cols as f64);
         let factor = match self.scale {
             MuonScale::Jordan => (r / c).max(1.0).sqrt(),
             MuonScale::Moonlight => 0.2 * r.max(c).sqrt(),
         };
         scale_add((-self.lr * factor) as f32, &update, (1.0 - self.lr * self.weight_decay) as f32, w);
+        Ok(())
     }
+
+    /// What [`Muon::step`] takes beside its operands.
+    pub fn scratch(&self, rows: usize, cols: usize) -> Scratch {
+        let n = rows.min(cols);
+        let (x, square) = (Mat::f32(&[], n, rows.max(cols)), Mat::f32(&[], n, n));
+        let products = [(x, x.t()), (square, square), (square, x), (x.t(), square)];
+        let packed = products
+            .iter()
+            .fold(Scratch::default(), |most, (left, right)| most.or(gemm::scratch(self.compute, left, right, false)));
+        Scratch { call: (rows * cols + Work::numbers(rows, cols)) * size_of::<f32>(), ..packed }
+    }
+}
+
+/// Buffers of the Newton–Schulz steps.
+struct Work {
+    /// The next iterate.
+    y: AlignedBuf<f32>,
+    /// A = X·Xᵀ of the smaller side.
+    gram: AlignedBuf<f32>,
+    /// bA + cA².
+    poly: AlignedBuf<f32>,
 }
 
 /// Coefficients a, b, c of the quintic, chosen by Jordan for the steepest slope at 0.
@@ -91,30 +120,60 @@ const QUINTIC: [f64; 3] = [3.4445, -4.7750, 2.0315];
 /// values land in about 0.7 … 1.2. Quintic Newton–Schulz X ← aX + (bA + cA²)X with A = X·Xᵀ taken on the
 /// smaller side, after division by the Frobenius norm.
 ///
+/// # Errors
+/// There is no memory for one more such matrix and two squares of its smaller side; `x` is then as it was.
+///
 /// # Panics
 /// When `x` is not `rows · cols` long.
-pub fn orthogonalize(x: &mut [f32], rows: usize, cols: usize, steps: usize, compute: Compute) {
-    assert_eq!(x.len(), rows * cols, "muon: a {rows} × {cols} matrix");
-    let [a, b, c] = QUINTIC.map(|q| q as f32);
-    let norm = sum_of_squares(x).sqrt().max(1e-7) as f32;
-    let mut y = x.to_vec();
-    scale_add(1.0 / norm, &y, 0.0, x);
-    let n = rows.min(cols);
-    let mut gram = vec![0.0; n * n];
-    let mut poly = vec![0.0; n * n];
-    for _ in 0..steps {
-        let m = Mat::f32(x, rows, cols);
-        // A = X·Xᵀ of the wide orientation, without moving a tall X.
-        let (left, right) = if rows <= cols { (m, m.t()) } else { (m.t(), m) };
-        gemm(compute, left, right, &mut gram, n, Epilogue::default());
-        // bA + cA²; then aX + (…)X, or aX + X(…) for the tall one (the polynomial is symmetric).
-        scale_add(b, &gram, 0.0, &mut poly);
-        let g = Mat::f32(&gram, n, n);
-        gemm(compute, g, g, &mut poly, n, Epilogue { alpha: c, accumulate: true, ..Default::default() });
-        let p = Mat::f32(&poly, n, n);
-        let (left, right) = if rows <= cols { (p, m) } else { (m, p) };
-        gemm(compute, left, right, &mut y, cols, Epilogue::default());
-        scale_add(1.0, &y, a, x);
+pub fn orthogonalize(
+    x: &mut [f32],
+    rows: usize,
+    cols: usize,
+    steps: usize,
+    compute: Compute,
+) -> Result<(), OutOfMemory> {
+    Work::new(rows, cols)?.orthogonalize(x, rows, cols, steps, compute);
+    Ok(())
+}
+
+impl Work {
+    fn new(rows: usize, cols: usize) -> Result<Self, OutOfMemory> {
+        let n = rows.min(cols);
+        Ok(Self {
+            y: AlignedBuf::try_zeroed(rows * cols)?,
+            gram: AlignedBuf::try_zeroed(n * n)?,
+            poly: AlignedBuf::try_zeroed(n * n)?,
+        })
+    }
+
+    /// Numbers in all buffers for a matrix of `rows × cols`.
+    fn numbers(rows: usize, cols: usize) -> usize {
+        let n = rows.min(cols);
+        rows * cols + 2 * n * n
+    }
+
+    fn orthogonalize(&mut self, x: &mut [f32], rows: usize, cols: usize, steps: usize, compute: Compute) {
+        assert_eq!(x.len(), rows * cols, "muon: a {rows} × {cols} matrix");
+        let Self { y, gram, poly } = self;
+        let [a, b, c] = QUINTIC.map(|q| q as f32);
+        let norm = sum_of_squares(x).sqrt().max(1e-7) as f32;
+        y.copy_from_slice(x);
+        scale_add(1.0 / norm, y, 0.0, x);
+        let n = rows.min(cols);
+        for _ in 0..steps {
+            let m = Mat::f32(x, rows, cols);
+            // A = X·Xᵀ of the wide orientation, without moving a tall X.
+            let (left, right) = if rows <= cols { (m, m.t()) } else { (m.t(), m) };
+            gemm(compute, left, right, gram, n, Epilogue::default());
+            // bA + cA²; then aX + (…)X, or aX + X(…) for the tall one (the polynomial is symmetric).
+            scale_add(b, gram, 0.0, poly);
+            let g = Mat::f32(gram, n, n);
+            gemm(compute, g, g, poly, n, Epilogue { alpha: c, accumulate: true, ..Default::default() });
+            let p = Mat::f32(poly, n, n);
+            let (left, right) = if rows <= cols { (p, m) } else { (m, p) };
+            gemm(compute, left, right, y, cols, Epilogue::default());
+            scale_add(1.0, y, a, x);
+        }
     }
 }
 

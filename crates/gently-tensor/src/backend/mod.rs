@@ -9,6 +9,7 @@
 //! cannot be called unseen and its cost stands in one place.
 
 mod cpu;
+mod meta;
 mod work;
 
 use crate::ops::rope::Rope;
@@ -38,8 +39,20 @@ impl Done for Result<()> {
     }
 }
 
+/// What `Device::Meta` does in place of a call: nothing, or the account of what its kernel takes beside the operands.
+macro_rules! on_meta {
+    ($name:ident, $out:expr $(, $arg:expr)*) => {
+        Done::done()
+    };
+    (counted $name:ident, $out:expr $(, $arg:expr)*) => {{
+        meta::$name($out $(, $arg)*);
+        Done::done()
+    }};
+}
+
+/// `counted` marks a kernel that takes memory worth counting beside its operands.
 macro_rules! seam {
-    ($($(#[$doc:meta])* fn $name:ident($out:ident: $out_ty:ty $(, $arg:ident: $ty:ty)*) $(-> $ret:ty)? => $work:expr;)*) => {
+    ($($(#[$doc:meta])* fn $name:ident($out:ident: $out_ty:ty $(, $arg:ident: $ty:ty)*) $(-> $ret:ty)? $(, $counted:ident)? => $work:expr;)*) => {
         $($(#[$doc])*
         #[allow(clippy::too_many_arguments)]
         #[inline]
@@ -47,7 +60,7 @@ macro_rules! seam {
             let _call = profile::call(stringify!($name), || $work);
             match $out.device() {
                 Device::Cpu => cpu::$name($out $(, $arg)*),
-                Device::Meta => Done::done(),
+                Device::Meta => on_meta!($($counted)? $name, $out $(, $arg)*),
             }
         })*
     };
@@ -124,10 +137,10 @@ seam! {
     fn pick_backward(dx: &mut Buffer, ids: &View, dy: &View, sizes: [usize; 4], full: bool)
         => Work::pass(dy.len(), 3 * dy.bytes() + ids.bytes());
     /// C = epilogue(A·B)
-    fn gemm(c: &mut Buffer, compute: Compute, a: Matrix<'_>, b: Matrix<'_>, ep: Epilogue<'_>)
+    fn gemm(c: &mut Buffer, compute: Compute, a: Matrix<'_>, b: Matrix<'_>, ep: Epilogue<'_>), counted
         => work::gemm(c, compute, a, b, &ep);
     /// One product for each pair of offsets; C's follow each other
-    fn gemm_batched(c: &mut Buffer, compute: Compute, a: Matrix<'_>, b: Matrix<'_>, offsets: &[(usize, usize)], accumulate: bool)
+    fn gemm_batched(c: &mut Buffer, compute: Compute, a: Matrix<'_>, b: Matrix<'_>, offsets: &[(usize, usize)], accumulate: bool), counted
         => work::gemm_batched(c, compute, a, b, offsets.len(), accumulate);
     /// out = column sums of x [N, C], or out += them
     fn column_sum(out: &mut Buffer, x: &View, accumulate: bool)
@@ -139,7 +152,7 @@ seam! {
     fn rope(x: &mut Buffer, rope: &Rope, sizes: [usize; 4], strides: [usize; 3], positions: Positions<'_>, inverse: bool)
         => work::rope(x, rope, sizes);
     /// Attention
-    fn attention(out: &mut Buffer, lse: &mut Buffer, args: &AttentionArgs<'_>)
+    fn attention(out: &mut Buffer, lse: &mut Buffer, args: &AttentionArgs<'_>) -> Result<()>, counted
         => work::attention(args);
     /// Rows of a table, plus rows of a table of positions
     fn embedding(out: &mut Buffer, table: &View, ids: &View, positions: Option<(&View, usize, usize)>) -> Result<()>
@@ -151,7 +164,7 @@ seam! {
     fn positions_backward(dtable: &mut Buffer, width: usize, block: usize, start: usize, dy: &View)
         => Work::pass(dy.len(), dy.bytes() + 2 * dy.bytes().min(dtable.bytes()));
     /// scale·Σ cross entropy of x·wᵀ into `out`, with gradients where asked (dx written, dw added)
-    fn linear_cross_entropy(out: &mut Buffer, x: &View, w: &View, targets: &View, scale: f64, softcap: Option<f64>, compute: Compute, per_token: Option<&mut Buffer>, grads: Option<(&mut Buffer, &mut Buffer)>) -> Result<()>
+    fn linear_cross_entropy(out: &mut Buffer, x: &View, w: &View, targets: &View, scale: f64, softcap: Option<f64>, compute: Compute, per_token: Option<&mut Buffer>, grads: Option<(&mut Buffer, &mut Buffer)>) -> Result<()>, counted
         => work::linear_cross_entropy(x, w, targets, compute, grads.is_some());
     /// scale·Σ cross entropy of logits into `out`, with their gradient where asked
     fn cross_entropy(out: &mut Buffer, logits: &View, targets: &View, scale: f64, softcap: Option<f64>, grad: Option<&mut Buffer>) -> Result<()>
@@ -174,7 +187,7 @@ pub(crate) fn norm_backward(
     let _call = profile::call("norm_backward", || work::norm_backward(kind, x, &grads));
     match device {
         Device::Cpu => cpu::norm_backward(kind, x, w, eps, mean, rstd, dy, grads),
-        Device::Meta => {}
+        Device::Meta => meta::norm_backward(x),
     }
 }
 
@@ -186,10 +199,13 @@ pub(crate) fn attention_backward(
     lse: &Buffer,
     dout: &View,
     grads: AttentionGrads<'_>,
-) {
+) -> Result<()> {
     let _call = profile::call("attention_backward", || work::attention_backward(args));
     match device {
         Device::Cpu => cpu::attention_backward(args, out, lse, dout, grads),
-        Device::Meta => {}
+        Device::Meta => {
+            meta::attention_backward(args, &grads);
+            Ok(())
+        }
     }
 }

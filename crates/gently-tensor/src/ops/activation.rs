@@ -47,12 +47,12 @@ impl Tensor {
         need_float(op.name(), self)?;
         let x = dense(op.name(), self)?;
         let shape = *self.shape();
-        let mut out = Buffer::alloc(self.device(), self.dtype(), shape.numel());
+        let mut out = Buffer::alloc(op.name(), self.device(), self.dtype(), shape)?;
         backend::activation(&mut out, act, &x);
         let node = recording(&[self]).then(|| {
             Node::new(op, &[self], move |s, g| {
                 let dy = dense(op.name(), &g)?;
-                let mut dx = Buffer::alloc(g.device(), g.dtype(), shape.numel());
+                let mut dx = Buffer::alloc(op.name(), g.device(), g.dtype(), shape)?;
                 backend::activation_backward(&mut dx, act, &x, &dy);
                 s.give(0, Tensor::from_buffer(dx, shape, None))
             })
@@ -77,14 +77,14 @@ impl Tensor {
         let (from, width) = (*self.shape(), twice / 2);
         let shape = from.with(from.rank() - 1, width);
         let x = dense(op.name(), self)?;
-        let mut out = Buffer::alloc(self.device(), self.dtype(), shape.numel());
+        let mut out = Buffer::alloc(op.name(), self.device(), self.dtype(), shape)?;
         if width > 0 {
             backend::swiglu(&mut out, width, &x);
         }
         let node = recording(&[self]).then(|| {
             Node::new(op, &[self], move |s, g| {
                 let dy = dense(op.name(), &g)?;
-                let mut dx = Buffer::alloc(g.device(), g.dtype(), from.numel());
+                let mut dx = Buffer::alloc(op.name(), g.device(), g.dtype(), from)?;
                 if width > 0 {
                     backend::swiglu_backward(&mut dx, width, &x, &dy);
                 }
@@ -122,7 +122,7 @@ impl Tensor {
         let added = residual.map(|r| dense(op.name(), r)).transpose()?;
         let shape = *self.shape();
         let (key, offset) = (rng.key(), rng.advance(shape.numel()));
-        let mut out = Buffer::alloc(self.device(), self.dtype(), shape.numel());
+        let mut out = Buffer::alloc(op.name(), self.device(), self.dtype(), shape)?;
         backend::dropout(&mut out, &x, added.as_ref(), p, key, offset);
         drop((x, added));
         let mut inputs = vec![self];
@@ -137,7 +137,7 @@ impl Tensor {
                     return Ok(());
                 }
                 let dy = dense(op.name(), &g)?;
-                let mut dx = Buffer::alloc(g.device(), g.dtype(), shape.numel());
+                let mut dx = Buffer::alloc(op.name(), g.device(), g.dtype(), shape)?;
                 backend::dropout(&mut dx, &dy, None, p, key, offset);
                 s.give(0, Tensor::from_buffer(dx, shape, None))
             })

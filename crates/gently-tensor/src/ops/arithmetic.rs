@@ -52,7 +52,7 @@ impl Tensor {
         let (mut a, mut b) = (self.view(op.name())?, other.view(op.name())?);
         a.layout = a.layout.broadcast_to(shape);
         b.layout = b.layout.broadcast_to(shape);
-        let mut out = Buffer::alloc(self.device(), self.dtype(), shape.numel());
+        let mut out = Buffer::alloc(op.name(), self.device(), self.dtype(), shape)?;
         backend::binary(&mut out, f, &shape, &a, &b);
         if !recording(&[self, other]) {
             return Ok(Tensor::from_buffer(out, shape, None));
@@ -116,7 +116,7 @@ impl Tensor {
                     let g = dense("maximum", &g)?;
                     for (i, to) in [(0, sa), (1, sb)] {
                         if s.needs(i) {
-                            let mut d = Buffer::alloc(ta.device(), ta.dtype(), shape.numel());
+                            let mut d = Buffer::alloc(op.name(), ta.device(), ta.dtype(), shape)?;
                             backend::binary_choice(&mut d, f, &a, &b, &g, i == 1);
                             s.give(i, Tensor::from_buffer(d, shape, None).sum_to(to)?)?;
                         }
@@ -202,7 +202,7 @@ impl Tensor {
         need_float(op.name(), self)?;
         let x = dense(op.name(), self)?;
         let shape = *self.shape();
-        let mut out = Buffer::alloc(self.device(), self.dtype(), shape.numel());
+        let mut out = Buffer::alloc(op.name(), self.device(), self.dtype(), shape)?;
         backend::unary(&mut out, f, &x);
         let y = Tensor::from_buffer(out, shape, None);
         if !recording(&[self]) {
@@ -217,7 +217,7 @@ impl Tensor {
                 let kept = if by_result { y.view(op.name())? } else { x };
                 Node::new(op, &[self], move |s, g| {
                     let dy = dense(op.name(), &g)?;
-                    let mut dx = Buffer::alloc(g.device(), g.dtype(), shape.numel());
+                    let mut dx = Buffer::alloc(op.name(), g.device(), g.dtype(), shape)?;
                     backend::unary_backward(&mut dx, f, &kept, &kept, &dy);
                     s.give(0, Tensor::from_buffer(dx, shape, None))
                 })

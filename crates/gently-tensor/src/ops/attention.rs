@@ -213,9 +213,9 @@ impl Tensor {
         let extras = spec.check(OP, self, s)?;
         let views = [heads(OP, self)?, heads(OP, k)?, heads(OP, v)?];
         let (device, dtype, shape) = (self.device(), self.dtype(), *self.shape());
-        let mut out = Buffer::alloc(device, dtype, s.out_len());
-        let mut lse = Buffer::alloc(device, dtype, s.lse_len());
-        backend::attention(&mut out, &mut lse, &extras.args(s, [&views[0], &views[1], &views[2]].map(strided)));
+        let mut out = Buffer::alloc(OP, device, dtype, Shape::raw(&[s.batch, s.t_q, s.heads, s.d]))?;
+        let mut lse = Buffer::alloc(OP, device, dtype, Shape::raw(&[s.batch, s.heads, s.t_q]))?;
+        backend::attention(&mut out, &mut lse, &extras.args(s, [&views[0], &views[1], &views[2]].map(strided)))?;
         let out = Tensor::from_buffer(out, shape, None);
         let mut inputs = vec![self, k, v];
         inputs.extend(&spec.rel_bias);
@@ -227,9 +227,9 @@ impl Tensor {
         let node = Node::new(Op::Attention, &inputs, move |sink, g| {
             let dout = dense(OP, &g)?;
             drop(g);
-            let fresh = |shape: &Shape| Buffer::alloc(device, dtype, shape.numel());
-            let (mut dq, mut dk, mut dv) = (fresh(&q_shape), fresh(&k_shape), fresh(&k_shape));
-            let mut bias = if extras.rel_bias.is_some() { sink.open(3) } else { None };
+            let fresh = |shape: Shape| Buffer::alloc(OP, device, dtype, shape);
+            let (mut dq, mut dk, mut dv) = (fresh(q_shape)?, fresh(k_shape)?, fresh(k_shape)?);
+            let mut bias = if extras.rel_bias.is_some() { sink.open(3)? } else { None };
             if let Some(acc) = &mut bias {
                 acc.make_additive();
             }
@@ -243,7 +243,7 @@ impl Tensor {
                     qkv: QkvBuffers::Split(&mut dq, &mut dk, &mut dv),
                     rel_bias: bias.as_mut().map(|a| a.buffer()),
                 },
-            );
+            )?;
             drop((kept, lse, dout, views));
             if extras.rel_bias.is_some() {
                 sink.close(3, bias)?;
@@ -335,9 +335,9 @@ impl Tensor {
             }
         }
         let qkv = dense(OP, &qkv)?;
-        let mut out = Buffer::alloc(device, dtype, s.out_len());
-        let mut lse = Buffer::alloc(device, dtype, s.lse_len());
-        backend::attention(&mut out, &mut lse, &extras.args(s, packed(&qkv, s)));
+        let mut out = Buffer::alloc(OP, device, dtype, Shape::raw(&[s.batch, s.t_q, s.heads, s.d]))?;
+        let mut lse = Buffer::alloc(OP, device, dtype, Shape::raw(&[s.batch, s.heads, s.t_q]))?;
+        backend::attention(&mut out, &mut lse, &extras.args(s, packed(&qkv, s)))?;
         let out = Tensor::from_buffer(out, Shape::raw(&[batch, time, n_heads, d]), None);
         let Some(slot) = slot else {
             return Ok(out);
@@ -346,8 +346,8 @@ impl Tensor {
         let node = slot.with(move |sink, g| {
             let dout = dense(OP, &g)?;
             drop(g);
-            let mut dqkv = Buffer::alloc(device, dtype, shape.numel());
-            let mut bias = if extras.rel_bias.is_some() { sink.open(1) } else { None };
+            let mut dqkv = Buffer::alloc(OP, device, dtype, shape)?;
+            let mut bias = if extras.rel_bias.is_some() { sink.open(1)? } else { None };
             if let Some(acc) = &mut bias {
                 acc.make_additive();
             }
@@ -358,7 +358,7 @@ impl Tensor {
                 &lse,
                 &dout,
                 AttentionGrads { qkv: QkvBuffers::Packed(&mut dqkv), rel_bias: bias.as_mut().map(|a| a.buffer()) },
-            );
+            )?;
             drop((kept, lse, dout, qkv));
             if extras.rel_bias.is_some() {
                 sink.close(1, bias)?;

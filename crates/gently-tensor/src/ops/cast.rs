@@ -21,7 +21,7 @@ impl Tensor {
         }
         let x = dense(OP, self)?;
         let shape = *self.shape();
-        let mut out = Buffer::alloc(self.device(), dtype, shape.numel());
+        let mut out = Buffer::alloc(OP, self.device(), dtype, shape)?;
         backend::cast(&mut out, &x);
         // The sink brings the gradient to the input's dtype.
         let node = recording(&[self]).then(|| Node::new(Op::ToDtype, &[self], |s, g| s.give(0, g)));

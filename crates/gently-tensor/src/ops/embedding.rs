@@ -55,7 +55,7 @@ impl Tensor {
         let (table, id_view) = (dense(OP, self)?, dense(OP, ids)?);
         let pos_view = positions.map(|(p, _)| dense(OP, p)).transpose()?;
         let start = positions.map_or(0, |p| p.1);
-        let mut out = Buffer::alloc(self.device(), self.dtype(), shape.numel());
+        let mut out = Buffer::alloc(OP, self.device(), self.dtype(), shape)?;
         if shape.numel() > 0 {
             let with = pos_view.as_ref().map(|p| (p, block, start));
             backend::embedding(&mut out, &table, &id_view, with)?;
@@ -67,7 +67,7 @@ impl Tensor {
         let node = recording(&inputs).then(|| {
             Node::new(Op::Embedding, &inputs, move |s, g| {
                 let dy = dense(OP, &g)?;
-                let mut table = s.open(0);
+                let mut table = s.open(0)?;
                 if let Some(acc) = &mut table {
                     acc.make_additive();
                     if shape.numel() > 0 {
@@ -76,7 +76,7 @@ impl Tensor {
                 }
                 s.close(0, table)?;
                 if with_positions {
-                    let mut table = s.open(1);
+                    let mut table = s.open(1)?;
                     if let Some(acc) = &mut table {
                         acc.make_additive();
                         if shape.numel() > 0 {
@@ -133,13 +133,13 @@ impl Tensor {
         let inner = dims[dim + 1..].iter().product();
         let sizes = [outer, n, m, inner];
         let (x, ids) = (dense(op.name(), self)?, dense(op.name(), ids)?);
-        let mut out = Buffer::alloc(self.device(), self.dtype(), shape.numel());
+        let mut out = Buffer::alloc(op.name(), self.device(), self.dtype(), shape)?;
         backend::pick(&mut out, &x, &ids, sizes, full)?;
         drop(x);
         let node = recording(&[self]).then(|| {
             Node::new(op, &[self], move |s, g| {
                 let dy = dense(op.name(), &g)?;
-                let mut acc = s.open(0);
+                let mut acc = s.open(0)?;
                 if let Some(acc) = &mut acc {
                     acc.make_additive();
                     backend::pick_backward(acc.buffer(), &ids, &dy, sizes, full);

@@ -32,7 +32,7 @@ impl Tensor {
         }
         let shape = Shape::new(first.shape().with(dim, total).dims())?;
         let whole = Layout::row_major(shape);
-        let mut out = Buffer::alloc(first.device(), first.dtype(), shape.numel());
+        let mut out = Buffer::alloc(OP, first.device(), first.dtype(), shape)?;
         let mut start = 0;
         let mut parts = Vec::with_capacity(tensors.len());
         for t in tensors {

@@ -118,9 +118,11 @@ impl Tensor {
         let record = recording(&inputs);
         let (act, compute) = (args.activation, args.compute);
 
-        let mut out = Buffer::alloc(self.device(), dtype, rows * out_width);
-        let mut pre =
-            (record && act != Activation::None).then(|| Buffer::alloc(self.device(), dtype, rows * out_width));
+        let mut out = Buffer::alloc(OP, self.device(), dtype, shape)?;
+        let mut pre = match record && act != Activation::None {
+            true => Some(Buffer::alloc(OP, self.device(), dtype, shape)?),
+            false => None,
+        };
         backend::gemm(
             &mut out,
             compute,
@@ -150,7 +152,7 @@ impl Tensor {
             let g = match pre {
                 None => g,
                 Some(pre) => {
-                    let mut d = Buffer::alloc(g.device(), g.dtype(), g.numel());
+                    let mut d = Buffer::alloc(OP, g.device(), g.dtype(), *g.shape())?;
                     let (dy, x) = (g.view(OP)?, pre.view(OP)?);
                     backend::activation_backward(&mut d, act, &x, &dy);
                     Tensor::from_buffer(d, shape, None)
@@ -158,7 +160,7 @@ impl Tensor {
             };
             let dy = g.view(OP)?;
             let dy_rows = Matrix::rows(&dy, rows, out_width, out_width);
-            if let (Some(mut acc), Some(wv)) = (s.open(0), wv) {
+            if let (Some(mut acc), Some(wv)) = (s.open(0)?, wv) {
                 let accumulate = acc.accumulate;
                 let _dx = profile::detail("dx");
                 backend::gemm(
@@ -170,7 +172,7 @@ impl Tensor {
                 );
                 s.close(0, Some(acc))?;
             }
-            if let (Some(mut acc), Some(x)) = (s.open(1), x) {
+            if let (Some(mut acc), Some(x)) = (s.open(1)?, x) {
                 let accumulate = acc.accumulate;
                 let _dw = profile::detail("dw");
                 backend::gemm(
@@ -183,7 +185,7 @@ impl Tensor {
                 s.close(1, Some(acc))?;
             }
             if let Some(i) = bias_at
-                && let Some(mut acc) = s.open(i)
+                && let Some(mut acc) = s.open(i)?
             {
                 let accumulate = acc.accumulate;
                 if out_width > 0 {

@@ -30,13 +30,13 @@ impl Tensor {
         let (x_shape, w_shape) = (*self.shape(), *w.shape());
         let (x, wv, ids) = (dense(OP, self)?, dense(OP, w)?, dense(OP, targets)?);
         let (device, dtype) = (self.device(), self.dtype());
-        let mut out = Buffer::alloc(device, dtype, 1);
+        let mut out = Buffer::alloc(OP, device, dtype, Shape::SCALAR)?;
         if !recording(&[self, w]) {
             backend::linear_cross_entropy(&mut out, &x, &wv, &ids, scale, softcap, compute, None, None)?;
             return Ok(Tensor::from_buffer(out, Shape::SCALAR, None));
         }
-        let mut dx = Buffer::alloc(device, dtype, x_shape.numel());
-        let mut dw = Buffer::zeroed(device, dtype, w_shape.numel());
+        let mut dx = Buffer::alloc(OP, device, dtype, x_shape)?;
+        let mut dw = Buffer::zeroed(OP, device, dtype, w_shape)?;
         backend::linear_cross_entropy(
             &mut out,
             &x,
@@ -72,8 +72,8 @@ impl Tensor {
         crate::tape::refuse(OP, &[self, w])?;
         self.check_projection(OP, w, targets)?;
         let (x, wv, ids) = (dense(OP, self)?, dense(OP, w)?, dense(OP, targets)?);
-        let mut total = Buffer::alloc(self.device(), self.dtype(), 1);
-        let mut each = Buffer::alloc(self.device(), self.dtype(), targets.numel());
+        let mut total = Buffer::alloc(OP, self.device(), self.dtype(), Shape::SCALAR)?;
+        let mut each = Buffer::alloc(OP, self.device(), self.dtype(), *targets.shape())?;
         backend::linear_cross_entropy(&mut total, &x, &wv, &ids, 1.0, softcap, compute, Some(&mut each), None)?;
         Ok(Tensor::from_buffer(each, *targets.shape(), None))
     }
@@ -111,8 +111,11 @@ impl Tensor {
         need_shape(OP, targets, rows, "targets have the shape of the logits without V")?;
         let shape = *self.shape();
         let (x, ids) = (dense(OP, self)?, dense(OP, targets)?);
-        let mut out = Buffer::alloc(self.device(), self.dtype(), 1);
-        let mut grad = recording(&[self]).then(|| Buffer::alloc(self.device(), self.dtype(), shape.numel()));
+        let mut out = Buffer::alloc(OP, self.device(), self.dtype(), Shape::SCALAR)?;
+        let mut grad = match recording(&[self]) {
+            true => Some(Buffer::alloc(OP, self.device(), self.dtype(), shape)?),
+            false => None,
+        };
         backend::cross_entropy(&mut out, &x, &ids, scale, None, grad.as_mut())?;
         let node = grad.map(|mut d| {
             Node::new(Op::CrossEntropy, &[self], move |s, g| {

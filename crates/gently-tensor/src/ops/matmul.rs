@@ -45,7 +45,7 @@ impl Tensor {
         let shape = Shape::new(shape.dims())?;
 
         let (a, b) = (self.view(OP)?, other.view(OP)?);
-        let mut out = Buffer::alloc(self.device(), dtype, shape.numel());
+        let mut out = Buffer::alloc(OP, self.device(), dtype, shape)?;
         product(&mut out, compute, &a, false, &b, false, batch, false);
         if !recording(&[self, other]) {
             return Ok(Tensor::from_buffer(out, shape, None));
@@ -84,7 +84,7 @@ fn gradient(
 ) -> Result<()> {
     let own = Shape::raw(&shape.dims()[..shape.rank() - 2]);
     if own.numel() == batch.numel() {
-        let Some(mut acc) = s.open(i) else {
+        let Some(mut acc) = s.open(i)? else {
             return Ok(());
         };
         let accumulate = acc.accumulate;
@@ -99,7 +99,7 @@ fn gradient(
         DType::F64 => DType::F64,
         _ => DType::F32,
     };
-    let mut d = Buffer::alloc(device, dtype, full.numel());
+    let mut d = Buffer::alloc(OP, device, dtype, full)?;
     product(&mut d, compute, left.0, left.1, right.0, right.1, batch, false);
     s.give(i, Tensor::from_buffer(d, full, None).sum_to(shape)?)
 }

@@ -4,7 +4,7 @@ use super::{dense, need_float, need_same, need_shape};
 use crate::backend::{self, NormGrads, NormKind};
 use crate::storage::Buffer;
 use crate::tape::{Node, recording};
-use crate::{Error, Op, Result, Tensor, profile};
+use crate::{Error, Op, Result, Shape, Tensor, profile};
 
 impl Tensor {
     /// (x − mean)/√(var + eps)·w + b over the last dimension, `[…, C]`; w and b `[C]`
@@ -50,10 +50,10 @@ impl Tensor {
         let x = dense(name, self)?;
         let wv = w.map(|t| dense(name, t)).transpose()?;
         let bv = b.map(|t| dense(name, t)).transpose()?;
-        let mut out = Buffer::alloc(device, dtype, shape.numel());
+        let mut out = Buffer::alloc(name, device, dtype, shape)?;
         let mean_len = if kind == NormKind::Layer { rows } else { 0 };
-        let mut mean = Buffer::alloc(device, dtype, mean_len);
-        let mut rstd = Buffer::alloc(device, dtype, rows);
+        let mut mean = Buffer::alloc(name, device, dtype, Shape::raw(&[mean_len]))?;
+        let mut rstd = Buffer::alloc(name, device, dtype, Shape::raw(&[rows]))?;
         backend::norm(&mut out, kind, &x, wv.as_ref(), bv.as_ref(), eps, &mut mean, &mut rstd);
         drop(bv);
         let mut inputs = vec![self];
@@ -64,9 +64,9 @@ impl Tensor {
             Node::new(op, &inputs, move |s, g| {
                 let dy = dense(name, &g)?;
                 drop(g);
-                let mut dx = s.open(0);
-                let mut dw = w_at.and_then(|i| s.open(i));
-                let mut db = b_at.and_then(|i| s.open(i));
+                let mut dx = s.open(0)?;
+                let mut dw = w_at.map(|i| s.open(i)).transpose()?.flatten();
+                let mut db = b_at.map(|i| s.open(i)).transpose()?.flatten();
                 // One kernel writes all three; a gradient of parameters that is fresh beside one that is not starts at 0.
                 let accumulate_params = [&dw, &db].into_iter().flatten().any(|a| a.accumulate);
                 if accumulate_params {
@@ -76,7 +76,7 @@ impl Tensor {
                 let accumulate_dx = dx.as_ref().is_some_and(|a| a.accumulate);
                 let dx_buffer = match &mut dx {
                     Some(acc) => acc.buffer(),
-                    None => unused.insert(Buffer::alloc(device, dtype, shape.numel())),
+                    None => unused.insert(Buffer::alloc(name, device, dtype, shape)?),
                 };
                 backend::norm_backward(
                     device,

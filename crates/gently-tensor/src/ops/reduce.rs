@@ -34,7 +34,7 @@ impl Tensor {
             }
         }
         let x = dense(op.name(), self)?;
-        let mut out = Buffer::alloc(self.device(), self.dtype(), short.numel());
+        let mut out = Buffer::alloc(op.name(), self.device(), self.dtype(), short)?;
         backend::reduce(&mut out, Reduce::Sum, &x, dims);
         let node = recording(&[self])
             .then(|| Node::new(op, &[self], move |s, g| s.give(0, g.reshape(kept)?.broadcast_to(from)?)));
@@ -87,7 +87,7 @@ impl Tensor {
         let sizes = split(from, dim);
         let node = Node::new(op, &[self], move |s, g| {
             let dy = dense(op.name(), &g)?;
-            let mut acc = s.open(0);
+            let mut acc = s.open(0)?;
             if let Some(acc) = &mut acc {
                 acc.make_additive();
                 let [outer, n, inner] = sizes;
@@ -120,7 +120,7 @@ impl Tensor {
         }
         let kept = from.with(dim, 1);
         let x = dense(OP, self)?;
-        let mut out = Buffer::alloc(self.device(), DType::U32, kept.numel());
+        let mut out = Buffer::alloc(OP, self.device(), DType::U32, kept)?;
         backend::argmax(&mut out, &x, split(from, dim));
         let shape = if keep { kept } else { from.without(dim) };
         Ok(Tensor::from_buffer(out, shape, None))
@@ -144,7 +144,7 @@ impl Tensor {
             return Err(Error::BadShape { op: op.name(), shape: Box::new(shape), why: "there is no row to normalise" });
         }
         let x = dense(op.name(), self)?;
-        let mut out = Buffer::alloc(self.device(), self.dtype(), shape.numel());
+        let mut out = Buffer::alloc(op.name(), self.device(), self.dtype(), shape)?;
         backend::softmax(&mut out, &x, log);
         let out = Tensor::from_buffer(out, shape, None);
         if !recording(&[self]) {
@@ -153,7 +153,7 @@ impl Tensor {
         let y = out.view(op.name())?;
         let node = Node::new(op, &[self], move |s, g| {
             let dy = dense(op.name(), &g)?;
-            let mut dx = Buffer::alloc(g.device(), g.dtype(), shape.numel());
+            let mut dx = Buffer::alloc(op.name(), g.device(), g.dtype(), shape)?;
             backend::softmax_backward(&mut dx, &y, &dy, log);
             s.give(0, Tensor::from_buffer(dx, shape, None))
         });

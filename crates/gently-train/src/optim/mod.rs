@@ -27,12 +27,13 @@ mod state;
 
 use gently_kernels::gemm::Compute;
 use gently_kernels::optim::{AdamW, Lion, Muon};
+use gently_kernels::scratch::Scratch;
 use gently_models::params::Param;
 use gently_tensor::{Device, Grads, Tensor};
 
 pub use groups::Method;
 
-use crate::recipe::{Optimizer, OptimizerKind};
+use crate::recipe::Optimizer;
 use crate::{Error, Result};
 
 /// One parameter with what its updates need.
@@ -130,7 +131,10 @@ impl Optim {
                     grad_scale,
                     ..Muon::default()
                 };
-                let step = |w: &mut [f32], g: &[f32]| m.with_data_mut::<f32, _>(|m| method.step(rows, cols, w, g, m));
+                let step = |w: &mut [f32], g: &[f32]| {
+                    m.with_data_mut::<f32, _>(|m| method.step(rows, cols, w, g, m))?
+                        .map_err(|e| gently_tensor::Error::NoScratch { op: "muon", bytes: e.bytes })
+                };
                 with_all(&slot.param, &grad, step)?;
             }
             _ => unreachable!("a slot is made with its method's states"),
@@ -143,20 +147,14 @@ impl Optim {
         self.slots.iter().map(|slot| (slot.name.as_str(), slot.method, slot.weight_decay > 0.0))
     }
 
-    /// Bytes of scratch that one update takes beside the states: Muon's largest matrix.
-    pub(crate) fn scratch_bytes(&self) -> u64 {
-        if self.settings.kind != OptimizerKind::Muon {
-            return 0;
-        }
+    /// What kernels take beside their operands in an update.
+    pub(crate) fn scratch(&self) -> Scratch {
+        let muon = Muon { compute: self.compute, ..Muon::default() };
         let of = |slot: &Slot| match slot.method {
-            // The update, its next iterate, and two square matrices of the smaller side.
-            Method::Muon { rows, cols } => {
-                let small = rows.min(cols) as u64;
-                4 * (2 * (rows as u64) * (cols as u64) + 2 * small * small)
-            }
-            _ => 0,
+            Method::Muon { rows, cols } => muon.scratch(rows, cols),
+            Method::AdamW | Method::Lion => Scratch::default(),
         };
-        self.slots.iter().map(of).max().unwrap_or(0)
+        self.slots.iter().map(of).fold(Scratch::default(), Scratch::or)
     }
 }
 

@@ -1,3 +1,4 @@
+use crate::recipe::OptimizerKind;
 use gently_models::init::Init;
 use gently_models::params::{Builder, Param, ParamKind};
 use gently_tensor::{Device, Grads, Rng, Tensor};

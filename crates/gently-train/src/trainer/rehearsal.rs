@@ -2,13 +2,14 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use gently_kernels::pool;
 use gently_models::Decoder;
 use gently_tensor::{Device, Grads, Rng, memory};
 use gently_text::Tokenizer;
 
+use super::Build;
 use super::sample::{self, Prompt};
 use super::step::Passes;
-use super::{Build, machine};
 use crate::Result;
 use crate::data::{Batch, IGNORE};
 use crate::optim::Optim;
@@ -39,7 +40,7 @@ pub(super) fn plan(
     let gradients: u64 = model.params().iter().map(|p| memory::rounded(p.tensor.numel() * 4) as u64).sum();
     rehearse(config, &model, &passes, &mut optim, tokenizer, prompts)?;
     let peak = memory::stats(Device::Meta).peak_held as u64 - before;
-    let scratch = machine::kernel_scratch(config) + optim.scratch_bytes();
+    let scratch = memory::scratch().or(optim.scratch()).total(pool::threads()) as u64;
     drop((model, optim));
     memory::reset(Device::Meta);
 
@@ -51,9 +52,10 @@ pub(super) fn plan(
         ("gradients", gradients, "f32"),
         ("optimizer state", states, ""),
         ("activations", activations, recompute),
-        ("kernels' scratch", scratch, ""),
+        ("kernels' scratch", scratch, "as the kernels state it"),
         ("data", data, "mapped files and batches"),
-        ("process", base, "program, libraries and tokenizer, measured"),
+        ("process", base, "program, libraries and tokenizer, measured before the first tensor"),
+        ("program to come", plan::unread_program(), "the part of the program that was not yet in memory"),
     ]))
 }
 

@@ -12,7 +12,7 @@ use crate::data::Batch;
 use crate::events::{Evaluated, Finished, Reason, Sampled, SpikeSkipped, Split, Step};
 use crate::optim::norm::{clip_factor, global_norm};
 use crate::plan;
-use crate::{Event, Result};
+use crate::{Error, Event, Result};
 
 /// One line of `metrics.jsonl`. What is measured by a clock stands in `tokens_per_second`, `utilisation` and `seconds`;
 /// everything else is the same in every run of the same recipe.
@@ -49,6 +49,22 @@ struct SampleLine<'a> {
 impl Session {
     /// Runs to the end.
     pub fn run(mut self) -> Result<Finished> {
+        self.work().map_err(|error| self.explained(error)).and_then(|total| self.finish(total))
+    }
+
+    /// An error with where it left the run, if it does not say so itself.
+    fn explained(&self, error: Error) -> Error {
+        match error.is_out_of_memory() {
+            true => Error::OutOfMemory {
+                step: self.state.step + 1,
+                last_good: self.checkpoints.latest().ok().flatten(),
+                source: Box::new(error),
+            },
+            false => error,
+        }
+    }
+
+    fn work(&mut self) -> Result<Split> {
         let first = self.state.step;
         let mut total = Split::default();
         // A run taken up at step 0 has its line of step 0 already.
@@ -88,7 +104,7 @@ impl Session {
         if self.saved != Some(self.state.step) {
             self.save()?;
         }
-        self.finish(total)
+        Ok(total)
     }
 
     /// One update: batches, gradients, clipping, optimizer.
@@ -148,7 +164,7 @@ impl Session {
     }
 
     /// Finds out what broke, writes it down, and makes the error that stops the run.
-    fn not_finite(&mut self, batches: &[Batch]) -> Result<crate::Error> {
+    fn not_finite(&mut self, batches: &[Batch]) -> Result<Error> {
         let found = diagnose(&self.model, &self.passes, self.state.step, batches)?;
         let text = serde_json::to_vec_pretty(&found).unwrap_or_default();
         gently_formats::atomic::write(self.folder.join(DIAGNOSTIC_FILE), &text)?;

@@ -28,7 +28,7 @@ impl<'a> Matrix<'a> {
         Matrix { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 
-    fn single(&self, offset: usize) -> Mat<'a> {
+    pub(in crate::backend) fn single(&self, offset: usize) -> Mat<'a> {
         let data = match self.view.dtype() {
             DType::Bf16 => Operand::Bf16(&self.view.strided()[offset..]),
             _ => Operand::F32(&self.view.strided()[offset..]),

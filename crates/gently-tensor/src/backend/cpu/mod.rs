@@ -73,4 +73,21 @@ macro_rules! by_any {
     };
 }
 
-use {by_any, by_float, twin};
+/// [`twin`] for fast kernels that may be refused memory; their plain twins are not.
+macro_rules! try_twin {
+    ($op:expr, $dtype:expr, $module:ident :: $f:ident, $T:ident => ($($arg:expr),* $(,)?)) => {
+        match $dtype {
+            crate::DType::F64 => {
+                type $T = f64;
+                gently_kernels::$module::plain::$f($($arg),*);
+                Ok(())
+            }
+            _ => {
+                type $T = f32;
+                gently_kernels::$module::$f($($arg),*).map_err(|e| crate::Error::NoScratch { op: $op, bytes: e.bytes })
+            }
+        }
+    };
+}
+
+use {by_any, by_float, try_twin, twin};

@@ -1,13 +1,13 @@
 //! Attention, rotary positions, embeddings and losses on the CPU.
 
-use super::{by_float, twin};
+use super::{by_float, try_twin, twin};
 use crate::ops::rope::Rope;
 use crate::storage::Buffer;
 use crate::tensor::View;
 use crate::{Compute, DType, Element, Error, Result};
 use gently_kernels::attention::{AttnShape, AttnSpec, Dropout, HeadView, HeadViewMut, Mask, QkvGrads};
 use gently_kernels::embedding;
-use gently_kernels::loss::{LinearCrossEntropy, LinearGrads};
+use gently_kernels::loss::{self, LinearCrossEntropy, LinearGrads};
 use gently_kernels::rope::{self, Positions as RopePositions};
 
 /// Which row of the rotary table each token uses.
@@ -51,7 +51,7 @@ pub(crate) struct AttentionArgs<'a> {
 }
 
 impl AttentionArgs<'_> {
-    fn spec<T: Element>(&self) -> AttnSpec<'_, T> {
+    pub(in crate::backend) fn spec<T: Element>(&self) -> AttnSpec<'_, T> {
         AttnSpec {
             scale: self.scale,
             mask: self.mask,
@@ -78,11 +78,11 @@ pub(crate) enum QkvBuffers<'a> {
     Split(&'a mut Buffer, &'a mut Buffer, &'a mut Buffer),
 }
 
-pub(crate) fn attention(out: &mut Buffer, lse: &mut Buffer, args: &AttentionArgs<'_>) {
-    twin!(out.dtype(), attention::forward, T => (
+pub(crate) fn attention(out: &mut Buffer, lse: &mut Buffer, args: &AttentionArgs<'_>) -> Result<()> {
+    try_twin!("attention", out.dtype(), attention::forward, T => (
         args.shape, &args.spec::<T>(), args.q.view::<T>(), args.k.view::<T>(), args.v.view::<T>(),
         out.slice_mut::<T>(), lse.slice_mut::<T>(),
-    ));
+    ))
 }
 
 pub(crate) fn attention_backward(
@@ -91,9 +91,9 @@ pub(crate) fn attention_backward(
     lse: &Buffer,
     dout: &View,
     grads: AttentionGrads<'_>,
-) {
+) -> Result<()> {
     let s = args.shape;
-    twin!(out.dtype(), attention::backward, T => (
+    try_twin!("attention", out.dtype(), attention::backward, T => (
         s, &args.spec::<T>(), args.q.view::<T>(), args.k.view::<T>(), args.v.view::<T>(),
         out.dense::<T>(), lse.slice::<T>(), dout.dense::<T>(),
         match grads.qkv {
@@ -105,7 +105,7 @@ pub(crate) fn attention_backward(
             },
         },
         grads.rel_bias.map(|b| b.slice_mut::<T>()),
-    ));
+    ))
 }
 
 pub(crate) fn rope(
@@ -203,13 +203,16 @@ pub(crate) fn linear_cross_entropy(
         per_token.map(|b| b.slice_mut::<T>()),
         grads.map(|(dx, dw)| LinearGrads { dx: dx.slice_mut::<T>(), dw: dw.slice_mut::<T>() }),
     ))
-    .map_err(target_error("linear_cross_entropy"))?;
+    .map_err(loss_error("linear_cross_entropy"))?;
     super::fill(out, scale * total.total);
     Ok(())
 }
 
-fn target_error(op: &'static str) -> impl Fn(gently_kernels::loss::TargetOutOfRange) -> Error {
-    move |e| Error::IdOutOfRange { op, id: e.target, position: e.position, size: e.vocab }
+fn loss_error(op: &'static str) -> impl Fn(loss::Error) -> Error {
+    move |e| match e {
+        loss::Error::Target(e) => Error::IdOutOfRange { op, id: e.target, position: e.position, size: e.vocab },
+        loss::Error::Memory(e) => Error::NoScratch { op, bytes: e.bytes },
+    }
 }
 
 pub(crate) fn cross_entropy(
@@ -228,7 +231,7 @@ pub(crate) fn cross_entropy(
         None,
         grad.map(|g| (scale as T, g.slice_mut::<T>())),
     ))
-    .map_err(target_error("cross_entropy"))?;
+    .map_err(loss_error("cross_entropy"))?;
     super::fill(out, scale * total.total);
     Ok(())
 }

@@ -91,6 +91,56 @@ fn a_run_that_cannot_fit_says_so_before_it_begins() {
     assert!(error.hint().unwrap().contains("train.micro_batch"));
 }
 
+/// The error of a tensor that no machine has memory for.
+fn refused() -> gently_tensor::Error {
+    gently_tensor::Tensor::zeros([1usize << 46], gently_tensor::DType::F32, &Device::Cpu).unwrap_err()
+}
+
+#[test]
+fn a_model_that_the_system_has_no_memory_for_is_an_error_with_advice() {
+    let folder = tempfile::tempdir().unwrap();
+    let build = |config: &DecoderConfig, rng: &Rng, device: &Device| match device {
+        Device::Meta => Decoder::new(config, rng, device),
+        _ => Err(refused().into()),
+    };
+    let error = trainer(tiny(&[]), folder.path()).model(build).run().unwrap_err();
+    assert_eq!(error.to_string(), "zeros: there is no memory for the 262144.0 GiB of a f32 tensor [70368744177664]");
+    assert!(error.is_out_of_memory());
+    assert!(error.hint().unwrap().contains("train.recompute=true"));
+}
+
+#[test]
+fn memory_that_runs_out_in_a_run_loses_nothing() {
+    struct Hungry(Box<dyn BatchSource>, usize);
+    impl BatchSource for Hungry {
+        fn next_batch(&mut self) -> crate::Result<Batch> {
+            self.1 += 1;
+            if self.1 == 6 { Err(refused().into()) } else { self.0.next_batch() }
+        }
+        fn position(&self) -> Value {
+            self.0.position()
+        }
+        fn seek(&mut self, to: &Value) -> crate::Result<()> {
+            self.0.seek(to)
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let hungry = Trainer::new(tiny(&[]), folder.path()).data(|resolved, _| {
+        let data = windows(resolved, false)?;
+        Ok(TrainData { train: Box::new(Hungry(data.train, 0)), ..data })
+    });
+    let error = hungry.run().unwrap_err();
+    let Error::OutOfMemory { step: 6, last_good: Some(last_good), .. } = &error else { panic!("{error}") };
+    assert!(last_good.ends_with("step-4"), "{}", last_good.display());
+    assert!(error.to_string().starts_with("step 6: memory ran out; the last good one is "), "{error}");
+    assert!(error.hint().unwrap().contains("--resume"));
+    assert!(std::error::Error::source(&error).unwrap().to_string().contains("262144.0 GiB"));
+    // What was kept goes on to the same end as a run that was never short of memory.
+    trainer(tiny(&[]), folder.path()).resume(true).run().unwrap();
+    let (unbroken, _, _) = finish(tiny(&[]));
+    assert_eq!(outcome(folder.path()), outcome(unbroken.path()));
+}
+
 #[test]
 fn a_prompt_that_cannot_be_spelled_is_a_warning() {
     let (folder, watch, _) = finish(tiny(&["sample.prompts=['Ω', 'to ']"]));

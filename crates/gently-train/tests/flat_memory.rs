@@ -1,0 +1,64 @@
+//! Memory is flat: at step 1000 a run holds no more than at step 10. Alone in its process, because the system's account is
+//! the process's.
+
+use std::sync::{Arc, Mutex};
+
+use gently_train::{Event, Observer, Recipe, Result, Trainer, plan};
+
+/// What may come between: pages of code and of the system's libraries that are used late, and the metrics that the report
+/// draws (up to some thousand points each).
+const SLACK: u64 = 1 << 20;
+
+/// Evaluates, writes samples and saves before step 10, so that everything a step can need has been needed once.
+const RECIPE: &str = "\
+[model]
+layers = 1
+heads = 2
+width = 16
+[train]
+steps = 1001
+batch = 2
+block = 16
+[eval]
+every = 9
+batches = 1
+[sample]
+every = 9
+prompts = ['the ']
+tokens = 4
+[checkpoint]
+every = 9
+keep = 1
+";
+
+struct Resident(Arc<Mutex<Vec<(u64, u64)>>>);
+
+impl Observer for Resident {
+    fn on(&mut self, event: &Event) -> Result<()> {
+        if let (Event::Step(step), Some(bytes)) = (event, plan::resident()) {
+            self.0.lock().unwrap().push((step.step, bytes));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn resident_memory_at_step_1000_is_that_of_step_10() {
+    if plan::resident().is_none() {
+        println!("skipped: this system does not tell resident memory");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text.txt");
+    std::fs::write(&text, "the sea is grey and we sail on a long night under old stars\n".repeat(40)).unwrap();
+    let mut recipe = Recipe::parse(RECIPE, "flat.toml").unwrap();
+    recipe.set(&format!("data.path=['{}']", text.display())).unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let run = folder.path().join("run");
+    let trainer = Trainer::new(recipe, &run).observe(Resident(seen.clone()));
+    trainer.observe(gently_train::watch::Report::new()).run().unwrap();
+    let seen = seen.lock().unwrap();
+    let at = |step| seen.iter().find(|(n, _)| *n == step).unwrap().1;
+    let (early, late) = (at(10), at(1000));
+    assert!(late <= early + SLACK, "{early} bytes at step 10, {late} at step 1000");
+}

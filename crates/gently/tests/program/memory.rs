@@ -1,0 +1,53 @@
+//! Memory as the system counts it: a run that is refused memory, and the plan against what a run took.
+
+use crate::run::{TINY, text};
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_that_is_refused_memory_says_so_and_ends_with_status_1() {
+    use std::process::{Command, Stdio};
+    let folder = tempfile::tempdir().unwrap();
+    let (input, out) = (folder.path().join("text.txt"), folder.path().join("run"));
+    std::fs::write(&input, text()).unwrap();
+    // Activations of some GiB, an address space of 700 MB. A machine with less memory free than that is told before.
+    let program = env!("CARGO_BIN_EXE_gently");
+    let mut limited = Command::new("sh");
+    limited.args([
+        "-c",
+        "ulimit -v 700000 && exec \"$0\" \"$@\"",
+        program,
+        "train",
+        "shakespeare-cpu",
+        "--threads",
+        "2",
+    ]);
+    limited.arg("--data").arg(&input).arg("--out").arg(&out).args(TINY).args(["--set", "train.batch=131072"]);
+    let said = limited.stdin(Stdio::null()).env("NO_COLOR", "1").output().unwrap();
+    let err = String::from_utf8_lossy(&said.stderr);
+    assert_eq!(said.status.code(), Some(1), "{err}");
+    assert!(err.contains("error:") && err.contains("memory") && !err.contains("panicked"), "{err}");
+    assert!(err.contains("hint:") && err.contains("train.batch"), "{err}");
+}
+
+/// Debug builds carry several times the code, which the plan counts and a short run does not touch.
+#[cfg(all(target_os = "linux", not(debug_assertions)))]
+#[test]
+fn the_plan_holds_for_a_run_of_a_few_thousand_parameters() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, out) = (folder.path().join("text.txt"), folder.path().join("run"));
+    std::fs::write(&input, text()).unwrap();
+    let paths = [input.display().to_string(), out.display().to_string()];
+    let mut args = vec!["train", "shakespeare-cpu", "--data", &paths[0], "--out", &paths[1]];
+    args.extend(TINY);
+    args.extend(["--set", "train.steps=300"]);
+    crate::run::succeed(&args);
+    // "complete after step 300; peak memory 22175744 bytes, planned 23462692"
+    let log = std::fs::read_to_string(out.join("log.txt")).unwrap();
+    let line = log.lines().rfind(|line| line.contains("peak memory")).unwrap();
+    let number = |after: &str| -> f64 {
+        let digits = line.split(after).nth(1).unwrap().trim();
+        digits.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+    };
+    let (measured, planned) = (number("peak memory"), number("planned"));
+    assert!((measured / planned - 1.0).abs() < 0.1, "{line}");
+}
