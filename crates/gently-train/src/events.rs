@@ -40,6 +40,8 @@ pub trait Observer {
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
+    /// The data is being prepared; sent about once for each megabyte, before [`Event::RunStarted`].
+    Preparing(Preparing),
     /// Sent once, before the first step, after the configuration is resolved and the memory plan made.
     RunStarted(Box<RunStarted>),
     /// An update was made (or skipped, see [`Step::skipped`]).
@@ -61,6 +63,17 @@ pub enum Event {
     },
     /// Sent once, after the last checkpoint is saved.
     Finished(Finished),
+}
+
+/// How far the preparation of the data is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preparing {
+    /// What is being done: "scanning", "training the tokenizer", "encoding".
+    pub stage: String,
+    /// Bytes of text done in this stage.
+    pub done: u64,
+    /// Bytes of the sources (of compressed sources: fewer than the text's).
+    pub total: u64,
 }
 
 /// The facts of a run before its first step.

@@ -22,14 +22,15 @@
 //! # Ok::<(), gently_train::Error>(())
 //! ```
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gently_text::Tokenizer;
 use serde_json::Value;
 
 use crate::data::{
-    Batch, Corpus, Dataset, EvalSet, Input, Layout, Loader, LoaderOptions, LoaderState, Mode, Prepare, TokenizerSpec,
+    Batch, Corpus, Dataset, EvalSet, Input, Layout, Loader, LoaderOptions, LoaderState, Mode, Prepare, Progress,
+    SplitInfo, TokenizerSpec,
 };
 use crate::events::DataSummary;
 use crate::recipe::{Config, Documents, Resolved, TokenizerKind};
@@ -88,7 +89,7 @@ pub struct TrainData {
 ///
 /// # Errors
 /// [`Error::NoData`] if nothing is named; what is wrong with the texts, by file.
-pub fn open(resolved: &Resolved, folder: &Path) -> Result<TrainData> {
+pub fn open(resolved: &Resolved, folder: &Path, progress: &mut dyn FnMut(Progress)) -> Result<TrainData> {
     let config = &resolved.config;
     let data = &config.data;
     if data.path.is_empty() {
@@ -98,9 +99,9 @@ pub fn open(resolved: &Resolved, folder: &Path) -> Result<TrainData> {
         "" => folder.join("data"),
         path => path.into(),
     };
-    let datasets = match data.weights.as_slice() {
-        [] => vec![(prepare(config, &data.path, None, &shards)?, 1.0)],
-        weights => mixture(config, weights, &shards)?,
+    let Parts { datasets, validation } = match data.weights.as_slice() {
+        [] => single(config, &shards, progress)?,
+        weights => mixture(config, weights, &shards, progress)?,
     };
     let tokenizer = datasets[0].0.tokenizer().clone();
     let corpora = datasets
@@ -117,7 +118,7 @@ pub fn open(resolved: &Resolved, folder: &Path) -> Result<TrainData> {
         doc_mask: masked,
         ..LoaderOptions::new(config.train.batch, config.train.block, config.train.seed)
     };
-    let val = Arc::new(validation(&datasets)?);
+    let val = Arc::new(Corpus::open("val", validation)?);
     let summary = DataSummary {
         description: data.path.join(", "),
         train_tokens: corpora.iter().map(|(corpus, _)| corpus.tokens()).sum(),
@@ -139,37 +140,85 @@ pub fn open(resolved: &Resolved, folder: &Path) -> Result<TrainData> {
     })
 }
 
-/// One dataset for each path, all with one tokenizer.
-fn mixture(config: &Config, weights: &[f64], shards: &Path) -> Result<Vec<(Dataset, f64)>> {
-    let all = plan(config, &config.data.path);
-    let tokenizer = match config.data.path.iter().find(|path| Dataset::is_at(path)) {
-        Some(path) => Dataset::open(path)?.tokenizer().clone(),
-        None => all.tokenizer()?,
-    };
-    let paths = config.data.path.iter().zip(weights).enumerate();
-    paths
-        .map(|(n, (path, weight))| {
-            let folder = shards.join(format!("part-{n}"));
-            let one = std::slice::from_ref(path);
-            Ok((prepare(config, one, Some(&tokenizer), &folder)?, *weight))
-        })
-        .collect()
+/// What a run learns from, each with its weight, and the shards it is evaluated on.
+struct Parts {
+    datasets: Vec<(Dataset, f64)>,
+    validation: Vec<PathBuf>,
 }
 
-/// A dataset of all `paths` together; a single path that is a prepared dataset is taken as it is.
-fn prepare(config: &Config, paths: &[String], tokenizer: Option<&Tokenizer>, shards: &Path) -> Result<Dataset> {
-    if let [path] = paths
+/// All paths together; a single path that is a prepared dataset is taken as it is.
+fn single(config: &Config, shards: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Parts> {
+    let data = &config.data;
+    if let [path] = data.path.as_slice()
         && Dataset::is_at(path)
     {
-        return Ok(Dataset::open(path)?);
+        let dataset = Dataset::open(path)?;
+        let validation = match data.val_path.as_slice() {
+            [] => shard_paths(&dataset, &dataset.info().val),
+            _ => validation_texts(config, dataset.tokenizer(), shards, progress)?,
+        };
+        return Ok(Parts { datasets: vec![(dataset, 1.0)], validation });
     }
-    let mut plan = plan(config, paths);
-    if let Some(tokenizer) = tokenizer {
-        plan.tokenizer = TokenizerSpec::Ready(tokenizer.clone());
-    }
-    Ok(plan.run(shards, &mut |_| {})?)
+    let dataset = plan(config, &data.path).run(shards, progress)?;
+    let validation = shard_paths(&dataset, &dataset.info().val);
+    Ok(Parts { datasets: vec![(dataset, 1.0)], validation })
 }
 
+/// One dataset for each path, all with one tokenizer. Texts for validation belong to the mixture and not to its parts: each
+/// counts once, however many parts there are.
+fn mixture(config: &Config, weights: &[f64], shards: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Parts> {
+    let data = &config.data;
+    let tokenizer = match data.path.iter().find(|path| Dataset::is_at(path)) {
+        Some(path) => Dataset::open(path)?.tokenizer().clone(),
+        None => plan(config, &data.path).tokenizer()?,
+    };
+    let own_texts = !data.val_path.is_empty();
+    let mut parts = Parts { datasets: Vec::new(), validation: Vec::new() };
+    for (n, (path, weight)) in data.path.iter().zip(weights).enumerate() {
+        let dataset = match Dataset::is_at(path) {
+            true => Dataset::open(path)?,
+            false => {
+                let mut part = plan(config, std::slice::from_ref(path));
+                part.tokenizer = TokenizerSpec::Ready(tokenizer.clone());
+                if own_texts {
+                    (part.val_inputs, part.val_fraction) = (Vec::new(), 0.0);
+                }
+                part.run(shards.join(format!("part-{n}")), progress)?
+            }
+        };
+        if !own_texts {
+            parts.validation.extend(shard_paths(&dataset, &dataset.info().val));
+        }
+        parts.datasets.push((dataset, *weight));
+    }
+    if own_texts {
+        parts.validation = validation_texts(config, &tokenizer, shards, progress)?;
+    }
+    Ok(parts)
+}
+
+/// Shards of the texts that `data.val_path` names, as a dataset of their own.
+fn validation_texts(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    shards: &Path,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<PathBuf>> {
+    let texts = Prepare {
+        tokenizer: TokenizerSpec::Ready(tokenizer.clone()),
+        val_inputs: Vec::new(),
+        val_fraction: 0.0,
+        ..plan(config, &config.data.val_path)
+    };
+    let dataset = texts.run(shards.join("validation"), progress)?;
+    Ok(shard_paths(&dataset, &dataset.info().train))
+}
+
+fn shard_paths(dataset: &Dataset, split: &SplitInfo) -> Vec<PathBuf> {
+    split.shards.iter().map(|name| dataset.dir().join(name)).collect()
+}
+
+/// How `paths` are prepared.
 fn plan(config: &Config, paths: &[String]) -> Prepare {
     let tokenizer = &config.tokenizer;
     Prepare {
@@ -188,11 +237,65 @@ fn plan(config: &Config, paths: &[String]) -> Prepare {
     }
 }
 
-/// The validation shards of all datasets, one after the other.
-fn validation(datasets: &[(Dataset, f64)]) -> Result<Corpus> {
-    let shards = datasets.iter().flat_map(|(dataset, _)| {
-        let names = &dataset.info().val.shards;
-        names.iter().map(|name| dataset.dir().join(name))
-    });
-    Ok(Corpus::open("val", shards)?)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Recipe;
+
+    /// A folder with two texts to learn from and one of 70 characters to validate on, and a recipe that names them.
+    fn folder() -> (tempfile::TempDir, Recipe) {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, times) in [("a.txt", 50), ("b.txt", 80), ("v.txt", 7)] {
+            let text = "the sea. a ".repeat(times);
+            std::fs::write(folder.path().join(name), &text[..10 * times]).unwrap();
+        }
+        let mut recipe = Recipe::parse("[train]\nbatch = 2\nblock = 8", "mixture.toml").unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        recipe.set(&format!("data.path=['{}', '{}']", path("a.txt"), path("b.txt"))).unwrap();
+        recipe.set(&format!("data.val_path=['{}']", path("v.txt"))).unwrap();
+        (folder, recipe)
+    }
+
+    fn tokens(recipe: &Recipe, folder: &Path) -> (u64, u64) {
+        let data = open(&recipe.resolve().unwrap(), &folder.join("run"), &mut |_| {}).unwrap();
+        (data.summary.train_tokens, data.summary.val_tokens)
+    }
+
+    #[test]
+    fn a_text_for_validation_counts_once_however_many_parts_a_mixture_has() {
+        let (folder, mut recipe) = folder();
+        assert_eq!(tokens(&recipe, folder.path()), (1300, 70));
+        recipe.set("data.weights=[1.0, 3.0]").unwrap();
+        assert_eq!(tokens(&recipe, folder.path()), (1300, 70));
+        // Without it every part gives its own share.
+        recipe.set("data.val_path=[]").unwrap();
+        recipe.set("data.val_fraction=0.1").unwrap();
+        assert_eq!(tokens(&recipe, folder.path()), (1170, 130));
+    }
+
+    #[test]
+    fn a_prepared_dataset_is_validated_on_the_texts_that_are_named() {
+        let (folder, mut recipe) = folder();
+        let prepared = folder.path().join("prepared");
+        let texts = ["a.txt", "b.txt"].map(|name| Input::named(&folder.path().join(name).display().to_string()));
+        Prepare::new(texts).run(&prepared, &mut |_| {}).unwrap();
+        recipe.set(&format!("data.path=['{}']", prepared.display())).unwrap();
+        assert_eq!(tokens(&recipe, folder.path()), (1170, 70));
+        recipe.set("data.val_path=[]").unwrap();
+        assert_eq!(tokens(&recipe, folder.path()), (1170, 130));
+    }
+
+    #[test]
+    fn preparation_tells_how_far_it_is() {
+        let (folder, recipe) = folder();
+        let mut stages = Vec::new();
+        open(&recipe.resolve().unwrap(), &folder.path().join("run"), &mut |now| {
+            assert!(now.done <= now.total, "{now:?}");
+            if stages.last() != Some(&now.stage) {
+                stages.push(now.stage);
+            }
+        })
+        .unwrap();
+        assert_eq!(stages, ["scanning", "encoding"]);
+    }
 }

@@ -33,6 +33,7 @@ use gently_models::Decoder;
 use gently_models::config::DecoderConfig;
 use gently_tensor::{Device, Rng};
 
+use crate::data::Progress;
 use crate::events::Finished;
 use crate::recipe::{Recipe, Resolved};
 use crate::source::TrainData;
@@ -42,8 +43,8 @@ use crate::{Observer, Result};
 /// Makes the model: on `Device::Meta` for the memory plan, then on the device it is trained on.
 pub type Build = dyn Fn(&DecoderConfig, &Rng, &Device) -> gently_models::Result<Decoder>;
 
-/// Opens the data of a run whose configuration is known, in its folder.
-pub type OpenData = dyn FnOnce(&Resolved, &Path) -> Result<TrainData>;
+/// Opens the data of a run whose configuration is known, in its folder, and tells how far it is.
+pub type OpenData = dyn FnOnce(&Resolved, &Path, &mut dyn FnMut(Progress)) -> Result<TrainData>;
 
 /// A run that has not begun.
 pub struct Trainer {
@@ -91,7 +92,7 @@ impl Trainer {
 
     /// Other data than what `[data]` says.
     pub fn data(mut self, open: impl FnOnce(&Resolved, &Path) -> Result<TrainData> + 'static) -> Self {
-        self.data = Box::new(open);
+        self.data = Box::new(|resolved, folder, _| open(resolved, folder));
         self
     }
 

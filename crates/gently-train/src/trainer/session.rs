@@ -9,9 +9,9 @@ use gently_tensor::{Device, Rng};
 use super::sample::{self, Prompt};
 use super::state::State;
 use super::step::Passes;
-use super::{Trainer, machine, rehearsal};
+use super::{OpenData, Trainer, machine, rehearsal};
 use crate::checkpoint::Checkpoints;
-use crate::events::{CheckpointSaved, Machine, RunStarted};
+use crate::events::{CheckpointSaved, Machine, Preparing, RunStarted};
 use crate::folder::{LOG_FILE, Lines, Lock, Log, METRICS_FILE, SAMPLES_FILE};
 use crate::optim::Optim;
 use crate::plan::{self, MemoryPlan};
@@ -54,6 +54,7 @@ impl Session {
     /// last good checkpoint.
     pub fn open(trainer: Trainer) -> Result<Self> {
         let begun = Instant::now();
+        let mut observers = trainer.observers;
         let folder = trainer.folder;
         std::fs::create_dir_all(&folder).map_err(|e| Error::io("cannot make", &folder, e))?;
         let lock = Lock::take(&folder)?;
@@ -69,7 +70,7 @@ impl Session {
         if let Some((_, saved)) = &saved_config {
             resolved.continues(saved)?;
         }
-        let data = (trainer.data)(&resolved, &folder)?;
+        let data = open_data(trainer.data, &resolved, &folder, &mut observers)?;
         resolved.fit_vocabulary(data.tokenizer.vocab_size())?;
         if let Some((_, saved)) = &saved_config {
             resolved.keeps_vocabulary(saved)?;
@@ -115,7 +116,7 @@ impl Session {
             plan,
             stop: trainer.stop,
             begun,
-            observers: trainer.observers,
+            observers,
             log,
             folder,
             _lock: lock,
@@ -220,6 +221,23 @@ impl Session {
         self.say(&format!("checkpoint {}", event.path.display()))?;
         self.tell(&Event::CheckpointSaved(event))
     }
+}
+
+/// Opens the data and lets the observers see how far that is. An observer's error is told when the data is there.
+fn open_data(
+    open: Box<OpenData>,
+    resolved: &Resolved,
+    folder: &Path,
+    observers: &mut [Box<dyn Observer>],
+) -> Result<TrainData> {
+    let mut told = Ok(());
+    let data = open(resolved, folder, &mut |now| {
+        let event = Event::Preparing(Preparing { stage: now.stage.into(), done: now.done, total: now.total });
+        if told.is_ok() {
+            told = observers.iter_mut().try_for_each(|observer| observer.on(&event));
+        }
+    })?;
+    told.and(Ok(data))
 }
 
 /// The configuration with which the folder's run was begun, if it is to go on.

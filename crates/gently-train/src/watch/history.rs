@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::format;
 use super::series::Series;
-use crate::events::{Evaluated, Event, Finished, RunStarted, Sampled, Split, Step};
+use crate::events::{Evaluated, Event, Finished, Preparing, RunStarted, Sampled, Split, Step};
 use crate::plan;
 
 /// Points kept of each curve.
@@ -50,6 +50,8 @@ pub struct Validation {
 /// Everything the watchers draw.
 #[derive(Debug, Clone)]
 pub struct History {
+    /// How far the data is prepared, before the run starts.
+    pub preparing: Option<Preparing>,
     /// The facts of the run, once it has started.
     pub run: Option<RunStarted>,
     /// Training loss.
@@ -87,6 +89,7 @@ impl Default for History {
     fn default() -> Self {
         let series = || Series::new(POINTS);
         Self {
+            preparing: None,
             run: None,
             train: series(),
             val: Vec::new(),
@@ -111,6 +114,7 @@ impl History {
     /// Takes one event.
     pub fn on(&mut self, event: &Event) {
         match event {
+            Event::Preparing(preparing) => self.preparing = Some(preparing.clone()),
             Event::RunStarted(run) => {
                 self.run = Some((**run).clone());
                 self.finished = None;

@@ -10,6 +10,7 @@
 //! observers.push(Box::new(Progress::stderr()));
 //! ```
 
+mod bytes_bar;
 pub mod format;
 pub mod history;
 mod progress;
@@ -21,6 +22,7 @@ pub mod summary;
 pub mod tensorboard;
 mod tui;
 
+pub use bytes_bar::BytesBar;
 pub use progress::Progress;
 pub use report::Report;
 pub use tensorboard::TensorBoard;

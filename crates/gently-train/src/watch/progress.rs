@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::series::Series;
-use super::{format, summary};
+use super::{BytesBar, format, summary};
 use crate::events::{Event, Finished, RunStarted, Sampled, Step};
 use crate::{Observer, Result};
 
@@ -42,6 +42,8 @@ pub struct Progress {
     recent: VecDeque<f64>,
     curve: Series,
     val: Option<f64>,
+    /// Shown while the data is prepared.
+    preparation: Option<BytesBar>,
 }
 
 enum Output {
@@ -77,6 +79,7 @@ impl Progress {
             recent: VecDeque::new(),
             curve: Series::new(CURVE_POINTS),
             val: None,
+            preparation: None,
         }
     }
 
@@ -193,7 +196,14 @@ impl Progress {
 impl Observer for Progress {
     fn on(&mut self, event: &Event) -> Result<()> {
         match event {
-            Event::RunStarted(run) => self.started(run),
+            // Plain lines are for what matters later; a bar is for who waits.
+            Event::Preparing(now) if matches!(self.output, Output::Bar(_)) => {
+                self.preparation.get_or_insert_with(BytesBar::stderr).show(&now.stage, now.done, now.total);
+            }
+            Event::RunStarted(run) => {
+                self.preparation = None;
+                self.started(run);
+            }
             Event::Step(step) => self.step(step),
             Event::Evaluated(evaluated) => {
                 self.val = Some(evaluated.loss);

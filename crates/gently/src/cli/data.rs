@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use gently_train::data::fetch::FetchProgress;
 use gently_train::data::{Corpus, Dataset, Input, Layout, Prepare, Progress, TokenizerSpec, inspect, sets};
-use indicatif::{ProgressBar, ProgressStyle};
+use gently_train::watch::BytesBar;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -125,13 +125,9 @@ fn prepare(args: PrepareArgs) -> Result<()> {
         threads: args.threads.unwrap_or(0),
         ..Prepare::new(args.inputs.iter().map(|i| Input::named(i)))
     };
-    let bar = bar();
-    let dataset = job.run(&args.out, &mut |p: Progress| {
-        bar.set_length(p.total);
-        bar.set_position(p.done.min(p.total));
-        bar.set_message(p.stage);
-    });
-    bar.finish_and_clear();
+    let bar = BytesBar::stderr();
+    let dataset = job.run(&args.out, &mut |p: Progress| bar.show(p.stage, p.done, p.total));
+    drop(bar);
     let dataset = dataset?;
     let info = dataset.info();
     let how = if dataset.was_reused() { "was prepared already" } else { "is prepared" };
@@ -204,13 +200,9 @@ fn inspect_folder(args: &InspectArgs) -> Result<()> {
 fn get(name: &str) -> Result<()> {
     let set = sets::find(name)?;
     let cache = sets::cache();
-    let bar = bar();
-    let got = sets::get(name, &cache, &mut |p: FetchProgress| {
-        bar.set_length(p.total.max(p.done));
-        bar.set_position(p.done);
-        bar.set_message(p.file);
-    });
-    bar.finish_and_clear();
+    let bar = BytesBar::stderr();
+    let got = sets::get(name, &cache, &mut |p: FetchProgress| bar.show(&p.file, p.done, p.total));
+    drop(bar);
     got?;
     match set.files {
         [] => say(&format!("{name} comes with the program; use it with --data {name}")),
@@ -243,10 +235,4 @@ fn list(as_json: bool) -> Result<()> {
     }
     data(&text)?;
     Ok(())
-}
-
-/// A bar on standard error, hidden when that is no terminal.
-fn bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg:24} {wide_bar} {bytes}/{total_bytes} {eta}");
-    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

@@ -12,6 +12,7 @@ use ratatui::widgets::{
     Axis, Block, BorderType, Chart, Dataset, Gauge, GraphType, LineGauge, Paragraph, Sparkline, Wrap,
 };
 
+use crate::events::Preparing;
 use crate::watch::format;
 use crate::watch::history::{History, PART_NAMES};
 
@@ -92,7 +93,17 @@ pub fn draw(frame: &mut Frame, history: &History, status: Status, theme: Theme) 
 fn header(frame: &mut Frame, area: Rect, history: &History, status: Status, theme: Theme) {
     let [first, second] = Layout::vertical([Constraint::Length(1), Constraint::Length(1)]).areas(area);
     let Some(run) = &history.run else {
-        frame.render_widget(Paragraph::new(" waiting for the run to start…"), first);
+        let waiting = match &history.preparing {
+            Some(Preparing { stage, done, total }) => {
+                format!(
+                    " preparing the data: {stage}, {} of {}",
+                    format::bytes(*done),
+                    format::bytes((*total).max(*done))
+                )
+            }
+            None => " waiting for the run to start…".to_owned(),
+        };
+        frame.render_widget(Paragraph::new(waiting), first);
         return;
     };
     let bold = Style::new().add_modifier(Modifier::BOLD);
