@@ -15,7 +15,7 @@
 use super::{Keys, NameTable};
 use crate::config::{DecoderConfig, Family, MlpKind, NormKind, NormPlace, Position};
 use crate::error::Result;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// Our name of the activation for each of theirs; the first of ours is the one written.
 const ACTIVATIONS: &[(&str, MlpKind)] = &[
@@ -87,12 +87,11 @@ pub fn from_json(keys: &Keys) -> Result<DecoderConfig> {
 }
 
 /// The published keys for `cfg`, which [`covers`] accepted.
-pub fn to_json(cfg: &DecoderConfig) -> Map<String, Value> {
+pub fn to_json(cfg: &DecoderConfig) -> Value {
     let activation = ACTIVATIONS.iter().find(|(_, kind)| *kind == cfg.mlp).map_or("gelu_new", |(name, _)| name);
-    let json = json!({
+    json!({
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "vocab_size": cfg.vocab,
         "n_positions": cfg.context,
         "n_ctx": cfg.context,
         "n_embd": cfg.width,
@@ -101,21 +100,10 @@ pub fn to_json(cfg: &DecoderConfig) -> Map<String, Value> {
         "n_inner": cfg.mlp_width,
         "activation_function": activation,
         "layer_norm_epsilon": cfg.norm_eps,
-        "initializer_range": cfg.init_std,
         "resid_pdrop": cfg.dropout,
         "embd_pdrop": cfg.dropout,
         "attn_pdrop": cfg.dropout,
-        "tie_word_embeddings": cfg.tied_head,
-        // transformers would take its own defaults, 50256, which a small vocabulary does not have.
-        "bos_token_id": null,
-        "eos_token_id": null,
-        "dtype": "float32",
-        "torch_dtype": "float32",
-    });
-    match json {
-        Value::Object(map) => map,
-        _ => unreachable!("the literal above is an object"),
-    }
+    })
 }
 
 /// The name table for `cfg`.

@@ -17,7 +17,7 @@
 use super::{Keys, NameTable};
 use crate::config::{DecoderConfig, Family, MlpKind, NormKind, NormPlace, Position};
 use crate::error::Result;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// Whether Llama's layout holds `cfg` exactly.
 pub fn covers(cfg: &DecoderConfig) -> bool {
@@ -80,11 +80,10 @@ pub fn from_json(keys: &Keys) -> Result<DecoderConfig> {
 }
 
 /// The published keys for `cfg`, which [`covers`] accepted.
-pub fn to_json(cfg: &DecoderConfig) -> Map<String, Value> {
-    let json = json!({
+pub fn to_json(cfg: &DecoderConfig) -> Value {
+    json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": cfg.vocab,
         "max_position_embeddings": cfg.context,
         "hidden_size": cfg.width,
         "intermediate_size": cfg.mlp_width(),
@@ -94,23 +93,13 @@ pub fn to_json(cfg: &DecoderConfig) -> Map<String, Value> {
         "head_dim": cfg.head_width(),
         "hidden_act": "silu",
         "rms_norm_eps": cfg.norm_eps,
-        "initializer_range": cfg.init_std,
         // transformers 4 reads the first, 5 the second.
         "rope_theta": cfg.rope_theta,
         "rope_parameters": { "rope_type": "default", "rope_theta": cfg.rope_theta },
         "attention_bias": cfg.attention_bias,
         "attention_dropout": 0.0,
         "mlp_bias": cfg.mlp_bias,
-        "tie_word_embeddings": cfg.tied_head,
-        "bos_token_id": null,
-        "eos_token_id": null,
-        "dtype": "float32",
-        "torch_dtype": "float32",
-    });
-    match json {
-        Value::Object(map) => map,
-        _ => unreachable!("the literal above is an object"),
-    }
+    })
 }
 
 /// The name table for `cfg`.

@@ -107,10 +107,20 @@ impl Layout {
         let mut json = match self {
             Self::Gpt2 => gpt2::to_json(cfg),
             Self::Llama => llama::to_json(cfg),
-            Self::Native => native::to_json(),
+            Self::Native => Value::Object(native::to_json()),
         };
-        json.insert("gently".into(), Value::Object(cfg.to_keys()));
-        Value::Object(json)
+        if self != Self::Native {
+            json["vocab_size"] = cfg.vocab.into();
+            json["initializer_range"] = cfg.init_std.into();
+            json["tie_word_embeddings"] = cfg.tied_head.into();
+            // transformers would take its own defaults, such as 50256, which a small vocabulary does not have.
+            json["bos_token_id"] = Value::Null;
+            json["eos_token_id"] = Value::Null;
+            json["dtype"] = "float32".into();
+            json["torch_dtype"] = "float32".into();
+        }
+        json["gently"] = Value::Object(cfg.to_keys());
+        json
     }
 }
 
