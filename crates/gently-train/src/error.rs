@@ -305,8 +305,7 @@ impl Error {
 }
 
 /// What makes a run smaller.
-const LESS_MEMORY: &str =
-    "lower train.micro_batch (the same updates) or train.block, or set train.recompute=true";
+const LESS_MEMORY: &str = "lower train.micro_batch (the same updates) or train.block, or set train.recompute=true";
 
 /// The system's answer at the root of an error's chain of causes, from whichever crate it came.
 fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {

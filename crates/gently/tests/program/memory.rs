@@ -21,12 +21,17 @@ fn a_run_that_is_refused_memory_says_so_and_ends_with_status_1() {
         "--threads",
         "2",
     ]);
-    limited.arg("--data").arg(&input).arg("--out").arg(&out).args(TINY).args(["--set", "train.batch=131072"]);
+    limited.arg("--data").arg(&input).arg("--out").arg(&out).args(TINY).args([
+        "--set",
+        "train.batch=131072",
+        "--set",
+        "train.micro_batch=131072",
+    ]);
     let said = limited.stdin(Stdio::null()).env("NO_COLOR", "1").output().unwrap();
     let err = String::from_utf8_lossy(&said.stderr);
     assert_eq!(said.status.code(), Some(1), "{err}");
     assert!(err.contains("error:") && err.contains("memory") && !err.contains("panicked"), "{err}");
-    assert!(err.contains("hint:") && err.contains("train.batch"), "{err}");
+    assert!(err.contains("hint:") && err.contains("train.micro_batch"), "{err}");
 }
 
 /// Debug builds carry several times the code, which the plan counts and a short run does not touch.
