@@ -1,7 +1,8 @@
 //! Conversions between number types.
 //!
 //! Here: [`Scalar`], the storage types of tensors, and [`cast`] between any two of them with the
-//! rules of Rust's `as` (round to nearest even for floats, truncate and saturate for integers).
+//! rules of Rust's `as` (round to nearest even for floats, truncate and saturate for integers);
+//! [`widen_f16`] and [`narrow_f16`] for half precision, which files and caches use.
 //! Not here: quantized formats.
 //!
 //! ```
@@ -15,7 +16,7 @@ use crate::cpu;
 use crate::lanes::CHUNK;
 use crate::pool;
 use crate::simd::{Kernel, Simd, dispatch};
-use half::bf16;
+use half::{bf16, f16};
 
 mod sealed {
     pub trait Sealed {}
@@ -95,6 +96,73 @@ pub fn cast<A: Scalar, B: Scalar>(from: &[A], to: &mut [B]) {
     });
 }
 
+/// `to[i] = from[i]`, exactly: half precision to f32.
+///
+/// # Panics
+/// When lengths disagree.
+pub fn widen_f16(from: &[f16], to: &mut [f32]) {
+    assert_eq!(from.len(), to.len(), "widen_f16: lengths differ");
+    pool::parallel_chunks_mut(to, CHUNK, |chunk, to| {
+        let from = &from[chunk * CHUNK..][..to.len()];
+        dispatch(cpu::path(), Widen { from, to });
+    });
+}
+
+/// `to[i] = from[i]`, rounded to nearest even: f32 to half precision.
+///
+/// # Panics
+/// When lengths disagree.
+pub fn narrow_f16(from: &[f32], to: &mut [f16]) {
+    assert_eq!(from.len(), to.len(), "narrow_f16: lengths differ");
+    pool::parallel_chunks_mut(to, CHUNK, |chunk, to| {
+        let from = &from[chunk * CHUNK..][..to.len()];
+        dispatch(cpu::path(), Narrow { from, to });
+    });
+}
+
+struct Widen<'a> {
+    from: &'a [f16],
+    to: &'a mut [f32],
+}
+
+impl Kernel for Widen<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let whole = self.to.len() - self.to.len() % S::LANES;
+        let (to, rest) = self.to.split_at_mut(whole);
+        for (from, to) in self.from.chunks_exact(S::LANES).zip(to.chunks_exact_mut(S::LANES)) {
+            // SAFETY: a whole vector of numbers.
+            let v = unsafe { s.load_f16(from.as_ptr().cast()) };
+            s.store(to, v);
+        }
+        for (from, to) in self.from[whole..].iter().zip(rest) {
+            *to = from.to_f32();
+        }
+    }
+}
+
+struct Narrow<'a> {
+    from: &'a [f32],
+    to: &'a mut [f16],
+}
+
+impl Kernel for Narrow<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let whole = self.to.len() - self.to.len() % S::LANES;
+        let (to, rest) = self.to.split_at_mut(whole);
+        for (from, to) in self.from.chunks_exact(S::LANES).zip(to.chunks_exact_mut(S::LANES)) {
+            // SAFETY: a whole vector of numbers.
+            unsafe { s.store_f16(to.as_mut_ptr().cast(), s.load(from)) }
+        }
+        for (from, to) in self.from[whole..].iter().zip(rest) {
+            *to = f16::from_f32(*from);
+        }
+    }
+}
+
 struct Part<'a, A, B> {
     from: &'a [A],
     to: &'a mut [B],
@@ -133,6 +201,29 @@ mod tests {
         assert!(back.iter().zip(&half).all(|(b, h)| b.to_bits() == h.to_f32().to_bits()));
         // NaN stays NaN even where only its low bits say so.
         assert!(to::<f32, bf16>(&[f32::NAN, f32::from_bits(0x7F80_0001)]).iter().all(|v| v.is_nan()));
+    }
+
+    #[test]
+    fn half_precision_goes_both_ways_on_every_path() {
+        let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+        let mut x: Vec<f32> = random(2, 10_001);
+        x.extend(all.iter().map(|h| h.to_f32() * 1.0003));
+        for path in cpu::available() {
+            let mut wide = vec![0.0; all.len()];
+            dispatch(path, Widen { from: &all, to: &mut wide });
+            for (w, h) in wide.iter().zip(&all) {
+                assert!(w.to_bits() == h.to_f32().to_bits() || h.is_nan() && w.is_nan());
+            }
+            let mut narrow = vec![f16::ZERO; x.len()];
+            dispatch(path, Narrow { from: &x, to: &mut narrow });
+            for (h, &x) in narrow.iter().zip(&x) {
+                assert!(h.to_bits() == f16::from_f32(x).to_bits() || h.is_nan() && x.is_nan(), "{x}");
+            }
+        }
+        let (mut wide, mut narrow) = (vec![0.0; all.len()], vec![f16::ZERO; all.len()]);
+        widen_f16(&all, &mut wide);
+        narrow_f16(&wide, &mut narrow);
+        assert!(all.iter().zip(&narrow).all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()));
     }
 
     #[test]

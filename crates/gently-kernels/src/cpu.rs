@@ -79,6 +79,19 @@ fn detect() -> Path {
     Path::Plain
 }
 
+/// Whether the processor also has VNNI: four products of bytes summed into 32 bits by one instruction.
+/// A capability beside the paths: every product of integers has a form without it.
+pub fn has_vnni() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        std::arch::is_x86_feature_detected!("avx512vnni")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
 /// The path all kernels take: the best this processor has, or a lower one named by the environment
 /// variable `GENTLY_CPU` (`plain`, `avx2`, `avx512`, `avx512bf16`). Read once; an unknown name or a
 /// level above the processor's is ignored.

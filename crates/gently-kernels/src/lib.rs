@@ -27,6 +27,7 @@ pub mod optim;
 pub mod peak;
 pub mod philox;
 pub mod pool;
+pub mod quant;
 pub mod real;
 pub mod reduce;
 pub mod rope;

@@ -1,6 +1,6 @@
 //! What this machine can do at most: multiply-add rate and memory bandwidth.
 //!
-//! Here: short measurements (about 50 ms each) of one core's f32 and bf16 rate and of all threads'
+//! Here: short measurements (about 50 ms each) of one core's f32, bf16 and int8 rate and of all threads'
 //! read bandwidth. Not here: what the kernels reach of it.
 //!
 //! ```no_run
@@ -100,6 +100,62 @@ unsafe fn dot_bf16() -> f32 {
     _mm512_reduce_add_ps(sum)
 }
 
+/// int8 multiply-add rate of one core in Gop/s (a multiply-add is two operations): with VNNI, else with AVX2's pairs of
+/// bytes, else that of f32.
+pub fn int8_gops() -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if cpu::path() >= Path::Avx512 && cpu::has_vnni() {
+            return best_rate((2 * CHAINS * ROUNDS * 64) as f64, || {
+                // SAFETY: the processor has the features.
+                black_box(unsafe { dot_vnni() });
+            });
+        }
+        if cpu::path() >= Path::Avx2 {
+            return best_rate((2 * CHAINS * ROUNDS * 32) as f64, || {
+                // SAFETY: the processor has the features.
+                black_box(unsafe { dot_bytes() });
+            });
+        }
+    }
+    f32_gflops()
+}
+
+/// # Safety
+/// The processor must have the features named here.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn dot_vnni() -> i32 {
+    use std::arch::x86_64::*;
+    let x = _mm512_set1_epi8(black_box(1));
+    let mut acc = [_mm512_setzero_si512(); CHAINS];
+    for _ in 0..ROUNDS {
+        for a in &mut acc {
+            *a = _mm512_dpbusd_epi32(*a, x, x);
+        }
+    }
+    let sum = acc.into_iter().fold(_mm512_setzero_si512(), |s, x| _mm512_add_epi32(s, x));
+    _mm512_reduce_add_epi32(sum)
+}
+
+/// # Safety
+/// The processor must have the features named here.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn dot_bytes() -> i16 {
+    use std::arch::x86_64::*;
+    let x = _mm256_set1_epi8(black_box(1));
+    let mut acc = [_mm256_setzero_si256(); CHAINS];
+    for _ in 0..ROUNDS {
+        for a in &mut acc {
+            // The product depends on the sum, so that it is not computed once for all.
+            *a = _mm256_add_epi16(*a, _mm256_maddubs_epi16(x, _mm256_xor_si256(x, *a)));
+        }
+    }
+    let sum = acc.into_iter().fold(_mm256_setzero_si256(), |s, x| _mm256_add_epi16(s, x));
+    _mm256_extract_epi16::<0>(sum) as i16
+}
+
 struct Read<'a>(&'a [f32]);
 impl Kernel for Read<'_> {
     type Out = f32;
@@ -134,6 +190,7 @@ mod tests {
     #[test]
     fn measurements_are_plausible() {
         assert!(f32_gflops() > 0.1);
+        assert!(int8_gops() > 0.1);
         assert!(read_gbps() > 0.1);
         assert_eq!(bf16_gflops().is_some(), cpu::path() == Path::Avx512Bf16);
     }

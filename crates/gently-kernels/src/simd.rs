@@ -77,6 +77,26 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` must be valid for reading `LANES` floats.
     unsafe fn load_ptr(self, p: *const f32) -> Self::V;
+    /// Loads a whole vector of half-precision numbers.
+    ///
+    /// # Safety
+    /// `p` must be valid for reading `LANES` numbers of 16 bits.
+    unsafe fn load_f16(self, p: *const u16) -> Self::V;
+    /// Loads a whole vector of bf16 numbers.
+    ///
+    /// # Safety
+    /// `p` must be valid for reading `LANES` numbers of 16 bits.
+    unsafe fn load_bf16(self, p: *const u16) -> Self::V;
+    /// Loads a whole vector of signed bytes.
+    ///
+    /// # Safety
+    /// `p` must be valid for reading `LANES` bytes.
+    unsafe fn load_i8(self, p: *const i8) -> Self::V;
+    /// Stores a whole vector as half-precision numbers, rounded to nearest even.
+    ///
+    /// # Safety
+    /// `p` must be valid for writing `LANES` numbers of 16 bits.
+    unsafe fn store_f16(self, p: *mut u16, a: Self::V);
     /// Stores a whole vector.
     ///
     /// # Safety
@@ -279,6 +299,28 @@ pub(crate) mod plain {
         unsafe fn load_ptr(self, p: *const f32) -> Self::V {
             // SAFETY: the caller promises LANES readable floats.
             unsafe { p.cast::<[f32; 8]>().read_unaligned() }
+        }
+        #[inline(always)]
+        unsafe fn load_f16(self, p: *const u16) -> Self::V {
+            // SAFETY: the caller promises LANES readable numbers.
+            std::array::from_fn(|i| half::f16::from_bits(unsafe { p.add(i).read_unaligned() }).to_f32())
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(self, p: *const u16) -> Self::V {
+            // SAFETY: the caller promises LANES readable numbers.
+            std::array::from_fn(|i| f32::from_bits((unsafe { p.add(i).read_unaligned() } as u32) << 16))
+        }
+        #[inline(always)]
+        unsafe fn load_i8(self, p: *const i8) -> Self::V {
+            // SAFETY: the caller promises LANES readable bytes.
+            std::array::from_fn(|i| unsafe { *p.add(i) } as f32)
+        }
+        #[inline(always)]
+        unsafe fn store_f16(self, p: *mut u16, a: Self::V) {
+            for (i, &x) in a.iter().enumerate() {
+                // SAFETY: the caller promises LANES writable numbers.
+                unsafe { p.add(i).write_unaligned(half::f16::from_f32(x).to_bits()) }
+            }
         }
         #[inline(always)]
         unsafe fn store_ptr(self, p: *mut f32, a: Self::V) {

@@ -1,0 +1,323 @@
+//! The products' inner loop on AVX-512 with VNNI: 16 outputs in a register, 64 multiply-adds an instruction.
+//!
+//! `vpdpbusd` multiplies unsigned weights with signed activations, four neighbours in k for each of 16 outputs,
+//! with the four activations broadcast from memory. The zero point is paid when the sums start: at minus the zero
+//! point times the sum of the activations.
+
+// Loops over registers: their indices become constants, which iterators over several arrays would hide.
+#![allow(clippy::needless_range_loop)]
+
+use super::BLOCK;
+use super::packed::{Layout, PackedMatrix};
+use super::product::{Tile, TileKernel, width_for};
+use super::rows::{PackedRows, ZEROS};
+use std::arch::x86_64::*;
+
+/// Bytes between a load of integers and the line asked for meanwhile; it may lie in the next group.
+const AHEAD: usize = 1536;
+
+/// The inner loop for a layout.
+pub(super) fn kernel(layout: &Layout) -> TileKernel {
+    match (layout.low, layout.high, layout.min, layout.supers) {
+        (4, 0, false, false) => run::<4, 0, false, false, false>,
+        (4, 0, true, false) => run::<4, 0, false, true, false>,
+        (4, 1, false, false) => run::<4, 1, false, false, false>,
+        (4, 1, true, false) => run::<4, 1, false, true, false>,
+        (8, ..) => run::<8, 0, false, false, false>,
+        (2, 0, ..) => run::<2, 0, true, true, true>,
+        (2, ..) => run::<2, 1, true, false, true>,
+        (4, 0, ..) => run::<4, 0, false, true, true>,
+        (4, 1, ..) => run::<4, 1, false, true, true>,
+        _ => run::<4, 2, true, false, true>,
+    }
+}
+
+/// Pointers to one group and one tile.
+struct Args {
+    scales: *const u8,
+    quads: *const u8,
+    k: usize,
+    zero: i32,
+    width: usize,
+    ints: *const i8,
+    x_scale: *const f32,
+    x_scaled_sum: *const f32,
+    x_start: *const i32,
+    x_half_sum: *const i32,
+    out: *mut f32,
+}
+
+fn run<const LOW: usize, const HIGH: usize, const HALVES: bool, const MIN: bool, const SUPERS: bool>(
+    w: &PackedMatrix,
+    x: &PackedRows,
+    g: usize,
+    tile: usize,
+    columns: usize,
+    out: &mut Tile,
+) {
+    let layout = Layout { low: LOW, high: HIGH, halves: HALVES, zero: 0, min: MIN, supers: SUPERS };
+    let zero = Layout::of(w.block_type()).map_or(0, |l| l.zero);
+    let (k, width, group) = (w.k(), x.width(), w.group(g));
+    let (blocks, scale_bytes) = (k / BLOCK, layout.scale_bytes(k));
+    let first = tile * blocks * width;
+    assert_eq!(group.len(), scale_bytes + blocks * layout.quad_bytes());
+    assert!(x.k() == k && first + blocks * width <= x.scale.len() && width_for(columns) <= width);
+    let start = ZEROS.iter().position(|&z| z == zero).unwrap_or(0);
+    // SAFETY: the group holds the scales and integers of all blocks, and the rows' buffers `width` entries of
+    // each for all blocks of this tile (their lengths are in proportion); the kernel reads a prefix of that. The
+    // processor has the features: this kernel is chosen only then.
+    unsafe {
+        let args = Args {
+            scales: group.as_ptr(),
+            quads: group.as_ptr().add(scale_bytes),
+            k,
+            zero,
+            width,
+            ints: x.ints.as_ptr().add(first * BLOCK),
+            x_scale: x.scale.as_ptr().add(first),
+            x_scaled_sum: x.scaled_sum.as_ptr().add(first),
+            x_start: x.start[start].as_ptr().add(first),
+            x_half_sum: x.half_sum.as_ptr().add(2 * first),
+            out: out.0.as_mut_ptr().cast(),
+        };
+        match width_for(columns) {
+            1 => columns_of::<1, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
+            2 => columns_of::<2, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
+            3 => columns_of::<3, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
+            4 => columns_of::<4, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
+            6 => columns_of::<6, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
+            8 => columns_of::<8, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
+            10 => columns_of::<10, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
+            _ => columns_of::<12, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
+        }
+    }
+}
+
+/// Quads 0 … 7 of a block: 16 rows of 4 unsigned bytes each.
+///
+/// # Safety
+/// `p` must be valid for reading the block's planes.
+#[inline(always)]
+unsafe fn quads<const LOW: usize, const HIGH: usize>(p: *const u8) -> [__m512i; 8] {
+    // SAFETY: 64·(LOW + HIGH) bytes are readable; the features are those of the caller.
+    unsafe {
+        let load = |i: usize| -> *const __m512i { p.add(64 * i).cast() };
+        let mut q = [_mm512_setzero_si512(); 8];
+        match LOW {
+            8 => {
+                for (t, q) in q.iter_mut().enumerate() {
+                    *q = _mm512_loadu_si512(load(t));
+                }
+            }
+            4 => {
+                let mask = _mm512_set1_epi8(15);
+                for t in 0..4 {
+                    let v = _mm512_loadu_si512(load(t));
+                    q[t] = _mm512_and_si512(v, mask);
+                    q[t + 4] = _mm512_and_si512(_mm512_srli_epi16::<4>(v), mask);
+                }
+            }
+            _ => {
+                let mask = _mm512_set1_epi8(3);
+                for t in 0..2 {
+                    let v = _mm512_loadu_si512(load(t));
+                    q[4 * t] = _mm512_and_si512(v, mask);
+                    q[4 * t + 1] = _mm512_and_si512(_mm512_srli_epi16::<2>(v), mask);
+                    q[4 * t + 2] = _mm512_and_si512(_mm512_srli_epi16::<4>(v), mask);
+                    q[4 * t + 3] = _mm512_and_si512(_mm512_srli_epi16::<6>(v), mask);
+                }
+            }
+        }
+        // Further bits: shifted to their place, masked and joined by one instruction: a | (b & c).
+        const JOIN: i32 = 0xF8;
+        if HIGH == 1 {
+            let v = _mm512_loadu_si512(load(LOW));
+            // Bit t of v becomes bit LOW.
+            let at = _mm512_set1_epi8(1 << LOW);
+            let mut moved = [v; 8];
+            if LOW == 4 {
+                moved[0] = _mm512_slli_epi16::<4>(v);
+                moved[1] = _mm512_slli_epi16::<3>(v);
+                moved[2] = _mm512_slli_epi16::<2>(v);
+                moved[3] = _mm512_slli_epi16::<1>(v);
+                moved[5] = _mm512_srli_epi16::<1>(v);
+                moved[6] = _mm512_srli_epi16::<2>(v);
+                moved[7] = _mm512_srli_epi16::<3>(v);
+            } else {
+                moved[0] = _mm512_slli_epi16::<2>(v);
+                moved[1] = _mm512_slli_epi16::<1>(v);
+                moved[3] = _mm512_srli_epi16::<1>(v);
+                moved[4] = _mm512_srli_epi16::<2>(v);
+                moved[5] = _mm512_srli_epi16::<3>(v);
+                moved[6] = _mm512_srli_epi16::<4>(v);
+                moved[7] = _mm512_srli_epi16::<5>(v);
+            }
+            for t in 0..8 {
+                q[t] = _mm512_ternarylogic_epi64::<JOIN>(q[t], moved[t], at);
+            }
+        }
+        if HIGH == 2 {
+            let at = _mm512_set1_epi8(0x30);
+            for t in 0..2 {
+                let v = _mm512_loadu_si512(load(LOW + t));
+                let (a, b, c) = (_mm512_slli_epi16::<4>(v), _mm512_slli_epi16::<2>(v), _mm512_srli_epi16::<2>(v));
+                q[4 * t] = _mm512_ternarylogic_epi64::<JOIN>(q[4 * t], a, at);
+                q[4 * t + 1] = _mm512_ternarylogic_epi64::<JOIN>(q[4 * t + 1], b, at);
+                q[4 * t + 2] = _mm512_ternarylogic_epi64::<JOIN>(q[4 * t + 2], v, at);
+                q[4 * t + 3] = _mm512_ternarylogic_epi64::<JOIN>(q[4 * t + 3], c, at);
+            }
+        }
+        q
+    }
+}
+
+/// Scale (or minimum) of half `h` of block `b` for the 16 rows.
+///
+/// # Safety
+/// `a.scales` must hold the group's scales.
+#[inline(always)]
+unsafe fn scale<const HALVES: bool, const MIN: bool, const SUPERS: bool>(
+    a: &Args,
+    b: usize,
+    h: usize,
+    min: bool,
+) -> __m512 {
+    // SAFETY: places inside the group's scales, by their layout; the features are those of the caller.
+    unsafe {
+        if !SUPERS {
+            let at = 32 * (b + if min { a.k / BLOCK } else { 0 });
+            return _mm512_cvtph_ps(_mm256_loadu_si256(a.scales.add(at).cast()));
+        }
+        let parts = if HALVES { 16 } else { 8 };
+        let heads = if MIN { 2 } else { 1 };
+        let sup = a.scales.add(b / 8 * heads * (32 + 16 * parts));
+        let d = _mm512_cvtph_ps(_mm256_loadu_si256(sup.add(if min { 32 } else { 0 }).cast()));
+        let j = b % 8 * parts / 8 + h + if min { parts } else { 0 };
+        let s = _mm_loadu_si128(sup.add(32 * heads + 16 * j).cast());
+        let s = if min { _mm512_cvtepu8_epi32(s) } else { _mm512_cvtepi8_epi32(s) };
+        _mm512_mul_ps(d, _mm512_cvtepi32_ps(s))
+    }
+}
+
+/// A block of weights in registers.
+struct Block {
+    q: [__m512i; 8],
+    d: [__m512; 2],
+    m: [__m512; 2],
+    /// Entry of the block's first column in the tile.
+    first: usize,
+}
+
+/// Adds a block to the sums of columns `C0 .. min(C0 + 4, C)`: as many chains of dot products under way at once.
+///
+/// # Safety
+/// As for [`columns_of`].
+#[inline(always)]
+unsafe fn four<const C: usize, const C0: usize, const HALVES: bool, const MIN: bool, const SUPERS: bool>(
+    a: &Args,
+    w: &Block,
+    sums: &mut [__m512; C],
+) {
+    let n = C.saturating_sub(C0).min(4);
+    // SAFETY: columns of the tile; the features are those of the caller.
+    unsafe {
+        let mut dot = [_mm512_setzero_si512(); 8];
+        let at = w.first + C0;
+        let x = a.ints.add(at * BLOCK).cast::<i32>();
+        let half = a.x_half_sum.add(2 * w.first + C0);
+        for i in 0..4 {
+            if i < n && !MIN {
+                if HALVES {
+                    dot[i] = _mm512_set1_epi32(-a.zero * *half.add(i));
+                    dot[i + 4] = _mm512_set1_epi32(-a.zero * *half.add(a.width + i));
+                } else {
+                    dot[i] = _mm512_set1_epi32(*a.x_start.add(at + i));
+                }
+            }
+        }
+        for t in 0..8 {
+            for i in 0..4 {
+                if i < n {
+                    let four = _mm512_set1_epi32(x.add(8 * i + t).read_unaligned());
+                    let to = if HALVES && t >= 4 { i + 4 } else { i };
+                    dot[to] = _mm512_dpbusd_epi32(dot[to], w.q[t], four);
+                }
+            }
+        }
+        for i in 0..4 {
+            if i < n {
+                let xd = *a.x_scale.add(at + i);
+                let xs = _mm512_set1_ps(xd);
+                let mut sum = sums[C0 + i];
+                for h in 0..2 {
+                    if h == 0 || HALVES {
+                        let dot = _mm512_cvtepi32_ps(dot[i + 4 * h]);
+                        sum = _mm512_fmadd_ps(_mm512_mul_ps(w.d[h], xs), dot, sum);
+                        if MIN {
+                            let s = if HALVES {
+                                xd * *half.add(h * a.width + i) as f32
+                            } else {
+                                *a.x_scaled_sum.add(at + i)
+                            };
+                            let s = _mm512_set1_ps(s);
+                            // The minimum of the K types is subtracted.
+                            sum =
+                                if SUPERS { _mm512_fnmadd_ps(w.m[h], s, sum) } else { _mm512_fmadd_ps(w.m[h], s, sum) };
+                        }
+                    }
+                }
+                sums[C0 + i] = sum;
+            }
+        }
+    }
+}
+
+/// All of K for 16 outputs and C columns.
+///
+/// # Safety
+/// The processor must have the features; `a` must point to a whole group and to a tile of at least C columns.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn columns_of<
+    const C: usize,
+    const LOW: usize,
+    const HIGH: usize,
+    const HALVES: bool,
+    const MIN: bool,
+    const SUPERS: bool,
+>(
+    a: &Args,
+) {
+    let mut sums = [_mm512_setzero_ps(); C];
+    for b in 0..a.k / BLOCK {
+        // SAFETY: block b of the group and of the tile's columns.
+        unsafe {
+            let at = a.quads.add(b * 64 * (LOW + HIGH));
+            if C <= 4 {
+                for line in 0..LOW + HIGH {
+                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + 64 * line).cast());
+                }
+            }
+            let zero = _mm512_setzero_ps();
+            let mut w = Block { q: quads::<LOW, HIGH>(at), d: [zero; 2], m: [zero; 2], first: b * a.width };
+            for h in 0..2 {
+                if h == 0 || HALVES {
+                    w.d[h] = scale::<HALVES, MIN, SUPERS>(a, b, h, false);
+                    if MIN {
+                        w.m[h] = scale::<HALVES, MIN, SUPERS>(a, b, h, true);
+                    }
+                }
+            }
+            four::<C, 0, HALVES, MIN, SUPERS>(a, &w, &mut sums);
+            if C > 4 {
+                four::<C, 4, HALVES, MIN, SUPERS>(a, &w, &mut sums);
+            }
+            if C > 8 {
+                four::<C, 8, HALVES, MIN, SUPERS>(a, &w, &mut sums);
+            }
+        }
+    }
+    for (c, &sum) in sums.iter().enumerate() {
+        // SAFETY: a tile has room for 12 columns of 16.
+        unsafe { _mm512_storeu_ps(a.out.add(16 * c), sum) }
+    }
+}

@@ -1,0 +1,157 @@
+//! The products' inner loop for float weights, written once for all instruction sets.
+
+// Loops over registers: their indices become constants, which iterators over several arrays would hide.
+#![allow(clippy::needless_range_loop)]
+
+use super::BlockType;
+use super::packed::{GROUP, PackedMatrix};
+use super::product::{Tile, TileKernel, width_for};
+use super::rows::PackedRows;
+use crate::cpu::Path;
+use crate::simd::{Kernel, Simd, dispatch};
+
+/// The inner loop on a path.
+pub(super) fn kernel(path: Path) -> TileKernel {
+    match path {
+        Path::Plain => |w, x, g, tile, columns, out| run(Path::Plain, w, x, g, tile, columns, out),
+        Path::Avx2 => |w, x, g, tile, columns, out| run(Path::Avx2, w, x, g, tile, columns, out),
+        Path::Avx512 => |w, x, g, tile, columns, out| run(Path::Avx512, w, x, g, tile, columns, out),
+        Path::Avx512Bf16 => |w, x, g, tile, columns, out| run(Path::Avx512Bf16, w, x, g, tile, columns, out),
+    }
+}
+
+#[inline]
+fn run(path: Path, w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut Tile) {
+    dispatch(path, Floats { w, x, g, tile, columns, out });
+}
+
+struct Floats<'a> {
+    w: &'a PackedMatrix,
+    x: &'a PackedRows,
+    g: usize,
+    tile: usize,
+    columns: usize,
+    out: &'a mut Tile,
+}
+
+impl Kernel for Floats<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        match self.w.block_type() {
+            BlockType::F32 => columns::<S, F32>(s, self),
+            BlockType::F16 => columns::<S, F16>(s, self),
+            _ => columns::<S, Bf16>(s, self),
+        }
+    }
+}
+
+/// A float type in memory.
+trait Stored {
+    type T;
+    /// # Safety
+    /// `p` must be valid for reading a vector of T.
+    unsafe fn load<S: Simd>(s: S, p: *const Self::T) -> S::V;
+}
+
+struct F32;
+impl Stored for F32 {
+    type T = f32;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const f32) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_ptr(p) }
+    }
+}
+
+struct F16;
+impl Stored for F16 {
+    type T = u16;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const u16) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_f16(p) }
+    }
+}
+
+struct Bf16;
+impl Stored for Bf16 {
+    type T = u16;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const u16) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_bf16(p) }
+    }
+}
+
+/// Cuts the columns so that the sums fit the registers: 12 for 16 lanes, 6 for two vectors of 8.
+#[inline(always)]
+fn columns<S: Simd, W: Stored>(s: S, mut f: Floats) {
+    let most = if S::LANES == GROUP { 12 } else { 6 };
+    let mut first = 0;
+    while first < f.columns {
+        let n = most.min(f.columns - first);
+        // SAFETY: `first` and the kernel's width lie in the tile: of the widths only 6 and 12 leave a rest
+        // that is not itself a width, namely 5, and that in a tile of 12.
+        unsafe {
+            match width_for(n) {
+                1 => tile::<S, W, 1>(s, &mut f, first),
+                2 => tile::<S, W, 2>(s, &mut f, first),
+                3 => tile::<S, W, 3>(s, &mut f, first),
+                4 => tile::<S, W, 4>(s, &mut f, first),
+                6 => tile::<S, W, 6>(s, &mut f, first),
+                8 => tile::<S, W, 8>(s, &mut f, first),
+                10 => tile::<S, W, 10>(s, &mut f, first),
+                _ => tile::<S, W, 12>(s, &mut f, first),
+            }
+        }
+        first += n;
+    }
+}
+
+/// # Safety
+/// The tile has columns `first .. first + C`.
+#[inline(always)]
+unsafe fn tile<S: Simd, W: Stored, const C: usize>(s: S, f: &mut Floats, first: usize) {
+    let (k, width) = (f.w.k(), f.x.width());
+    let group = f.w.group(f.g);
+    assert!(group.len() == k * GROUP * size_of::<W::T>() && first + C <= width);
+    assert!((f.tile + 1) * k * width <= f.x.floats.len());
+    // Two vectors of 8 or one of 16.
+    let vectors = GROUP / S::LANES;
+    let mut sums = [[s.splat(0.0); C]; 2];
+    let mut w = group.as_ptr().cast::<W::T>();
+    // SAFETY: inside the rows' buffer, as asserted.
+    let mut x = unsafe { f.x.floats.as_ptr().add(f.tile * k * width + first) };
+    for _ in 0..k {
+        // SAFETY: this is place i of `k` in a group of k·16 weights and in a tile of k·width numbers.
+        unsafe {
+            s.prefetch(w.cast::<u8>().wrapping_add(AHEAD).cast());
+            let w0 = W::load(s, w);
+            if vectors == 1 {
+                for c in 0..C {
+                    sums[0][c] = s.fma(w0, s.splat(*x.add(c)), sums[0][c]);
+                }
+            } else {
+                let w1 = W::load(s, w.add(S::LANES));
+                for c in 0..C {
+                    let x = s.splat(*x.add(c));
+                    sums[0][c] = s.fma(w0, x, sums[0][c]);
+                    sums[1][c] = s.fma(w1, x, sums[1][c]);
+                }
+            }
+            w = w.add(GROUP);
+            x = x.add(width);
+        }
+    }
+    for c in 0..C.min(f.columns - first) {
+        let out = &mut f.out.0[first + c];
+        s.store(out, sums[0][c]);
+        if vectors == 2 {
+            s.store(&mut out[S::LANES..], sums[1][c]);
+        }
+    }
+}
+
+/// Bytes between a load of weights and the line asked for meanwhile; it may lie in the next group.
+const AHEAD: usize = 1024;

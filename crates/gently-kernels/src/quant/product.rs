@@ -1,0 +1,308 @@
+//! Products of packed rows with a packed matrix, `y[M, N] = x[M, K] · W[N, K]ᵀ`.
+//!
+//! Here: [`product`], [`argmax`], and [`Product`], whose tasks a caller may mix with others in one parallel loop.
+//! Not here: the inner loops ([`super::plain`] and its fast twins).
+//!
+//! **The same bits, always.** An output is a sum over k in one fixed order: block by block, the integers of a
+//! block exactly, then one fused multiply-add with the product of the two scales (and one for the minimum);
+//! floats number by number. So it does not depend on M, on the other rows, on threads, or on how work is
+//! cut; with integer blocks not even on the instruction set.
+
+use super::packed::{GROUP, Layout, PackedMatrix};
+use super::plain;
+use super::rows::{MAX_WIDTH, PackedRows, kernel_width};
+use crate::cpu::{self, Path};
+use crate::gemm::Activation;
+use crate::pool::{self, Disjoint};
+use crate::simd::{Kernel, Simd, dispatch};
+use crate::simd_math;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What happens to a product on its way to memory: `y = residual + act(x·Wᵀ + bias)`; of a gated matrix
+/// `y = residual + act(x·gateᵀ + bias₀) · (x·upᵀ + bias₁)`.
+#[derive(Debug, Clone, Copy)]
+pub struct Epilogue<'a> {
+    /// `[N]`; of a gated matrix `[2, N]`.
+    pub bias: Option<&'a [f32]>,
+    /// The activation function, [`Activation::Silu`] for SwiGLU.
+    pub activation: Activation,
+    /// Adds to what `y` holds: the residual stream.
+    pub accumulate: bool,
+}
+
+impl Default for Epilogue<'_> {
+    fn default() -> Self {
+        Epilogue { bias: None, activation: Activation::None, accumulate: false }
+    }
+}
+
+/// Outputs of one tile: a vector of 16 rows for each column.
+#[repr(align(64))]
+pub(super) struct Tile(pub [[f32; GROUP]; MAX_WIDTH]);
+
+impl Tile {
+    const NEW: Tile = Tile([[0.0; GROUP]; MAX_WIDTH]);
+}
+
+/// Computes `columns` columns (of a tile kernel's width) of tile `tile` for group `g`.
+pub(super) type TileKernel =
+    fn(w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut Tile);
+
+/// The inner loop for a matrix on a path.
+fn tile_kernel(path: Path, w: &PackedMatrix) -> TileKernel {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(layout) = Layout::of(w.block_type()) {
+        if path >= Path::Avx512 && cpu::has_vnni() {
+            return super::avx512::kernel(&layout);
+        }
+        if path >= Path::Avx2 {
+            return super::avx2::kernel(&layout);
+        }
+        return plain::integers;
+    }
+    match Layout::of(w.block_type()) {
+        Some(_) => plain::integers,
+        None => super::floats::kernel(path),
+    }
+}
+
+/// A product cut in tasks, for callers that run several at once: `run` each of `0..tasks()` once, in any order, on
+/// any thread.
+///
+/// ```
+/// # use gently_kernels::quant::*;
+/// # let w = PackedMatrix::pack(BlockType::F32, &[0; 4 * 4 * 40], 40, 4).unwrap();
+/// # let mut x = PackedRows::new(w.row_kind(), 2, 4);
+/// # x.fill(2, &[1.0; 8], 4);
+/// let (mut a, mut b) = (vec![0.0; 2 * 40], vec![0.0; 2 * 40]);
+/// let first = Product::new(&w, &x, &mut a, 40, &Epilogue::default());
+/// let second = Product::new(&w, &x, &mut b, 40, &Epilogue::default());
+/// products(&[first, second]);
+/// ```
+pub struct Product<'a> {
+    path: Path,
+    w: &'a PackedMatrix,
+    x: &'a PackedRows,
+    y: Disjoint<'a, f32>,
+    stride: usize,
+    epilogue: Epilogue<'a>,
+    begun: Vec<AtomicBool>,
+}
+
+impl<'a> Product<'a> {
+    /// Prepares `y[m·stride + n] = …` for all rows of `x` and outputs of `w`.
+    ///
+    /// # Panics
+    /// When K or the form of the rows differ, or `y`, `stride` or a bias are too short.
+    pub fn new(
+        w: &'a PackedMatrix,
+        x: &'a PackedRows,
+        y: &'a mut [f32],
+        stride: usize,
+        epilogue: &Epilogue<'a>,
+    ) -> Product<'a> {
+        Self::on(cpu::path(), w, x, y, stride, epilogue)
+    }
+
+    /// [`Product::new`] on a chosen path.
+    pub(crate) fn on(
+        path: Path,
+        w: &'a PackedMatrix,
+        x: &'a PackedRows,
+        y: &'a mut [f32],
+        stride: usize,
+        epilogue: &Epilogue<'a>,
+    ) -> Product<'a> {
+        assert!(path.supported(), "path {} is not supported here", path.name());
+        check(w, x);
+        let (m, n) = (x.rows(), w.n());
+        assert!(stride >= n, "rows of {n} outputs do not fit in {stride}");
+        let fits = m == 0 || (m - 1).checked_mul(stride).and_then(|at| at.checked_add(n)).is_some_and(|l| l <= y.len());
+        assert!(fits, "{m} rows of {n} outputs leave y");
+        if let Some(bias) = epilogue.bias {
+            let wanted = n * if w.is_gated() { 2 } else { 1 };
+            assert_eq!(bias.len(), wanted, "a bias has a number for each output");
+        }
+        let tasks = if m == 0 { 0 } else { tasks(w) };
+        let begun = (0..tasks).map(|_| AtomicBool::new(false)).collect();
+        Product { path, w, x, y: Disjoint::new(y), stride, epilogue: *epilogue, begun }
+    }
+
+    /// The number of tasks; it depends on the matrix alone.
+    pub fn tasks(&self) -> usize {
+        self.begun.len()
+    }
+
+    /// Computes task `i`'s part of the outputs.
+    ///
+    /// # Panics
+    /// When there is no such task or it was run before.
+    pub fn run(&self, i: usize) {
+        // A task writes its own outputs; run twice at once it would write them from two threads.
+        assert!(!self.begun[i].swap(true, Ordering::Relaxed), "task {i} was run before");
+        dispatch(self.path, Part { product: self, groups: task_groups(self.w, i) });
+    }
+}
+
+/// Computes the product on all threads; see [`Product::new`] for the arguments.
+///
+/// # Panics
+/// As [`Product::new`].
+pub fn product(w: &PackedMatrix, x: &PackedRows, y: &mut [f32], stride: usize, epilogue: &Epilogue) {
+    product_on(cpu::path(), w, x, y, stride, epilogue);
+}
+
+/// Computes several products in one parallel loop: one dispatch where there would be many.
+///
+/// # Panics
+/// When one of them was begun before.
+pub fn products(all: &[Product]) {
+    let tasks = all.iter().map(Product::tasks).sum();
+    pool::parallel(tasks, |mut i| {
+        for p in all {
+            if i < p.tasks() {
+                return p.run(i);
+            }
+            i -= p.tasks();
+        }
+    });
+}
+
+/// [`product`] on a chosen path.
+pub(crate) fn product_on(
+    path: Path,
+    w: &PackedMatrix,
+    x: &PackedRows,
+    y: &mut [f32],
+    stride: usize,
+    epilogue: &Epilogue,
+) {
+    let p = Product::on(path, w, x, y, stride, epilogue);
+    pool::parallel(p.tasks(), |i| p.run(i));
+}
+
+/// The largest output of each row and its index, the lowest of equals, without writing outputs: greedy decoding's
+/// head. NaN is never largest; a row of nothing else gives (0, −∞).
+///
+/// # Panics
+/// When K or the form of the rows differ.
+pub fn argmax(w: &PackedMatrix, x: &PackedRows) -> Vec<(usize, f32)> {
+    argmax_on(cpu::path(), w, x)
+}
+
+/// [`argmax`] on a chosen path.
+pub(crate) fn argmax_on(path: Path, w: &PackedMatrix, x: &PackedRows) -> Vec<(usize, f32)> {
+    assert!(path.supported(), "path {} is not supported here", path.name());
+    check(w, x);
+    assert!(!w.is_gated(), "a gated matrix has no single output");
+    let (m, kernel) = (x.rows(), tile_kernel(path, w));
+    let mut best = vec![(0, f32::NEG_INFINITY); m * tasks(w)];
+    pool::parallel_chunks_mut(&mut best, m.max(1), |task, best| {
+        let mut out = Tile::NEW;
+        for tile in 0..x.tiles() {
+            let first = tile * x.width();
+            let columns = x.width().min(m - first);
+            for g in task_groups(w, task) {
+                kernel(w, x, g, tile, columns, &mut out);
+                let rows = GROUP.min(w.n() - g * GROUP);
+                for (best, y) in best[first..].iter_mut().zip(&out.0[..columns]) {
+                    for (r, &y) in y[..rows].iter().enumerate() {
+                        if y > best.1 {
+                            *best = (g * GROUP + r, y);
+                        }
+                    }
+                }
+            }
+        }
+    });
+    let mut all = vec![(0, f32::NEG_INFINITY); m];
+    // Parts come in the order of their outputs.
+    for part in best.chunks_exact(m.max(1)) {
+        for (a, &b) in all.iter_mut().zip(part) {
+            if b.1 > a.1 {
+                *a = b;
+            }
+        }
+    }
+    all
+}
+
+fn check(w: &PackedMatrix, x: &PackedRows) {
+    assert_eq!(w.k(), x.k(), "rows and matrix differ in K");
+    assert_eq!(w.row_kind(), x.kind(), "{} wants its rows as {:?}", w.block_type(), w.row_kind());
+}
+
+/// Tasks of a matrix: of about 16 KiB of weights (a µs or two to read), an even split for few threads, at most 256.
+fn tasks(w: &PackedMatrix) -> usize {
+    let bytes = w.groups() * w.output_group_bytes();
+    bytes.div_ceil(16 * 1024).max(1).next_multiple_of(8).min(256).min(w.groups())
+}
+
+/// The groups of outputs of task `i`.
+fn task_groups(w: &PackedMatrix, i: usize) -> std::ops::Range<usize> {
+    let (groups, tasks) = (w.groups(), tasks(w));
+    i * groups / tasks..(i + 1) * groups / tasks
+}
+
+/// Some groups of outputs for all rows.
+struct Part<'a> {
+    product: &'a Product<'a>,
+    groups: std::ops::Range<usize>,
+}
+
+impl Kernel for Part<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Product { path, w, x, y, stride, epilogue, .. } = self.product;
+        let kernel = tile_kernel(*path, w);
+        let (mut out, mut up) = (Tile::NEW, Tile::NEW);
+        // A tile of rows stays in the first cache while the task's weights pass by.
+        for tile in 0..x.tiles() {
+            let first = tile * x.width();
+            let columns = x.width().min(x.rows() - first);
+            for g in self.groups.clone() {
+                let n = GROUP.min(w.n() - g * GROUP);
+                if w.is_gated() {
+                    kernel(w, x, 2 * g, tile, columns, &mut out);
+                    kernel(w, x, 2 * g + 1, tile, columns, &mut up);
+                } else {
+                    kernel(w, x, g, tile, columns, &mut out);
+                }
+                for c in 0..columns {
+                    // SAFETY: these outputs belong to this task alone, which runs once; they lie in y, which
+                    // `Product::new` checked.
+                    let y = unsafe { y.part((first + c) * stride + g * GROUP, n) };
+                    let mut i = 0;
+                    while i < n {
+                        let lanes = S::LANES.min(n - i);
+                        let at = g * GROUP + i;
+                        let mut v = s.load(&out.0[c][i..]);
+                        if let Some(bias) = epilogue.bias {
+                            v = s.add(v, s.load_part(&bias[at..at + lanes]));
+                        }
+                        v = simd_math::activation(s, epilogue.activation, v);
+                        if w.is_gated() {
+                            let mut u = s.load(&up.0[c][i..]);
+                            if let Some(bias) = epilogue.bias {
+                                u = s.add(u, s.load_part(&bias[w.n() + at..w.n() + at + lanes]));
+                            }
+                            v = s.mul(v, u);
+                        }
+                        let y = &mut y[i..i + lanes];
+                        if epilogue.accumulate {
+                            v = s.add(v, s.load_part(y));
+                        }
+                        s.store_part(y, v);
+                        i += lanes;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The width of the kernel that computes `columns` columns.
+pub(super) fn width_for(columns: usize) -> usize {
+    kernel_width(columns)
+}

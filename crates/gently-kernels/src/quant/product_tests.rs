@@ -1,0 +1,329 @@
+//! Products against double precision, and the promise that their bits depend on nothing but their operands.
+
+use super::product::{argmax_on, product_on};
+use super::*;
+use crate::cpu::{self, Path};
+use crate::gemm::Activation;
+use crate::lanes::testing::random;
+use crate::pool;
+use std::sync::Mutex;
+
+/// Tests that set the number of threads take turns.
+static THREADS: Mutex<()> = Mutex::new(());
+
+fn bytes_of(ty: BlockType, w: &[f32]) -> Vec<u8> {
+    let mut bytes = vec![0; ty.row_bytes(w.len()).unwrap()];
+    quantize(ty, w, &mut bytes).unwrap();
+    bytes
+}
+
+struct Case {
+    w: PackedMatrix,
+    /// The weights' values, `[N, K]`.
+    wide: Vec<f32>,
+    /// `[M, K]`
+    x: Vec<f32>,
+    m: usize,
+}
+
+fn case(ty: BlockType, m: usize, n: usize, k: usize) -> Case {
+    let bytes = bytes_of(ty, &random(1, n * k));
+    let mut wide = vec![0.0; n * k];
+    dequantize(ty, &bytes, &mut wide).unwrap();
+    let mut x = random(2, m * k);
+    // Rows and blocks of different sizes.
+    for (i, x) in x.chunks_mut(16).enumerate() {
+        let size = 2f32.powi(i as i32 % 7 - 3);
+        x.iter_mut().for_each(|x| *x *= size);
+    }
+    Case { w: PackedMatrix::pack(ty, &bytes, n, k).unwrap(), wide, x, m }
+}
+
+fn rows_on(path: Path, kind: RowKind, x: &[f32], m: usize, k: usize) -> PackedRows {
+    let mut rows = PackedRows::new(kind, m, k);
+    rows.fill_on(path, m, x, k);
+    rows
+}
+
+impl Case {
+    fn rows(&self, path: Path) -> PackedRows {
+        rows_on(path, self.w.row_kind(), &self.x, self.m, self.w.k())
+    }
+
+    fn run(&self, path: Path) -> Vec<f32> {
+        let (n, m) = (self.w.n(), self.m);
+        let mut y = vec![f32::NAN; m * n];
+        product_on(path, &self.w, &self.rows(path), &mut y, n, &Epilogue::default());
+        y
+    }
+
+    /// With the rows as they are, in double precision.
+    fn exact(&self) -> Vec<f64> {
+        let (n, k) = (self.w.n(), self.w.k());
+        let mut y = Vec::new();
+        for x in self.x.chunks_exact(k) {
+            for w in self.wide.chunks_exact(k).take(n) {
+                y.push(w.iter().zip(x).map(|(&w, &x)| w as f64 * x as f64).sum());
+            }
+        }
+        y
+    }
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn packed_rows_are_the_file_s_numbers() {
+    for ty in BlockType::ALL {
+        let c = case(ty, 1, 37, 512);
+        for (r, wanted) in c.wide.chunks_exact(512).enumerate() {
+            let mut row = vec![0.0; 512];
+            c.w.row(r, &mut row);
+            assert_eq!(row, wanted, "{ty} row {r}");
+        }
+    }
+}
+
+#[test]
+fn packed_bytes_come_back() {
+    let c = case(BlockType::Q4_1, 1, 37, 256);
+    let bytes = crate::buffer::AlignedBuf::from_slice(c.w.packed());
+    let again = PackedMatrix::from_packed(BlockType::Q4_1, 37, 256, false, bytes.clone()).unwrap();
+    let rows = c.rows(cpu::path());
+    let mut y = vec![0.0; 37];
+    product(&again, &rows, &mut y, 37, &Epilogue::default());
+    assert_eq!(y, c.run(cpu::path()));
+    assert!(PackedMatrix::from_packed(BlockType::Q4_1, 37, 256, true, bytes.clone()).is_err());
+    assert!(PackedMatrix::from_packed(BlockType::Q4_0, 37, 256, false, bytes.clone()).is_err());
+    assert!(PackedMatrix::from_packed(BlockType::Q4_1, usize::MAX, 256, true, bytes).is_err());
+}
+
+#[test]
+fn several_products_share_a_loop() {
+    let (a, b) = (case(BlockType::Q4_0, 3, 200, 64), case(BlockType::Q8_0, 3, 90, 64));
+    let rows = a.rows(cpu::path());
+    let (mut ya, mut yb) = (vec![0.0; 600], vec![0.0; 270]);
+    products(&[
+        Product::new(&a.w, &rows, &mut ya, 200, &Epilogue::default()),
+        Product::new(&b.w, &rows, &mut yb, 90, &Epilogue::default()),
+    ]);
+    assert_eq!(ya, a.run(cpu::path()));
+    assert_eq!(yb, b.run(cpu::path()));
+}
+
+#[test]
+fn products_are_right_on_every_path() {
+    for ty in BlockType::ALL {
+        let c = case(ty, 13, 37, 512);
+        let exact = c.exact();
+        for path in cpu::available() {
+            let y = c.run(path);
+            // Rounding activations to 8 bits moves a sum of 512 terms by about √512 · 1 % of a term.
+            let limit = if ty.is_float() { 2e-3 } else { 3.0 };
+            let (mut error, mut size) = (0.0, 0.0);
+            for (&y, &e) in y.iter().zip(&exact) {
+                assert!((y as f64 - e).abs() < limit, "{ty} {path:?}: {y} should be {e}");
+                error += (y as f64 - e).powi(2);
+                size += e * e;
+            }
+            let relative = (error / size).sqrt();
+            assert!(relative < if ty.is_float() { 1e-6 } else { 8e-3 }, "{ty} {path:?}: {relative:e}");
+        }
+    }
+}
+
+#[test]
+fn integer_products_have_the_same_bits_on_every_path() {
+    for ty in BlockType::ALL.into_iter().filter(|t| !t.is_float()) {
+        for (m, n, k) in [(1, 16, 256), (5, 33, 256), (12, 16, 512), (7, 40, 768)] {
+            let c = case(ty, m, n, k);
+            let plain = bits(&c.run(Path::Plain));
+            for path in cpu::available() {
+                assert_eq!(bits(&c.run(path)), plain, "{ty} {path:?} {m} {n} {k}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_batch_mates_threads_or_cuts() {
+    let _turn = THREADS.lock().unwrap_or_else(|e| e.into_inner());
+    let (most, n, k) = (40, 70, 256);
+    for ty in BlockType::ALL {
+        let c = case(ty, most, n, k);
+        for path in cpu::available() {
+            let mut alone = Vec::new();
+            pool::set_threads(1);
+            for x in c.x.chunks_exact(k) {
+                let mut y = vec![0.0; n];
+                let rows = rows_on(path, c.w.row_kind(), x, 1, k);
+                product_on(path, &c.w, &rows, &mut y, n, &Epilogue::default());
+                alone.extend(bits(&y));
+            }
+            // Stale numbers of a larger batch stay in the buffers.
+            let mut rows = c.rows(path);
+            for (threads, m) in
+                [(2, 40), (2, 2), (1, 3), (2, 4), (2, 5), (1, 7), (2, 9), (2, 11), (2, 12), (1, 13), (2, 25)]
+            {
+                pool::set_threads(threads);
+                rows.fill_on(path, m, &c.x, k);
+                let mut y = vec![f32::NAN; m * (n + 3)];
+                product_on(path, &c.w, &rows, &mut y, n + 3, &Epilogue::default());
+                for (r, y) in y.chunks_exact(n + 3).enumerate() {
+                    assert_eq!(bits(&y[..n]), alone[r * n..(r + 1) * n], "{ty} {path:?} {m} rows, row {r}");
+                    assert!(y[n..].iter().all(|y| y.is_nan()), "written between the rows");
+                }
+            }
+        }
+    }
+    pool::set_threads(0);
+}
+
+#[test]
+fn set_and_fill_are_the_same() {
+    let x = random(9, 5 * 64);
+    for kind in [RowKind::Int8, RowKind::F32] {
+        let mut a = PackedRows::new(kind, 5, 64);
+        let mut b = a.clone();
+        a.fill(5, &x, 64);
+        b.resize(5);
+        for (m, x) in x.chunks_exact(64).enumerate() {
+            b.set(m, x);
+        }
+        assert_eq!(&a.ints[..], &b.ints[..]);
+        assert_eq!(&a.floats[..], &b.floats[..]);
+        assert_eq!(&a.scaled_sum[..], &b.scaled_sum[..]);
+        assert_eq!((a.rows(), a.k(), a.capacity()), (5, 64, 5));
+    }
+}
+
+#[test]
+fn activations_round_to_the_nearest_of_255() {
+    let x: Vec<f32> = random(3, 64);
+    for path in cpu::available() {
+        let rows = rows_on(path, RowKind::Int8, &x, 1, 64);
+        for (b, x) in x.chunks_exact(32).enumerate() {
+            let top = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            assert!((rows.scale[b] - top / 127.0).abs() < 1e-9);
+            let q = &rows.ints[b * 32..][..32];
+            for (&q, &x) in q.iter().zip(x) {
+                assert!((q as f32 * rows.scale[b] - x).abs() <= rows.scale[b] * 0.5001);
+            }
+            let sum: i32 = q.iter().map(|&q| q as i32).sum();
+            assert_eq!(rows.start[0][b], -8 * sum);
+            assert_eq!(rows.half_sum[2 * b] + rows.half_sum[2 * b + 1], sum);
+            assert_eq!(rows.scaled_sum[b], rows.scale[b] * sum as f32);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_is_not_lost() {
+    for ty in [BlockType::Q4_0, BlockType::Q4_1, BlockType::Q8_0, BlockType::Q6K, BlockType::F16] {
+        for bad in [f32::NAN, f32::INFINITY, -f32::NAN] {
+            let mut c = case(ty, 2, 16, 256);
+            c.x[256 + 70] = bad;
+            for path in cpu::available() {
+                let y = c.run(path);
+                assert!(y[..16].iter().all(|y| y.is_finite()), "{ty} {path:?}");
+                assert!(y[16..].iter().all(|y| !y.is_finite()), "{ty} {path:?}");
+            }
+        }
+    }
+    // Zeros and the smallest numbers are zeros.
+    let rows = rows_on(cpu::path(), RowKind::Int8, &[1e-44; 32], 1, 32);
+    assert_eq!((rows.scale[0], rows.ints[0]), (0.0, 0));
+}
+
+#[test]
+fn epilogues_are_done_in_order() {
+    for ty in [BlockType::F32, BlockType::Q4_0, BlockType::Q8_0] {
+        for m in [1, 14] {
+            let (n, k) = (37, 64);
+            let c = case(ty, m, n, k);
+            let up = random(7, n * k);
+            let both =
+                PackedMatrix::pack_gated(ty, &bytes_of(ty, &random(1, n * k)), &bytes_of(ty, &up), n, k).unwrap();
+            let up = PackedMatrix::pack(ty, &bytes_of(ty, &up), n, k).unwrap();
+            let bias = random(8, 2 * n);
+            for path in cpu::available() {
+                let rows = c.rows(path);
+                let (plain, mut second) = (c.run(path), vec![0.0; m * n]);
+                product_on(path, &up, &rows, &mut second, n, &Epilogue::default());
+                let (mut one, mut two) = (vec![2.0; m * n], vec![2.0; m * n]);
+                let ep = Epilogue { bias: Some(&bias[..n]), activation: Activation::GeluTanh, accumulate: true };
+                product_on(path, &c.w, &rows, &mut one, n, &ep);
+                let ep = Epilogue { bias: Some(&bias), activation: Activation::Silu, accumulate: true };
+                product_on(path, &both, &rows, &mut two, n, &ep);
+                for i in 0..m * n {
+                    let (g, u) = (plain[i] + bias[i % n], second[i] + bias[n + i % n]);
+                    let gelu = 2.0 + Activation::GeluTanh.apply(g as f64);
+                    assert!((one[i] as f64 - gelu).abs() < 1e-4 * (1.0 + gelu.abs()), "{ty} {path:?}");
+                    let gated = 2.0 + Activation::Silu.apply(g as f64) * u as f64;
+                    assert!((two[i] as f64 - gated).abs() < 1e-4 * (1.0 + gated.abs()), "{ty} {path:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_largest_output_is_found() {
+    for ty in [BlockType::F16, BlockType::Q8_0] {
+        for m in [1, 3, 14] {
+            let c = case(ty, m, 1000, 64);
+            for path in cpu::available() {
+                let y = c.run(path);
+                let found = argmax_on(path, &c.w, &c.rows(path));
+                assert_eq!(found.len(), m);
+                for (y, (at, value)) in y.chunks_exact(1000).zip(found) {
+                    assert_eq!(y.iter().position(|v| v.to_bits() == value.to_bits()), Some(at));
+                    assert!(y.iter().all(|&v| v <= value));
+                }
+            }
+        }
+    }
+    // Equal outputs: the first.
+    let w = PackedMatrix::pack(BlockType::F32, bytemuck::cast_slice(&[1.0f32; 100]), 100, 1).unwrap();
+    assert_eq!(argmax(&w, &rows_on(cpu::path(), RowKind::F32, &[2.0], 1, 1)), [(0, 2.0)]);
+    assert_eq!(argmax(&w, &rows_on(cpu::path(), RowKind::F32, &[f32::NAN], 1, 1)), [(0, f32::NEG_INFINITY)]);
+}
+
+#[test]
+fn empty_products_do_nothing() {
+    let w = PackedMatrix::pack(BlockType::Q8_0, &[], 0, 32).unwrap();
+    let rows = rows_on(cpu::path(), RowKind::Int8, &[1.0; 32], 1, 32);
+    product(&w, &rows, &mut [], 0, &Epilogue::default());
+    assert_eq!(argmax(&w, &rows), [(0, f32::NEG_INFINITY)]);
+    let w = PackedMatrix::pack(BlockType::F32, &[], 5, 0).unwrap();
+    let mut y = [7.0; 5];
+    product(&w, &rows_on(cpu::path(), RowKind::F32, &[], 1, 0), &mut y, 5, &Epilogue::default());
+    assert_eq!(y, [0.0; 5]);
+    let c = case(BlockType::Q4_0, 1, 16, 32);
+    let none = PackedRows::new(RowKind::Int8, 4, 32);
+    product(&c.w, &none, &mut [], 16, &Epilogue::default());
+    assert_eq!(argmax(&c.w, &none), []);
+}
+
+#[test]
+fn misuse_is_refused() {
+    let e = PackedMatrix::pack(BlockType::Q4_0, &[0; 18], 1, 33).unwrap_err();
+    assert_eq!(e.to_string(), "33 numbers are no whole number of Q4_0 blocks of 32");
+    let e = PackedMatrix::pack(BlockType::Q4_0, &[0; 18], 2, 32).unwrap_err();
+    assert_eq!(e.to_string(), "Q4_0 data of 18 bytes where 36 are needed");
+    assert!(PackedMatrix::pack(BlockType::F32, &[], usize::MAX, 4).is_err());
+    let c = case(BlockType::Q4_0, 1, 16, 32);
+    let floats = rows_on(cpu::path(), RowKind::F32, &[0.0; 32], 1, 32);
+    let mut y = [0.0; 16];
+    let r = std::panic::catch_unwind(move || product(&c.w, &floats, &mut y, 16, &Epilogue::default()));
+    assert!(r.is_err());
+    let c = case(BlockType::Q4_0, 1, 16, 32);
+    let rows = c.rows(cpu::path());
+    let mut y = [0.0; 16];
+    let p = Product::new(&c.w, &rows, &mut y, 16, &Epilogue::default());
+    p.run(0);
+    let again = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| p.run(0)));
+    assert!(again.is_err(), "a task must not run twice");
+}

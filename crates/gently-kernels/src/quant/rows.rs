@@ -1,0 +1,270 @@
+//! The other operand of a product: rows of activations, arranged once for all the matrices that read them.
+//!
+//! Here: [`PackedRows`]. Not here: the products (see [`super::product`]).
+//!
+//! Rows are cut in tiles of at most 12. In a tile the numbers at one place of all its rows lie side by side, so
+//! that a kernel finds each at a constant distance. A row's numbers do not depend on its neighbours.
+
+use super::BLOCK;
+use crate::buffer::AlignedBuf;
+use crate::cpu::{self, Path};
+use crate::pool;
+use crate::simd::{Kernel, Simd, dispatch};
+
+/// Tile widths for which there are kernels. A tile of another width computes the next larger one; its
+/// extra columns are stale or zero, and nobody reads them.
+pub(crate) const WIDTHS: [usize; 8] = [1, 2, 3, 4, 6, 8, 10, 12];
+/// The widest tile.
+pub(crate) const MAX_WIDTH: usize = 12;
+
+/// The smallest width with a kernel that holds `n` columns.
+pub(crate) fn kernel_width(n: usize) -> usize {
+    WIDTHS.into_iter().find(|&w| w >= n).unwrap_or(MAX_WIDTH)
+}
+
+/// In what form a matrix wants the rows it is multiplied with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RowKind {
+    /// Signed bytes in blocks of 32 with an f32 scale: for matrices of integer blocks.
+    Int8,
+    /// As they are: for matrices of floats.
+    F32,
+}
+
+/// M rows of K activations, `[M, K]`, in the form a [`PackedMatrix`](super::PackedMatrix) multiplies with.
+///
+/// Buffers are made once for `capacity` rows; filling them allocates nothing.
+#[derive(Debug, Clone)]
+pub struct PackedRows {
+    kind: RowKind,
+    k: usize,
+    rows: usize,
+    capacity: usize,
+    width: usize,
+    /// `[tile, block, width, 32]`
+    pub(super) ints: AlignedBuf<i8>,
+    /// `[tile, block, width]`: the value of 1.
+    pub(super) scale: AlignedBuf<f32>,
+    /// `[tile, block, width]`: scale times the sum of the integers.
+    pub(super) scaled_sum: AlignedBuf<f32>,
+    /// `[tile, block, width]` for each of [`ZEROS`]: minus the zero point times the sum of the integers.
+    pub(super) start: [AlignedBuf<i32>; 3],
+    /// `[tile, block, 2, width]`: sums of the halves.
+    pub(super) half_sum: AlignedBuf<i32>,
+    /// `[tile, k, width]`
+    pub(super) floats: AlignedBuf<f32>,
+}
+
+/// Zero points of the simple types: Q4_0, Q5_0, Q8_0.
+pub(crate) const ZEROS: [i32; 3] = [8, 16, 128];
+
+impl PackedRows {
+    /// Room for `capacity` rows of `k` numbers, with no row in it.
+    ///
+    /// # Panics
+    /// When `k` is no multiple of 32 and the kind is [`RowKind::Int8`].
+    pub fn new(kind: RowKind, capacity: usize, k: usize) -> PackedRows {
+        // A tile may be up to two columns narrower than its kernel.
+        let columns = if capacity <= 1 { capacity } else { capacity + 2 * capacity.div_ceil(MAX_WIDTH) };
+        let (ints, floats) = match kind {
+            RowKind::Int8 => {
+                assert!(k.is_multiple_of(BLOCK), "rows of {k} numbers are no whole number of blocks of {BLOCK}");
+                (columns * k, 0)
+            }
+            RowKind::F32 => (0, columns * k),
+        };
+        let blocks = ints / BLOCK;
+        PackedRows {
+            kind,
+            k,
+            rows: 0,
+            capacity,
+            width: 1,
+            ints: AlignedBuf::zeroed(ints),
+            scale: AlignedBuf::zeroed(blocks),
+            scaled_sum: AlignedBuf::zeroed(blocks),
+            start: [0; 3].map(|_| AlignedBuf::zeroed(blocks)),
+            half_sum: AlignedBuf::zeroed(2 * blocks),
+            floats: AlignedBuf::zeroed(floats),
+        }
+    }
+
+    /// The form of the rows.
+    pub fn kind(&self) -> RowKind {
+        self.kind
+    }
+
+    /// K, numbers in a row.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// M, rows there are.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Rows there is room for.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Columns of a whole tile.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    pub(super) fn tiles(&self) -> usize {
+        self.rows.div_ceil(self.width)
+    }
+
+    /// Sets the number of rows. Their contents are then to be set anew.
+    ///
+    /// # Panics
+    /// When there is no room for so many.
+    pub fn resize(&mut self, rows: usize) {
+        assert!(rows <= self.capacity, "{rows} rows where there is room for {}", self.capacity);
+        let tiles = rows.div_ceil(MAX_WIDTH).max(1);
+        self.rows = rows;
+        self.width = kernel_width(rows.div_ceil(tiles).max(1));
+    }
+
+    /// Sets row `m`, `x` being `[K]`. Numbers that are not finite make their whole block NaN.
+    ///
+    /// # Panics
+    /// When the row or the length is wrong.
+    pub fn set(&mut self, m: usize, x: &[f32]) {
+        assert!(m < self.rows, "row {m} of {}", self.rows);
+        assert_eq!(x.len(), self.k, "a row has {} numbers", self.k);
+        dispatch(cpu::path(), SetRow { to: Parts::new(self), m, x });
+    }
+
+    /// Makes the rows those of `x`, `[M, K]` with `stride` numbers from a row to the next, on all threads.
+    ///
+    /// # Panics
+    /// When `x` is too short or there is no room for M rows.
+    pub fn fill(&mut self, rows: usize, x: &[f32], stride: usize) {
+        self.fill_on(cpu::path(), rows, x, stride);
+    }
+
+    /// [`PackedRows::fill`] on a chosen path.
+    pub(crate) fn fill_on(&mut self, path: Path, rows: usize, x: &[f32], stride: usize) {
+        self.resize(rows);
+        let k = self.k;
+        assert!(rows == 0 || (rows - 1).checked_mul(stride).is_some_and(|at| at + k <= x.len()), "rows leave x");
+        let parts = Parts::new(self);
+        // Tasks of a few µs.
+        let chunk = (16 * 1024 / k.max(1)).max(1);
+        pool::parallel(rows.div_ceil(chunk), |task| {
+            for m in task * chunk..rows.min((task + 1) * chunk) {
+                dispatch(path, SetRow { to: parts, m, x: &x[m * stride..][..k] });
+            }
+        });
+    }
+}
+
+/// The buffers of rows, open to writers of different rows.
+#[derive(Clone, Copy)]
+struct Parts {
+    kind: RowKind,
+    k: usize,
+    width: usize,
+    ints: *mut i8,
+    scale: *mut f32,
+    scaled_sum: *mut f32,
+    start: [*mut i32; 3],
+    half_sum: *mut i32,
+    floats: *mut f32,
+}
+
+// SAFETY: writers of different rows write different elements, and `PackedRows` sets each row once.
+unsafe impl Sync for Parts {}
+
+impl Parts {
+    fn new(rows: &mut PackedRows) -> Parts {
+        let [a, b, c] = &mut rows.start;
+        Parts {
+            kind: rows.kind,
+            k: rows.k,
+            width: rows.width,
+            ints: rows.ints.as_mut_ptr(),
+            scale: rows.scale.as_mut_ptr(),
+            scaled_sum: rows.scaled_sum.as_mut_ptr(),
+            start: [a.as_mut_ptr(), b.as_mut_ptr(), c.as_mut_ptr()],
+            half_sum: rows.half_sum.as_mut_ptr(),
+            floats: rows.floats.as_mut_ptr(),
+        }
+    }
+}
+
+/// Writes row `m`, which is one of the rows, from `x` of the right length.
+struct SetRow<'a> {
+    to: Parts,
+    m: usize,
+    x: &'a [f32],
+}
+
+impl Kernel for SetRow<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let SetRow { to, m, x } = self;
+        let (tile, column) = (m / to.width, m % to.width);
+        if to.kind == RowKind::F32 {
+            let at = tile * to.k * to.width + column;
+            if to.width == 1 {
+                // SAFETY: this row's `k` numbers, inside the buffer as `m` is a row.
+                unsafe { std::slice::from_raw_parts_mut(to.floats.add(at), to.k) }.copy_from_slice(x);
+                return;
+            }
+            for (i, &v) in x.iter().enumerate() {
+                // SAFETY: as above, `width` apart.
+                unsafe { *to.floats.add(at + i * to.width) = v }
+            }
+            return;
+        }
+        for (i, x) in x.chunks_exact(BLOCK).enumerate() {
+            let mut q = [0i8; BLOCK];
+            let (scale, halves) = block(x, &mut q);
+            let sum = halves[0] + halves[1];
+            let first = (tile * (to.k / BLOCK) + i) * to.width;
+            let at = first + column;
+            // SAFETY: `at` is the place of this block of this row, inside the buffers as `m` is a row.
+            unsafe {
+                to.ints.add(at * BLOCK).cast::<[i8; BLOCK]>().write(q);
+                *to.scale.add(at) = scale;
+                *to.scaled_sum.add(at) = scale * sum as f32;
+                for (start, zero) in to.start.iter().zip(ZEROS) {
+                    *start.add(at) = -zero * sum;
+                }
+                *to.half_sum.add(2 * first + column) = halves[0];
+                *to.half_sum.add(2 * first + to.width + column) = halves[1];
+            }
+        }
+    }
+}
+
+/// Rounds 32 numbers to integers of at most 127 in size. Returns the value of 1 and the sums of the halves.
+#[inline(always)]
+fn block(x: &[f32], q: &mut [i8; BLOCK]) -> (f32, [i32; 2]) {
+    let x: &[f32; BLOCK] = x.try_into().expect("a whole block");
+    // Bits of floats without their sign are ordered as integers, with NaN on top: it is not lost.
+    let mut top = 0u32;
+    for v in x {
+        top = top.max(v.to_bits() & 0x7fff_ffff);
+    }
+    let scale = f32::from_bits(top) / 127.0;
+    // Below the normal numbers the inverse would overflow.
+    let (scale, inverse) = if scale < f32::MIN_POSITIVE { (0.0, 0.0) } else { (scale, 1.0 / scale) };
+    let mut halves = [0i32; 2];
+    for h in 0..2 {
+        for j in 0..BLOCK / 2 {
+            // Adding 1.5·2²³ leaves the nearest integer in the low bits, ties to even.
+            let shifted = x[h * 16 + j] * inverse + 12_582_912.0;
+            let v = shifted.to_bits() as i32 - 0x4b40_0000;
+            q[h * 16 + j] = v as i8;
+            halves[h] += v as i8 as i32;
+        }
+    }
+    (scale, halves)
+}
