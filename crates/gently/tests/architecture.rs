@@ -110,3 +110,33 @@ fn files_stay_short() {
         assert!(lines <= 800, "{} has {lines} lines: where is the seam?", path.display());
     }
 }
+
+/// Files that the Markdown file `page` links to, relative to its folder.
+fn links(page: &Path) -> Vec<PathBuf> {
+    let text = fs::read_to_string(page).unwrap();
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+    let local = targets.filter(|t| !t.is_empty() && !t.contains("://") && !t.contains(char::is_whitespace));
+    local.map(|t| page.parent().unwrap().join(t)).collect()
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let mut pages: Vec<PathBuf> = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"]
+        .iter()
+        .map(|name| root().join(name))
+        .collect();
+    let book = root().join("docs/src");
+    pages.extend(fs::read_dir(&book).unwrap().map(|e| e.unwrap().path()));
+    let mut seen = 0;
+    for page in &pages {
+        for target in links(page) {
+            assert!(target.exists(), "{} links to {}, which is not there", page.display(), target.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "{seen} links were found");
+    let summary = links(&book.join("SUMMARY.md"));
+    for page in pages.iter().filter(|p| p.starts_with(&book) && !p.ends_with("SUMMARY.md")) {
+        assert!(summary.contains(page), "{} is not in the book's summary", page.display());
+    }
+}
