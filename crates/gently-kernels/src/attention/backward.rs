@@ -15,8 +15,8 @@
 use super::panel::{Parts, Raw, Width, load_row, load_transposed, prefetch, store_row, with_scratch};
 use super::plan::{Block, Plan, Sight};
 use super::product::{Product, TILE};
-use super::rows::{Given, Scores, backward_row, keep_masks};
-use super::vector::{Job, Vector, dispatch};
+use super::rows::{Given, Scores, Sweep, backward_row, keep_masks};
+use super::vector::{Vector, dispatch};
 use super::{AttnShape, AttnSpec, HeadView, HeadViewMut, Part, QkvGrads, check_forward, check_grads};
 use crate::buffer::{AlignedBuf, OutOfMemory};
 use crate::cpu::Path;
@@ -220,28 +220,14 @@ struct Task<'a> {
     parts: &'a mut Parts,
 }
 
-impl Job for Task<'_> {
-    #[inline(always)]
-    unsafe fn run<S: Vector>(self, s: S) {
-        let scores = Scores::new(self.plan);
-        let plain = scores.is_plain() && !self.plan.has_bias();
-        // SAFETY: the caller's promise.
-        unsafe {
-            if plain {
-                self.run_as::<S, true>(s, scores);
-            } else {
-                self.run_as::<S, false>(s, scores);
-            }
-        }
+impl Sweep for Task<'_> {
+    fn plan(&self) -> &Plan<'_> {
+        self.plan
     }
-}
 
-impl Task<'_> {
-    /// # Safety
-    /// As [`Job::run`]; `PLAIN` only where no modifier is on.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // a row is a place in several tiles
-    unsafe fn run_as<S: Vector, const PLAIN: bool>(self, s: S, f: Scores) {
+    unsafe fn sweep<S: Vector, const PLAIN: bool>(self, s: S, f: Scores) {
         let Task { plan, io, b, kv_head, split, strips, sizes, parts } = self;
         let (shape, w) = (plan.shape, sizes.width);
         let (ld, narrow, transposed) = (w.narrow(), w.panel(w.narrow()), sizes.transposed);
@@ -269,10 +255,7 @@ impl Task<'_> {
                 *delta.add(row) = dot(s, io.out.at(b, t, h), io.dout.at(b, t, h), shape.d);
             }
             std::slice::from_raw_parts_mut(written, plan.blocks).fill(0.0);
-            for g in 0..plan.group * (sizes.bias > 0) as usize {
-                let table = std::slice::from_raw_parts_mut(bias.add(g * plan.bias_row()), plan.bias_row());
-                plan.fill_bias(kv_head * plan.group + g, table);
-            }
+            plan.fill_biases(kv_head, std::slice::from_raw_parts_mut(bias, sizes.bias));
             std::slice::from_raw_parts_mut(d_bias, sizes.d_bias).fill(0.0);
 
             let mut sight = Sight::new();
@@ -349,9 +332,7 @@ impl Task<'_> {
                                 delta: *delta.add(row0 + r),
                             };
                             if !PLAIN && sizes.bias > 0 {
-                                let g = block.head[r] as usize - kv_head * plan.group;
-                                let t = shape.t_q - 1 - block.time[r] as usize;
-                                let at = g * plan.bias_row() + tile * TILE + t;
+                                let at = plan.bias_at(&block, r, kv_head, tile);
                                 given.bias = bias.add(at);
                                 if sizes.d_bias > 0 {
                                     given.d_bias = d_bias.add(at);

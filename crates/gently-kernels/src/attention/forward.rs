@@ -7,8 +7,8 @@
 use super::panel::{Parts, Raw, Width, load_row, load_transposed, prefetch, store_row, with_scratch};
 use super::plan::{Block, Plan, Sight};
 use super::product::{Product, TILE};
-use super::rows::{Running, Scores, finish_row, forward_row, keep_masks};
-use super::vector::{Job, Vector, dispatch};
+use super::rows::{Running, Scores, Sweep, finish_row, forward_row, keep_masks};
+use super::vector::{Vector, dispatch};
 use super::{AttnShape, AttnSpec, HeadView, HeadViewMut, check_forward};
 use crate::buffer::OutOfMemory;
 use crate::cpu::Path;
@@ -136,27 +136,13 @@ struct Task<'a> {
     parts: &'a mut Parts,
 }
 
-impl Job for Task<'_> {
-    #[inline(always)]
-    unsafe fn run<S: Vector>(self, s: S) {
-        let scores = Scores::new(self.plan);
-        let plain = scores.is_plain() && !self.plan.has_bias();
-        // SAFETY: the caller's promise.
-        unsafe {
-            if plain {
-                self.run_as::<S, true>(s, scores);
-            } else {
-                self.run_as::<S, false>(s, scores);
-            }
-        }
+impl Sweep for Task<'_> {
+    fn plan(&self) -> &Plan<'_> {
+        self.plan
     }
-}
 
-impl Task<'_> {
-    /// # Safety
-    /// As [`Job::run`]; `PLAIN` only where no modifier is on.
     #[inline(always)]
-    unsafe fn run_as<S: Vector, const PLAIN: bool>(self, s: S, f: Scores) {
+    unsafe fn sweep<S: Vector, const PLAIN: bool>(self, s: S, f: Scores) {
         let Task { plan, io, b, kv_head, blocks, sizes, parts } = self;
         let Sizes { width: w, tiles, packed, .. } = sizes;
         let (shape, ld) = (plan.shape, w.narrow());
@@ -174,11 +160,8 @@ impl Task<'_> {
         // SAFETY: the caller's promise; all pointers stay in the scratch and in the checked views.
         unsafe {
             let packer = Packer { plan, io, b, kv_head, w, ld, values: !in_place, bf16: f.bf16 };
-            if !PLAIN && sizes.bias > 0 {
-                for g in 0..plan.group {
-                    let table = std::slice::from_raw_parts_mut(bias.add(g * plan.bias_row()), plan.bias_row());
-                    plan.fill_bias(kv_head * plan.group + g, table);
-                }
+            if !PLAIN {
+                plan.fill_biases(kv_head, std::slice::from_raw_parts_mut(bias, sizes.bias));
             }
             let all_at_once = blocks.1 - blocks.0 > 1;
             if all_at_once {
@@ -237,9 +220,7 @@ impl Task<'_> {
                     for r in 0..block.rows {
                         let mut at = std::ptr::null();
                         if !PLAIN && sizes.bias > 0 {
-                            let g = block.head[r] as usize - kv_head * plan.group;
-                            let t = shape.t_q - 1 - block.time[r] as usize;
-                            at = bias.add(g * plan.bias_row() + tile * TILE + t).cast_const();
+                            at = bias.add(plan.bias_at(&block, r, kv_head, tile)).cast_const();
                         }
                         let state = Running { max: max.add(r), sum: sum.add(r * 16) };
                         let keep = dropout.map(|gain| (keep[r], gain));

@@ -81,8 +81,21 @@ impl<'a> Plan<'a> {
         (distance + shift as isize).clamp(0, r as isize - 1) as usize
     }
 
+    /// Fills the tables of biases of the heads that read `kv_head`, one after another.
+    pub fn fill_biases(&self, kv_head: usize, tables: &mut [f32]) {
+        for (g, table) in tables.chunks_exact_mut(self.bias_row().max(1)).take(self.group).enumerate() {
+            self.fill_bias(kv_head * self.group + g, table);
+        }
+    }
+
+    /// Where a row's biases for the keys from `tile` on begin in those tables.
+    pub fn bias_at(&self, block: &Block, r: usize, kv_head: usize, tile: usize) -> usize {
+        let g = block.head[r] as usize - kv_head * self.group;
+        g * self.bias_row() + tile * TILE + self.shape.t_q - 1 - block.time[r] as usize
+    }
+
     /// Fills the table of biases of head `h`, in units of ln 2.
-    pub fn fill_bias(&self, h: usize, table: &mut [f32]) {
+    fn fill_bias(&self, h: usize, table: &mut [f32]) {
         let slope = self.spec.alibi.map_or(0.0, |a| a[h] * LOG2_E);
         for (e, x) in table.iter_mut().enumerate() {
             *x = -slope * self.distance(e).unsigned_abs() as f32;

@@ -10,9 +10,35 @@ use std::f32::consts::{LN_2, LOG2_E};
 use super::dropout::Dropout;
 use super::plan::{Block, Plan};
 use super::product::TILE;
-use super::vector::Vector;
+use super::vector::{Job, Vector};
 use crate::gemm::Compute;
 use crate::simd_math;
+
+/// A pass over the tiles of a task, compiled for scores without modifiers and for all others.
+pub(super) trait Sweep {
+    /// What the task is part of.
+    fn plan(&self) -> &Plan<'_>;
+
+    /// # Safety
+    /// As [`Job::run`]; `PLAIN` only where no modifier is on.
+    unsafe fn sweep<S: Vector, const PLAIN: bool>(self, s: S, f: Scores);
+}
+
+impl<T: Sweep> Job for T {
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self, s: S) {
+        let scores = Scores::new(self.plan());
+        let plain = scores.is_plain() && !self.plan().has_bias();
+        // SAFETY: the caller's promise.
+        unsafe {
+            if plain {
+                self.sweep::<S, true>(s, scores);
+            } else {
+                self.sweep::<S, false>(s, scores);
+            }
+        }
+    }
+}
 
 /// Factors of scores and the modifiers that are on.
 #[derive(Clone, Copy)]
@@ -39,7 +65,7 @@ impl Scores {
     }
 
     /// No soft cap, no dropout, no rounding.
-    pub fn is_plain(&self) -> bool {
+    fn is_plain(&self) -> bool {
         self.cap.is_none() && self.dropout.is_none() && !self.bf16
     }
 
