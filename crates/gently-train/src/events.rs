@@ -52,6 +52,8 @@ pub enum Event {
     Sampled(Sampled),
     /// A checkpoint is complete on disk.
     CheckpointSaved(CheckpointSaved),
+    /// The updates that were to be profiled are, and the profile is written.
+    Profiled(Profiled),
     /// A loss or gradient spike was found and its update left out. The `Step` event of that step follows.
     SpikeSkipped(SpikeSkipped),
     /// Something a person should read; the run goes on.
@@ -217,6 +219,19 @@ pub struct CheckpointSaved {
     pub best: bool,
     /// Wall time.
     pub seconds: f64,
+}
+
+/// One profile.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Profiled {
+    /// The first recorded update.
+    pub first_step: u64,
+    /// Recorded updates.
+    pub steps: u64,
+    /// The page; `profile.json` lies beside it.
+    pub page: PathBuf,
+    /// The table in words.
+    pub table: String,
 }
 
 /// One skipped update.

@@ -9,6 +9,7 @@ pub mod events;
 pub mod folder;
 pub mod optim;
 pub mod plan;
+pub mod profile;
 pub mod recipe;
 pub mod schedule;
 pub mod source;

@@ -1,6 +1,8 @@
 //! Which method and decay each parameter gets.
 
+use gently_kernels::gemm::Compute;
 use gently_models::params::{Param, ParamKind};
+use gently_tensor::profile::Work;
 use gently_tensor::{DType, Tensor};
 
 use super::Slot;
@@ -25,6 +27,29 @@ pub enum Method {
 }
 
 impl Method {
+    /// The name in a profile.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::AdamW => "adamw",
+            Method::Lion => "lion",
+            Method::Muon { .. } => "muon",
+        }
+    }
+
+    /// The work of one update of a parameter with `elements` numbers: gradient read, parameter and states read and
+    /// written; for Muon the products of `newton_schulz` iterations, each X·Xᵀ, its square and their product with X.
+    pub fn work(self, elements: usize, newton_schulz: usize, compute: Compute) -> Work {
+        match self {
+            Method::AdamW => Work::pass(15 * elements, 7 * 4 * elements),
+            Method::Lion => Work::pass(9 * elements, 5 * 4 * elements),
+            Method::Muon { rows, cols } => {
+                let (small, large) = (rows.min(cols) as u64, rows.max(cols) as u64);
+                let each = 2 * small * small * large + small * small * small;
+                Work::products(newton_schulz as u64 * each, 5 * 4 * elements, compute)
+            }
+        }
+    }
+
     /// Names of the state tensors.
     pub fn states(self) -> &'static [&'static str] {
         match self {

@@ -29,7 +29,7 @@ use gently_kernels::gemm::Compute;
 use gently_kernels::optim::{AdamW, Lion, Muon};
 use gently_kernels::scratch::Scratch;
 use gently_models::params::Param;
-use gently_tensor::{Device, Grads, Tensor};
+use gently_tensor::{Device, Grads, Tensor, profile};
 
 pub use groups::Method;
 
@@ -105,6 +105,9 @@ impl Optim {
         let [beta1, beta2] = set.betas;
         let lr_here = lr * slot.lr_scale;
         let grad = grad.contiguous()?;
+        let _part = profile::part(&slot.name);
+        let _call =
+            profile::call(slot.method.name(), || slot.method.work(grad.numel(), set.newton_schulz, self.compute));
         match (slot.method, slot.state.as_slice()) {
             (Method::AdamW, [m, v]) => {
                 let method =

@@ -2,6 +2,7 @@
 
 use gently_kernels::reduce::sum_of_squares;
 use gently_models::params::Param;
+use gently_tensor::profile::{self, Work};
 use gently_tensor::{Device, Grads, Tensor};
 
 use crate::Result;
@@ -17,6 +18,9 @@ pub fn global_norm(params: &[Param], grads: &Grads) -> Result<f64> {
         if let Some(grad) = grads.get(&param.tensor)
             && grad.device() != Device::Meta
         {
+            let _part = profile::part(&param.name);
+            let n = grad.numel();
+            let _call = profile::call("sum_of_squares", || Work::pass(2 * n, 4 * n));
             sum += grad.contiguous()?.with_data::<f32, _>(sum_of_squares)?;
         }
     }

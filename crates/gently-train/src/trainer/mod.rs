@@ -2,7 +2,7 @@
 //!
 //! Here: [`Trainer`], which opens a run folder, prepares everything and runs the loop, and the parts of the loop, one
 //! file each: gradients of an update (`step`), evaluation, samples, diagnosis of numbers that are none, the memory plan
-//! (`rehearsal`), saving and resuming (`session`). Not here: recipes, optimizers, checkpoints' protocol, data.
+//! (`rehearsal`), profiles (`profiling`), saving and resuming (`session`). Not here: recipes, optimizers, checkpoints' protocol, data.
 //!
 //! ```no_run
 //! use gently_train::{Recipe, StopHandle, Trainer};
@@ -20,12 +20,16 @@
 mod diagnose;
 mod evaluate;
 mod machine;
+mod probe;
+mod profiling;
 mod rehearsal;
 mod sample;
 mod session;
 mod state;
 mod step;
 mod work;
+
+pub use probe::Probe;
 
 use std::path::{Path, PathBuf};
 
@@ -55,6 +59,7 @@ pub struct Trainer {
     build: Box<Build>,
     observers: Vec<Box<dyn Observer>>,
     stop: StopHandle,
+    profile: u64,
 }
 
 impl Trainer {
@@ -68,6 +73,7 @@ impl Trainer {
             build: Box::new(Decoder::new),
             observers: Vec::new(),
             stop: StopHandle::new(),
+            profile: 0,
         }
     }
 
@@ -87,6 +93,13 @@ impl Trainer {
     /// A handle that others use to end the run early; its state is saved then.
     pub fn stop_when(mut self, stop: StopHandle) -> Self {
         self.stop = stop;
+        self
+    }
+
+    /// Record where the time of this many updates goes, after three that warm up; then write `profile.json` and
+    /// `profile.html` into the run folder and train on. The results are the same bits with and without. 0 is none.
+    pub fn profile(mut self, steps: u64) -> Self {
+        self.profile = steps;
         self
     }
 

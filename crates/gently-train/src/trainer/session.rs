@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use gently_models::Decoder;
-use gently_tensor::{Device, Rng};
+use gently_tensor::{Device, Rng, profile};
 
+use super::profiling::Profiling;
 use super::sample::{self, Prompt};
 use super::state::State;
 use super::step::Passes;
@@ -28,6 +29,8 @@ const OPTIMIZER_FILE: &str = "trainer.safetensors";
 pub(super) struct Session {
     pub config: Config,
     pub folder: PathBuf,
+    pub name: String,
+    pub profiling: Option<Profiling>,
     pub model: Decoder,
     pub optim: Optim,
     pub passes: Passes,
@@ -82,6 +85,7 @@ impl Session {
             0 => (Vec::new(), Vec::new()),
             _ => sample::prompts(&config.sample, &data.tokenizer),
         };
+        let profiling = (trainer.profile > 0).then(|| Profiling::new(trainer.profile, &config));
         plan::forget_peak();
         let plan = rehearsal::plan(&config, &trainer.build, &data.tokenizer, &prompts, data.memory)?;
         let base = plan::resident().unwrap_or(0);
@@ -119,6 +123,8 @@ impl Session {
             observers,
             log,
             folder,
+            name: resolved.name.clone(),
+            profiling,
             _lock: lock,
         };
         if let Some(good) = newest.good {
@@ -199,6 +205,7 @@ impl Session {
 
     /// Saves a checkpoint of the present step and removes those that are no longer kept.
     pub fn save(&mut self) -> Result<()> {
+        let _phase = profile::phase("checkpoint");
         let begun = Instant::now();
         // Lines up to this step must be there when the checkpoint is.
         self.metrics.sync()?;

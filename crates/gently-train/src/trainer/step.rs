@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use gently_kernels::gemm::Compute;
 use gently_models::{Decoder, ForwardCx};
-use gently_tensor::{Device, Grads, Rng, Tensor, no_grad};
+use gently_tensor::{Device, Grads, Rng, Tensor, no_grad, profile};
 
 use crate::data::Batch;
 use crate::recipe::{ComputeKind, Train};
@@ -95,10 +95,13 @@ impl Passes {
         grads: &mut Grads,
     ) -> Result<Measured> {
         let begun = Instant::now();
+        let phase = profile::phase("forward");
         let tensors = Tensors::new(model, batch)?;
         let loss = model.loss(&tensors.batch(), scale, &self.training(step, micro))?;
         let value = value(&loss)?;
+        drop(phase);
         let between = Instant::now();
+        let _phase = profile::phase("backward");
         loss.backward_into(grads)?;
         Ok(Measured {
             loss: value,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use gently_tensor::Grads;
+use gently_tensor::{Grads, profile};
 use serde::Serialize;
 
 use super::diagnose::{DIAGNOSTIC_FILE, diagnose};
@@ -12,6 +12,7 @@ use crate::data::Batch;
 use crate::events::{Evaluated, Finished, Reason, Sampled, SpikeSkipped, Split, Step};
 use crate::optim::norm::{clip_factor, global_norm};
 use crate::plan;
+use crate::profile::STEP;
 use crate::{Error, Event, Result};
 
 /// One line of `metrics.jsonl`. What is measured by a clock stands in `tokens_per_second`, `utilisation` and `seconds`;
@@ -78,6 +79,7 @@ impl Session {
         }
         let begun = Instant::now();
         while self.state.step < self.config.train.steps && !self.stop.is_asked() {
+            self.begin_profile();
             let mut step = self.update()?;
             add(&mut total, &step.seconds);
             let done = self.state.step - first;
@@ -100,6 +102,7 @@ impl Session {
             if due(self.config.checkpoint.every) || (improved && self.config.checkpoint.best) {
                 self.save()?;
             }
+            self.end_profile(last || self.stop.is_asked())?;
         }
         if self.saved != Some(self.state.step) {
             self.save()?;
@@ -109,18 +112,23 @@ impl Session {
 
     /// One update: batches, gradients, clipping, optimizer.
     fn update(&mut self) -> Result<Step> {
+        let _step = profile::phase(STEP);
         let begun = Instant::now();
+        let phase = profile::phase("data");
         let mut batches = Vec::new();
         for _ in 0..self.config.train.accumulate {
             batches.extend(self.passes.micro_batches(self.data.train.next_batch()?));
         }
+        drop(phase);
         let data = begun.elapsed().as_secs_f64();
 
         let at = self.state.step;
         let mut grads = Grads::new();
         let measured = self.passes.gradients(&self.model, at, &batches, &mut grads)?;
         let between = Instant::now();
+        let phase = profile::phase("gradient norm");
         let norm = global_norm(self.model.params(), &grads)?;
+        drop(phase);
         if !measured.loss.is_finite() || !norm.is_finite() {
             drop(grads);
             return Err(self.not_finite(&batches)?);
@@ -129,6 +137,7 @@ impl Session {
         let skipped = self.is_spike(measured.loss, norm)?;
         if !skipped {
             let factor = clip_factor(norm, self.config.train.clip);
+            let _phase = profile::phase("optimizer");
             self.optim.step(&grads, lr, factor)?;
         }
         drop(grads);
@@ -193,6 +202,7 @@ impl Session {
     }
 
     fn evaluate(&mut self) -> Result<Option<f64>> {
+        let _phase = profile::phase("evaluation");
         let begun = Instant::now();
         let Some(val) = &self.data.val else {
             return Ok(None);
@@ -211,6 +221,7 @@ impl Session {
     }
 
     fn sample(&mut self) -> Result<()> {
+        let _phase = profile::phase("samples");
         let (settings, seed) = (&self.config.sample, self.config.train.seed);
         let tokenizer = &self.data.tokenizer;
         let texts = sample::write(&self.model, &self.passes, tokenizer, &self.prompts, settings, seed)?;

@@ -142,6 +142,11 @@ impl History {
                 let size = format::bytes(saved.bytes);
                 self.note(saved.step, format!("saved {name} ({size}{best})"));
             }
+            Event::Profiled(profiled) => {
+                let page = profiled.page.file_name().unwrap_or(profiled.page.as_os_str()).to_string_lossy();
+                let (first, last) = (profiled.first_step, profiled.first_step + profiled.steps.saturating_sub(1));
+                self.note(last, format!("profiled updates {first} to {last}: {page}"));
+            }
             Event::Finished(end) => {
                 // A resumed run's best may lie before its first step here.
                 if let Some((step, loss)) = end.best {

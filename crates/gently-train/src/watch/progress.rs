@@ -223,6 +223,11 @@ impl Observer for Progress {
                 spike.grad_norm_z
             )),
             Event::Warning { step, message } => self.say(&format!("warning: step {step}: {message}")),
+            Event::Profiled(profiled) => {
+                let last = profiled.first_step + profiled.steps.saturating_sub(1);
+                self.say(&format!("profile of updates {} to {last}, per update:\n{}", profiled.first_step, profiled.table));
+                self.say(&format!("its timeline: {}", profiled.page.display()));
+            }
             Event::Finished(end) => self.finished(end),
             _ => {}
         }

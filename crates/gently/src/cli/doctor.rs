@@ -5,6 +5,7 @@ use anyhow::Result;
 use clap::Args as ClapArgs;
 use gently_kernels::gemm::{Compute, Epilogue, Mat, gemm};
 use gently_kernels::{cpu, peak, pool};
+use gently_train::profile::processor;
 use serde_json::json;
 use std::fs;
 use std::time::Instant;
@@ -120,11 +121,4 @@ fn memory() -> (Option<u64>, Option<u64>) {
         line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
     };
     (field("MemTotal:"), field("MemAvailable:"))
-}
-
-/// The processor's name, where the system tells.
-pub fn processor() -> Option<String> {
-    let info = fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = info.lines().find(|l| l.starts_with("model name"))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
 }

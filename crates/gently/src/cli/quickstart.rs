@@ -2,7 +2,7 @@
 
 use super::failure::advise;
 use super::output::say;
-use super::train::{thread_count, watched};
+use super::train::{Watch, thread_count, watched};
 use anyhow::Result;
 use clap::Args as ClapArgs;
 use gently::recipes;
@@ -57,7 +57,7 @@ pub fn run(args: Args) -> Result<()> {
         "A small transformer learns to write like {source}, one character at a time.\n\
          It begins with random weights; watch its samples. Ctrl-C saves and stops.\n"
     ));
-    let finished = watched(recipe, out.clone(), args.resume, false, true)?;
+    let finished = watched(recipe, out.clone(), args.resume, Watch { samples: true, ..Watch::default() })?;
     let out = out.display();
     if finished.reason == Reason::Stopped {
         say(&format!("\nGo on with:\n  gently quickstart --out {out} --resume"));

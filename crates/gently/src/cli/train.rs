@@ -16,7 +16,8 @@ use std::path::PathBuf;
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:\n  gently train shakespeare-cpu --data input.txt --out runs/shakespeare\n  \
     gently train shakespeare-cpu --data input.txt --set model.layers=6 --set optimizer.kind=muon\n  \
-    gently train --resume --out runs/shakespeare\n\n\
+    gently train --resume --out runs/shakespeare\n  \
+    gently train shakespeare-cpu --data input.txt --set train.steps=20 --profile\n\n\
     Built-in recipes: quickstart, shakespeare-cpu, shakespeare-baby, gpt2-124m, tinystories-15m")]
 pub struct Args {
     /// A recipe: the name of a built-in one, or a .toml file (with --resume: the run's own settings when left out)
@@ -36,9 +37,21 @@ pub struct Args {
     /// Go on with the run that the folder holds
     #[arg(long)]
     resume: bool,
+    /// Record where the time of N updates goes, after three that warm up: a table, profile.html and profile.json in the
+    /// run folder; then train on
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "10", value_parser = profiled_steps)]
+    profile: Option<u64>,
     /// Show a live dashboard instead of a progress bar
     #[arg(long)]
     tui: bool,
+}
+
+/// A number of updates to profile, from 1 to 1000.
+fn profiled_steps(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(n @ 1..=1000) => Ok(n),
+        _ => Err("a number of updates from 1 to 1000 is needed; the recipe stands before --profile".into()),
+    }
 }
 
 /// A number of threads, from 1 to 1024.
@@ -75,18 +88,30 @@ pub fn run(args: Args) -> Result<()> {
     for assignment in &args.set {
         recipe.set(assignment)?;
     }
-    let finished = watched(recipe, out.clone(), args.resume, args.tui, true)?;
+    let watch = Watch { tui: args.tui, samples: true, profile: args.profile.unwrap_or(0) };
+    let finished = watched(recipe, out.clone(), args.resume, watch)?;
     farewell(&finished, &out);
     Ok(())
 }
 
+/// What a person wants to see of a run.
+#[derive(Default)]
+pub struct Watch {
+    /// A dashboard instead of a progress bar.
+    pub tui: bool,
+    /// The texts that the model writes.
+    pub samples: bool,
+    /// Updates to profile.
+    pub profile: u64,
+}
+
 /// Runs `recipe` in `out` with everything a person may want to look at.
-pub fn watched(recipe: Recipe, out: PathBuf, resume: bool, tui: bool, samples: bool) -> Result<Finished> {
+pub fn watched(recipe: Recipe, out: PathBuf, resume: bool, watch: Watch) -> Result<Finished> {
     let stop = StopHandle::on_signals()?;
-    let mut trainer = Trainer::new(recipe, &out).resume(resume).stop_when(stop.clone());
-    trainer = match tui {
+    let mut trainer = Trainer::new(recipe, &out).resume(resume).stop_when(stop.clone()).profile(watch.profile);
+    trainer = match watch.tui {
         true => trainer.observe(Dashboard::start(stop)?),
-        false => trainer.observe(Progress::stderr().samples(samples)),
+        false => trainer.observe(Progress::stderr().samples(watch.samples)),
     };
     Ok(trainer.observe(TensorBoard::new(&out)).observe(Report::new()).run()?)
 }

@@ -4,4 +4,5 @@ mod bad_input;
 mod commands;
 mod kill;
 mod memory;
+mod profile;
 mod run;

@@ -115,3 +115,39 @@ fn a_damaged_checkpoint_costs_only_the_steps_since_the_one_before() {
     assert_eq!(outcome(folder.path()).2, outcome(whole.path()).2);
     assert_eq!(outcome(folder.path()).3, outcome(whole.path()).3);
 }
+
+#[test]
+fn a_profile_changes_no_bit() {
+    let set = ["model.dropout=0.1", "train.accumulate=2", "train.recompute=true"];
+    let (plain, _, _) = finish(tiny(&set));
+    let folder = tempfile::tempdir().unwrap();
+    let watch = Watch::default();
+    trainer(tiny(&set), folder.path()).observe(watch.clone()).profile(4).run().unwrap();
+    assert_eq!(outcome(plain.path()), outcome(folder.path()));
+    assert!(!gently_tensor::profile::is_on(), "the recording is over");
+
+    let json = std::fs::read(folder.path().join(crate::profile::JSON_FILE)).unwrap();
+    let profile: crate::profile::Profile = serde_json::from_slice(&json).unwrap();
+    // Three updates warm up.
+    assert_eq!((profile.facts.first_step, profile.facts.steps, profile.step_seconds.len()), (4, 4, 4));
+    let phase = |name: &str| profile.phases.iter().find(|p| p.name == name).map(|p| p.count);
+    for (name, count) in [("step", 4), ("data", 4), ("forward", 8), ("backward", 8), ("gradient norm", 4)] {
+        assert_eq!(phase(name), Some(count), "{name}");
+    }
+    assert_eq!((phase("optimizer"), phase("evaluation"), phase("samples")), (Some(4), Some(1), Some(1)));
+    assert!(phase("checkpoint") >= Some(1));
+    let adamw: u64 = profile.calls.iter().filter(|c| c.op == "adamw").map(|c| c.count).sum();
+    assert!(adamw >= 4 && profile.calls.iter().any(|c| c.pass == "recompute" && c.layer == Some(1)));
+    let profiled = watch.events().into_iter().find_map(|e| if let Event::Profiled(p) = e { Some(p) } else { None });
+    assert!(profiled.unwrap().table.contains("mlp.up"));
+    assert!(std::fs::read_to_string(folder.path().join("log.txt")).unwrap().contains("profile of updates 4 to 7"));
+}
+
+#[test]
+fn a_run_too_short_to_warm_up_profiles_its_last_update() {
+    let folder = tempfile::tempdir().unwrap();
+    trainer(tiny(&["train.steps=2"]), folder.path()).profile(10).run().unwrap();
+    let json = std::fs::read(folder.path().join(crate::profile::JSON_FILE)).unwrap();
+    let profile: crate::profile::Profile = serde_json::from_slice(&json).unwrap();
+    assert_eq!((profile.facts.first_step, profile.facts.steps), (2, 1));
+}

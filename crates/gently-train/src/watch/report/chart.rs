@@ -1,6 +1,6 @@
 //! One chart as an SVG element whose colours the page decides.
 //!
-//! Here: curves, dots and bands over steps, with axes, drawn by `plotters`. Not here: which curves
+//! Here: curves, dots and bands over steps or over sizes, with axes, drawn by `plotters`. Not here: which curves
 //! there are (`curves`).
 //!
 //! `plotters` knows pixels and fixed colours; a page has neither. So a chart is drawn four times
@@ -64,6 +64,34 @@ pub enum Shape {
     Band(Vec<f64>),
 }
 
+/// What the horizontal axis counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Axis {
+    /// Steps, evenly.
+    #[default]
+    Steps,
+    /// Sizes greater than 0; each doubling takes the same room.
+    Doubling,
+}
+
+impl Axis {
+    fn place(self, value: f64) -> f64 {
+        match self {
+            Axis::Steps => value,
+            Axis::Doubling => value.max(f64::MIN_POSITIVE).log2(),
+        }
+    }
+
+    fn label(self, place: f64) -> String {
+        match self {
+            Axis::Steps => steps_label(place),
+            // Sizes of models are powers of two; up to 9999 every digit of them is read.
+            Axis::Doubling if place < 13.28 => format!("{:.0}", place.exp2()),
+            Axis::Doubling => steps_label(place.exp2()),
+        }
+    }
+}
+
 /// One curve.
 #[derive(Debug, Clone)]
 pub struct Layer {
@@ -71,16 +99,18 @@ pub struct Layer {
     pub ink: Ink,
     /// How it is drawn.
     pub shape: Shape,
-    /// Step and value, by rising step.
+    /// Step (or size) and value, by rising step.
     pub points: Vec<(f64, f64)>,
 }
 
-/// A chart over steps.
+/// A chart over steps or sizes.
 pub struct Chart<'a> {
     /// What a screen reader says.
     pub label: &'a str,
-    /// Steps from and to.
+    /// Steps or sizes from and to.
     pub x: Range<f64>,
+    /// What they are.
+    pub axis: Axis,
     /// Values from and to; points outside are drawn at the edge.
     pub y: Range<f64>,
     /// A value as the axis shows it.
@@ -107,14 +137,15 @@ impl Chart<'_> {
             "<svg class=\"{class}\" viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\">{body}",
             width * SCALE,
             height * SCALE,
-            super::page::escape(self.label),
+            super::document::escape(self.label),
         ))
     }
 
     fn draw(&self, drawing: &mut String, width: u32, height: u32) -> Result<(), Box<dyn std::error::Error + '_>> {
         let s = SCALE;
         let root = SVGBackend::with_string(drawing, (width, height)).into_drawing_area();
-        let (x, y) = (widened(&self.x), widened(&self.y));
+        let axis = self.axis;
+        let (x, y) = (widened(&(axis.place(self.x.start)..axis.place(self.x.end))), widened(&self.y));
         let mut chart = ChartBuilder::on(&root)
             .margin_top(8 * s)
             .margin_right(22 * s)
@@ -133,13 +164,14 @@ impl Chart<'_> {
             .bold_line_style(ShapeStyle::from(&Ink::Grid.colour()).stroke_width(s))
             .axis_style(ShapeStyle::from(&Ink::Grid.colour()).stroke_width(s))
             .label_style(font)
-            .x_label_formatter(&|step| steps_label(*step))
+            .x_label_formatter(&|place| axis.label(*place))
             .y_label_formatter(&|value| (self.y_label)(*value))
             .set_all_tick_mark_size(3 * s)
             .draw()
             .map_err(drawn)?;
 
-        let inside = |(step, value): &(f64, f64)| (step.clamp(x.start, x.end), value.clamp(y.start, y.end));
+        let inside =
+            |(step, value): &(f64, f64)| (axis.place(*step).clamp(x.start, x.end), value.clamp(y.start, y.end));
         for layer in &self.layers {
             let colour = layer.ink.colour();
             let points: Vec<(f64, f64)> = layer.points.iter().map(inside).collect();
@@ -231,6 +263,7 @@ mod tests {
         Chart {
             label: "loss <by step>",
             x: 0.0..100.0,
+            axis: Axis::Steps,
             y,
             y_label: &|v| format!("{v:.1}"),
             layers: vec![Layer { ink: Ink::Main, shape: Shape::Line(2.0), points }],
@@ -280,6 +313,29 @@ mod tests {
         assert!(found.start < 1.0 && found.end > 2.0 && found.end < 3.0);
         assert_eq!(range(std::iter::empty(), true, 0.0), 0.0..1.0);
         assert_eq!(range([4.0].into_iter(), true, 0.0).start, 0.0);
+    }
+
+    #[test]
+    fn doublings_stand_evenly() {
+        let svg = Chart {
+            label: "sizes",
+            x: 64.0..256.0,
+            axis: Axis::Doubling,
+            y: 0.0..1.0,
+            y_label: &|v| format!("{v:.1}"),
+            layers: vec![Layer {
+                ink: Ink::Main,
+                shape: Shape::Line(1.0),
+                points: vec![(64.0, 0.0), (128.0, 0.5), (256.0, 1.0)],
+            }],
+        }
+        .svg(600, 300, "wide")
+        .unwrap();
+        let line = svg.lines().find(|l| l.contains("stroke=\"#000003\"")).unwrap();
+        let points = line.split("points=\"").nth(1).unwrap().split('"').next().unwrap();
+        let x: Vec<i32> = points.split_whitespace().map(|p| p.split(',').next().unwrap().parse().unwrap()).collect();
+        assert!(((x[1] - x[0]) - (x[2] - x[1])).abs() <= 2, "{x:?}");
+        assert_eq!([6.0, 13.0, 14.0].map(|p| Axis::Doubling.label(p)), ["64", "8192", "16.4k"]);
     }
 
     #[test]

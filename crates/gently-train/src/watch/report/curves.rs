@@ -3,60 +3,17 @@
 //! Here: from [`History`] to figures with a heading, a legend and a drawing in two sizes. Not here: how
 //! a chart is drawn ([`super::chart`]) or where a figure stands ([`super::page`]).
 
-use std::fmt::Write as _;
 use std::ops::Range;
 
-use super::chart::{Chart, Ink, Layer, Shape, range};
-use super::page::escape;
+use super::chart::{Axis, Chart, Ink, Layer, Shape, range};
+use super::figure::Figure;
 use crate::watch::format;
 use crate::watch::history::{History, PART_NAMES};
 use crate::watch::series::Series;
 
-/// Shown sizes of a drawing: for a full row, for half a row, and for a telephone.
-const FULL: (u32, u32) = (1080, 360);
-const HALF: (u32, u32) = (530, 250);
-const NARROW: (u32, u32) = (360, 240);
-
 /// Points of a curve in a drawing of each width: more would not be seen.
 const FULL_POINTS: usize = 1000;
 const HALF_POINTS: usize = 250;
-
-/// A drawing before it has a size.
-struct Figure<'a> {
-    title: &'a str,
-    caption: String,
-    legend: Vec<(Ink, String)>,
-    chart: Chart<'a>,
-    full: bool,
-}
-
-impl Figure<'_> {
-    fn html(&self) -> String {
-        let (class, size) = match self.full {
-            true => ("figure full", FULL),
-            false => ("figure", HALF),
-        };
-        let drawing = self
-            .chart
-            .svg(size.0, size.1, "wide")
-            .and_then(|wide| Ok(wide + &self.chart.svg(NARROW.0, NARROW.1, "narrow")?))
-            // A chart that cannot be drawn says so in its place; the numbers around it still matter.
-            .unwrap_or_else(|why| format!("<p class=\"empty\">not drawn: {}</p>", escape(&why)));
-        let mut html = format!(
-            "<figure class=\"{class}\"><figcaption><h3>{}</h3><p>{}</p></figcaption>",
-            escape(self.title),
-            escape(&self.caption)
-        );
-        if !self.legend.is_empty() {
-            html.push_str("<ul class=\"legend\">");
-            for (ink, name) in &self.legend {
-                let _ = write!(html, "<li><i class=\"ink-{}\"></i>{}</li>", ink.number(), escape(name));
-            }
-            html.push_str("</ul>");
-        }
-        html + &drawing + "</figure>\n"
-    }
-}
 
 /// All figures that the history has numbers for.
 pub fn figures(history: &History) -> String {
@@ -133,7 +90,14 @@ fn losses(history: &History, x: &Range<f64>) -> Option<String> {
         title: "Loss",
         caption,
         legend,
-        chart: Chart { label: "Training and validation loss by step", x: x.clone(), y, y_label: &decimal, layers },
+        chart: Chart {
+            label: "Training and validation loss by step",
+            x: x.clone(),
+            axis: Axis::Steps,
+            y,
+            y_label: &decimal,
+            layers,
+        },
         full: true,
     };
     Some(figure.html())
@@ -160,6 +124,7 @@ fn one(
         chart: Chart {
             label: title,
             x: x.clone(),
+            axis: Axis::Steps,
             y,
             y_label,
             layers: vec![layer(Ink::Faint, 1.0, raw), layer(Ink::Main, 1.75, series.reduced(HALF_POINTS))],
@@ -196,6 +161,7 @@ fn time_split(history: &History, x: &Range<f64>) -> Option<String> {
         chart: Chart {
             label: "Milliseconds of an update by part",
             x: x.clone(),
+            axis: Axis::Steps,
             y,
             y_label: &|v| format::count((v * 100.0).round() / 100.0),
             layers,
@@ -231,6 +197,7 @@ fn memory(history: &History, x: &Range<f64>) -> Option<String> {
         chart: Chart {
             label: "Resident memory and the planned peak",
             x: x.clone(),
+            axis: Axis::Steps,
             y,
             y_label: &|v| format::count(v.round()),
             layers,

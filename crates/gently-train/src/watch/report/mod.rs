@@ -14,6 +14,8 @@
 
 pub mod chart;
 mod curves;
+pub mod document;
+pub mod figure;
 mod folder;
 mod page;
 #[cfg(test)]

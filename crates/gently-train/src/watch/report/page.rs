@@ -1,52 +1,25 @@
 //! The page of a report: its sections, in HTML with everything inside.
 //!
 //! Here: headline numbers, samples, plan, configuration and log as HTML. Not here: the charts
-//! ([`super::curves`]) and the reading and writing of files ([`super`]).
-//!
-//! Every text that did not come from this file goes through [`escape`]; the page's own policy also
-//! forbids scripts and anything from elsewhere, so a sample cannot do harm even if that were missed.
+//! ([`super::curves`]), the frame of a page ([`super::document`]) and the reading and writing of files ([`super`]).
 
 use std::fmt::Write as _;
 
-use super::curves;
+use super::document::escape;
+use super::{curves, document};
 use crate::events::{Reason, RunStarted, Sampled};
 use crate::recipe::Source;
 use crate::watch::format;
 use crate::watch::history::History;
 
-const STYLE: &str = include_str!("style.css");
 /// Steps of which samples are shown: the first, the last, and evenly between.
 const SAMPLE_STEPS: usize = 12;
-
-/// `text` with the five characters that mean something in HTML replaced, and control characters shown
-/// as dots.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in format::printable(text).chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-    out
-}
 
 /// The whole page. `config` is the text of `config.toml`, shown when the history does not know the
 /// resolved values itself.
 pub fn page(history: &History, config: Option<&str>) -> String {
     let name = history.run.as_ref().map_or("run", |run| run.name.as_str());
-    let mut html = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>{} · Gently</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n",
-        escape(name)
-    );
+    let mut html = String::from("<main>\n");
     header(&mut html, history, name);
     headline(&mut html, history);
     let mut figures = curves::figures(history);
@@ -63,10 +36,10 @@ pub fn page(history: &History, config: Option<&str>) -> String {
     log(&mut html, history);
     let _ = write!(
         html,
-        "<footer>Written by Gently {} from the run folder’s own files.</footer>\n</main>\n</body>\n</html>\n",
+        "<footer>Written by Gently {} from the run folder’s own files.</footer>\n</main>\n",
         env!("CARGO_PKG_VERSION")
     );
-    html
+    document::page(name, "", false, &html)
 }
 
 fn header(html: &mut String, history: &History, name: &str) {
