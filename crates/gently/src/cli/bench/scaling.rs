@@ -23,7 +23,7 @@ pub struct Args {
     /// Arithmetic of the products
     #[arg(long, value_enum, default_value = "f32")]
     compute: ComputeChoice,
-    /// Fewer rows, and one update of each after one that warms up
+    /// Fewer rows and fewer tokens in an update, and one update of each after one that warms up
     #[arg(long)]
     quick: bool,
     /// Write a page with plots to this file
@@ -107,6 +107,8 @@ const LENGTHS: [usize; 8] = [64, 128, 256, 512, 1024, 2048, 4096, 8192];
 
 /// Tokens of an update: as many rows of a block as make these, at least one.
 const TOKENS: usize = 2048;
+/// The same for who is in a hurry.
+const FEW_TOKENS: usize = 512;
 
 /// The sizes of one model.
 #[derive(Debug, Clone, Copy)]
@@ -120,7 +122,7 @@ struct ShapeOf {
 }
 
 impl ShapeOf {
-    fn config(&self, compute: &str) -> gently_train::Result<Config> {
+    fn config(&self, compute: &str, tokens: usize) -> gently_train::Result<Config> {
         let mut recipe = Recipe::new("scaling");
         let values: [(&str, usize); 6] = [
             ("model.layers", self.layers),
@@ -128,7 +130,7 @@ impl ShapeOf {
             ("model.width", self.width),
             ("model.vocab", self.vocab),
             ("train.block", self.block),
-            ("train.batch", (TOKENS / self.block).max(1)),
+            ("train.batch", (tokens / self.block).max(1)),
         ];
         for (key, value) in values {
             recipe.assign(key, value, Source::Set)?;
@@ -170,7 +172,7 @@ impl Row {
             self.compute.into(),
             model.layers.to_string(),
             model.width.to_string(),
-            self.config.train.block.to_string(),
+            format!("{} × {}", self.config.train.batch, self.config.train.block),
             model.vocab.to_string(),
             count(m.parameters as f64),
             format!("{:.0}", m.tokens_per_second()),
@@ -182,7 +184,7 @@ impl Row {
 }
 
 const HEAD: [&str; 11] =
-    ["series", "compute", "L", "C", "T", "V", "parameters", "tokens/s", "µs/token", "floor µs", "time/floor"];
+    ["series", "compute", "L", "C", "B × T", "V", "parameters", "tokens/s", "µs/token", "floor µs", "time/floor"];
 
 /// Runs the command.
 pub fn run(args: &Args, as_json: bool) -> Result<()> {
@@ -190,6 +192,7 @@ pub fn run(args: &Args, as_json: bool) -> Result<()> {
         true => Effort { warm_up: 1, timed: (1, 3), seconds: 0.5 },
         false => Effort { warm_up: 2, timed: (3, 30), seconds: 3.0 },
     };
+    let tokens = if args.quick { FEW_TOKENS } else { TOKENS };
     let (mut rows, mut skipped) = (Vec::new(), Vec::new());
     for &kind in args.compute.kinds() {
         let compute = compute_name(kind);
@@ -205,7 +208,7 @@ pub fn run(args: &Args, as_json: bool) -> Result<()> {
                 if args.quick && ((i % 2 == 1 && i != last) || large) {
                     continue;
                 }
-                let config = shape.config(compute)?;
+                let config = shape.config(compute, tokens)?;
                 match measure(&config, effort) {
                     Ok(measured) => {
                         let row = Row { series, compute, config, measured };
@@ -257,7 +260,7 @@ pub fn run(args: &Args, as_json: bool) -> Result<()> {
 }
 
 const FLOOR: &str = "The floor: 6 operations for each weight in a product and attention's visible scores, at the peak measured in \
-    registers. Medians; updates of at least 2048 random tokens.";
+    registers. Medians of updates on random tokens.";
 
 /// A plot: its words, its series with their inks, the value of a row.
 struct Plot {
