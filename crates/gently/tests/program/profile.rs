@@ -86,7 +86,18 @@ fn the_bench_prints_this_machines_own_table() {
 fn scaling_writes_a_page_with_plots() {
     let dir = tempfile::tempdir().unwrap();
     let page = dir.path().join("scaling.html");
-    let said = succeed(&["bench", "scaling", "--quick", "--only", "depth", "--json", "--html", page.to_str().unwrap()]);
+    let said = succeed(&[
+        "bench",
+        "scaling",
+        "--quick",
+        "--only",
+        "depth",
+        "--threads",
+        "1",
+        "--json",
+        "--html",
+        page.to_str().unwrap(),
+    ]);
     let report: serde_json::Value = serde_json::from_str(&said.out).unwrap();
     let rows = report["rows"].as_array().unwrap();
     assert!(rows.len() >= 3);
