@@ -104,7 +104,7 @@ pub struct Train {
     pub block: usize,
     /// Batches of one update.
     pub accumulate: usize,
-    /// Most rows of a batch that go through the model together; 0 takes as many as make [`MICRO_TOKENS`] tokens. It
+    /// Most rows of a batch that go through the model together; 0 takes as many as make `MICRO_TOKENS` (2048) tokens. It
     /// decides about memory and speed; the update is the same but for rounding.
     pub micro_batch: usize,
     /// The one seed: initial weights, data order, dropout, samples.
