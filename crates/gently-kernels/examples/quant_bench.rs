@@ -2,14 +2,16 @@
 //! Each figure is the best of many runs, so that other work on the machine disturbs little. To time memory rather
 //! than caches, a run goes through copies of the matrix that together fill 96 MiB.
 //!
-//! `cargo run --release -p gently-kernels --example quant_bench -- [types,…] [rows,…] [threads,…]`
+//! `cargo run --release -p gently-kernels --example quant_bench -- [types,…] [rows,…] [threads,…] [NxK]`
+//!
+//! With `NxK` one matrix of that shape is timed, in caches: what the inner loops reach.
 
-use gently_kernels::quant::{BlockType, Epilogue, PackedMatrix, PackedRows, argmax, product, quantize};
+use gently_kernels::quant::{BlockType, Epilogue, PackArena, PackedRows, argmax, product, quantize};
 use gently_kernels::{cpu, peak, pool};
 use std::time::{Duration, Instant};
 
 /// (N, K, gated) of the merged projections: q·k·v, output, gate and up, down, and the head.
-const SHAPES: [(&str, usize, usize, bool); 5] = [
+const SHAPES: [Shape; 5] = [
     ("qkv", 960, 576, false),
     ("out", 576, 576, false),
     ("gate+up", 1536, 576, true),
@@ -36,6 +38,10 @@ fn main() {
         args.get(i).map_or(default, String::as_str).split(',').map(String::from).collect()
     };
     let numbers = |i, default| list(i, default).iter().filter_map(|s| s.parse::<usize>().ok()).collect::<Vec<_>>();
+    let own = args.get(3).and_then(|s| s.split_once('x')).map(|(n, k)| {
+        let size = |s: &str| s.parse().expect("a shape is NxK");
+        ("matrix", size(n), size(k), false)
+    });
     println!("path {}, vnni {}", cpu::path().name(), cpu::has_vnni());
     for threads in numbers(2, "1,2") {
         pool::set_threads(threads);
@@ -44,15 +50,18 @@ fn main() {
         println!("{threads} threads: reads {read:.1} GB/s, {ints:.0} Gop/s int8, {floats:.0} GFLOP/s f32");
         for ty in list(0, "Q4_0,Q4_1,Q8_0,F16").iter().filter_map(|s| BlockType::from_name(s)) {
             for m in numbers(1, "1,2,4,8,16,64,512") {
-                bench(ty, m, read, if ty.is_float() { floats } else { ints });
+                bench(ty, m, own, read, if ty.is_float() { floats } else { ints });
             }
         }
     }
 }
 
-fn bench(ty: BlockType, m: usize, read: f64, peak: f64) {
+type Shape = (&'static str, usize, usize, bool);
+
+fn bench(ty: BlockType, m: usize, own: Option<Shape>, read: f64, peak: f64) {
     let (mut total, mut bytes, mut ops) = (0.0, 0.0, 0.0);
-    for (name, n, k, gated) in SHAPES {
+    let shapes = own.as_slice();
+    for &(name, n, k, gated) in if shapes.is_empty() { &SHAPES[..] } else { shapes } {
         if k % ty.block_len() != 0 {
             println!("{ty:5} {m:4} rows: {k} columns are no whole number of blocks");
             return;
@@ -60,14 +69,18 @@ fn bench(ty: BlockType, m: usize, read: f64, peak: f64) {
         let w: Vec<f32> = (0..n * k).map(|i| (i * 7919 % 1000) as f32 * 1e-3 - 0.5).collect();
         let mut raw = vec![0; ty.row_bytes(n * k).unwrap_or(0)];
         quantize(ty, &w, &mut raw).expect("finite numbers");
-        let one = if gated {
-            PackedMatrix::pack_gated(ty, &raw, &raw, n, k).expect("sizes agree")
-        } else {
-            PackedMatrix::pack(ty, &raw, n, k).expect("sizes agree")
+        let mut arena = PackArena::new();
+        let mut pack = || match gated {
+            true => arena.pack_gated(ty, &raw, &raw, n, k).expect("sizes agree"),
+            false => arena.pack(ty, &raw, n, k).expect("sizes agree"),
         };
+        let start = Instant::now();
+        let one = pack();
+        let packing = start.elapsed().as_secs_f64();
         // Many rows compute for longer than memory takes; one copy will do.
-        let copies = if m > 16 { 1 } else { (96 << 20) / one.bytes() + 1 };
-        let ws = vec![one; copies];
+        let copies = if m > 16 || own.is_some() { 1 } else { (96 << 20) / one.bytes() + 1 };
+        let mut ws = vec![one];
+        ws.extend((1..copies).map(|_| pack()));
         let x: Vec<f32> = (0..m * k).map(|i| (i * 104729 % 1000) as f32 * 1e-3 - 0.5).collect();
         let mut rows = PackedRows::new(ws[0].row_kind(), m, k);
         let mut y = vec![0.0; m * n];
@@ -76,7 +89,9 @@ fn bench(ty: BlockType, m: usize, read: f64, peak: f64) {
         let used = if head { m.min(8) } else { m };
         let t = best(Duration::from_millis(if m > 16 { 60 } else { 120 }), || {
             for w in &ws {
-                rows.fill(used, &x, k);
+                if own.is_none() || rows.rows() != used {
+                    rows.fill(used, &x, k);
+                }
                 match head {
                     true => drop(std::hint::black_box(argmax(w, &rows))),
                     false => product(w, &rows, &mut y, n, &Epilogue::default()),
@@ -86,16 +101,18 @@ fn bench(ty: BlockType, m: usize, read: f64, peak: f64) {
         let op = 2.0 * (used * n * k) as f64 * if gated { 2.0 } else { 1.0 };
         let byte = ws[0].bytes() as f64;
         if std::env::var_os("SHAPES").is_some() {
-            println!("    {name:8} {:9.1} us {:6.1} GB/s {:7.1} Gop/s", t * 1e6, byte / t / 1e9, op / t / 1e9);
+            let packing = byte / packing / 1e9;
+            let (gbps, gops) = (byte / t / 1e9, op / t / 1e9);
+            println!("    {name:8} {:9.1} us {gbps:6.1} GB/s {gops:7.1} Gop/s, packed at {packing:4.1} GB/s", t * 1e6);
         }
-        let layers = if head { 1.0 } else { 30.0 };
+        let layers = if head || own.is_some() { 1.0 } else { 30.0 };
         total += t * layers;
         bytes += byte * layers;
         ops += op * layers;
     }
     let (gbps, gops) = (bytes / total / 1e9, ops / total / 1e9);
     println!(
-        "{ty:5} {m:4} rows: {:8.2} ms, {:7.0} tokens/s, {gbps:5.1} GB/s ({:3.0} %), {gops:6.1} Gop/s ({:3.0} %)",
+        "{ty:5} {m:4} rows: {:8.3} ms, {:7.0} tokens/s, {gbps:5.1} GB/s ({:3.0} %), {gops:6.1} Gop/s ({:3.0} %)",
         total * 1e3,
         m as f64 / total,
         100.0 * gbps / read,

@@ -93,81 +93,54 @@ fn run<const LOW: usize, const HIGH: usize, const HALVES: bool, const MIN: bool,
     }
 }
 
-/// Quads 0 … 7 of a block: 16 rows of 4 unsigned bytes each.
+/// Quad T of a block: 16 rows of 4 unsigned bytes each.
 ///
 /// # Safety
 /// `p` must be valid for reading the block's planes.
 #[inline(always)]
-unsafe fn quads<const LOW: usize, const HIGH: usize>(p: *const u8) -> [__m512i; 8] {
+unsafe fn quad<const T: usize, const LOW: usize, const HIGH: usize>(p: *const u8) -> __m512i {
     // SAFETY: 64·(LOW + HIGH) bytes are readable; the features are those of the caller.
     unsafe {
-        let load = |i: usize| -> *const __m512i { p.add(64 * i).cast() };
-        let mut q = [_mm512_setzero_si512(); 8];
-        match LOW {
-            8 => {
-                for (t, q) in q.iter_mut().enumerate() {
-                    *q = _mm512_loadu_si512(load(t));
-                }
-            }
+        let plane = |i: usize| -> *const __m512i { p.add(64 * i).cast() };
+        let low = match LOW {
+            8 => _mm512_loadu_si512(plane(T)),
             4 => {
-                let mask = _mm512_set1_epi8(15);
-                for t in 0..4 {
-                    let v = _mm512_loadu_si512(load(t));
-                    q[t] = _mm512_and_si512(v, mask);
-                    q[t + 4] = _mm512_and_si512(_mm512_srli_epi16::<4>(v), mask);
-                }
+                let v = _mm512_loadu_si512(plane(T % 4));
+                let v = if T < 4 { v } else { _mm512_srli_epi16::<4>(v) };
+                _mm512_and_si512(v, _mm512_set1_epi8(15))
             }
             _ => {
-                let mask = _mm512_set1_epi8(3);
-                for t in 0..2 {
-                    let v = _mm512_loadu_si512(load(t));
-                    q[4 * t] = _mm512_and_si512(v, mask);
-                    q[4 * t + 1] = _mm512_and_si512(_mm512_srli_epi16::<2>(v), mask);
-                    q[4 * t + 2] = _mm512_and_si512(_mm512_srli_epi16::<4>(v), mask);
-                    q[4 * t + 3] = _mm512_and_si512(_mm512_srli_epi16::<6>(v), mask);
-                }
+                let v = _mm512_loadu_si512(plane(T / 4));
+                let v = match T % 4 {
+                    0 => v,
+                    1 => _mm512_srli_epi16::<2>(v),
+                    2 => _mm512_srli_epi16::<4>(v),
+                    _ => _mm512_srli_epi16::<6>(v),
+                };
+                _mm512_and_si512(v, _mm512_set1_epi8(3))
             }
+        };
+        if HIGH == 0 {
+            return low;
         }
-        // Further bits: shifted to their place, masked and joined by one instruction: a | (b & c).
-        const JOIN: i32 = 0xF8;
-        if HIGH == 1 {
-            let v = _mm512_loadu_si512(load(LOW));
-            // Bit t of v becomes bit LOW.
-            let at = _mm512_set1_epi8(1 << LOW);
-            let mut moved = [v; 8];
-            if LOW == 4 {
-                moved[0] = _mm512_slli_epi16::<4>(v);
-                moved[1] = _mm512_slli_epi16::<3>(v);
-                moved[2] = _mm512_slli_epi16::<2>(v);
-                moved[3] = _mm512_slli_epi16::<1>(v);
-                moved[5] = _mm512_srli_epi16::<1>(v);
-                moved[6] = _mm512_srli_epi16::<2>(v);
-                moved[7] = _mm512_srli_epi16::<3>(v);
-            } else {
-                moved[0] = _mm512_slli_epi16::<2>(v);
-                moved[1] = _mm512_slli_epi16::<1>(v);
-                moved[3] = _mm512_srli_epi16::<1>(v);
-                moved[4] = _mm512_srli_epi16::<2>(v);
-                moved[5] = _mm512_srli_epi16::<3>(v);
-                moved[6] = _mm512_srli_epi16::<4>(v);
-                moved[7] = _mm512_srli_epi16::<5>(v);
-            }
-            for t in 0..8 {
-                q[t] = _mm512_ternarylogic_epi64::<JOIN>(q[t], moved[t], at);
-            }
-        }
-        if HIGH == 2 {
-            let at = _mm512_set1_epi8(0x30);
-            for t in 0..2 {
-                let v = _mm512_loadu_si512(load(LOW + t));
-                let (a, b, c) = (_mm512_slli_epi16::<4>(v), _mm512_slli_epi16::<2>(v), _mm512_srli_epi16::<2>(v));
-                q[4 * t] = _mm512_ternarylogic_epi64::<JOIN>(q[4 * t], a, at);
-                q[4 * t + 1] = _mm512_ternarylogic_epi64::<JOIN>(q[4 * t + 1], b, at);
-                q[4 * t + 2] = _mm512_ternarylogic_epi64::<JOIN>(q[4 * t + 2], v, at);
-                q[4 * t + 3] = _mm512_ternarylogic_epi64::<JOIN>(q[4 * t + 3], c, at);
-            }
-        }
-        q
+        // Further bits: moved from their place to bit LOW, masked and joined by one instruction, a | (b & c).
+        let (v, from, mask) = match HIGH {
+            1 => (_mm512_loadu_si512(plane(LOW)), T, 1 << LOW),
+            _ => (_mm512_loadu_si512(plane(LOW + T / 4)), 2 * (T % 4), 3 << LOW),
+        };
+        let v = match LOW as isize - from as isize {
+            4 => _mm512_slli_epi16::<4>(v),
+            3 => _mm512_slli_epi16::<3>(v),
+            2 => _mm512_slli_epi16::<2>(v),
+            1 => _mm512_slli_epi16::<1>(v),
+            -1 => _mm512_srli_epi16::<1>(v),
+            -2 => _mm512_srli_epi16::<2>(v),
+            -3 => _mm512_srli_epi16::<3>(v),
+            -4 => _mm512_srli_epi16::<4>(v),
+            -5 => _mm512_srli_epi16::<5>(v),
+            _ => v,
+        };
+        _mm512_ternarylogic_epi64::<0xF8>(low, v, _mm512_set1_epi8(mask))
     }
 }
 
@@ -199,75 +172,23 @@ unsafe fn scale<const HALVES: bool, const MIN: bool, const SUPERS: bool>(
     }
 }
 
-/// A block of weights in registers.
-struct Block {
-    q: [__m512i; 8],
-    d: [__m512; 2],
-    m: [__m512; 2],
-    /// Entry of the block's first column in the tile.
-    first: usize,
-}
-
-/// Adds a block to the sums of columns `C0 .. min(C0 + 4, C)`: as many chains of dot products under way at once.
+/// Adds the products of quad T to the dot products of all columns. Neighbours do not depend on each other, so that
+/// as many are under way as there are columns.
 ///
 /// # Safety
-/// As for [`columns_of`].
+/// `p` must be valid for reading the block's planes, `x` for C columns of a block.
 #[inline(always)]
-unsafe fn four<const C: usize, const C0: usize, const HALVES: bool, const MIN: bool, const SUPERS: bool>(
-    a: &Args,
-    w: &Block,
-    sums: &mut [__m512; C],
+unsafe fn step<const T: usize, const C: usize, const LOW: usize, const HIGH: usize>(
+    p: *const u8,
+    x: *const i8,
+    dot: &mut [__m512i; C],
 ) {
-    let n = C.saturating_sub(C0).min(4);
-    // SAFETY: columns of the tile; the features are those of the caller.
+    // SAFETY: the caller's promise; the features are those of the caller.
     unsafe {
-        let mut dot = [_mm512_setzero_si512(); 8];
-        let at = w.first + C0;
-        let x = a.ints.add(at * BLOCK).cast::<i32>();
-        let half = a.x_half_sum.add(2 * w.first + C0);
-        for i in 0..4 {
-            if i < n && !MIN {
-                if HALVES {
-                    dot[i] = _mm512_set1_epi32(-a.zero * *half.add(i));
-                    dot[i + 4] = _mm512_set1_epi32(-a.zero * *half.add(a.width + i));
-                } else {
-                    dot[i] = _mm512_set1_epi32(*a.x_start.add(at + i));
-                }
-            }
-        }
-        for t in 0..8 {
-            for i in 0..4 {
-                if i < n {
-                    let four = _mm512_set1_epi32(x.add(8 * i + t).read_unaligned());
-                    let to = if HALVES && t >= 4 { i + 4 } else { i };
-                    dot[to] = _mm512_dpbusd_epi32(dot[to], w.q[t], four);
-                }
-            }
-        }
-        for i in 0..4 {
-            if i < n {
-                let xd = *a.x_scale.add(at + i);
-                let xs = _mm512_set1_ps(xd);
-                let mut sum = sums[C0 + i];
-                for h in 0..2 {
-                    if h == 0 || HALVES {
-                        let dot = _mm512_cvtepi32_ps(dot[i + 4 * h]);
-                        sum = _mm512_fmadd_ps(_mm512_mul_ps(w.d[h], xs), dot, sum);
-                        if MIN {
-                            let s = if HALVES {
-                                xd * *half.add(h * a.width + i) as f32
-                            } else {
-                                *a.x_scaled_sum.add(at + i)
-                            };
-                            let s = _mm512_set1_ps(s);
-                            // The minimum of the K types is subtracted.
-                            sum =
-                                if SUPERS { _mm512_fnmadd_ps(w.m[h], s, sum) } else { _mm512_fmadd_ps(w.m[h], s, sum) };
-                        }
-                    }
-                }
-                sums[C0 + i] = sum;
-            }
+        let q = quad::<T, LOW, HIGH>(p);
+        for c in 0..C {
+            let four = x.add(c * BLOCK + 4 * T).cast::<i32>().read_unaligned();
+            dot[c] = _mm512_dpbusd_epi32(dot[c], q, _mm512_set1_epi32(four));
         }
     }
 }
@@ -291,28 +212,50 @@ unsafe fn columns_of<
     for b in 0..a.k / BLOCK {
         // SAFETY: block b of the group and of the tile's columns.
         unsafe {
-            let at = a.quads.add(b * 64 * (LOW + HIGH));
-            if C <= 4 {
-                for line in 0..LOW + HIGH {
-                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + 64 * line).cast());
-                }
+            let p = a.quads.add(b * 64 * (LOW + HIGH));
+            for line in 0..LOW + HIGH {
+                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + 64 * line).cast());
             }
-            let zero = _mm512_setzero_ps();
-            let mut w = Block { q: quads::<LOW, HIGH>(at), d: [zero; 2], m: [zero; 2], first: b * a.width };
+            let first = b * a.width;
+            let x = a.ints.add(first * BLOCK);
             for h in 0..2 {
-                if h == 0 || HALVES {
-                    w.d[h] = scale::<HALVES, MIN, SUPERS>(a, b, h, false);
-                    if MIN {
-                        w.m[h] = scale::<HALVES, MIN, SUPERS>(a, b, h, true);
+                if h == 1 && !HALVES {
+                    continue;
+                }
+                let half_sum = a.x_half_sum.add(2 * first + h * a.width);
+                let mut dot = [_mm512_setzero_si512(); C];
+                if !MIN {
+                    for c in 0..C {
+                        let start = if HALVES { -a.zero * *half_sum.add(c) } else { *a.x_start.add(first + c) };
+                        dot[c] = _mm512_set1_epi32(start);
                     }
                 }
-            }
-            four::<C, 0, HALVES, MIN, SUPERS>(a, &w, &mut sums);
-            if C > 4 {
-                four::<C, 4, HALVES, MIN, SUPERS>(a, &w, &mut sums);
-            }
-            if C > 8 {
-                four::<C, 8, HALVES, MIN, SUPERS>(a, &w, &mut sums);
+                if h == 0 {
+                    step::<0, C, LOW, HIGH>(p, x, &mut dot);
+                    step::<1, C, LOW, HIGH>(p, x, &mut dot);
+                    step::<2, C, LOW, HIGH>(p, x, &mut dot);
+                    step::<3, C, LOW, HIGH>(p, x, &mut dot);
+                }
+                if h == 1 || !HALVES {
+                    step::<4, C, LOW, HIGH>(p, x, &mut dot);
+                    step::<5, C, LOW, HIGH>(p, x, &mut dot);
+                    step::<6, C, LOW, HIGH>(p, x, &mut dot);
+                    step::<7, C, LOW, HIGH>(p, x, &mut dot);
+                }
+                let d = scale::<HALVES, MIN, SUPERS>(a, b, h, false);
+                let m = if MIN { scale::<HALVES, MIN, SUPERS>(a, b, h, true) } else { d };
+                for c in 0..C {
+                    let xd = *a.x_scale.add(first + c);
+                    let both = _mm512_mul_ps(d, _mm512_set1_ps(xd));
+                    let mut sum = _mm512_fmadd_ps(both, _mm512_cvtepi32_ps(dot[c]), sums[c]);
+                    if MIN {
+                        let s = if HALVES { xd * *half_sum.add(c) as f32 } else { *a.x_scaled_sum.add(first + c) };
+                        let s = _mm512_set1_ps(s);
+                        // The minimum of the K types is subtracted.
+                        sum = if SUPERS { _mm512_fnmadd_ps(m, s, sum) } else { _mm512_fmadd_ps(m, s, sum) };
+                    }
+                    sums[c] = sum;
+                }
             }
         }
     }

@@ -4,33 +4,54 @@
 //! the format's reference, so that the numbers are equal bit for bit.
 
 use super::{BlockType, QuantError, check_size};
+use crate::{cast, pool};
 use half::{bf16, f16};
 
-/// Writes the numbers of `bytes` to `out`, any number of blocks or rows.
+/// Writes the numbers of `bytes` to `out`, any number of blocks or rows, on all threads.
 ///
 /// # Errors
 /// When `out` is no whole number of blocks, or `bytes` has another size than they need.
 pub fn dequantize(ty: BlockType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
     check_size(ty, out.len(), bytes.len())?;
-    let block: fn(&[u8], &mut [f32]) = match ty {
-        BlockType::F32 => |b, x| x[0] = f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-        BlockType::F16 => |b, x| x[0] = half_at(b, 0),
-        BlockType::Bf16 => |b, x| x[0] = bf16::from_le_bytes([b[0], b[1]]).to_f32(),
-        BlockType::Q4_0 => q4_0,
-        BlockType::Q4_1 => q4_1,
-        BlockType::Q5_0 => q5_0,
-        BlockType::Q5_1 => q5_1,
-        BlockType::Q8_0 => q8_0,
-        BlockType::Q2K => q2k,
-        BlockType::Q3K => q3k,
-        BlockType::Q4K => q4k,
-        BlockType::Q5K => q5k,
-        BlockType::Q6K => q6k,
-    };
-    for (b, x) in bytes.chunks_exact(ty.block_bytes()).zip(out.chunks_exact_mut(ty.block_len())) {
-        block(b, x);
+    match ty {
+        BlockType::F32 => match bytemuck::try_cast_slice(bytes) {
+            Ok(x) if cfg!(target_endian = "little") => out.copy_from_slice(x),
+            _ => blocks(ty, bytes, out, |b, x| x[0] = f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+        },
+        BlockType::F16 => match bytemuck::try_cast_slice(bytes) {
+            Ok(x) if cfg!(target_endian = "little") => cast::widen_f16(x, out),
+            _ => blocks(ty, bytes, out, |b, x| x[0] = half_at(b, 0)),
+        },
+        BlockType::Bf16 => match bytemuck::try_cast_slice::<u8, bf16>(bytes) {
+            Ok(x) if cfg!(target_endian = "little") => cast::cast(x, out),
+            _ => blocks(ty, bytes, out, |b, x| x[0] = bf16::from_le_bytes([b[0], b[1]]).to_f32()),
+        },
+        BlockType::Q4_0 => blocks(ty, bytes, out, q4_0),
+        BlockType::Q4_1 => blocks(ty, bytes, out, q4_1),
+        BlockType::Q5_0 => blocks(ty, bytes, out, q5_0),
+        BlockType::Q5_1 => blocks(ty, bytes, out, q5_1),
+        BlockType::Q8_0 => blocks(ty, bytes, out, q8_0),
+        BlockType::Q2K => blocks(ty, bytes, out, q2k),
+        BlockType::Q3K => blocks(ty, bytes, out, q3k),
+        BlockType::Q4K => blocks(ty, bytes, out, q4k),
+        BlockType::Q5K => blocks(ty, bytes, out, q5k),
+        BlockType::Q6K => blocks(ty, bytes, out, q6k),
     }
     Ok(())
+}
+
+/// Numbers of a task: tens of µs.
+pub(super) const TASK: usize = 16 * 1024;
+
+/// Decodes block by block.
+fn blocks(ty: BlockType, bytes: &[u8], out: &mut [f32], block: impl Fn(&[u8], &mut [f32]) + Sync) {
+    let task = TASK / ty.block_len();
+    pool::parallel_chunks_mut(out, task * ty.block_len(), |i, out| {
+        let bytes = &bytes[i * task * ty.block_bytes()..];
+        for (b, x) in bytes.chunks_exact(ty.block_bytes()).zip(out.chunks_exact_mut(ty.block_len())) {
+            block(b, x);
+        }
+    });
 }
 
 /// The half-precision number at byte `at`.

@@ -3,10 +3,13 @@
 //! The simple types round as GGUF's reference does, bit for bit: the extreme number of a block sets the
 //! scale.
 
+use super::decode::TASK;
 use super::{BLOCK, BlockType, QuantError, check_size, encode_k};
+use crate::pool;
 use half::{bf16, f16};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Writes `x` to `out` in blocks of `ty`, any number of whole blocks or rows.
+/// Writes `x` to `out` in blocks of `ty`, any number of whole blocks or rows, on all threads.
 ///
 /// # Errors
 /// When `x` is no whole number of blocks, `out` has another size than they need, a number to be rounded
@@ -18,23 +21,35 @@ pub fn quantize(ty: BlockType, x: &[f32], out: &mut [u8]) -> Result<(), QuantErr
     {
         return Err(QuantError::NotFinite { ty, index, value: x[index].to_string() });
     }
-    for (i, (x, b)) in x.chunks_exact(ty.block_len()).zip(out.chunks_exact_mut(ty.block_bytes())).enumerate() {
-        let fits = match ty {
-            BlockType::F32 => put(b, 0, x[0].to_le_bytes()),
-            BlockType::F16 => put(b, 0, f16::from_f32(x[0]).to_le_bytes()),
-            BlockType::Bf16 => put(b, 0, bf16::from_f32(x[0]).to_le_bytes()),
-            BlockType::Q4_0 => centred(x, b, 8.0),
-            BlockType::Q5_0 => centred(x, b, 16.0),
-            BlockType::Q4_1 => affine(x, b, 15.0),
-            BlockType::Q5_1 => affine(x, b, 31.0),
-            BlockType::Q8_0 => q8_0(x, b),
-            _ => encode_k::block(ty, x, b),
-        };
-        if !fits {
-            return Err(QuantError::Range { ty, block: i });
+    let task = TASK / ty.block_len();
+    let first_misfit = AtomicUsize::new(usize::MAX);
+    pool::parallel_chunks_mut(out, task * ty.block_bytes(), |t, out| {
+        let x = &x[t * task * ty.block_len()..];
+        for (i, (x, b)) in x.chunks_exact(ty.block_len()).zip(out.chunks_exact_mut(ty.block_bytes())).enumerate() {
+            if !block(ty, x, b) {
+                first_misfit.fetch_min(t * task + i, Ordering::Relaxed);
+            }
         }
+    });
+    match first_misfit.into_inner() {
+        usize::MAX => Ok(()),
+        block => Err(QuantError::Range { ty, block }),
     }
-    Ok(())
+}
+
+/// Writes one block; whether its scales fit half precision.
+fn block(ty: BlockType, x: &[f32], b: &mut [u8]) -> bool {
+    match ty {
+        BlockType::F32 => put(b, 0, x[0].to_le_bytes()),
+        BlockType::F16 => put(b, 0, f16::from_f32(x[0]).to_le_bytes()),
+        BlockType::Bf16 => put(b, 0, bf16::from_f32(x[0]).to_le_bytes()),
+        BlockType::Q4_0 => centred(x, b, 8.0),
+        BlockType::Q5_0 => centred(x, b, 16.0),
+        BlockType::Q4_1 => affine(x, b, 15.0),
+        BlockType::Q5_1 => affine(x, b, 31.0),
+        BlockType::Q8_0 => q8_0(x, b),
+        _ => encode_k::block(ty, x, b),
+    }
 }
 
 fn put<const N: usize>(b: &mut [u8], at: usize, bytes: [u8; N]) -> bool {

@@ -17,6 +17,7 @@
 //! assert!((back[3] - x[3]).abs() < 0.07);
 //! ```
 
+mod arena;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -34,6 +35,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
+pub use arena::PackArena;
 pub use decode::dequantize;
 pub use encode::quantize;
 pub use packed::{GROUP, PACKING, PackedMatrix};

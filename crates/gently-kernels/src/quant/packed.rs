@@ -25,6 +25,7 @@
 //! assert!((y[0] - -5.0).abs() < 0.1 && (y[1] - 1.0).abs() < 0.1, "{y:?}");
 //! ```
 
+use super::arena::{PackArena, Piece};
 use super::decode::{half_at, k_integer, k_scales};
 use super::rows::RowKind;
 use super::{BLOCK, BlockType, QuantError, SUPER, check_size};
@@ -130,16 +131,17 @@ pub struct PackedMatrix {
     k: usize,
     gated: bool,
     group_bytes: usize,
-    data: AlignedBuf<u8>,
+    data: Piece,
 }
 
 impl PackedMatrix {
-    /// Arranges `bytes`, N rows of K numbers in blocks of `ty`. Every number keeps its value.
+    /// Arranges `bytes`, N rows of K numbers in blocks of `ty`. Every number keeps its value. Takes the memory of
+    /// `bytes` with N rounded up to 16.
     ///
     /// # Errors
     /// When K is no whole number of blocks or `bytes` has another size than N rows need.
     pub fn pack(ty: BlockType, bytes: &[u8], n: usize, k: usize) -> Result<PackedMatrix, QuantError> {
-        Self::arrange(ty, &[bytes], n, k)
+        Self::arrange(None, ty, &[bytes], n, k)
     }
 
     /// Arranges two matrices `[N, K]` for a gated product, `y[M, N] = act(x·gateᵀ) · (x·upᵀ)`: their groups of 16
@@ -148,10 +150,17 @@ impl PackedMatrix {
     /// # Errors
     /// As [`PackedMatrix::pack`].
     pub fn pack_gated(ty: BlockType, gate: &[u8], up: &[u8], n: usize, k: usize) -> Result<PackedMatrix, QuantError> {
-        Self::arrange(ty, &[gate, up], n, k)
+        Self::arrange(None, ty, &[gate, up], n, k)
     }
 
-    fn arrange(ty: BlockType, parts: &[&[u8]], n: usize, k: usize) -> Result<PackedMatrix, QuantError> {
+    /// In the arena's memory or, without one, in its own.
+    pub(super) fn arrange(
+        arena: Option<&mut PackArena>,
+        ty: BlockType,
+        parts: &[&[u8]],
+        n: usize,
+        k: usize,
+    ) -> Result<PackedMatrix, QuantError> {
         let row = ty.row_bytes(k).ok_or(QuantError::Length { ty, len: k })?;
         let len = n.checked_mul(k).ok_or(QuantError::Length { ty, len: usize::MAX })?;
         for part in parts {
@@ -163,11 +172,11 @@ impl PackedMatrix {
             None => row * GROUP,
         };
         let groups = n.div_ceil(GROUP) * parts.len();
-        let mut data = AlignedBuf::zeroed(groups * group_bytes);
-        // Tasks of about 64 KiB.
-        if let Some(some) = (64 * 1024usize).checked_div(group_bytes) {
+        let fill = |data: &mut [u8]| {
+            // Tasks of about 64 KiB.
+            let Some(some) = (64 * 1024usize).checked_div(group_bytes) else { return };
             let some = some.max(1);
-            pool::parallel_chunks_mut(&mut data, some * group_bytes, |task, out| {
+            pool::parallel_chunks_mut(data, some * group_bytes, |task, out| {
                 for (i, out) in out.chunks_exact_mut(group_bytes).enumerate() {
                     let g = task * some + i;
                     let (part, first) = (parts[g % parts.len()], g / parts.len() * GROUP);
@@ -180,7 +189,12 @@ impl PackedMatrix {
                     }
                 }
             });
-        }
+        };
+        let len = groups * group_bytes;
+        let data = match arena {
+            Some(arena) => arena.piece(len, fill),
+            None => PackArena::exact(len).piece(len, fill),
+        };
         Ok(PackedMatrix { ty, n, k, gated: parts.len() == 2, group_bytes, data })
     }
 
@@ -203,7 +217,7 @@ impl PackedMatrix {
         if data.len() != expected {
             return Err(QuantError::Bytes { ty, expected, found: data.len() });
         }
-        Ok(PackedMatrix { ty, n, k, gated, group_bytes, data })
+        Ok(PackedMatrix { ty, n, k, gated, group_bytes, data: data.into() })
     }
 
     /// The packed bytes, for [`PackedMatrix::from_packed`].

@@ -101,6 +101,27 @@ fn packed_bytes_come_back() {
 }
 
 #[test]
+fn an_arena_s_matrices_keep_to_themselves() {
+    let mut arena = PackArena::new();
+    let made: Vec<(Case, PackedMatrix)> = [(37, 256), (5, 32), (16, 64), (100, 96)]
+        .into_iter()
+        .flat_map(|(n, k)| [BlockType::Q4_0, BlockType::F16, BlockType::Q8_0].map(|ty| (ty, n, k)))
+        .map(|(ty, n, k)| {
+            let w = arena.pack(ty, &bytes_of(ty, &random(1, n * k)), n, k).unwrap();
+            (case(ty, 1, n, k), w)
+        })
+        .collect();
+    // The chunks outlive the arena.
+    drop(arena);
+    for (c, w) in &made {
+        assert_eq!(w.packed(), c.w.packed());
+    }
+    let mut arena = PackArena::new();
+    assert!(arena.pack(BlockType::Q8_0, &[0; 3], usize::MAX / 32 * 32, 32).is_err());
+    assert_eq!(arena.pack(BlockType::Q8_0, &[], 0, 32).unwrap().bytes(), 0);
+}
+
+#[test]
 fn several_products_share_a_loop() {
     let (a, b) = (case(BlockType::Q4_0, 3, 200, 64), case(BlockType::Q8_0, 3, 90, 64));
     let rows = a.rows(cpu::path());

@@ -106,6 +106,25 @@ fn a_second_rounding_changes_nothing_for_simple_types() {
 }
 
 #[test]
+fn long_and_unaligned_runs_are_their_blocks() {
+    let x = random(8, 40 * 1024);
+    for ty in BlockType::ALL {
+        let mut bytes = vec![0; 1 + ty.row_bytes(x.len()).unwrap()];
+        quantize(ty, &x, &mut bytes[1..]).unwrap();
+        let whole = decoded(ty, &bytes[1..], x.len());
+        for (i, (x, y)) in x.chunks(256).zip(whole.chunks(256)).enumerate().step_by(7) {
+            let part = encoded(ty, x);
+            assert_eq!(part, bytes[1..][i * part.len()..][..part.len()], "{ty}");
+            assert_eq!(decoded(ty, &part, 256), y, "{ty}");
+        }
+    }
+    let mut x = vec![0.5; 40 * 1024];
+    (x[33_000], x[20_000]) = (3e38, 3e38);
+    let r = quantize(BlockType::Q8_0, &x, &mut vec![0; 34 * 1280]);
+    assert_eq!(r, Err(QuantError::Range { ty: BlockType::Q8_0, block: 625 }));
+}
+
+#[test]
 fn refusals_name_what_is_wrong() {
     let e = dequantize(BlockType::Q4K, &[0; 144], &mut [0.0; 100]).unwrap_err();
     assert_eq!(e.to_string(), "100 numbers are no whole number of Q4_K blocks of 256");
