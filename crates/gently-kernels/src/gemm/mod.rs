@@ -17,8 +17,9 @@
 mod blocked;
 mod micro;
 mod pack;
+pub mod packed;
 pub mod plain;
-mod scratch;
+pub(crate) mod scratch;
 mod skinny;
 
 use crate::cpu::{self, Path};

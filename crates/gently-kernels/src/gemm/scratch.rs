@@ -5,7 +5,7 @@ use std::cell::Cell;
 
 /// What a buffer is for; a thread has one for each.
 #[derive(Clone, Copy)]
-pub(super) enum Slot {
+pub(crate) enum Slot {
     /// Panels of A, packed and read by one thread.
     A,
     /// Panels of B, packed by all and kept by the thread that asked for the product.
@@ -34,7 +34,7 @@ pub(super) fn bytes(words: usize) -> usize {
 ///
 /// The sizes are bounded by the cuts of a product, some megabytes, whatever its shape: like a thread's stack they are
 /// not worth an error of their own.
-pub(super) fn with<R>(slot: Slot, words: usize, f: impl FnOnce(&mut [u32]) -> R) -> R {
+pub(crate) fn with<R>(slot: Slot, words: usize, f: impl FnOnce(&mut [u32]) -> R) -> R {
     let kept = SLOTS.with(|s| s[slot as usize].take());
     let mut buf = match kept {
         Some(buf) if buf.len() >= words => buf,

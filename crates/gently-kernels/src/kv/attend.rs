@@ -1,0 +1,377 @@
+//! Which queries meet which pages, and who computes them.
+//!
+//! Here: the cut of attention over cached sequences into tasks. Few queries (decoding, verifying a draft) are cut by
+//! key head and by chunks of the sequence, joined in a second phase; many (a prompt) by key head and blocks of
+//! queries, each of which goes over all chunks. Not here: the arithmetic (see [`super::tile`]).
+
+use super::tile::{self, Head, MOST, Number, Query, Score};
+use super::{Data, PAGE, Page, PageShape};
+use crate::buffer::AlignedBuf;
+use crate::cpu::{self, Path};
+use crate::gemm::scratch::{self, Slot};
+use crate::pool::{self, Disjoint};
+use crate::simd::{Kernel, Simd, dispatch};
+use std::sync::Arc;
+
+/// Pages whose results are joined before they meet those of other pages. It is the same for every cut of the work.
+const CHUNK: usize = 4;
+/// Rows (queries times heads of a group) that are cut by chunks of the sequence.
+const FEW: usize = 24;
+/// Rows of a block of many queries.
+const BLOCK: usize = 48;
+
+/// How attention scores queries and keys.
+#[derive(Debug, Clone, Copy)]
+pub struct Spec<'a> {
+    /// H, query heads; a multiple of the page's key heads.
+    pub heads: usize,
+    /// Factor of q·k, commonly 1/√D.
+    pub scale: f32,
+    /// A token sees itself and the `window - 1` tokens before it.
+    pub window: Option<usize>,
+    /// Slope of each head, `[H]` (Press et al., arXiv:2108.12409): scores fall by slope times distance.
+    pub alibi: Option<&'a [f32]>,
+    /// `c·tanh(score / c)` (Gemma 2, arXiv:2408.00118).
+    pub softcap: Option<f32>,
+}
+
+/// New tokens of one sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Row of the first in queries and outputs.
+    pub first_row: usize,
+    /// How many.
+    pub rows: usize,
+    /// Position of the first in its sequence.
+    pub start: usize,
+}
+
+/// Some queries of one key head, against some chunks of their sequence.
+#[derive(Debug, Clone, Copy)]
+struct Task {
+    span: usize,
+    kv_head: usize,
+    /// Tokens of the span.
+    t: (usize, usize),
+    /// Chunks of the sequence.
+    chunks: (usize, usize),
+    /// Where its parts go, in rows of `dp + 2`; `None` for a task that sees all its chunks.
+    part: Option<usize>,
+}
+
+/// A cut of attention for a given set of spans: made once for a pass, run for each layer.
+#[derive(Debug)]
+pub struct Attend<'a> {
+    spec: Spec<'a>,
+    shape: PageShape,
+    spans: Vec<Span>,
+    tasks: Vec<Task>,
+    /// Tasks cut by chunks, whose parts are joined; their `part` is that of the first chunk.
+    joins: Vec<Task>,
+    /// `[rows of parts, dp + 2]`
+    parts: AlignedBuf<f32>,
+}
+
+impl<'a> Attend<'a> {
+    /// Cuts the work of `spans`.
+    ///
+    /// # Panics
+    /// When heads do not divide, slopes are not one for each head, or a soft cap is not positive.
+    pub fn new(spec: Spec<'a>, shape: PageShape, spans: &[Span]) -> Self {
+        assert!(
+            shape.d > 0 && shape.kv_heads > 0 && spec.heads.is_multiple_of(shape.kv_heads) && spec.heads > 0,
+            "attend: {} heads over {} key heads of {} channels",
+            spec.heads,
+            shape.kv_heads,
+            shape.d
+        );
+        assert!(spec.alibi.is_none_or(|a| a.len() == spec.heads), "attend: one slope for each head");
+        assert!(spec.softcap.is_none_or(|c| c > 0.0), "attend: soft cap must be positive");
+        let group = spec.heads / shape.kv_heads;
+        let (mut tasks, mut joins, mut parts) = (Vec::new(), Vec::new(), 0);
+        let tokens = (BLOCK / group).max(1);
+        for (span, s) in spans.iter().enumerate().filter(|(_, s)| s.rows > 0) {
+            let blocks = s.rows.div_ceil(tokens);
+            // The last blocks see the most keys: they go first.
+            for block in (0..blocks).rev() {
+                let t = (block * tokens, s.rows.min((block + 1) * tokens));
+                let seen_from = spec.window.map_or(0, |w| (s.start + t.0 + 1).saturating_sub(w));
+                let chunks = (seen_from / (CHUNK * PAGE), (s.start + t.1).div_ceil(CHUNK * PAGE));
+                let rows = (t.1 - t.0) * group;
+                for kv_head in 0..shape.kv_heads {
+                    let whole = Task { span, kv_head, t, chunks, part: None };
+                    if rows > FEW || chunks.1 - chunks.0 == 1 {
+                        tasks.push(whole);
+                        continue;
+                    }
+                    joins.push(Task { part: Some(parts), ..whole });
+                    for chunk in chunks.0..chunks.1 {
+                        tasks.push(Task { chunks: (chunk, chunk + 1), part: Some(parts), ..whole });
+                        parts += rows;
+                    }
+                }
+            }
+        }
+        let parts = AlignedBuf::zeroed(parts * (shape.padded() + 2));
+        Self { spec, shape, spans: spans.to_vec(), tasks, joins, parts }
+    }
+
+    /// Attention of one layer: queries `[N, H, D]` in rows `q_stride` apart, `out` `[N, H·D]`. `pages` are those of
+    /// each span's sequence, with the keys and values of the new tokens already written.
+    ///
+    /// # Panics
+    /// When pages are missing or of another shape, or rows lie outside the slices.
+    pub fn run(&mut self, layer: usize, pages: &[&[Arc<Page>]], q: &[f32], q_stride: usize, out: &mut [f32]) {
+        self.run_on(cpu::path(), layer, pages, q, q_stride, out);
+    }
+
+    pub(super) fn run_on(
+        &mut self,
+        path: Path,
+        layer: usize,
+        pages: &[&[Arc<Page>]],
+        q: &[f32],
+        q_stride: usize,
+        out: &mut [f32],
+    ) {
+        let (shape, width) = (self.shape, self.spec.heads * self.shape.d);
+        assert!(layer < shape.layers && pages.len() == self.spans.len(), "attend: layer {layer}");
+        for (span, pages) in self.spans.iter().zip(pages) {
+            let need = (span.start + span.rows).div_ceil(PAGE);
+            assert!(pages.len() >= need, "attend: {} pages of {need}", pages.len());
+            assert!(pages.iter().all(|p| p.shape() == shape), "attend: a page of another shape");
+            let end = span.first_row + span.rows;
+            let fits = end * width <= out.len() && (end.max(1) - 1) * q_stride + width <= q.len();
+            assert!(fits || span.rows == 0, "attend: rows to {end} leave their slices");
+        }
+        assert!(disjoint(&self.spans), "attend: spans overlap");
+        let (out, parts) = (Disjoint::new(out), Disjoint::new(&mut self.parts));
+        let cx =
+            Cx { spec: &self.spec, shape, spans: &self.spans, layer, pages, q, q_stride, out: &out, parts: &parts };
+        pool::parallel_phases(&[self.tasks.len(), self.joins.len()], |phase, i| match phase {
+            0 => dispatch(path, Run { cx: &cx, task: self.tasks[i] }),
+            _ => dispatch(path, Join { cx: &cx, task: self.joins[i] }),
+        });
+    }
+}
+
+/// Whether no row belongs to two spans.
+fn disjoint(spans: &[Span]) -> bool {
+    let in_order = spans.windows(2).all(|w| w[0].first_row + w[0].rows <= w[1].first_row);
+    in_order || {
+        let mut sorted: Vec<_> = spans.iter().filter(|s| s.rows > 0).map(|s| (s.first_row, s.rows)).collect();
+        sorted.sort_unstable();
+        sorted.windows(2).all(|w| w[0].0 + w[0].1 <= w[1].0)
+    }
+}
+
+/// What the tasks share.
+struct Cx<'a> {
+    spec: &'a Spec<'a>,
+    shape: PageShape,
+    spans: &'a [Span],
+    layer: usize,
+    pages: &'a [&'a [Arc<Page>]],
+    q: &'a [f32],
+    q_stride: usize,
+    out: &'a Disjoint<'a, f32>,
+    parts: &'a Disjoint<'a, f32>,
+}
+
+impl Cx<'_> {
+    fn group(&self) -> usize {
+        self.spec.heads / self.shape.kv_heads
+    }
+
+    /// The place of a row's output.
+    ///
+    /// # Safety
+    /// Each row of each task is asked for by one task at a time.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn out(&self, task: Task, row: usize) -> &mut [f32] {
+        let (group, d) = (self.group(), self.shape.d);
+        let n = self.spans[task.span].first_row + task.t.0 + row / group;
+        // SAFETY: rows of spans do not overlap (checked), and heads are disjoint.
+        unsafe { self.out.part((n * self.spec.heads + task.kv_head * group + row % group) * d, d) }
+    }
+}
+
+/// Runs a task.
+struct Run<'a> {
+    cx: &'a Cx<'a>,
+    task: Task,
+}
+
+impl Kernel for Run<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        match self.cx.shape.elem {
+            super::Elem::F32 => self.typed::<S, f32>(s),
+            super::Elem::F16 => self.typed::<S, half::f16>(s),
+            super::Elem::I8 => self.typed::<S, i8>(s),
+        }
+    }
+}
+
+/// The numbers of a page and its scales, by type.
+trait Stored: Number {
+    fn of(page: &Page) -> (&[Self], &[f32]);
+}
+
+macro_rules! stored {
+    ($T:ty, $pattern:pat => $values:expr, $scales:expr) => {
+        impl Stored for $T {
+            #[inline(always)]
+            fn of(page: &Page) -> (&[Self], &[f32]) {
+                match page.data() {
+                    $pattern => ($values, $scales),
+                    _ => unreachable!("pages of the shape that was checked"),
+                }
+            }
+        }
+    };
+}
+stored!(f32, Data::F32(d) => d, &[]);
+stored!(half::f16, Data::F16(d) => d, &[]);
+stored!(i8, Data::I8(d, scales) => d, scales);
+
+impl Run<'_> {
+    #[inline(always)]
+    fn typed<S: Simd, T: Stored>(&self, s: S) {
+        let Run { cx, task } = self;
+        let (d, dp, group) = (cx.shape.d, cx.shape.padded(), cx.group());
+        let span = cx.spans[task.span];
+        let rows = (task.t.1 - task.t.0) * group;
+        let score = Score { scale: cx.spec.scale, softcap: cx.spec.softcap, window: cx.spec.window };
+        // Queries, the chunk's sums, all sums, two norms.
+        scratch::with(Slot::A, rows * (2 * dp + 4), |words| {
+            let words: &mut [f32] = bytemuck::cast_slice_mut(words);
+            let (sums, rest) = words.split_at_mut(rows * dp);
+            let (all, rest) = rest.split_at_mut(rows * dp);
+            let (norms, all_norms) = rest.split_at_mut(rows * 2);
+            let norms: &mut [[f32; 2]] = bytemuck::cast_slice_mut(norms);
+            let all_norms: &mut [[f32; 2]] = bytemuck::cast_slice_mut(all_norms);
+            all.fill(0.0);
+            all_norms.fill([f32::NEG_INFINITY, 0.0]);
+            for chunk in task.chunks.0..task.chunks.1 {
+                sums.fill(0.0);
+                norms.fill([f32::NEG_INFINITY, 0.0]);
+                let last = (span.start + task.t.1).div_ceil(PAGE).min((chunk + 1) * CHUNK);
+                for page in chunk * CHUNK..last {
+                    let (data, scales) = T::of(&cx.pages[task.span][page]);
+                    let at = cx.layer * cx.shape.kv_heads + task.kv_head;
+                    let head = &data[at * cx.shape.head()..][..cx.shape.head()];
+                    let head = Head {
+                        keys: head.as_ptr(),
+                        values: head[d * PAGE..].as_ptr(),
+                        scales: scales.get(at * 2 * PAGE..).map_or(std::ptr::null(), <[f32]>::as_ptr),
+                        first: page * PAGE,
+                    };
+                    let head = if scales.is_empty() { Head { scales: std::ptr::null(), ..head } } else { head };
+                    let mut r = 0;
+                    while r < rows {
+                        let left = rows - r;
+                        let m = match S::REGISTERS {
+                            32.. if left >= 6 => 6,
+                            32.. if left >= 3 => 3,
+                            _ if left >= 2 => 2,
+                            _ => 1,
+                        };
+                        let mut queries = [Query {
+                            q: std::ptr::null(),
+                            position: 0,
+                            slope: 0.0,
+                            sum: std::ptr::null_mut(),
+                            norm: std::ptr::null_mut(),
+                        }; MOST];
+                        for (i, query) in queries.iter_mut().take(m).enumerate() {
+                            let (t, g) = (task.t.0 + (r + i) / group, (r + i) % group);
+                            let h = task.kv_head * group + g;
+                            *query = Query {
+                                q: cx.q[(span.first_row + t) * cx.q_stride + h * d..][..d].as_ptr(),
+                                position: span.start + t,
+                                slope: cx.spec.alibi.map_or(0.0, |a| a[h]),
+                                sum: sums[(r + i) * dp..][..dp].as_mut_ptr(),
+                                norm: &raw mut norms[r + i],
+                            };
+                        }
+                        // SAFETY: heads of pages hold D·PAGE keys and PAGE·dp values; sums and norms are rows of this
+                        // task's scratch, each in one query; positions are below the tokens written (checked).
+                        unsafe {
+                            match m {
+                                6 => tile::page::<S, T, 6>(s, score, &head, &queries, d, dp),
+                                3 => tile::page::<S, T, 3>(s, score, &head, &queries, d, dp),
+                                2 => tile::page::<S, T, 2>(s, score, &head, &queries, d, dp),
+                                _ => tile::page::<S, T, 1>(s, score, &head, &queries, d, dp),
+                            }
+                        }
+                        r += m;
+                    }
+                }
+                for r in 0..rows {
+                    let sum = &sums[r * dp..][..dp];
+                    match task.part {
+                        Some(part) => {
+                            // SAFETY: a row of parts belongs to one task.
+                            let part = unsafe { cx.parts.part((part + r) * (dp + 2), dp + 2) };
+                            part[..dp].copy_from_slice(sum);
+                            part[dp..].copy_from_slice(&norms[r]);
+                        }
+                        None => {
+                            let all = all[r * dp..][..dp].as_mut_ptr();
+                            // SAFETY: both have dp numbers and lie apart.
+                            unsafe { tile::join(s, all, &mut all_norms[r], sum.as_ptr(), norms[r], dp) }
+                        }
+                    }
+                }
+            }
+            if task.part.is_none() {
+                for r in 0..rows {
+                    // SAFETY: this task alone has these rows and heads.
+                    close(unsafe { cx.out(*task, r) }, &all[r * dp..], all_norms[r]);
+                }
+            }
+        });
+    }
+}
+
+/// The weighted mean.
+fn close(out: &mut [f32], sum: &[f32], norm: [f32; 2]) {
+    for (o, v) in out.iter_mut().zip(sum) {
+        *o = v / norm[1];
+    }
+}
+
+/// Joins the parts of a task that was cut by chunks.
+struct Join<'a> {
+    cx: &'a Cx<'a>,
+    task: Task,
+}
+
+impl Kernel for Join<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Join { cx, task } = self;
+        let dp = cx.shape.padded();
+        let rows = (task.t.1 - task.t.0) * cx.group();
+        let first = task.part.unwrap_or(0);
+        scratch::with(Slot::A, dp, |sum| {
+            let sum: &mut [f32] = bytemuck::cast_slice_mut(sum);
+            for r in 0..rows {
+                sum.fill(0.0);
+                let mut norm = [f32::NEG_INFINITY, 0.0];
+                for chunk in 0..task.chunks.1 - task.chunks.0 {
+                    // SAFETY: the first phase has written it, and nobody writes now.
+                    let part = unsafe { cx.parts.part((first + chunk * rows + r) * (dp + 2), dp + 2) };
+                    let chunk_norm = [part[dp], part[dp + 1]];
+                    // SAFETY: both have dp numbers and lie apart.
+                    unsafe { tile::join(s, sum.as_mut_ptr(), &mut norm, part.as_ptr(), chunk_norm, dp) }
+                }
+                // SAFETY: this task alone has these rows and heads.
+                close(unsafe { cx.out(task, r) }, sum, norm);
+            }
+        });
+    }
+}

@@ -1,0 +1,173 @@
+use super::*;
+use crate::cpu;
+use std::sync::Arc;
+
+fn ramp(n: usize, seed: usize) -> Vec<f32> {
+    (0..n).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0).collect()
+}
+
+#[derive(Clone, Copy)]
+struct Case {
+    heads: usize,
+    kv_heads: usize,
+    d: usize,
+    window: Option<usize>,
+    alibi: bool,
+    softcap: Option<f32>,
+}
+
+const CASES: [Case; 5] = [
+    Case { heads: 6, kv_heads: 2, d: 64, window: None, alibi: false, softcap: None },
+    Case { heads: 3, kv_heads: 3, d: 20, window: Some(70), alibi: false, softcap: None },
+    Case { heads: 4, kv_heads: 1, d: 8, window: None, alibi: true, softcap: None },
+    Case { heads: 2, kv_heads: 2, d: 72, window: None, alibi: false, softcap: Some(1.5) },
+    Case { heads: 8, kv_heads: 1, d: 16, window: Some(1), alibi: false, softcap: None },
+];
+
+impl Case {
+    fn stride(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.d
+    }
+
+    fn shape(&self, elem: Elem) -> PageShape {
+        PageShape { layers: 2, kv_heads: self.kv_heads, d: self.d, elem }
+    }
+
+    fn slopes(&self) -> Vec<f32> {
+        (0..self.heads).map(|h| 0.5f32.powi(h as i32 + 1)).collect()
+    }
+
+    /// The pages of `qkv` `[T, stride]`, in layer 1, filled in pieces of 7 tokens.
+    fn pages(&self, elem: Elem, qkv: &[f32]) -> Vec<Arc<Page>> {
+        let stride = self.stride();
+        let tokens = qkv.len() / stride;
+        let mut pages: Vec<Page> = (0..tokens.div_ceil(PAGE)).map(|_| Page::new(self.shape(elem))).collect();
+        let (mut t, k) = (0, self.heads * self.d);
+        while t < tokens {
+            let count = 7.min(tokens - t).min(PAGE - t % PAGE);
+            let rows = Rows { data: &qkv[t * stride..], stride, k, v: k + self.kv_heads * self.d, count };
+            pages[t / PAGE].write(1, t % PAGE, rows);
+            t += count;
+        }
+        pages.into_iter().map(Arc::new).collect()
+    }
+
+    /// The definition, in double precision: queries from position `start` on.
+    fn plain(&self, qkv: &[f32], start: usize) -> Vec<f64> {
+        let (stride, d, group) = (self.stride(), self.d, self.heads / self.kv_heads);
+        let tokens = qkv.len() / stride;
+        let at = |t: usize, c: usize| f64::from(qkv[t * stride + c]);
+        let mut out = Vec::new();
+        for i in start..tokens {
+            for h in 0..self.heads {
+                let k = self.heads * d + h / group * d;
+                let v = k + self.kv_heads * d;
+                let from = self.window.map_or(0, |w| (i + 1).saturating_sub(w));
+                let scores: Vec<f64> = (from..=i)
+                    .map(|j| {
+                        let dot: f64 = (0..d).map(|c| at(i, h * d + c) * at(j, k + c)).sum();
+                        let mut s = dot / (d as f64).sqrt();
+                        if let Some(cap) = self.softcap {
+                            s = f64::from(cap) * (s / f64::from(cap)).tanh();
+                        }
+                        if self.alibi {
+                            s -= f64::from(self.slopes()[h]) * (i - j) as f64;
+                        }
+                        s
+                    })
+                    .collect();
+                let most = scores.iter().copied().fold(f64::MIN, f64::max);
+                let total: f64 = scores.iter().map(|s| (s - most).exp()).sum();
+                for c in 0..d {
+                    let sum: f64 = scores.iter().enumerate().map(|(n, s)| (s - most).exp() * at(from + n, v + c)).sum();
+                    out.push(sum / total);
+                }
+            }
+        }
+        out
+    }
+
+    fn run(&self, path: cpu::Path, elem: Elem, pages: &[Arc<Page>], qkv: &[f32], spans: &[Span]) -> Vec<f32> {
+        let slopes = self.slopes();
+        let spec = Spec {
+            heads: self.heads,
+            scale: 1.0 / (self.d as f32).sqrt(),
+            window: self.window,
+            alibi: self.alibi.then_some(&slopes[..]),
+            softcap: self.softcap,
+        };
+        let mut out = vec![0.0; qkv.len() / self.stride() * self.heads * self.d];
+        let all = vec![pages; spans.len()];
+        Attend::new(spec, self.shape(elem), spans).run_on(path, 1, &all, qkv, self.stride(), &mut out);
+        out
+    }
+}
+
+#[test]
+fn equals_the_definition_on_every_path() {
+    for case in CASES {
+        for tokens in [1, 63, 65, 300] {
+            let qkv = ramp(tokens * case.stride(), 1);
+            let want = case.plain(&qkv, 0);
+            for (elem, allowed) in [(Elem::F32, 2e-6), (Elem::F16, 2e-3), (Elem::I8, 3e-2)] {
+                let pages = case.pages(elem, &qkv);
+                for path in cpu::available() {
+                    let got = case.run(path, elem, &pages, &qkv, &[Span { first_row: 0, rows: tokens, start: 0 }]);
+                    let worst = got.iter().zip(&want).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+                    assert!(worst < allowed, "{path:?} {elem:?} d {} tokens {tokens}: {worst}", case.d);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_query_has_the_same_bits_in_any_cut() {
+    for case in CASES {
+        let tokens = 700;
+        let qkv = ramp(tokens * case.stride(), 3);
+        let width = case.heads * case.d;
+        for elem in [Elem::F32, Elem::F16, Elem::I8] {
+            let pages = case.pages(elem, &qkv);
+            for path in cpu::available() {
+                let whole = case.run(path, elem, &pages, &qkv, &[Span { first_row: 0, rows: tokens, start: 0 }]);
+                // One by one, in eights, in odd pieces: at the end of the sequence, where the cut matters.
+                for piece in [1, 8, 13, 100] {
+                    let spans: Vec<Span> = (tokens - 100..tokens)
+                        .step_by(piece)
+                        .map(|t| Span { first_row: t, rows: piece.min(tokens - t), start: t })
+                        .collect();
+                    let got = case.run(path, elem, &pages, &qkv, &spans);
+                    let at = (tokens - 100) * width;
+                    assert_eq!(got[at..], whole[at..], "{path:?} {elem:?} {piece}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn pages_go_through_bytes() {
+    for elem in [Elem::F32, Elem::F16, Elem::I8] {
+        let case = CASES[1];
+        let qkv = ramp(40 * case.stride(), 5);
+        let pages = case.pages(elem, &qkv);
+        let bytes = pages[0].to_bytes();
+        assert_eq!(bytes.len(), case.shape(elem).bytes());
+        let again = Page::from_bytes(case.shape(elem), &bytes).unwrap();
+        let span = [Span { first_row: 0, rows: 40, start: 0 }];
+        let was = case.run(cpu::path(), elem, &pages, &qkv, &span);
+        assert_eq!(case.run(cpu::path(), elem, &[Arc::new(again)], &qkv, &span), was);
+        assert!(Page::from_bytes(case.shape(elem), &bytes[1..]).is_none());
+    }
+}
+
+#[test]
+#[should_panic(expected = "attend: spans overlap")]
+fn overlapping_spans_are_refused() {
+    let case = CASES[2];
+    let qkv = ramp(4 * case.stride(), 5);
+    let pages = case.pages(Elem::F32, &qkv);
+    let spans = [Span { first_row: 0, rows: 2, start: 0 }, Span { first_row: 1, rows: 2, start: 1 }];
+    case.run(cpu::path(), Elem::F32, &pages, &qkv, &spans);
+}

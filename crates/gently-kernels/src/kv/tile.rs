@@ -1,0 +1,311 @@
+//! The arithmetic of attention over one page: some queries of one key head against its keys and values.
+//!
+//! Here: scores of up to six queries with all keys of a page, the online softmax, the weighted sum of values, and
+//! the join of chunks. Not here: which queries meet which pages (see [`super::attend`]).
+
+// Loops over register arrays are by index: they unroll, iterators over parts of them may not.
+#![allow(clippy::needless_range_loop)]
+
+use super::PAGE;
+use crate::simd::Simd;
+use crate::simd_math;
+use half::f16;
+
+/// Most queries of a tile.
+pub(super) const MOST: usize = 6;
+
+/// A number of a page.
+pub(super) trait Number: Copy {
+    /// A whole vector of them.
+    ///
+    /// # Safety
+    /// `p` must be valid for reading that many.
+    unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_ptr(p) }
+    }
+}
+
+impl Number for f16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_f16(p.cast()) }
+    }
+}
+
+impl Number for i8 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_i8(p) }
+    }
+}
+
+/// How scores are made from products.
+#[derive(Clone, Copy)]
+pub(super) struct Score {
+    pub scale: f32,
+    pub softcap: Option<f32>,
+    pub window: Option<usize>,
+}
+
+/// One head of one page.
+pub(super) struct Head<T> {
+    /// `[D, PAGE]`
+    pub keys: *const T,
+    /// `[PAGE, dp]`
+    pub values: *const T,
+    /// Scales of keys and of values, `[PAGE]` each; null where numbers have none.
+    pub scales: *const f32,
+    /// Position of the first token of the page.
+    pub first: usize,
+}
+
+/// What a query has gathered in a chunk: pointers to rows of tables.
+#[derive(Clone, Copy)]
+pub(super) struct Query {
+    /// `[D]`
+    pub q: *const f32,
+    /// Its place in the sequence.
+    pub position: usize,
+    /// Of its head; 0 for none.
+    pub slope: f32,
+    /// `[dp]`, the weighted sum of values.
+    pub sum: *mut f32,
+    /// The largest score and the sum of weights.
+    pub norm: *mut [f32; 2],
+}
+
+/// 0, 1, 2, …
+static RAMP: [f32; PAGE] = {
+    let mut ramp = [0.0; PAGE];
+    let mut i = 0;
+    while i < PAGE {
+        ramp[i] = i as f32;
+        i += 1;
+    }
+    ramp
+};
+
+/// Places of the page that a query at `position` sees.
+fn seen(score: Score, position: usize, first: usize) -> (usize, usize) {
+    let end = (position + 1).saturating_sub(first).min(PAGE);
+    let from = score.window.map_or(0, |w| (position + 1).saturating_sub(w));
+    (from.saturating_sub(first).min(end), end)
+}
+
+/// M queries against one head of one page.
+///
+/// # Safety
+/// Pointers of the page and the queries must be valid for D, dp and PAGE, with no two queries sharing a sum or a norm;
+/// places up to each query's own position have been written.
+#[inline(always)]
+pub(super) unsafe fn page<S: Simd, T: Number, const M: usize>(
+    s: S,
+    score: Score,
+    head: &Head<T>,
+    queries: &[Query],
+    d: usize,
+    dp: usize,
+) {
+    let mut weights = [[0.0f32; PAGE]; M];
+    // SAFETY: the caller's promise; `weights` has PAGE numbers for each query.
+    unsafe {
+        let mut at = 0;
+        while at < PAGE {
+            let mut acc = [[s.splat(0.0); 4]; M];
+            let mut c = 0;
+            while c < d {
+                let keys = head.keys.add(c * PAGE + at);
+                let k0 = T::load(s, keys);
+                let k1 = T::load(s, keys.add(S::LANES));
+                let k2 = T::load(s, keys.add(2 * S::LANES));
+                let k3 = T::load(s, keys.add(3 * S::LANES));
+                for m in 0..M {
+                    let q = s.splat(*queries[m].q.add(c));
+                    acc[m][0] = s.fma(q, k0, acc[m][0]);
+                    acc[m][1] = s.fma(q, k1, acc[m][1]);
+                    acc[m][2] = s.fma(q, k2, acc[m][2]);
+                    acc[m][3] = s.fma(q, k3, acc[m][3]);
+                }
+                c += 1;
+            }
+            for m in 0..M {
+                for v in 0..4 {
+                    s.store_ptr(weights[m].as_mut_ptr().add(at + v * S::LANES), acc[m][v]);
+                }
+            }
+            at += 4 * S::LANES;
+        }
+
+        let mut fade = [1.0f32; M];
+        let (mut from, mut end) = (PAGE, 0);
+        for m in 0..M {
+            let (lo, hi) = seen(score, queries[m].position, head.first);
+            from = from.min(lo);
+            end = end.max(hi);
+            fade[m] = soften(s, score, head.scales, &queries[m], head.first, (lo, hi), &mut weights[m]);
+        }
+
+        let mut c = 0;
+        while c + 4 * S::LANES <= dp {
+            gather::<S, T, M, 4>(s, head, queries, &weights, &fade, (from, end), c, dp);
+            c += 4 * S::LANES;
+        }
+        while c < dp {
+            gather::<S, T, M, 1>(s, head, queries, &weights, &fade, (from, end), c, dp);
+            c += S::LANES;
+        }
+    }
+}
+
+/// Turns a row of products into weights against the largest score so far; returns the factor of what was gathered
+/// before.
+///
+/// # Safety
+/// As [`page`].
+#[inline(always)]
+unsafe fn soften<S: Simd>(
+    s: S,
+    score: Score,
+    scales: *const f32,
+    query: &Query,
+    first: usize,
+    (lo, hi): (usize, usize),
+    row: &mut [f32; PAGE],
+) -> f32 {
+    // SAFETY: the caller's promise; rows have PAGE numbers.
+    unsafe {
+        let p = row.as_mut_ptr();
+        let mut i = 0;
+        while i < PAGE {
+            let mut v = s.mul(s.load_ptr(p.add(i)), s.splat(score.scale));
+            if !scales.is_null() {
+                v = s.mul(v, s.load_ptr(scales.add(i)));
+            }
+            if let Some(cap) = score.softcap {
+                v = s.mul(s.splat(cap), simd_math::tanh(s, s.mul(v, s.splat(1.0 / cap))));
+            }
+            if query.slope != 0.0 {
+                // Minus slope times distance: exact, for positions below 2²⁴.
+                let behind = s.splat(first as f32 + i as f32 - query.position as f32);
+                v = s.fma(s.splat(query.slope), s.add(s.load_ptr(RAMP.as_ptr()), behind), v);
+            }
+            s.store_ptr(p.add(i), v);
+            i += S::LANES;
+        }
+        row[..lo].fill(f32::NEG_INFINITY);
+        row[hi..].fill(f32::NEG_INFINITY);
+
+        let p = row.as_mut_ptr();
+        let mut most = s.load_ptr(p);
+        i = S::LANES;
+        while i < PAGE {
+            most = s.max(s.load_ptr(p.add(i)), most);
+            i += S::LANES;
+        }
+        let [before, weight] = *query.norm;
+        let page_most = s.max_lane(most);
+        let most = if page_most > before { page_most } else { before };
+        if most == f32::NEG_INFINITY {
+            row.fill(0.0);
+            return 1.0;
+        }
+        let fade = s.max_lane(simd_math::exp(s, s.splat(before - most)));
+        let mut total = s.splat(0.0);
+        i = 0;
+        while i < PAGE {
+            let e = simd_math::exp(s, s.sub(s.load_ptr(p.add(i)), s.splat(most)));
+            total = s.add(total, e);
+            let e = if scales.is_null() { e } else { s.mul(e, s.load_ptr(scales.add(PAGE + i))) };
+            s.store_ptr(p.add(i), e);
+            i += S::LANES;
+        }
+        *query.norm = [most, weight * fade + s.sum(total)];
+        fade
+    }
+}
+
+/// Adds G vectors of weighted values, from channel `c` on, to the faded sums.
+///
+/// # Safety
+/// As [`page`]; `c` and G vectors lie below dp.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn gather<S: Simd, T: Number, const M: usize, const G: usize>(
+    s: S,
+    head: &Head<T>,
+    queries: &[Query],
+    weights: &[[f32; PAGE]; M],
+    fade: &[f32; M],
+    (from, end): (usize, usize),
+    c: usize,
+    dp: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut acc = [[s.splat(0.0); G]; M];
+        for m in 0..M {
+            for g in 0..G {
+                acc[m][g] = s.mul(s.load_ptr(queries[m].sum.add(c + g * S::LANES)), s.splat(fade[m]));
+            }
+        }
+        let mut t = from;
+        while t < end {
+            let values = head.values.add(t * dp + c);
+            let mut v = [s.splat(0.0); G];
+            for g in 0..G {
+                v[g] = T::load(s, values.add(g * S::LANES));
+            }
+            for m in 0..M {
+                let w = s.splat(weights[m][t]);
+                for g in 0..G {
+                    acc[m][g] = s.fma(w, v[g], acc[m][g]);
+                }
+            }
+            t += 1;
+        }
+        for m in 0..M {
+            for g in 0..G {
+                s.store_ptr(queries[m].sum.add(c + g * S::LANES), acc[m][g]);
+            }
+        }
+    }
+}
+
+/// Joins what a chunk gathered to what the chunks before it did.
+///
+/// # Safety
+/// `sum` and `chunk` must be valid for dp numbers and not overlap.
+#[inline(always)]
+pub(super) unsafe fn join<S: Simd>(
+    s: S,
+    sum: *mut f32,
+    norm: &mut [f32; 2],
+    chunk: *const f32,
+    [most, weight]: [f32; 2],
+    dp: usize,
+) {
+    if most == f32::NEG_INFINITY {
+        return;
+    }
+    let top = if most > norm[0] { most } else { norm[0] };
+    let old = s.max_lane(simd_math::exp(s, s.splat(norm[0] - top)));
+    let new = s.max_lane(simd_math::exp(s, s.splat(most - top)));
+    let mut c = 0;
+    while c < dp {
+        // SAFETY: dp is whole vectors.
+        unsafe {
+            let was = s.mul(s.load_ptr(sum.add(c)), s.splat(old));
+            s.store_ptr(sum.add(c), s.fma(s.load_ptr(chunk.add(c)), s.splat(new), was));
+        }
+        c += S::LANES;
+    }
+    *norm = [top, norm[1] * old + weight * new];
+}
