@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (Some(folder), Some(prompt)) = (args.next(), args.next()) else {
         return Err("usage: generate MODEL PROMPT".into());
     };
-    let model = ModelFolder::open(folder)?;
+    let model = TextModel::open(folder)?;
     let sampling = SamplingParams { temperature: 0.8, top_p: 0.95, seed: 42, ..Default::default() };
     let options = WriteOptions { max_tokens: 300, sampling, stop: vec!["\n\n".into()] };
     print!("{prompt}");

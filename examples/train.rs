@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let finished = Trainer::new(recipe, &folder).observe(Progress::stderr()).run()?;
     println!("validation loss {:?} after {} steps", finished.val_loss, finished.step);
 
-    let model = ModelFolder::open(&folder)?;
+    let model = TextModel::open(&folder)?;
     let text = Writer::new(&model, "\n", &WriteOptions::default())?.collect_text()?;
     println!("{text}");
     std::fs::remove_dir_all(folder)?;

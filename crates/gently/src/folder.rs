@@ -46,6 +46,9 @@ pub enum Error {
     /// From the checkpoints of a run folder.
     #[error(transparent)]
     Train(#[from] gently_train::Error),
+    /// The model cannot be lowered to a plan.
+    #[error(transparent)]
+    Infer(#[from] gently_infer::Error),
 }
 
 impl Error {
@@ -64,6 +67,7 @@ impl Error {
             Error::Model(e) => e.hint(),
             Error::Text(e) => e.hint(),
             Error::Train(e) => e.hint(),
+            Error::Infer(e) => e.hint(),
         }
     }
 }

@@ -6,7 +6,7 @@
 //! ```no_run
 //! use gently::prelude::*;
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let model = ModelFolder::open("runs/quickstart")?;
+//! let model = TextModel::open("runs/quickstart")?;
 //! let text = Writer::new(&model, "In the beginning ", &WriteOptions::default())?.collect_text()?;
 //! println!("{text}");
 //! # Ok(()) }
@@ -15,9 +15,11 @@
 
 pub mod folder;
 pub mod recipes;
+pub mod text_model;
 pub mod write;
 
 pub use gently_formats as formats;
+pub use gently_infer as infer;
 pub use gently_kernels as kernels;
 pub use gently_models as models;
 pub use gently_tensor as tensor;
@@ -27,6 +29,7 @@ pub use gently_train as train;
 /// What most programs need.
 pub mod prelude {
     pub use crate::folder::ModelFolder;
+    pub use crate::text_model::TextModel;
     pub use crate::write::{WriteOptions, Writer};
     pub use gently_models::sampling::SamplingParams;
     pub use gently_models::{Batch, Compute, Decoder, DecoderConfig, ForwardCx};

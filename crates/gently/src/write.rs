@@ -3,9 +3,8 @@
 //! Here: [`Writer`], an iterator over printable pieces, which ends at a stop string, the end-of-text token or the token
 //! limit. Not here: the choice of tokens ([`gently_models::sampling`]).
 
-use crate::folder::ModelFolder;
-use gently_models::ForwardCx;
-use gently_models::generate::Generator;
+use crate::text_model::TextModel;
+use gently_infer::{Request, Stream};
 use gently_models::sampling::SamplingParams;
 use gently_text::StreamDecoder;
 use thiserror::Error;
@@ -14,9 +13,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// From the model, or a sampling parameter out of range.
+    /// From the engine, or a sampling parameter out of range.
     #[error(transparent)]
-    Model(#[from] gently_models::Error),
+    Infer(#[from] gently_infer::Error),
     /// The prompt cannot be written in the model's vocabulary, or a token has no text.
     #[error(transparent)]
     Text(#[from] gently_text::Error),
@@ -26,7 +25,7 @@ impl Error {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Model(e) => e.hint(),
+            Error::Infer(e) => e.hint(),
             Error::Text(e) => e.hint(),
         }
     }
@@ -56,46 +55,60 @@ pub enum End {
     Length,
     /// A stop string came.
     Stop,
-    /// The model wrote its end-of-text token.
+    /// The model wrote a token that ends its texts.
     EndOfText,
+    /// It was cancelled, or the engine went away.
+    Cancelled,
 }
 
-/// Continues a prompt; iterate to get pieces of text as they become certain.
-pub struct Writer<'m> {
-    generator: Generator<'m>,
+/// Continues a prompt; iterate to get pieces of text as they become certain. Dropping it frees its place in the engine.
+pub struct Writer {
+    stream: Stream,
     decoder: StreamDecoder,
-    end_of_text: Option<u32>,
-    options: WriteOptions,
+    stop: Vec<String>,
     /// Text not yet given out because a stop string may be beginning in it.
     held: String,
     prompt_tokens: usize,
+    written: Vec<u32>,
     end: Option<End>,
     failed: bool,
 }
 
-impl<'m> Writer<'m> {
+impl Writer {
     /// Starts after `prompt`. An empty prompt starts at the end-of-text token, or at token 0 where there is none.
     ///
     /// # Errors
-    /// A prompt outside the vocabulary, a sampling parameter out of range.
-    pub fn new(folder: &'m ModelFolder, prompt: &str, options: &WriteOptions) -> Result<Self, Error> {
-        let tokenizer = &folder.tokenizer;
+    /// A prompt outside the vocabulary, a sampling parameter out of range, an engine with a full queue.
+    pub fn new(model: &TextModel, prompt: &str, options: &WriteOptions) -> Result<Self, Error> {
+        let tokenizer = model.tokenizer();
         let mut ids = tokenizer.encode_with_specials(prompt)?;
         if ids.is_empty() {
             ids.push(tokenizer.end_of_text().unwrap_or(0));
         }
-        let cx = ForwardCx::default();
-        let generator =
-            Generator::new(&folder.model, &ids, options.sampling.clone(), cx)?.only_below(tokenizer.vocab_size());
-        let mut options = options.clone();
-        options.stop.retain(|s| !s.is_empty());
+        Self::of_tokens(model, ids, options)
+    }
+
+    /// As [`Writer::new`], for a prompt in tokens.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn of_tokens(model: &TextModel, prompt: Vec<u32>, options: &WriteOptions) -> Result<Self, Error> {
+        let prompt_tokens = prompt.len();
+        let request = Request {
+            max_tokens: options.max_tokens,
+            sampling: options.sampling.clone(),
+            stop: model.ends().to_vec(),
+            below: Some(model.tokenizer().vocab_size()),
+            slide: true,
+            ..Request::new(prompt)
+        };
         Ok(Self {
-            generator,
-            decoder: StreamDecoder::new(tokenizer),
-            end_of_text: tokenizer.end_of_text(),
-            options,
+            stream: model.engine().submit(request)?,
+            decoder: StreamDecoder::new(model.tokenizer()),
+            stop: options.stop.iter().filter(|s| !s.is_empty()).cloned().collect(),
             held: String::new(),
-            prompt_tokens: ids.len(),
+            prompt_tokens,
+            written: Vec::new(),
             end: None,
             failed: false,
         })
@@ -108,7 +121,7 @@ impl<'m> Writer<'m> {
 
     /// Tokens written so far, a stop string's included.
     pub fn written(&self) -> &[u32] {
-        self.generator.written()
+        &self.written
     }
 
     /// Why the text ended; `None` while it goes on.
@@ -116,31 +129,39 @@ impl<'m> Writer<'m> {
         self.end
     }
 
+    /// What can end it from elsewhere.
+    pub fn ticket(&self) -> gently_infer::Ticket {
+        self.stream.ticket().clone()
+    }
+
     /// Writes to the end and gives the whole text.
     ///
     /// # Errors
-    /// From the model or the tokenizer.
+    /// From the engine or the tokenizer.
     pub fn collect_text(self) -> Result<String, Error> {
         self.collect()
     }
 
     /// One more token, and the text that became certain by it.
     fn advance(&mut self) -> Result<String, Error> {
-        if self.generator.written().len() >= self.options.max_tokens {
-            return self.finish(End::Length);
-        }
-        let id = self.generator.next_token()?;
-        if Some(id) == self.end_of_text {
-            return self.finish(End::EndOfText);
-        }
+        let Some(token) = self.stream.next() else {
+            return self.finish(match self.stream.end() {
+                Some(gently_infer::End::Stop(_)) => End::EndOfText,
+                Some(gently_infer::End::Length | gently_infer::End::Context) => End::Length,
+                _ => End::Cancelled,
+            });
+        };
+        let id = token?.id;
+        self.written.push(id);
         let piece = self.decoder.push(id)?;
         self.held.push_str(&piece);
-        if let Some(at) = self.options.stop.iter().filter_map(|s| self.held.find(s.as_str())).min() {
+        if let Some(at) = self.stop.iter().filter_map(|s| self.held.find(s.as_str())).min() {
             self.held.truncate(at);
             self.end = Some(End::Stop);
+            self.stream.cancel();
             return Ok(std::mem::take(&mut self.held));
         }
-        let keep = self.options.stop.iter().map(|s| overlap(&self.held, s)).max().unwrap_or(0);
+        let keep = self.stop.iter().map(|s| overlap(&self.held, s)).max().unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - keep);
         Ok(std::mem::replace(&mut self.held, rest))
     }
@@ -150,7 +171,7 @@ impl<'m> Writer<'m> {
         self.end = Some(end);
         let rest = self.decoder.finish()?;
         self.held.push_str(&rest);
-        if let Some(at) = self.options.stop.iter().filter_map(|s| self.held.find(s.as_str())).min() {
+        if let Some(at) = self.stop.iter().filter_map(|s| self.held.find(s.as_str())).min() {
             self.held.truncate(at);
             self.end = Some(End::Stop);
         }
@@ -158,7 +179,7 @@ impl<'m> Writer<'m> {
     }
 }
 
-impl Iterator for Writer<'_> {
+impl Iterator for Writer {
     type Item = Result<String, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {

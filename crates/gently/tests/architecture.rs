@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["gently-kernels"],
     &["gently-tensor", "gently-formats", "gently-text"],
     &["gently-models"],
-    &["gently-train"],
+    &["gently-train", "gently-infer"],
     &["gently"],
 ];
 

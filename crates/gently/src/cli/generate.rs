@@ -2,11 +2,11 @@
 
 use super::failure::advise;
 use super::output::{data, say};
+use super::sampling::Sampling;
 use anyhow::Result;
 use clap::Args as ClapArgs;
 use gently::prelude::*;
 use gently::write::End;
-use gently_kernels::pool;
 use serde_json::json;
 use std::io::Read;
 use std::path::PathBuf;
@@ -28,30 +28,13 @@ pub struct Args {
     /// Write at most this many tokens
     #[arg(long, short = 'n', default_value_t = 200)]
     max_tokens: usize,
-    /// Divide logits by this; 0 always takes the likeliest token
-    #[arg(long, short, default_value_t = 0.8)]
-    temperature: f32,
-    /// Choose among this many likeliest tokens; 0 among all
-    #[arg(long, default_value_t = 0)]
-    top_k: usize,
-    /// Choose among the likeliest tokens that together reach this probability
-    #[arg(long, default_value_t = 1.0)]
-    top_p: f32,
-    /// Choose among tokens at least this fraction as likely as the likeliest
-    #[arg(long, default_value_t = 0.0)]
-    min_p: f32,
-    /// Make tokens already seen less likely; 1 is off
-    #[arg(long, default_value_t = 1.0)]
-    repetition_penalty: f32,
-    /// Seed of the random choices: the same seed writes the same text
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampling: Sampling,
     /// End before this text comes; may be given several times
     #[arg(long)]
     stop: Vec<String>,
-    /// Compute threads (default: all)
-    #[arg(long, value_parser = super::train::thread_count)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    engine: super::engine::Options,
     /// Print one JSON object when done instead of streaming the text
     #[arg(long)]
     json: bool,
@@ -59,28 +42,14 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
-    if let Some(n) = args.threads {
-        pool::set_threads(n);
-    }
     let prompt = match args.prompt.as_str() {
         "-" => from_stdin()?,
         text => text.to_owned(),
     };
-    let folder = ModelFolder::open(&args.model)?;
-    let options = WriteOptions {
-        max_tokens: args.max_tokens,
-        sampling: SamplingParams {
-            temperature: args.temperature,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            min_p: args.min_p,
-            repetition_penalty: args.repetition_penalty,
-            seed: args.seed,
-        },
-        stop: args.stop,
-    };
+    let model = args.engine.open(&args.model)?;
+    let options = WriteOptions { max_tokens: args.max_tokens, sampling: args.sampling.params(), stop: args.stop };
     let begun = Instant::now();
-    let mut writer = Writer::new(&folder, &prompt, &options)?;
+    let mut writer = Writer::new(&model, &prompt, &options)?;
     let mut text = String::new();
     if !args.json {
         data(&prompt)?;
@@ -99,10 +68,11 @@ pub fn run(args: Args) -> Result<()> {
         let end = match writer.end() {
             Some(End::Stop) => "stop",
             Some(End::EndOfText) => "end_of_text",
+            Some(End::Cancelled) => "cancelled",
             _ => "length",
         };
         let report = json!({
-            "model": folder.path, "prompt": prompt, "text": text, "end": end,
+            "model": model.path(), "prompt": prompt, "text": text, "end": end,
             "prompt_tokens": writer.prompt_tokens(), "tokens": tokens, "seconds": seconds,
             "tokens_per_second": tokens as f64 / seconds,
         });

@@ -5,10 +5,13 @@ pub mod failure;
 mod bench;
 mod data;
 mod doctor;
+mod engine;
 mod generate;
 mod inspect;
 mod output;
 mod quickstart;
+mod sampling;
+mod score;
 mod spec;
 mod train;
 
@@ -34,6 +37,8 @@ enum Command {
     Train(train::Args),
     /// Continue a prompt with a trained or published model
     Generate(generate::Args),
+    /// Say how likely a text is to a model: log-likelihood, perplexity, bits per byte
+    Score(score::Args),
     /// Prepare, inspect and fetch training text
     Data(data::Args),
     /// Show what a model folder holds: shapes, parameters, work per token, memory
@@ -52,6 +57,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Quickstart(args) => quickstart::run(args),
         Command::Train(args) => train::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Score(args) => score::run(args),
         Command::Data(args) => data::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Spec(args) => spec::run(args),

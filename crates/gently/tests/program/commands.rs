@@ -33,6 +33,26 @@ fn a_run_can_be_written_with_inspected_and_explained() {
     assert_eq!(json["end"], "stop");
     assert!(!json["text"].as_str().unwrap().contains(' '));
 
+    assert_eq!(write(&["--temperature", "0"]), write(&["--temperature", "0", "--no-lookup"]), "guesses change nothing");
+    assert_ne!(one, write(&["--seed", "5", "--frequency-penalty", "9"]));
+
+    let score = |more: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&succeed(&[&["score", run, "--json"], more].concat()).out).unwrap()
+    };
+    let whole = score(&["--text", "the sea and the night", "--tokens"]);
+    let sum: f64 = whole["logprobs"].as_array().unwrap().iter().map(|p| p.as_f64().unwrap()).sum();
+    assert!((sum - whole["log_likelihood"].as_f64().unwrap()).abs() < 1e-4);
+    let nats = whole["nats_per_token"].as_f64().unwrap();
+    assert!((nats.exp() - whole["perplexity"].as_f64().unwrap()).abs() < 1e-6 * nats.exp());
+    // Longer than the context: scored in windows.
+    let long = score(&["--file", data.to_str().unwrap()]);
+    assert!(long["tokens"].as_u64().unwrap() > 1000, "{long}");
+    assert!((0.1..8.0).contains(&long["bits_per_byte"].as_f64().unwrap()), "{long}");
+
+    let bench = ["bench", "infer", run, "--prefill", "20", "--decode", "5", "--batch", "2", "--depth", "3", "--json"];
+    let bench: serde_json::Value = serde_json::from_str(&succeed(&bench).out).unwrap();
+    assert!(bench["results"].as_array().unwrap().iter().all(|r| r["tokens_per_second"].as_f64().unwrap() > 0.0));
+
     let seen: serde_json::Value = serde_json::from_str(&succeed(&["inspect", run, "--json"]).out).unwrap();
     assert_eq!(seen["config"]["width"], 16);
     let tensors = seen["tensors"].as_array().unwrap();
@@ -72,7 +92,7 @@ fn the_machine_is_described() {
 
 #[test]
 fn every_command_has_an_example_in_its_help() {
-    for command in ["quickstart", "train", "generate", "data", "inspect", "spec", "bench", "doctor"] {
+    for command in ["quickstart", "train", "generate", "score", "data", "inspect", "spec", "bench", "doctor"] {
         let help = gently(&[command, "--help"]);
         assert!(help.ok);
         assert!(help.out.contains(&format!("gently {command}")), "{command} --help shows no example");

@@ -1,5 +1,6 @@
 //! `gently bench`: how fast this machine runs the kernels and the recipes. One file a measurement; what they share is here.
 
+mod infer;
 mod products;
 mod scaling;
 mod train;
@@ -22,7 +23,8 @@ use std::time::Instant;
 #[derive(ClapArgs)]
 #[command(
     after_help = "Examples:\n  gently bench train\n  gently bench train --recipe shakespeare-cpu --compute both --json\n  \
-    gently bench scaling --quick --html scaling.html\n  gently bench products --json"
+    gently bench scaling --quick --html scaling.html\n  gently bench products --json\n  \
+    gently bench infer runs/quickstart --prefill 512 --decode 128"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -43,6 +45,8 @@ enum What {
     Train(train::Args),
     /// How time over the floor grows with width, depth, length and vocabulary, as a table and a page with plots
     Scaling(scaling::Args),
+    /// Reading prompts and writing tokens: tokens/s, bytes moved, share of what the machine can do
+    Infer(infer::Args),
 }
 
 /// Runs the command.
@@ -57,6 +61,7 @@ pub fn run(args: Args) -> Result<()> {
         What::Products => products::run(args.json),
         What::Train(train) => train::run(&train, args.json),
         What::Scaling(scaling) => scaling::run(&scaling, args.json),
+        What::Infer(infer) => infer::run(&infer, args.threads, args.json),
     }
 }
 

@@ -1,0 +1,241 @@
+//! A thread that runs a [`Scheduler`], and streams of its tokens.
+//!
+//! Here: [`Engine`], its options and [`Stream`]. Not here: what goes into a pass (see [`crate::schedule`]).
+
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::schedule::{End, Event, Request, Scheduler, Ticket, Token, check};
+use crate::speculate::Lookup;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// Bounds and choices of an engine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineOptions {
+    /// Most sequences written at once.
+    pub batch: usize,
+    /// Rows of a pass while prompts are read: a bound on the time between two tokens of those that write.
+    pub chunk: usize,
+    /// Most requests that wait; more are refused.
+    pub queue: usize,
+    /// Most bytes of keys and values of running sequences; a request waits until what it may need is free.
+    pub cache_bytes: usize,
+    /// Most bytes of states kept for sequences that begin alike.
+    pub prefix_bytes: usize,
+    /// Threads; `None` finds out how many decode fastest.
+    pub threads: Option<usize>,
+    /// Guess from the text itself, and verify several tokens in one pass.
+    pub lookup: Option<Lookup>,
+}
+
+impl Default for EngineOptions {
+    /// 16 sequences, chunks of 256 rows, 64 waiting, 1 GiB for sequences and 256 MiB for beginnings, lookup on.
+    fn default() -> Self {
+        Self {
+            batch: 16,
+            chunk: 256,
+            queue: 64,
+            cache_bytes: 1 << 30,
+            prefix_bytes: 256 << 20,
+            threads: None,
+            lookup: Some(Lookup::default()),
+        }
+    }
+}
+
+/// A request on its way to the thread.
+struct Submission {
+    ticket: Ticket,
+    request: Request,
+    events: Sender<Event>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    arrived: VecDeque<Submission>,
+    /// Requests that wait in the scheduler.
+    queued: usize,
+}
+
+struct Shared {
+    inbox: Mutex<Inbox>,
+    wake: Condvar,
+    stopping: AtomicBool,
+}
+
+impl Shared {
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs a model for many requests at once, on a thread of its own. Dropping it ends all requests.
+pub struct Engine {
+    plan: Arc<Plan>,
+    options: EngineOptions,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Engine {
+    /// Starts an engine.
+    pub fn new(plan: impl Into<Arc<Plan>>, options: EngineOptions) -> Self {
+        let plan = plan.into();
+        // The inbox counts what waits, so the scheduler's own bound is never met.
+        let scheduler = Scheduler::new(plan.clone(), EngineOptions { queue: usize::MAX, ..options.clone() });
+        Self::start(plan, options, scheduler)
+    }
+
+    /// Starts an engine in which a smaller model of the same vocabulary guesses up to `tokens` tokens ahead. The texts are
+    /// the same.
+    ///
+    /// # Errors
+    /// As [`Scheduler::with_draft`].
+    pub fn with_draft(
+        plan: impl Into<Arc<Plan>>,
+        draft: impl Into<Arc<Plan>>,
+        tokens: usize,
+        options: EngineOptions,
+    ) -> Result<Self> {
+        let plan = plan.into();
+        let scheduler = Scheduler::new(plan.clone(), EngineOptions { queue: usize::MAX, ..options.clone() });
+        let scheduler = scheduler.with_draft(draft.into(), tokens)?;
+        Ok(Self::start(plan, options, scheduler))
+    }
+
+    fn start(plan: Arc<Plan>, options: EngineOptions, scheduler: Scheduler) -> Self {
+        let shared =
+            Arc::new(Shared { inbox: Mutex::default(), wake: Condvar::new(), stopping: AtomicBool::new(false) });
+        let for_thread = shared.clone();
+        // Without a thread requests are refused as by an engine that has stopped.
+        let thread =
+            std::thread::Builder::new().name("gently-engine".into()).spawn(move || serve(scheduler, &for_thread)).ok();
+        Self { plan, options, shared, thread }
+    }
+
+    /// The plan it runs.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// Starts a request and gives the stream of its tokens. Dropping the stream cancels the request.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when too many wait; [`Error::Tokens`], [`Error::Request`] and [`Error::Sampling`] for a request
+    /// that this model cannot serve; [`Error::Stopped`].
+    pub fn submit(&self, request: Request) -> Result<Stream> {
+        check(&self.plan, &self.options, &request)?;
+        if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+            return Err(Error::Stopped);
+        }
+        let mut inbox = self.shared.inbox();
+        let waiting = inbox.arrived.len() + inbox.queued;
+        if waiting >= self.options.queue {
+            return Err(Error::Busy { waiting });
+        }
+        let ticket = Ticket::new();
+        let (sender, events) = channel();
+        inbox.arrived.push_back(Submission { ticket: ticket.clone(), request, events: sender });
+        drop(inbox);
+        self.shared.wake.notify_one();
+        Ok(Stream { ticket, events, end: None })
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Under the lock, so that the thread cannot miss it between looking and waiting.
+        let inbox = self.shared.inbox();
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        drop(inbox);
+        self.shared.wake.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A panic in it has been reported by the thread itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread: takes in requests, runs passes, gives out events; waits when there is nothing to do.
+fn serve(mut scheduler: Scheduler, shared: &Shared) {
+    let mut streams: HashMap<u64, Sender<Event>> = HashMap::new();
+    let going = || !shared.stopping.load(Ordering::Relaxed);
+    while going() {
+        let mut inbox = shared.inbox();
+        while inbox.arrived.is_empty() && scheduler.is_idle() && going() {
+            inbox = shared.wake.wait(inbox).unwrap_or_else(PoisonError::into_inner);
+        }
+        for Submission { ticket, request, events } in std::mem::take(&mut inbox.arrived) {
+            // It was checked before; a sender dropped here ends the stream with an error.
+            if scheduler.submit_as(ticket.clone(), request).is_ok() {
+                streams.insert(ticket.id(), events);
+            }
+        }
+        inbox.queued = scheduler.waiting();
+        drop(inbox);
+        let events = scheduler.step(&going);
+        shared.inbox().queued = scheduler.waiting();
+        for (ticket, event) in events {
+            let ended = matches!(event, Event::End(_));
+            // A receiver that is gone has cancelled by being dropped.
+            let _ = streams.get(&ticket.id()).map(|s| s.send(event));
+            if ended {
+                streams.remove(&ticket.id());
+            }
+        }
+    }
+}
+
+/// The tokens of a request as they are written.
+pub struct Stream {
+    ticket: Ticket,
+    events: Receiver<Event>,
+    end: Option<End>,
+}
+
+impl Stream {
+    /// Why the text ended; `None` while it goes on.
+    pub fn end(&self) -> Option<End> {
+        self.end
+    }
+
+    /// Ends the request; the stream then ends with [`End::Cancelled`].
+    pub fn cancel(&self) {
+        self.ticket.cancel();
+    }
+
+    /// The request's name, which can cancel it from elsewhere.
+    pub fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+}
+
+impl Iterator for Stream {
+    type Item = Result<Token>;
+
+    fn next(&mut self) -> Option<Result<Token>> {
+        if self.end.is_some() {
+            return None;
+        }
+        match self.events.recv() {
+            Ok(Event::Token(token)) => Some(Ok(token)),
+            Ok(Event::End(end)) => {
+                self.end = Some(end);
+                None
+            }
+            Err(_) => {
+                self.end = Some(End::Cancelled);
+                Some(Err(Error::Stopped))
+            }
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.ticket.cancel();
+    }
+}

@@ -1,0 +1,521 @@
+//! Which sequences go into the next pass: continuous batching without threads or clocks of its own.
+//!
+//! Here: [`Scheduler`], a queue of requests and the sequences being written. Each [`Scheduler::step`] is one pass: a
+//! token for every sequence that writes, and a chunk of the prompts that are still being read. Not here: the thread
+//! that calls it and the streams (see [`crate::Engine`]).
+//!
+//! **A request's tokens do not depend on the others**: a row of a pass has the same bits in any company, random draws
+//! are counted by request, and what is taken from the prefix cache equals what reading would give.
+//!
+//! ```
+//! use gently_infer::{EngineOptions, Event, Plan, PlanOptions, Request, Scheduler};
+//! use gently_models::{Decoder, DecoderConfig};
+//! # use gently_tensor::{Device, Rng};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let cfg = DecoderConfig { vocab: 16, layers: 1, heads: 2, width: 8, ..DecoderConfig::named("gpt2")? };
+//! # let model = Decoder::new(&cfg, &Rng::new(0), &Device::Cpu)?;
+//! let plan = Plan::new(&model, PlanOptions::default())?;
+//! let mut scheduler = Scheduler::new(plan.into(), EngineOptions::default());
+//! scheduler.submit(Request { max_tokens: 3, ..Request::new(vec![1, 2]) })?;
+//! let mut written = 0;
+//! while !scheduler.is_idle() {
+//!     let events = scheduler.step(&|| true);
+//!     written += events.iter().filter(|(_, e)| matches!(e, Event::Token(_))).count();
+//! }
+//! assert_eq!(written, 3);
+//! # Ok(()) }
+//! ```
+
+use crate::engine::EngineOptions;
+use crate::error::{Error, Result};
+use crate::plan::{Piece, Plan, Wanted};
+use crate::prefix::PrefixCache;
+use crate::speculate::{Draft, Gate, Times};
+use crate::state::State;
+use crate::tune::Tuner;
+use crate::work::Work;
+use gently_kernels::kv::PAGE;
+use gently_models::sampling::{Sampler, SamplingParams, logprobs};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+/// What is to be written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// The tokens to continue; at least one.
+    pub prompt: Vec<u32>,
+    /// Write at most this many.
+    pub max_tokens: usize,
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// Tokens that end the text; the one that does is given out as [`End::Stop`], not as a token.
+    pub stop: Vec<u32>,
+    /// Never choose a token of this id or above: models pad their vocabulary beyond the tokenizer's.
+    pub below: Option<usize>,
+    /// End when this time has come.
+    pub deadline: Option<Instant>,
+    /// When the model's context is full, read the later half of it again as a new beginning and go on. Otherwise the
+    /// text ends there.
+    pub slide: bool,
+    /// Give the log-probability of each token, and of this many likeliest ones.
+    pub logprobs: Option<usize>,
+}
+
+impl Request {
+    /// Continues `prompt` by up to 256 tokens, drawn from the model's own distribution.
+    pub fn new(prompt: Vec<u32>) -> Self {
+        Self {
+            prompt,
+            max_tokens: 256,
+            sampling: SamplingParams::default(),
+            stop: Vec::new(),
+            below: None,
+            deadline: None,
+            slide: false,
+            logprobs: None,
+        }
+    }
+}
+
+/// Most alternatives that log-probabilities are given for.
+const MOST_LOGPROBS: usize = 100;
+
+/// A token that was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// Its natural log-probability under the model, before temperature, filters and penalties; where asked for.
+    pub logprob: Option<f32>,
+    /// The likeliest tokens with theirs, likeliest first; where asked for.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// Why a text ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// `max_tokens` were written.
+    Length,
+    /// This stop token was chosen.
+    Stop(u32),
+    /// The model's context is full.
+    Context,
+    /// Its stream was dropped.
+    Cancelled,
+    /// Its deadline came.
+    Deadline,
+    /// The model refused its tokens.
+    Failed,
+}
+
+/// What happened to a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A token was written.
+    Token(Token),
+    /// The text ended; the last event of a request.
+    End(End),
+}
+
+/// The name of a request, and the way to cancel it.
+#[derive(Debug, Clone)]
+pub struct Ticket {
+    id: u64,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Ticket {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), cancelled: Arc::default() }
+    }
+
+    /// A number that no other request of this program has.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Ends the request before the next layer of a pass that only cancelled requests are in, or after the pass.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+/// A sequence being written.
+struct Running {
+    ticket: Ticket,
+    request: Request,
+    sampler: Sampler,
+    /// The prompt and what was written.
+    tokens: Vec<u32>,
+    /// What the model has read of `tokens`, from `base` on.
+    state: State,
+    base: usize,
+    gate: Gate,
+    /// What the draft model has read.
+    draft: Option<State>,
+    end: Option<End>,
+}
+
+impl Running {
+    fn unread(&self) -> usize {
+        self.tokens.len() - self.base - self.state.len()
+    }
+
+    fn written(&self) -> usize {
+        self.tokens.len() - self.request.prompt.len()
+    }
+}
+
+/// Requests and their sequences.
+pub struct Scheduler {
+    plan: Arc<Plan>,
+    options: EngineOptions,
+    work: Work,
+    waiting: VecDeque<(Ticket, Request, Sampler)>,
+    running: Vec<Running>,
+    prefix: PrefixCache,
+    /// Whose turn it is to read a prompt first.
+    turn: usize,
+    times: Times,
+    tuner: Tuner,
+    draft: Option<Draft>,
+}
+
+impl Scheduler {
+    /// A scheduler with nothing to do.
+    pub fn new(plan: Arc<Plan>, options: EngineOptions) -> Self {
+        Self {
+            prefix: PrefixCache::new(options.prefix_bytes),
+            tuner: Tuner::new(options.threads),
+            plan,
+            options,
+            work: Work::new(),
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            turn: 0,
+            times: Times::default(),
+            draft: None,
+        }
+    }
+
+    /// Lets a smaller model guess up to `tokens` tokens wherever the text itself gives no guess.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a model of another vocabulary, or no tokens.
+    pub fn with_draft(mut self, plan: Arc<Plan>, tokens: usize) -> Result<Self> {
+        self.draft = Some(Draft::new(&self.plan, plan, tokens)?);
+        Ok(self)
+    }
+
+    /// Puts a request into the queue.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] for a full queue; [`Error::Tokens`], [`Error::Request`] and [`Error::Sampling`] for a request
+    /// that this model cannot serve.
+    pub fn submit(&mut self, request: Request) -> Result<Ticket> {
+        let ticket = Ticket::new();
+        self.submit_as(ticket.clone(), request)?;
+        Ok(ticket)
+    }
+
+    pub(crate) fn submit_as(&mut self, ticket: Ticket, request: Request) -> Result<()> {
+        if self.waiting.len() >= self.options.queue {
+            return Err(Error::Busy { waiting: self.waiting.len() });
+        }
+        let sampler = check(&self.plan, &self.options, &request)?;
+        self.waiting.push_back((ticket, request, sampler));
+        Ok(())
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    /// Requests in the queue.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Sequences being written.
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Bytes of keys and values of the running sequences, and of the prefix cache.
+    pub fn state_bytes(&self) -> (usize, usize) {
+        (self.running.iter().map(|r| r.state.bytes()).sum(), self.prefix.bytes())
+    }
+
+    /// One pass over the sequences, and what came of it. `going` is asked before each layer, besides the requests'
+    /// own cancellation; when it says no, the pass is dropped, and can be made again.
+    pub fn step(&mut self, going: &dyn Fn() -> bool) -> Vec<(Ticket, Event)> {
+        let mut events = Vec::new();
+        self.expire(&mut events);
+        self.admit();
+        let inputs = self.compose();
+        if inputs.is_empty() {
+            return events;
+        }
+        let rows: usize = inputs.iter().map(|i| i.tokens.len()).sum();
+        let tickets: Vec<Ticket> = inputs.iter().map(|i| self.running[i.index].ticket.clone()).collect();
+        let going = || going() && !tickets.iter().all(Ticket::is_cancelled);
+
+        let mut pieces = Vec::with_capacity(inputs.len());
+        let mut inputs_left = inputs.iter().peekable();
+        for (index, running) in self.running.iter_mut().enumerate() {
+            if let Some(input) = inputs_left.next_if(|i| i.index == index) {
+                pieces.push(Piece { state: &mut running.state, tokens: &input.tokens, wanted: input.wanted });
+            }
+        }
+        let begun = Instant::now();
+        let threads = self.tuner.begin(rows);
+        let passed = self.plan.forward(&mut self.work, &mut pieces, &going);
+        self.tuner.end(rows, threads, begun.elapsed().as_secs_f64());
+        drop(pieces);
+        let logits = match passed {
+            Ok(Some(logits)) => logits,
+            // Called off: the states are as they were.
+            Ok(None) => return events,
+            // Requests were checked when they came; one that fails all the same must not be tried for ever.
+            Err(_) => {
+                inputs.iter().for_each(|i| self.running[i.index].end = Some(End::Failed));
+                self.finish(&mut events);
+                return events;
+            }
+        };
+        self.times.learn(rows, begun.elapsed().as_secs_f64());
+
+        let (vocab, room) = (self.plan.config().vocab, self.plan.room().unwrap_or(usize::MAX));
+        let mut logits = logits.chunks_exact(vocab);
+        for input in &inputs {
+            let running = &mut self.running[input.index];
+            if input.wanted == Wanted::None {
+                continue;
+            }
+            if running.written() == 0 && running.state.len() > PAGE {
+                // Requests that come while this one writes may begin alike.
+                self.prefix.insert(running.state.clone());
+            }
+            let mut accepted = 0;
+            for i in 0..=input.draft {
+                let Some(row) = logits.next() else { break };
+                if accepted < i || running.end.is_some() {
+                    continue;
+                }
+                if let Some(token) = choose(running, row, room) {
+                    let id = token.id;
+                    events.push((running.ticket.clone(), Event::Token(token)));
+                    // The next row's logits hold if this token is the one that was guessed.
+                    let guessed = input.tokens.get(input.tokens.len() - input.draft + i);
+                    if guessed == Some(&id) {
+                        accepted += 1;
+                    }
+                }
+            }
+            if input.draft > 0 {
+                running.gate.learn(accepted, input.draft, rows, &self.times);
+                // What was read beyond the last token chosen is not part of the text.
+                let keep = (running.tokens.len() - running.base - 1).min(running.state.len());
+                // Cannot fail: it is no more than was read.
+                let _ = running.state.truncate(keep);
+            }
+        }
+        self.finish(&mut events);
+        events
+    }
+
+    /// Ends what was cancelled or is late, running or not.
+    fn expire(&mut self, events: &mut Vec<(Ticket, Event)>) {
+        let now = Instant::now();
+        let fate = |ticket: &Ticket, request: &Request| {
+            if ticket.is_cancelled() {
+                Some(End::Cancelled)
+            } else if request.deadline.is_some_and(|d| d <= now) {
+                Some(End::Deadline)
+            } else {
+                None
+            }
+        };
+        self.waiting.retain(|(ticket, request, _)| {
+            let fate = fate(ticket, request);
+            events.extend(fate.map(|end| (ticket.clone(), Event::End(end))));
+            fate.is_none()
+        });
+        for running in &mut self.running {
+            running.end = running.end.or_else(|| fate(&running.ticket, &running.request));
+        }
+        self.finish(events);
+    }
+
+    /// Takes requests from the queue, first come first served, while there is room.
+    fn admit(&mut self) {
+        while self.running.len() < self.options.batch {
+            let Some((_, request, _)) = self.waiting.front() else { return };
+            let need = |r: &Request| worst_bytes(&self.plan, r);
+            let promised: usize = self.running.iter().map(|r| need(&r.request)).sum();
+            if promised + need(request) > self.options.cache_bytes {
+                return;
+            }
+            let Some((ticket, request, sampler)) = self.waiting.pop_front() else { return };
+            let room = self.plan.room().unwrap_or(usize::MAX);
+            let base = request.prompt.len().saturating_sub(room);
+            // At least the last token is read anew: its logits are needed.
+            let known = self.prefix.lookup(&request.prompt[base..], request.prompt.len() - base - 1);
+            let state = known.unwrap_or_else(|| self.plan.state());
+            let tokens = request.prompt.clone();
+            let gate = Gate::default();
+            let running = Running { ticket, request, sampler, tokens, state, base, gate, draft: None, end: None };
+            self.running.push(running);
+        }
+    }
+
+    /// The next pass: a token of all that write, then pieces of prompts, each of those that read getting a share.
+    fn compose(&mut self) -> Vec<Input> {
+        let room = self.plan.room().unwrap_or(usize::MAX);
+        let mut inputs = Vec::new();
+        let mut readers = Vec::new();
+        let mut rows = 0;
+        for (index, running) in self.running.iter_mut().enumerate() {
+            if running.state.len() + running.unread() > room {
+                // Only with `slide`: others have ended.
+                running.base = running.tokens.len() - (room / 2).max(1);
+                running.state = self.plan.state();
+            }
+            if running.unread() > 1 {
+                readers.push(index);
+                continue;
+            }
+            let mut tokens = running.tokens[running.tokens.len() - 1..].to_vec();
+            let mut draft = 0;
+            if (self.options.lookup.is_some() || self.draft.is_some()) && running.gate.open() {
+                let left = (running.request.max_tokens - running.written()).saturating_sub(1);
+                let most = left.min(room - running.state.len() - 1);
+                let lookup = self.options.lookup.as_ref();
+                let found = lookup.map_or(&[][..], |lookup| lookup.propose(&running.tokens));
+                let guess = match &mut self.draft {
+                    Some(model) if found.is_empty() => {
+                        let state = running.draft.get_or_insert_with(|| model.state());
+                        model.propose(state, &running.tokens[running.base..], most)
+                    }
+                    _ => found[..found.len().min(most)].to_vec(),
+                };
+                draft = guess.len();
+                tokens.extend(guess);
+            }
+            rows += tokens.len();
+            inputs.push(Input { index, tokens, wanted: Wanted::All, draft });
+        }
+        if !readers.is_empty() {
+            self.turn = self.turn.wrapping_add(1);
+            let count = readers.len();
+            readers.rotate_left(self.turn % count);
+            // However many write, prompts go on.
+            let mut budget = self.options.chunk.saturating_sub(rows).max(self.options.chunk.div_ceil(4));
+            for (i, index) in readers.into_iter().enumerate() {
+                let running = &self.running[index];
+                let share = budget.div_ceil(count - i).min(running.unread());
+                if share == 0 {
+                    break;
+                }
+                budget -= share;
+                let from = running.base + running.state.len();
+                let tokens = running.tokens[from..from + share].to_vec();
+                let wanted = if share == running.unread() { Wanted::Last } else { Wanted::None };
+                inputs.push(Input { index, tokens, wanted, draft: 0 });
+            }
+        }
+        inputs.sort_by_key(|i| i.index);
+        inputs
+    }
+
+    /// Lets go of sequences that have ended, and keeps their states for those that begin alike.
+    fn finish(&mut self, events: &mut Vec<(Ticket, Event)>) {
+        let mut i = 0;
+        while i < self.running.len() {
+            let Some(end) = self.running[i].end else {
+                i += 1;
+                continue;
+            };
+            let running = self.running.remove(i);
+            self.prefix.insert(running.state);
+            events.push((running.ticket, Event::End(end)));
+        }
+    }
+}
+
+/// A sequence's part of a pass.
+struct Input {
+    index: usize,
+    tokens: Vec<u32>,
+    wanted: Wanted,
+    /// How many of the tokens, at the end, are guesses.
+    draft: usize,
+}
+
+/// Bytes of keys and values that a request may come to need.
+fn worst_bytes(plan: &Plan, request: &Request) -> usize {
+    let tokens = request.prompt.len().saturating_add(request.max_tokens).min(plan.room().unwrap_or(usize::MAX));
+    tokens.div_ceil(PAGE).saturating_mul(PAGE * plan.cache_bytes_per_token())
+}
+
+/// Refuses what this model cannot serve, before it waits in a queue.
+pub(crate) fn check(plan: &Plan, options: &EngineOptions, request: &Request) -> Result<Sampler> {
+    let (vocab, prompt) = (plan.config().vocab, &request.prompt);
+    if prompt.is_empty() {
+        return Err(Error::Tokens { what: "there is nothing to continue: the prompt has no tokens".into() });
+    }
+    if let Some(id) = prompt.iter().find(|id| **id as usize >= vocab) {
+        return Err(Error::Tokens { what: format!("token {id} is outside the vocabulary of {vocab}") });
+    }
+    if let Some(room) = plan.room().filter(|room| prompt.len() > *room && !request.slide) {
+        let what = format!("a prompt of {} tokens does not fit into a context of {room}", prompt.len());
+        return Err(Error::Tokens { what });
+    }
+    if request.below == Some(0) {
+        return Err(Error::Request { what: "below = 0 leaves no token to choose".into() });
+    }
+    if request.logprobs.is_some_and(|n| n > MOST_LOGPROBS) {
+        return Err(Error::Request { what: format!("logprobs is more than {MOST_LOGPROBS}") });
+    }
+    let need = worst_bytes(plan, request);
+    if need > options.cache_bytes {
+        let what = format!("its keys and values may need {need} bytes, of {} there are", options.cache_bytes);
+        return Err(Error::Request { what });
+    }
+    Ok(Sampler::new(request.sampling.clone())?)
+}
+
+/// Chooses the next token of a sequence from a row of logits, or ends it.
+fn choose(running: &mut Running, row: &[f32], room: usize) -> Option<Token> {
+    if running.written() >= running.request.max_tokens {
+        running.end = Some(End::Length);
+        return None;
+    }
+    let row = &row[..running.request.below.unwrap_or(row.len()).min(row.len())];
+    let id = running.sampler.sample(row, &running.tokens);
+    if running.request.stop.contains(&id) {
+        running.end = Some(End::Stop(id));
+        return None;
+    }
+    let (mut logprob, mut top) = (None, Vec::new());
+    if let Some(n) = running.request.logprobs {
+        let all = logprobs(row, id, n);
+        logprob = Some(all.0);
+        top = all.1;
+    }
+    running.tokens.push(id);
+    if running.written() >= running.request.max_tokens {
+        running.end = Some(End::Length);
+    } else if running.tokens.len() - running.base > room && !running.request.slide {
+        running.end = Some(End::Context);
+    }
+    Some(Token { id, logprob, top })
+}

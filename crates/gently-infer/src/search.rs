@@ -1,0 +1,217 @@
+//! Looking for a text rather than drawing one: beam search and contrastive search.
+//!
+//! Here: both over one [`Plan`], each step one pass over all hypotheses, whose states share the pages of what they have in
+//! common. Not here: choosing token by token (see [`crate::Scheduler`]).
+
+use crate::error::{Error, Result};
+use crate::plan::{Piece, Plan, Wanted};
+use crate::state::State;
+use crate::work::Work;
+use gently_models::sampling::logprobs;
+
+/// How hypotheses are compared.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BeamOptions {
+    /// Hypotheses kept at each step, and given back.
+    pub width: usize,
+    /// Write at most this many tokens.
+    pub max_tokens: usize,
+    /// A hypothesis of n tokens scores `log-probability / n^length_penalty`: above 0 longer ones win, below 0 shorter ones
+    /// do (as Python `transformers` has it; Wu et al. 2016 have `((5 + n)/6)^α`).
+    pub length_penalty: f64,
+    /// Tokens that end a hypothesis; they count, and are its last.
+    pub stop: Vec<u32>,
+    /// Never choose a token of this id or above.
+    pub below: Option<usize>,
+}
+
+impl Default for BeamOptions {
+    fn default() -> Self {
+        Self { width: 4, max_tokens: 64, length_penalty: 1.0, stop: Vec::new(), below: None }
+    }
+}
+
+/// A text that was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hypothesis {
+    /// What follows the prompt.
+    pub tokens: Vec<u32>,
+    /// The natural log-probability of these tokens.
+    pub logprob: f64,
+    /// What hypotheses are compared by.
+    pub score: f64,
+    /// Whether it ended with a stop token.
+    pub ended: bool,
+}
+
+/// Most hypotheses and candidates: a bound on the rows of a pass.
+const MOST: usize = 256;
+
+/// A hypothesis that goes on.
+struct Beam {
+    state: State,
+    tokens: Vec<u32>,
+    logprob: f64,
+}
+
+/// The likeliest continuations of `prompt` that beam search finds, best first.
+///
+/// # Errors
+/// [`Error::Request`] for a width of 0 or above 256; [`Error::Tokens`] for a prompt that the model cannot read.
+pub fn beam_search(plan: &Plan, work: &mut Work, prompt: &[u32], options: &BeamOptions) -> Result<Vec<Hypothesis>> {
+    let BeamOptions { width, max_tokens, length_penalty, .. } = *options;
+    if width == 0 || width > MOST {
+        return Err(Error::Request { what: format!("a beam of {width} is not between 1 and {MOST}") });
+    }
+    let score = |logprob: f64, n: usize| logprob / (n as f64).powf(length_penalty);
+    let (vocab, below) = limits(plan, options.below);
+    let steps =
+        max_tokens.min(plan.room().map_or(usize::MAX, |room| room.saturating_sub(prompt.len()).saturating_add(1)));
+
+    let mut state = plan.state();
+    let mut logits = plan.read(work, &mut state, prompt)?.to_vec();
+    let mut beams = vec![Beam { state, tokens: Vec::new(), logprob: 0.0 }];
+    let mut done: Vec<Hypothesis> = Vec::new();
+    for step in 1..=steps {
+        // As many as could all be stop tokens, and still leave a beam's width.
+        let most = width * (1 + options.stop.len());
+        let mut next: Vec<(usize, u32, f64)> = Vec::new();
+        for (i, (beam, row)) in beams.iter().zip(logits.chunks_exact(vocab)).enumerate() {
+            let (_, top) = logprobs(&row[..below], 0, most);
+            next.extend(top.into_iter().map(|(id, p)| (i, id, beam.logprob + f64::from(p))));
+        }
+        next.retain(|n| n.2 > f64::NEG_INFINITY);
+        next.sort_by(|a, b| b.2.total_cmp(&a.2).then((a.0, a.1).cmp(&(b.0, b.1))));
+        let mut live = Vec::new();
+        for (i, id, logprob) in next {
+            if live.len() == width {
+                break;
+            }
+            let tokens = [&beams[i].tokens[..], &[id]].concat();
+            if options.stop.contains(&id) || step == steps {
+                let ended = options.stop.contains(&id);
+                done.push(Hypothesis { score: score(logprob, step), tokens, logprob, ended });
+                if step == steps && done.len() >= 2 * most {
+                    break;
+                }
+                continue;
+            }
+            live.push(Beam { state: beams[i].state.clone(), tokens, logprob });
+        }
+        done.sort_by(|a, b| b.score.total_cmp(&a.score));
+        done.truncate(width);
+        // The best that a live hypothesis can still come to: its own probability, at the length that helps most.
+        let reach = |b: &Beam| score(b.logprob, if length_penalty > 0.0 { steps } else { step });
+        let hopeless = done.len() == width && live.iter().all(|b| reach(b) <= done[width - 1].score);
+        beams = live;
+        if beams.is_empty() || hopeless {
+            break;
+        }
+        logits = pass(plan, work, &mut beams)?;
+    }
+    Ok(done)
+}
+
+/// Reads the last token of each beam; all logits.
+fn pass(plan: &Plan, work: &mut Work, beams: &mut [Beam]) -> Result<Vec<f32>> {
+    let mut pieces: Vec<Piece<'_>> = beams
+        .iter_mut()
+        .map(|b| Piece { state: &mut b.state, tokens: &b.tokens[b.tokens.len() - 1..], wanted: Wanted::Last })
+        .collect();
+    Ok(plan.forward(work, &mut pieces, &|| true)?.unwrap_or(&[]).to_vec())
+}
+
+fn limits(plan: &Plan, below: Option<usize>) -> (usize, usize) {
+    let vocab = plan.config().vocab;
+    (vocab, below.unwrap_or(vocab).clamp(1, vocab))
+}
+
+/// How likelihood and variety are weighed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContrastiveOptions {
+    /// k, the likeliest tokens among which one is chosen: 4 to 8 are usual.
+    pub candidates: usize,
+    /// α, the weight of variety against likelihood, from 0 (greedy) to 1: 0.6 is usual.
+    pub alpha: f32,
+    /// Write at most this many tokens.
+    pub max_tokens: usize,
+    /// Tokens that end the text; the one that does is not given back.
+    pub stop: Vec<u32>,
+    /// Never choose a token of this id or above.
+    pub below: Option<usize>,
+}
+
+impl Default for ContrastiveOptions {
+    fn default() -> Self {
+        Self { candidates: 4, alpha: 0.6, max_tokens: 64, stop: Vec::new(), below: None }
+    }
+}
+
+/// Continues `prompt` by contrastive search (Su et al. 2022, eq. 5): of the k likeliest tokens the one with the largest
+/// `(1 − α)·p − α·max cos`, the cosine being that between the candidate's features and those of each token before.
+///
+/// # Errors
+/// [`Error::Request`] for candidates or a weight out of range; [`Error::Tokens`] for a prompt that the model cannot read.
+pub fn contrastive_search(
+    plan: &Plan,
+    work: &mut Work,
+    prompt: &[u32],
+    options: &ContrastiveOptions,
+) -> Result<Vec<u32>> {
+    let (k, alpha) = (options.candidates, options.alpha);
+    if k == 0 || k > MOST || !(0.0..=1.0).contains(&alpha) {
+        let what = format!("{k} candidates with a weight of {alpha}: 1 to {MOST} and 0 to 1 are needed");
+        return Err(Error::Request { what });
+    }
+    let (vocab, below) = limits(plan, options.below);
+    let room = plan.room().unwrap_or(usize::MAX);
+    let c = plan.config().width;
+
+    let mut state = plan.state();
+    // Directions of the features of all tokens before, `[T, C]`.
+    let mut before: Vec<f32> = Vec::new();
+    let mut logits = Vec::new();
+    for part in prompt.chunks(64) {
+        let mut pieces = [Piece { state: &mut state, tokens: part, wanted: Wanted::All }];
+        let all = plan.forward(work, &mut pieces, &|| true)?.unwrap_or(&[]);
+        logits = all[all.len().saturating_sub(vocab)..].to_vec();
+        work.features().chunks_exact(c).for_each(|h| before.extend(direction(h)));
+    }
+    if logits.is_empty() {
+        return Err(Error::Tokens { what: "there is nothing to continue: the prompt has no tokens".into() });
+    }
+    let mut tokens = Vec::new();
+    while tokens.len() < options.max_tokens && state.len() < room {
+        let (_, top) = logprobs(&logits[..below], 0, k);
+        let mut forks: Vec<(State, [u32; 1])> = top.iter().map(|t| (state.clone(), [t.0])).collect();
+        let mut pieces: Vec<Piece<'_>> =
+            forks.iter_mut().map(|(state, tokens)| Piece { state, tokens, wanted: Wanted::Last }).collect();
+        let all = plan.forward(work, &mut pieces, &|| true)?.unwrap_or(&[]).to_vec();
+        let mut best: Option<(f32, usize, Vec<f32>)> = None;
+        for (i, (h, (_, logprob))) in work.features().chunks_exact(c).zip(&top).enumerate() {
+            let h = direction(h);
+            let cosine = |b: &[f32]| b.iter().zip(&h).map(|(a, b)| a * b).sum::<f32>();
+            let alike = before.chunks_exact(c).map(cosine).fold(-1.0, f32::max);
+            let score = (1.0 - alpha) * logprob.exp() - alpha * alike;
+            if best.as_ref().is_none_or(|b| score > b.0) {
+                best = Some((score, i, h));
+            }
+        }
+        let Some((_, i, h)) = best else { break };
+        let id = top[i].0;
+        if options.stop.contains(&id) {
+            break;
+        }
+        tokens.push(id);
+        before.extend(h);
+        state = forks.swap_remove(i).0;
+        logits = all[i * vocab..][..vocab].to_vec();
+    }
+    Ok(tokens)
+}
+
+/// The vector of length 1 that points where `h` does.
+fn direction(h: &[f32]) -> Vec<f32> {
+    let length = h.iter().map(|v| v * v).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+    h.iter().map(|v| v / length).collect()
+}

@@ -1,0 +1,199 @@
+//! Guessing the next tokens, so that one pass verifies several.
+//!
+//! Here: [`Lookup`], which guesses that what followed the last words before will follow them again; a smaller model that
+//! guesses; and the gate that stops guessing where it does not pay. Not here: verification, which is a shape of the plan's pass (see
+//! [`crate::Scheduler`]). A guess never changes the text: each token is chosen from the model's own logits by the same
+//! draw, and the guess only decides how many of these logits one pass computes.
+//!
+//! ```
+//! let lookup = gently_infer::Lookup::default();
+//! assert_eq!(lookup.propose(&[7, 8, 9, 1, 2, 7, 8]), [9, 1, 2, 7, 8]);
+//! ```
+
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::state::State;
+use crate::work::Work;
+use gently_models::sampling::logprobs;
+use std::sync::Arc;
+
+/// Guesses from the text itself (prompt lookup; Saxena 2023): the longest recent run of tokens that occurred before is
+/// continued as it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lookup {
+    /// Most tokens compared.
+    pub longest: usize,
+    /// Fewest tokens that must agree.
+    pub shortest: usize,
+    /// Most tokens guessed.
+    pub draft: usize,
+}
+
+impl Default for Lookup {
+    fn default() -> Self {
+        Self { longest: 4, shortest: 2, draft: 7 }
+    }
+}
+
+/// How far back is searched: a bound on the time of a guess.
+const REACH: usize = 16 * 1024;
+
+impl Lookup {
+    /// What may follow `tokens`; empty where nothing occurred before.
+    pub fn propose<'t>(&self, tokens: &'t [u32]) -> &'t [u32] {
+        let recent = &tokens[tokens.len().saturating_sub(REACH)..];
+        for n in (self.shortest.max(1)..=self.longest).rev() {
+            let Some(rest) = recent.len().checked_sub(n).filter(|r| *r > 0) else { continue };
+            let end = &recent[rest..];
+            // The latest occurrence: habits change.
+            if let Some(at) = (0..rest).rev().find(|&i| recent[i..i + n] == *end) {
+                let from = at + n;
+                return &recent[from..recent.len().min(from + self.draft)];
+            }
+        }
+        &[]
+    }
+}
+
+/// A smaller model that guesses (Leviathan et al. 2023; here a guess is kept where it is what would have been drawn).
+pub(crate) struct Draft {
+    plan: Arc<Plan>,
+    work: Work,
+    most: usize,
+}
+
+impl Draft {
+    pub fn new(model: &Plan, plan: Arc<Plan>, most: usize) -> Result<Self> {
+        let (theirs, ours) = (plan.config().vocab, model.config().vocab);
+        if theirs != ours || most == 0 {
+            let what = format!("a draft of {most} tokens by a model of {theirs} tokens, for one of {ours}");
+            return Err(Error::Request { what });
+        }
+        Ok(Self { plan, work: Work::new(), most })
+    }
+
+    /// Nothing read.
+    pub fn state(&self) -> State {
+        self.plan.state()
+    }
+
+    /// What may follow `tokens`, at most `most` of them. `state` is that of the last guess for the same text.
+    pub fn propose(&mut self, state: &mut State, tokens: &[u32], most: usize) -> Vec<u32> {
+        let room = self.plan.room().unwrap_or(usize::MAX).saturating_sub(tokens.len());
+        let most = most.min(self.most).min(room);
+        let mut guess = Vec::new();
+        let known = state.tokens().iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        // The last token is read again if it was the last one: its logits are needed.
+        if state.truncate(known.min(tokens.len().saturating_sub(1))).is_err() {
+            return guess;
+        }
+        let mut next = tokens[state.len()..].to_vec();
+        while guess.len() < most {
+            // A model that cannot read these tokens guesses nothing.
+            let Ok(logits) = self.plan.read(&mut self.work, state, &next) else { break };
+            let id = logprobs(logits, 0, 1).1[0].0;
+            guess.push(id);
+            next = vec![id];
+        }
+        guess
+    }
+}
+
+/// Seconds of passes by their number of rows.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Times(Vec<f64>);
+
+impl Times {
+    const MOST: usize = 256;
+
+    /// Notes a pass.
+    pub fn learn(&mut self, rows: usize, seconds: f64) {
+        if rows == 0 || rows >= Self::MOST {
+            return;
+        }
+        if self.0.len() <= rows {
+            self.0.resize(rows + 1, 0.0);
+        }
+        let known = &mut self.0[rows];
+        *known = if *known == 0.0 { seconds } else { 0.8 * *known + 0.2 * seconds };
+    }
+
+    /// Expected seconds, if a pass of that size was seen.
+    fn of(&self, rows: usize) -> Option<f64> {
+        self.0.get(rows).copied().filter(|t| *t > 0.0)
+    }
+}
+
+/// Whether guessing pays for one sequence, by what was accepted lately.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gate {
+    /// Tokens accepted for each guess, averaged; `None` before the first.
+    accepted: Option<f64>,
+    /// Tokens to be written before the next try.
+    wait: usize,
+    /// How often it did not pay in a row.
+    failures: u32,
+}
+
+impl Gate {
+    /// Whether to guess now.
+    pub fn open(&mut self) -> bool {
+        if self.wait > 0 {
+            self.wait -= 1;
+            return false;
+        }
+        true
+    }
+
+    /// Notes that `accepted` of a guess of `guessed` tokens were right, in a pass of `rows` rows.
+    pub fn learn(&mut self, accepted: usize, guessed: usize, rows: usize, times: &Times) {
+        let now = accepted as f64;
+        let mean = self.accepted.map_or(now, |mean| 0.75 * mean + 0.25 * now);
+        self.accepted = Some(mean);
+        // A pass with the guess must cost less than the passes that it saves.
+        let cost = match (times.of(rows), times.of(rows.saturating_sub(guessed))) {
+            (Some(with), Some(without)) => with / without,
+            _ => 1.25,
+        };
+        if 1.0 + mean >= cost {
+            self.failures = 0;
+        } else {
+            self.wait = 8 << self.failures.min(6);
+            self.failures += 1;
+            // The next try is judged by itself.
+            self.accepted = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_and_latest_run_is_continued() {
+        let lookup = Lookup { longest: 3, shortest: 1, draft: 2 };
+        assert_eq!(lookup.propose(&[1, 2, 3, 9, 3, 8, 1, 2, 3]), [9, 3], "three agree");
+        assert_eq!(lookup.propose(&[5, 1, 5, 2, 5]), [2, 5], "the latest");
+        assert_eq!(lookup.propose(&[1, 2, 3]), [0u32; 0]);
+        assert_eq!(lookup.propose(&[]), [0u32; 0]);
+        assert_eq!(lookup.propose(&[4, 4]), [4]);
+    }
+
+    #[test]
+    fn guessing_stops_where_it_does_not_pay() {
+        let mut times = Times::default();
+        times.learn(1, 1.0);
+        times.learn(8, 2.0);
+        let mut gate = Gate::default();
+        for _ in 0..10 {
+            assert!(gate.open());
+            gate.learn(3, 7, 8, &times);
+        }
+        while gate.open() {
+            gate.learn(0, 7, 8, &times);
+        }
+        let closed = (0..).take_while(|_| !gate.open()).count();
+        assert!(closed >= 7, "{closed}");
+    }
+}

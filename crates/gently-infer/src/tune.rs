@@ -1,0 +1,63 @@
+//! How many threads decoding uses, by measuring its own first passes.
+//!
+//! A pass over few rows reads weights once and does little with them: where one core can read as fast as the memory
+//! gives, more threads only add waiting. Prompts always use all threads. Results do not depend on the choice.
+
+use gently_kernels::pool;
+
+/// Passes with at most this many rows are tuned.
+const FEW: usize = 8;
+/// Passes measured for each number of threads.
+const ROUNDS: usize = 4;
+
+/// Tries numbers of threads in turn, then keeps to the fastest.
+pub(crate) struct Tuner {
+    /// Numbers of threads with their times; empty when there is no choice.
+    candidates: Vec<(usize, Vec<f64>)>,
+    all: usize,
+    chosen: Option<usize>,
+}
+
+impl Tuner {
+    /// `fixed` threads, or those found by measuring.
+    pub fn new(fixed: Option<usize>) -> Self {
+        let all = fixed.unwrap_or_else(pool::threads).max(1);
+        let mut counts = vec![all, (all * 3).div_ceil(4), all.div_ceil(2), 1];
+        counts.dedup();
+        let candidates = counts.into_iter().map(|n| (n, Vec::new())).collect();
+        Self { candidates, all, chosen: (fixed.is_some() || all == 1).then_some(all) }
+    }
+
+    /// Sets the number of threads for a pass.
+    pub fn begin(&mut self, rows: usize) -> usize {
+        let n = match (rows <= FEW, self.chosen) {
+            (false, _) => self.all,
+            (true, Some(n)) => n,
+            (true, None) => self.candidates.iter().min_by_key(|c| c.1.len()).map_or(self.all, |c| c.0),
+        };
+        if pool::threads() != n {
+            pool::set_threads(n);
+        }
+        n
+    }
+
+    /// Notes how long it took.
+    pub fn end(&mut self, rows: usize, threads: usize, seconds: f64) {
+        if threads != self.all {
+            // Others in this program may use the pool between passes.
+            pool::set_threads(self.all);
+        }
+        if rows > FEW || self.chosen.is_some() {
+            return;
+        }
+        if let Some(candidate) = self.candidates.iter_mut().find(|c| c.0 == threads) {
+            // Passes of other sizes are brought to one row's time roughly; most are of one size.
+            candidate.1.push(seconds / (1.0 + 0.05 * (rows - 1) as f64));
+        }
+        if self.candidates.iter().all(|c| c.1.len() >= ROUNDS) {
+            // The best of a few: noise only adds.
+            let best = |c: &(usize, Vec<f64>)| c.1.iter().copied().fold(f64::INFINITY, f64::min);
+            self.chosen = self.candidates.iter().min_by(|a, b| best(a).total_cmp(&best(b))).map(|c| c.0);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The memory of a pass: allocated once, used again.
+
+use gently_kernels::buffer::AlignedBuf;
+
+/// Buffers of a pass. One belongs to whoever runs passes; it grows to the largest pass and stays.
+#[derive(Default)]
+pub struct Work {
+    pub(crate) stream: Stream,
+    /// Queries, keys and values, `[N, (H+2Hk)·D]`.
+    pub(crate) qkv: Buffer,
+    /// Heads on their way through a norm, `[N·H, D]`, and normalised.
+    pub(crate) heads: Buffer,
+    pub(crate) heads_normed: Buffer,
+    /// Attention's output, `[N, H·D]`.
+    pub(crate) mixed: Buffer,
+    /// Hidden rows of the MLP, `[N, M]`.
+    pub(crate) hidden: Buffer,
+    /// What goes into the head, `[R, C]`, R the rows whose logits are wanted.
+    pub(crate) features: Buffer,
+    pub(crate) features_len: usize,
+    /// `[R, V]`
+    pub(crate) logits: Buffer,
+    /// Position of each row, `[N]`.
+    pub(crate) at: Vec<u32>,
+}
+
+/// The residual stream and what norms need beside it.
+#[derive(Default)]
+pub(crate) struct Stream {
+    /// `[N, C]`
+    pub x: Buffer,
+    /// Normalised rows, `[N, C]`.
+    pub h: Buffer,
+    /// A branch's output on its way through a norm, `[N, C]`.
+    pub y: Buffer,
+    /// Statistics of norms, `[N·H]` each.
+    pub mean: Buffer,
+    pub rstd: Buffer,
+}
+
+impl Work {
+    /// Buffers that are made as they are needed.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What went into the head for each of the logits that the last pass gave, `[R, C]`.
+    pub fn features(&self) -> &[f32] {
+        self.features.0.as_deref().map_or(&[], |f| &f[..self.features_len])
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        let s = &self.stream;
+        let stream = [&s.x, &s.h, &s.y, &s.mean, &s.rstd];
+        let rest =
+            [&self.qkv, &self.heads, &self.heads_normed, &self.mixed, &self.hidden, &self.features, &self.logits];
+        stream.iter().chain(&rest).map(|b| b.0.as_ref().map_or(0, |b| 4 * b.len())).sum()
+    }
+}
+
+/// A buffer that grows.
+#[derive(Default)]
+pub(crate) struct Buffer(Option<AlignedBuf<f32>>);
+
+impl Buffer {
+    /// The first `len` numbers, contents unspecified.
+    pub fn take(&mut self, len: usize) -> &mut [f32] {
+        if self.0.as_ref().is_none_or(|b| b.len() < len) {
+            self.0 = Some(AlignedBuf::zeroed(len));
+        }
+        match &mut self.0 {
+            Some(buf) => &mut buf[..len],
+            None => &mut [],
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The plan against the model on the tape, for every choice of the decoder block; and the laws of states.
+
+use gently_infer::{Elem, Error, Piece, Plan, PlanOptions, PrefixCache, State, Wanted, Work};
+use gently_models::config::{DecoderConfig, Family, MlpKind, NormKind, NormPlace, Position};
+use gently_models::{Decoder, ForwardCx};
+use gently_tensor::{Device, Rng};
+
+const VOCAB: usize = 29;
+const CONTEXT: usize = 300;
+
+fn base(family: Family) -> DecoderConfig {
+    DecoderConfig {
+        vocab: VOCAB,
+        context: CONTEXT,
+        layers: 2,
+        heads: 4,
+        kv_heads: None,
+        width: 24,
+        init_std: 0.2,
+        ..DecoderConfig::preset(family)
+    }
+}
+
+/// Each choice of the block at least once, beside its usual neighbours.
+fn configs() -> Vec<DecoderConfig> {
+    let (gpt2, llama) = (base(Family::Gpt2), base(Family::Llama));
+    let mut all = vec![gpt2.clone(), llama.clone()];
+    for place in [NormPlace::Pre, NormPlace::Post, NormPlace::Both] {
+        for norm in [NormKind::Layer, NormKind::Rms] {
+            let norm_bias = norm == NormKind::Layer;
+            all.push(DecoderConfig { norm, norm_place: place, norm_bias, ..gpt2.clone() });
+        }
+    }
+    all.push(DecoderConfig { norm_bias: false, ..gpt2.clone() });
+    for position in [Position::Learned, Position::Sinusoidal, Position::Rotary, Position::Alibi, Position::None] {
+        all.push(DecoderConfig { position, ..gpt2.clone() });
+    }
+    for mlp in [MlpKind::Gelu, MlpKind::GeluErf, MlpKind::Swiglu, MlpKind::Relu2, MlpKind::Relu, MlpKind::Silu] {
+        all.push(DecoderConfig { mlp, ..gpt2.clone() });
+    }
+    all.extend([
+        DecoderConfig { attention_bias: false, mlp_bias: true, tied_head: false, ..gpt2.clone() },
+        DecoderConfig { attention_bias: true, mlp_bias: true, tied_head: true, ..llama.clone() },
+        DecoderConfig { kv_heads: Some(2), head_width: Some(10), mlp_width: Some(37), ..llama.clone() },
+        DecoderConfig { kv_heads: Some(1), qk_norm: true, ..llama.clone() },
+        DecoderConfig { logit_softcap: Some(2.0), attention_softcap: Some(1.0), ..llama.clone() },
+        DecoderConfig { window: Some(5), ..llama.clone() },
+        DecoderConfig { window: Some(100), position: Position::Alibi, ..gpt2 },
+    ]);
+    all
+}
+
+/// A model whose biases and scales are not the zeros and ones they start as.
+fn model(cfg: &DecoderConfig) -> Decoder {
+    let model = Decoder::new(cfg, &Rng::new(5), &Device::Cpu).unwrap();
+    for (i, param) in model.params().iter().enumerate().filter(|(_, p)| p.tensor.dims().len() == 1) {
+        let shake = |(n, v): (usize, &mut f32)| *v += ((n * 31 + i * 17) % 13) as f32 * 0.05 - 0.3;
+        param.tensor.with_data_mut(|d: &mut [f32]| d.iter_mut().enumerate().for_each(shake)).unwrap();
+    }
+    model
+}
+
+fn tokens(n: usize, seed: u64) -> Vec<u32> {
+    let mut rng = Rng::new(seed);
+    (0..n).map(|_| rng.below(VOCAB as u64) as u32).collect()
+}
+
+fn plan(model: &Decoder) -> Plan {
+    Plan::new(model, PlanOptions::default()).unwrap()
+}
+
+/// All logits of a sequence that is read in `pieces`.
+fn read(plan: &Plan, state: &mut State, ids: &[u32], pieces: &[usize]) -> Vec<f32> {
+    let (mut work, mut at, mut all) = (Work::new(), 0, Vec::new());
+    for &n in pieces {
+        let mut pass = [Piece { state, tokens: &ids[at..at + n], wanted: Wanted::All }];
+        all.extend_from_slice(plan.forward(&mut work, &mut pass, &|| true).unwrap().unwrap());
+        at += n;
+    }
+    assert_eq!(at, ids.len());
+    all
+}
+
+#[test]
+fn logits_are_the_models_for_every_configuration() {
+    for cfg in configs() {
+        let model = model(&cfg);
+        let plan = plan(&model);
+        for t in [1, 9, 150] {
+            let ids = tokens(t, 3);
+            let want = model.logits(&model.ids(&ids, 1).unwrap(), &ForwardCx::default()).unwrap();
+            let want = want.to_vec::<f32>().unwrap();
+            let got = read(&plan, &mut plan.state(), &ids, &[t]);
+            assert_eq!(got.len(), want.len());
+            let scale = want.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+            for (i, (a, b)) in got.iter().zip(&want).enumerate() {
+                assert!((a - b).abs() <= 1e-4 * scale, "{cfg:?}\n{t} tokens, logit {i}: {a} and {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn any_cut_of_a_sequence_gives_the_same_bits() {
+    for cfg in configs() {
+        let plan = plan(&model(&cfg));
+        let ids = tokens(140, 7);
+        let whole = read(&plan, &mut plan.state(), &ids, &[140]);
+        for pieces in [vec![1; 140], vec![64, 64, 12], vec![3, 100, 1, 1, 35], vec![139, 1]] {
+            assert_eq!(read(&plan, &mut plan.state(), &ids, &pieces), whole, "{pieces:?} {cfg:?}");
+        }
+    }
+}
+
+#[test]
+fn company_does_not_matter() {
+    for elem in [Elem::F32, Elem::F16, Elem::I8] {
+        let cfg = DecoderConfig { kv_heads: Some(2), ..base(Family::Llama) };
+        let plan = Plan::new(&model(&cfg), PlanOptions { cache: elem }).unwrap();
+        let texts: Vec<Vec<u32>> = (0..5).map(|i| tokens(10 + 17 * i, i as u64)).collect();
+        let mut alone = Vec::new();
+        for ids in &texts {
+            alone.extend_from_slice(plan.read(&mut Work::new(), &mut plan.state(), ids).unwrap());
+        }
+        let mut states: Vec<State> = texts.iter().map(|_| plan.state()).collect();
+        let mut pieces: Vec<Piece> = states
+            .iter_mut()
+            .zip(&texts)
+            .map(|(state, ids)| Piece { state, tokens: ids, wanted: Wanted::Last })
+            .collect();
+        let mut work = Work::new();
+        assert_eq!(plan.forward(&mut work, &mut pieces, &|| true).unwrap().unwrap(), alone);
+    }
+}
+
+#[test]
+fn small_caches_stay_close() {
+    let cfg = DecoderConfig { kv_heads: Some(2), ..base(Family::Llama) };
+    let model = model(&cfg);
+    let ids = tokens(200, 9);
+    let exact = read(&plan(&model), &mut plan(&model).state(), &ids, &[200]);
+    for (cache, allowed) in [(Elem::F16, 5e-3), (Elem::I8, 0.1)] {
+        let plan = Plan::new(&model, PlanOptions { cache }).unwrap();
+        let got = read(&plan, &mut plan.state(), &ids, &[200]);
+        let worst = got.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < allowed, "{cache:?}: {worst}");
+    }
+}
+
+#[test]
+fn states_fork_cut_save_and_load() {
+    for cache in [Elem::F32, Elem::F16, Elem::I8] {
+        let plan = Plan::new(&model(&base(Family::Llama)), PlanOptions { cache }).unwrap();
+        let ids = tokens(150, 1);
+        let mut work = Work::new();
+        let mut state = plan.state();
+        plan.read(&mut work, &mut state, &ids[..100]).unwrap();
+        let mut fork = state.clone();
+        let rest = plan.read(&mut work, &mut state, &ids[100..]).unwrap().to_vec();
+        // The fork goes another way, comes back, and arrives where the first did.
+        plan.read(&mut work, &mut fork, &[1, 2, 3, 4]).unwrap();
+        fork.truncate(90).unwrap();
+        assert_eq!(fork.tokens(), &ids[..90]);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.safetensors");
+        fork.save(&path).unwrap();
+        let mut loaded = State::load(&path, &plan).unwrap();
+        for state in [&mut fork, &mut loaded] {
+            assert_eq!(plan.read(&mut work, state, &ids[90..]).unwrap(), rest);
+            assert_eq!(state.tokens(), ids);
+        }
+        assert!(matches!(fork.truncate(151), Err(Error::State { .. })));
+        assert_eq!(fork.bytes(), 3 * 64 * plan.cache_bytes_per_token());
+
+        let other =
+            Plan::new(&Decoder::new(&base(Family::Llama), &Rng::new(1), &Device::Cpu).unwrap(), PlanOptions { cache })
+                .unwrap();
+        assert!(matches!(State::load(&path, &other), Err(Error::StateFile { .. })), "another model's");
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 9]).unwrap();
+        assert!(State::load(&path, &plan).is_err(), "cut short");
+    }
+}
+
+#[test]
+fn a_pass_that_cannot_be_made_changes_nothing() {
+    let plan = plan(&model(&base(Family::Gpt2)));
+    let mut work = Work::new();
+    let mut state = plan.state();
+    plan.read(&mut work, &mut state, &[1, 2, 3]).unwrap();
+    let before = state.tokens().to_vec();
+    let mut bad = |ids: &[u32]| plan.read(&mut work, &mut state, ids).unwrap_err().to_string();
+    assert!(bad(&[VOCAB as u32]).contains("vocabulary of 29"));
+    assert!(bad(&[]).contains("no tokens"));
+    assert!(bad(&[0; CONTEXT]).contains("303 tokens"));
+    let called_off =
+        plan.forward(&mut work, &mut [Piece { state: &mut state, tokens: &[4, 5], wanted: Wanted::Last }], &|| false);
+    assert!(called_off.unwrap().is_none());
+    assert_eq!(state.tokens(), before);
+    let mut fresh = plan.state();
+    let want = plan.read(&mut work, &mut fresh, &[1, 2, 3, 4, 5]).unwrap().to_vec();
+    assert_eq!(plan.read(&mut work, &mut state, &[4, 5]).unwrap(), want);
+}
+
+#[test]
+fn beginnings_are_shared_within_a_budget() {
+    let plan = plan(&model(&base(Family::Llama)));
+    let mut work = Work::new();
+    let page = 64 * plan.cache_bytes_per_token();
+    let mut cache = PrefixCache::new(4 * page);
+    let ids = tokens(130, 2);
+    let mut state = plan.state();
+    plan.read(&mut work, &mut state, &ids).unwrap();
+    cache.insert(state.clone());
+    assert_eq!((cache.len(), cache.bytes()), (1, 3 * page));
+
+    // The longest common beginning, token by token, and never all of it when the last logits are needed.
+    let mut other = ids[..100].to_vec();
+    other.extend([ids[100] ^ 1, 5, 6]);
+    let mut found = cache.lookup(&other, other.len() - 1).unwrap();
+    assert_eq!(found.tokens(), &ids[..100]);
+    assert_eq!(cache.lookup(&ids, ids.len() - 1).unwrap().len(), 129);
+    let fresh = plan.read(&mut work, &mut plan.state(), &other).unwrap().to_vec();
+    assert_eq!(plan.read(&mut work, &mut found, &other[100..]).unwrap(), fresh);
+    assert!(cache.lookup(&[ids[0] ^ 1], 1).is_none());
+
+    // The second shares a page with the first; a third needs the oldest's place.
+    cache.insert(found);
+    assert_eq!((cache.len(), cache.bytes()), (2, 4 * page));
+    let mut third = plan.state();
+    plan.read(&mut work, &mut third, &[9; 60]).unwrap();
+    cache.insert(third);
+    assert_eq!(cache.len(), 2);
+    assert!(cache.bytes() <= 4 * page);
+    assert!(cache.lookup(&ids, 129).unwrap().len() < 129, "the first is gone");
+
+    // A beginning of a kept state adds nothing; a continuation takes its place.
+    let mut longer = cache.lookup(&[9; 60], 60).unwrap();
+    cache.insert(longer.clone());
+    plan.read(&mut work, &mut longer, &[1, 2]).unwrap();
+    cache.insert(longer);
+    assert_eq!(cache.len(), 2);
+    cache.clear();
+    assert!(cache.is_empty());
+}

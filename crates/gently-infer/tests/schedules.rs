@@ -1,0 +1,249 @@
+//! Whatever runs beside a request, however passes are cut, and whatever is guessed or found in the cache: the same text.
+
+use gently_infer::{
+    Elem, End, Engine, EngineOptions, Error, Event, Lookup, Plan, PlanOptions, Request, Scheduler, Ticket,
+};
+use gently_models::Decoder;
+use gently_models::config::{DecoderConfig, Family};
+use gently_models::sampling::SamplingParams;
+use gently_tensor::{Device, Rng};
+use proptest::prelude::*;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+const VOCAB: u64 = 13;
+
+fn tiny() -> Arc<Plan> {
+    static PLAN: OnceLock<Arc<Plan>> = OnceLock::new();
+    PLAN.get_or_init(|| model(3)).clone()
+}
+
+fn other() -> Arc<Plan> {
+    static PLAN: OnceLock<Arc<Plan>> = OnceLock::new();
+    PLAN.get_or_init(|| model(4)).clone()
+}
+
+fn model(seed: u64) -> Arc<Plan> {
+    let cfg = DecoderConfig {
+        vocab: VOCAB as usize,
+        context: 48,
+        layers: 1,
+        heads: 2,
+        kv_heads: Some(1),
+        width: 8,
+        mlp_width: Some(8),
+        init_std: 0.6,
+        ..DecoderConfig::preset(Family::Llama)
+    };
+    let model = Decoder::new(&cfg, &Rng::new(seed), &Device::Cpu).unwrap();
+    Arc::new(Plan::new(&model, PlanOptions { cache: Elem::F16 }).unwrap())
+}
+
+fn options() -> EngineOptions {
+    EngineOptions { threads: Some(1), lookup: None, prefix_bytes: 0, ..EngineOptions::default() }
+}
+
+/// One of a few prompts that begin alike, greedy or drawn.
+fn request(which: u64) -> Request {
+    let mut rng = Rng::new(which / 3 % 4);
+    let mut prompt: Vec<u32> = (0..1 + which % 20).map(|_| rng.below(VOCAB) as u32).collect();
+    prompt.extend((0..which % 3).map(|i| (which / 7 + i) as u32 % VOCAB as u32));
+    let temperature = if which.is_multiple_of(2) { 0.0 } else { 0.7 };
+    let sampling = SamplingParams { temperature, seed: which, ..SamplingParams::default() };
+    Request {
+        max_tokens: 1 + (which % 23) as usize,
+        sampling,
+        stop: if which.is_multiple_of(5) { vec![4] } else { vec![] },
+        slide: which.is_multiple_of(3),
+        ..Request::new(prompt)
+    }
+}
+
+type Text = (Vec<u32>, End);
+
+/// What the request writes alone, with nothing guessed or remembered.
+fn alone(which: u64) -> Text {
+    static KNOWN: OnceLock<Mutex<HashMap<u64, Text>>> = OnceLock::new();
+    let known = KNOWN.get_or_init(Mutex::default);
+    if let Some(text) = known.lock().unwrap().get(&which) {
+        return text.clone();
+    }
+    let mut scheduler = Scheduler::new(tiny(), options());
+    let ticket = scheduler.submit(request(which)).unwrap();
+    let text = run(&mut scheduler).remove(&ticket.id()).unwrap();
+    known.lock().unwrap().insert(which, text.clone());
+    text
+}
+
+fn note(texts: &mut HashMap<u64, Text>, events: Vec<(Ticket, Event)>) {
+    for (ticket, event) in events {
+        let text = texts.entry(ticket.id()).or_insert((Vec::new(), End::Failed));
+        match event {
+            Event::Token(token) => text.0.push(token.id),
+            Event::End(end) => text.1 = end,
+        }
+    }
+}
+
+fn run(scheduler: &mut Scheduler) -> HashMap<u64, Text> {
+    let mut texts = HashMap::new();
+    while !scheduler.is_idle() {
+        note(&mut texts, scheduler.step(&|| true));
+    }
+    texts
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Submit(u64),
+    Step,
+    /// Cancels the n-th request.
+    Cancel(usize),
+    /// A pass that is called off.
+    CallOff,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        4 => (0u64..120).prop_map(Act::Submit),
+        5 => Just(Act::Step),
+        1 => (0usize..6).prop_map(Act::Cancel),
+        1 => Just(Act::CallOff),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_text_does_not_depend_on_the_schedule(
+        acts in prop::collection::vec(act(), 1..14),
+        batch in 1usize..5,
+        chunk in 1usize..24,
+        prefix_pages in 0usize..6,
+        draft in 0usize..6,
+        guesser in 0usize..6,
+    ) {
+        let plan = tiny();
+        let page = 64 * plan.cache_bytes_per_token();
+        let mut scheduler = Scheduler::new(plan, EngineOptions {
+            batch,
+            chunk,
+            prefix_bytes: prefix_pages * page,
+            cache_bytes: 3 * page,
+            lookup: (draft > 0).then_some(Lookup { longest: 3, shortest: 1, draft }),
+            ..options()
+        });
+        // Mostly none; a model that guesses wrong, or the model itself.
+        if let Some(model) = [other(), tiny()].get(guesser) {
+            scheduler = scheduler.with_draft(model.clone(), 1 + draft).unwrap();
+        }
+        let (mut asked, mut texts) = (Vec::new(), HashMap::new());
+        for act in acts {
+            match act {
+                Act::Submit(which) => asked.push((scheduler.submit(request(which)).unwrap(), which, false)),
+                Act::Step => note(&mut texts, scheduler.step(&|| true)),
+                Act::Cancel(n) => if let Some(request) = asked.get_mut(n) {
+                    request.0.cancel();
+                    request.2 = true;
+                },
+                Act::CallOff => note(&mut texts, scheduler.step(&|| false)),
+            }
+        }
+        while !scheduler.is_idle() {
+            note(&mut texts, scheduler.step(&|| true));
+        }
+        for (ticket, which, cancelled) in asked {
+            let (got, end) = &texts[&ticket.id()];
+            let (want, want_end) = alone(which);
+            if cancelled && *end == End::Cancelled {
+                prop_assert!(want.starts_with(got));
+            } else {
+                prop_assert_eq!(got, &want, "request {}", which);
+                prop_assert_eq!(end, &want_end, "request {}", which);
+            }
+        }
+        prop_assert_eq!(scheduler.state_bytes().0, 0);
+        prop_assert!(scheduler.state_bytes().1 <= prefix_pages * page);
+    }
+}
+
+#[test]
+fn long_texts_slide_or_end_where_the_context_does() {
+    let ask =
+        |slide| Request { max_tokens: 100, slide, sampling: SamplingParams::default(), ..Request::new(vec![1, 2]) };
+    for (slide, tokens, end) in [(true, 100, End::Length), (false, 47, End::Context)] {
+        let mut scheduler = Scheduler::new(tiny(), options());
+        let ticket = scheduler.submit(ask(slide)).unwrap();
+        let text = run(&mut scheduler).remove(&ticket.id()).unwrap();
+        assert_eq!((text.0.len(), text.1), (tokens, end));
+    }
+}
+
+#[test]
+fn requests_that_cannot_be_served_are_refused_by_name() {
+    let mut scheduler = Scheduler::new(tiny(), EngineOptions { queue: 1, ..options() });
+    let refuse = |s: &mut Scheduler, r: Request| s.submit(r).unwrap_err().to_string();
+    assert!(refuse(&mut scheduler, Request::new(vec![])).contains("no tokens"));
+    assert!(refuse(&mut scheduler, Request::new(vec![99])).contains("vocabulary of 13"));
+    assert!(refuse(&mut scheduler, Request::new(vec![1; 49])).contains("context of 48"));
+    let logprobs = Request { logprobs: Some(1000), ..Request::new(vec![1]) };
+    assert!(refuse(&mut scheduler, logprobs).contains("logprobs"));
+    let sampling = SamplingParams { top_p: 2.0, ..SamplingParams::default() };
+    assert!(refuse(&mut scheduler, Request { sampling, ..Request::new(vec![1]) }).contains("top_p"));
+    scheduler.submit(Request::new(vec![1])).unwrap();
+    assert!(matches!(scheduler.submit(Request::new(vec![1])), Err(Error::Busy { waiting: 1 })));
+    let mut small = Scheduler::new(tiny(), EngineOptions { cache_bytes: 10, ..options() });
+    assert!(refuse(&mut small, Request::new(vec![1])).contains("bytes"));
+}
+
+#[test]
+fn the_engine_streams_cancels_and_keeps_deadlines() {
+    let engine =
+        Engine::new(tiny(), EngineOptions { prefix_bytes: 1 << 20, lookup: Some(Lookup::default()), ..options() });
+    let streams: Vec<_> = (0..40).map(|which| (which, engine.submit(request(which)).unwrap())).collect();
+    for (which, mut stream) in streams {
+        let got: Vec<u32> = stream.by_ref().map(|t| t.unwrap().id).collect();
+        assert_eq!((got, stream.end().unwrap()), alone(which));
+    }
+    let endless = || Request { max_tokens: 1 << 20, slide: true, ..Request::new(vec![1]) };
+    let mut stream = engine.submit(endless()).unwrap();
+    assert!(stream.next().unwrap().is_ok());
+    stream.cancel();
+    assert!(stream.by_ref().all(|t| t.is_ok()));
+    assert_eq!(stream.end(), Some(End::Cancelled));
+
+    let mut late = engine.submit(Request { deadline: Some(Instant::now()), ..endless() }).unwrap();
+    assert!(late.next().is_none());
+    assert_eq!(late.end(), Some(End::Deadline));
+    let soon = Some(Instant::now() + Duration::from_millis(20));
+    let mut soon = engine.submit(Request { deadline: soon, ..endless() }).unwrap();
+    assert!(soon.by_ref().all(|t| t.is_ok()));
+    assert_eq!(soon.end(), Some(End::Deadline));
+
+    // A dropped stream frees its place, and an engine that goes away ends those that remain.
+    drop(engine.submit(endless()).unwrap());
+    let mut left = engine.submit(endless()).unwrap();
+    drop(engine);
+    assert!(left.by_ref().any(|t| matches!(t, Err(Error::Stopped))));
+}
+
+#[test]
+fn log_probabilities_come_with_the_tokens() {
+    let mut scheduler = Scheduler::new(tiny(), options());
+    let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
+    scheduler.submit(Request { logprobs: Some(3), max_tokens: 4, sampling, ..Request::new(vec![5]) }).unwrap();
+    let mut tokens = 0;
+    while !scheduler.is_idle() {
+        for (_, event) in scheduler.step(&|| true) {
+            let Event::Token(token) = event else { continue };
+            tokens += 1;
+            assert_eq!(token.top.len(), 3);
+            assert_eq!(token.top[0].0, token.id, "greedy takes the likeliest");
+            assert_eq!(token.logprob, Some(token.top[0].1));
+            assert!(token.top[0].1 < 0.0 && token.top[0].1 >= token.top[1].1);
+        }
+    }
+    assert_eq!(tokens, 4);
+}

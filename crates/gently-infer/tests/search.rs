@@ -1,0 +1,125 @@
+//! Searches against what looking at every text finds.
+
+use gently_infer::{
+    BeamOptions, ContrastiveOptions, Hypothesis, Plan, PlanOptions, Work, beam_search, contrastive_search,
+};
+use gently_models::config::{DecoderConfig, Family};
+use gently_models::sampling::logprobs;
+use gently_models::{Decoder, ForwardCx};
+use gently_tensor::{Device, Rng};
+
+const VOCAB: u32 = 5;
+
+fn model() -> Decoder {
+    let cfg = DecoderConfig {
+        vocab: VOCAB as usize,
+        context: 64,
+        layers: 1,
+        heads: 2,
+        kv_heads: Some(1),
+        width: 8,
+        mlp_width: Some(8),
+        init_std: 0.9,
+        ..DecoderConfig::preset(Family::Llama)
+    };
+    Decoder::new(&cfg, &Rng::new(11), &Device::Cpu).unwrap()
+}
+
+fn plan() -> Plan {
+    Plan::new(&model(), PlanOptions::default()).unwrap()
+}
+
+/// Every text of up to `n` tokens after the prompt, with its log-probability; a text ends with `stop` or at `n`.
+fn every_text(plan: &Plan, prompt: &[u32], n: usize, stop: u32) -> Vec<(Vec<u32>, f64)> {
+    let mut work = Work::new();
+    let mut open = vec![(Vec::new(), 0.0)];
+    let mut done = Vec::new();
+    while let Some((tokens, logprob)) = open.pop() {
+        let ids = [prompt, &tokens].concat();
+        let logits = plan.read(&mut work, &mut plan.state(), &ids).unwrap().to_vec();
+        for id in 0..VOCAB {
+            let next = ([&tokens[..], &[id]].concat(), logprob + f64::from(logprobs(&logits, id, 0).0));
+            if id == stop || next.0.len() == n { done.push(next) } else { open.push(next) }
+        }
+    }
+    done
+}
+
+#[test]
+fn a_wide_beam_finds_the_best_of_all_texts() {
+    let plan = plan();
+    for (penalty, prompt) in [(0.0, vec![1]), (1.0, vec![2, 3]), (-0.5, vec![0, 4, 1]), (2.0, vec![3])] {
+        let options = BeamOptions { width: 125, max_tokens: 4, length_penalty: penalty, stop: vec![2], below: None };
+        let found = beam_search(&plan, &mut Work::new(), &prompt, &options).unwrap();
+        let mut all = every_text(&plan, &prompt, 4, 2);
+        let score = |t: &(Vec<u32>, f64)| t.1 / (t.0.len() as f64).powf(penalty);
+        all.sort_by(|a, b| score(b).total_cmp(&score(a)));
+        for (got, want) in found.iter().zip(&all).take(10) {
+            assert_eq!(got.tokens, want.0, "penalty {penalty}");
+            assert!((got.score - score(want)).abs() < 1e-5 && (got.logprob - want.1).abs() < 1e-5);
+            assert_eq!(got.ended, want.0.last() == Some(&2));
+        }
+    }
+}
+
+#[test]
+fn a_beam_of_one_is_greedy() {
+    let plan = plan();
+    let options = BeamOptions { width: 1, max_tokens: 12, ..BeamOptions::default() };
+    let found = beam_search(&plan, &mut Work::new(), &[1, 2], &options).unwrap();
+    let mut ids = vec![1, 2];
+    for _ in 0..12 {
+        let logits = plan.read(&mut Work::new(), &mut plan.state(), &ids).unwrap().to_vec();
+        ids.push(logprobs(&logits, 0, 1).1[0].0);
+    }
+    assert_eq!(found.len(), 1);
+    let Hypothesis { tokens, ended, .. } = &found[0];
+    assert_eq!((&tokens[..], *ended), (&ids[2..], false));
+    assert!(beam_search(&plan, &mut Work::new(), &[1], &BeamOptions { width: 0, ..options }).is_err());
+}
+
+/// The equation of the paper, step by step, with features from the model on the tape.
+#[test]
+fn contrastive_search_is_the_papers() {
+    let (model, plan) = (model(), plan());
+    let options = ContrastiveOptions { candidates: 3, alpha: 0.6, max_tokens: 15, ..ContrastiveOptions::default() };
+    let got = contrastive_search(&plan, &mut Work::new(), &[1, 4], &options).unwrap();
+
+    let features = |ids: &[u32]| -> Vec<Vec<f64>> {
+        // The head of this model is its own matrix: solve nothing, read the plan's features of each beginning instead.
+        (1..=ids.len())
+            .map(|n| {
+                let mut work = Work::new();
+                plan.read(&mut work, &mut plan.state(), &ids[..n]).unwrap();
+                work.features().iter().map(|v| f64::from(*v)).collect()
+            })
+            .collect()
+    };
+    let cosine = |a: &[f64], b: &[f64]| {
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+    };
+    let mut ids = vec![1, 4];
+    for _ in 0..15 {
+        let logits =
+            model.logits(&model.ids(&ids, 1).unwrap(), &ForwardCx::default()).unwrap().to_vec::<f32>().unwrap();
+        let top = logprobs(&logits[logits.len() - VOCAB as usize..], 0, 3).1;
+        let score = |&(id, p): &(u32, f32)| {
+            let h = features(&[&ids[..], &[id]].concat());
+            let (last, before) = h.split_last().unwrap();
+            let alike = before.iter().map(|b| cosine(b, last)).fold(-1.0, f64::max);
+            0.4 * f64::from(p).exp() - 0.6 * alike
+        };
+        let best = top.iter().max_by(|a, b| score(a).total_cmp(&score(b))).unwrap();
+        ids.push(best.0);
+    }
+    assert_eq!(got, ids[2..]);
+    // With no weight on variety it is greedy, and a stop token ends it.
+    let greedy = ContrastiveOptions { alpha: 0.0, ..options.clone() };
+    let text = contrastive_search(&plan, &mut Work::new(), &[1, 4], &greedy).unwrap();
+    let beam = BeamOptions { width: 1, max_tokens: 15, ..BeamOptions::default() };
+    assert_eq!(text, beam_search(&plan, &mut Work::new(), &[1, 4], &beam).unwrap()[0].tokens);
+    let stopped = ContrastiveOptions { stop: vec![got[3]], ..options };
+    let first = got.iter().position(|t| *t == got[3]).unwrap();
+    assert_eq!(contrastive_search(&plan, &mut Work::new(), &[1, 4], &stopped).unwrap(), got[..first]);
+}

@@ -1,0 +1,119 @@
+//! `gently score`: how likely a text is to a model.
+
+use super::failure::advise;
+use super::output::{data, table};
+use anyhow::Result;
+use clap::Args as ClapArgs;
+use gently_infer::{Piece, Plan, Wanted, Work};
+use gently_models::sampling::logprobs;
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Options of `gently score`.
+#[derive(ClapArgs)]
+#[command(after_help = "Examples:\n  gently score runs/quickstart --file book.txt\n  \
+    gently score runs/quickstart --text \"In the beginning God created\" --tokens")]
+pub struct Args {
+    /// A run folder, a checkpoint, or a Hugging Face model folder
+    model: PathBuf,
+    /// Score this text
+    #[arg(long, conflicts_with = "file", required_unless_present = "file")]
+    text: Option<String>,
+    /// Score the text in this file
+    #[arg(long)]
+    file: Option<PathBuf>,
+    /// Print each token with its log-probability
+    #[arg(long)]
+    tokens: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    engine: super::engine::Options,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    let text = match (args.text, &args.file) {
+        (Some(text), _) => text,
+        (None, Some(file)) => std::fs::read_to_string(file)
+            .map_err(|e| anyhow::Error::new(e).context(format!("cannot read {}", file.display())))?,
+        (None, None) => unreachable!("one of the two is required"),
+    };
+    let model = args.engine.open(&args.model)?;
+    let tokenizer = model.tokenizer();
+    let mut ids = tokenizer.encode_with_specials(&text)?;
+    // The first token is likely or not after a beginning of text, where the vocabulary has one.
+    let begin = tokenizer.end_of_text();
+    ids.splice(0..0, begin);
+    if ids.len() < 2 {
+        return Err(advise("there is nothing to score: the text has fewer than two tokens", "give a longer text"));
+    }
+    let scores = score(model.engine().plan(), &ids)?;
+    let total: f64 = scores.iter().map(|s| f64::from(*s)).sum();
+    let (nats, bytes) = (-total / scores.len() as f64, text.len());
+    let bits_per_byte = -total / std::f64::consts::LN_2 / bytes as f64;
+    let pieces =
+        || -> Result<Vec<String>> { Ok(ids[1..].iter().map(|id| tokenizer.decode(&[*id])).collect::<Result<_, _>>()?) };
+    if args.json {
+        let mut report = json!({
+            "model": model.path(), "tokens": scores.len(), "bytes": bytes, "log_likelihood": total,
+            "nats_per_token": nats, "perplexity": nats.exp(), "bits_per_byte": bits_per_byte,
+        });
+        if args.tokens {
+            report["ids"] = json!(ids[1..]);
+            report["pieces"] = json!(pieces()?);
+            report["logprobs"] = json!(scores);
+        }
+        data(&format!("{report}\n"))?;
+        return Ok(());
+    }
+    if args.tokens {
+        let rows: Vec<_> =
+            pieces()?.iter().zip(&scores).map(|(p, s)| vec![format!("{p:?}"), format!("{s:.3}")]).collect();
+        data(&table(&rows))?;
+        data("\n")?;
+    }
+    let rows = [
+        ("tokens", scores.len().to_string()),
+        ("log-likelihood, nats", format!("{total:.3}")),
+        ("nats per token", format!("{nats:.4}")),
+        ("perplexity", format!("{:.3}", nats.exp())),
+        ("bits per byte", format!("{bits_per_byte:.4}")),
+    ];
+    data(&table(&rows.map(|(k, v)| vec![k.to_owned(), v])))?;
+    Ok(())
+}
+
+/// Rows whose logits are computed at a time: a bound on memory.
+const CHUNK: usize = 128;
+
+/// Log-probability of each token but the first. A text longer than the model's context is read in windows that overlap by
+/// half, so that each token has at least half a context before it.
+fn score(plan: &Plan, ids: &[u32]) -> Result<Vec<f32>> {
+    let (vocab, room) = (plan.config().vocab, plan.room().unwrap_or(usize::MAX));
+    let mut work = Work::new();
+    let mut scores = Vec::with_capacity(ids.len() - 1);
+    let mut start = 0usize;
+    loop {
+        let end = ids.len().min(start.saturating_add(room));
+        let mut state = plan.state();
+        let mut at = start;
+        while at < end {
+            let next = end.min(at + CHUNK);
+            let mut pieces = [Piece { state: &mut state, tokens: &ids[at..next], wanted: Wanted::All }];
+            let logits = plan.forward(&mut work, &mut pieces, &|| true)?.unwrap_or(&[]);
+            for (row, i) in logits.chunks_exact(vocab).zip(at..next) {
+                // The logits after token i say how likely token i + 1 was; earlier windows have scored some.
+                if i == scores.len() && i + 1 < ids.len() {
+                    scores.push(logprobs(row, ids[i + 1], 0).0);
+                }
+            }
+            at = next;
+        }
+        if end == ids.len() {
+            return Ok(scores);
+        }
+        start = end - room.div_ceil(2).min(end - 1);
+    }
+}
