@@ -81,6 +81,26 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A metadata key is missing or of another type or value than its reader can use.
+    #[error("{}: metadata key {key:?}: {reason}", path.display())]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A tensor is of a type that is not read.
+    #[error("{}: tensor {name:?} is of {kind}, which is not read", path.display())]
+    UnreadType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its type.
+        kind: String,
+    },
     /// A tensor is not in the file.
     #[error("{} has no tensor {name:?}{}", path.display(), near.as_ref().map(|n| format!(" (it has {n:?})")).unwrap_or_default())]
     NoTensor {
@@ -118,9 +138,15 @@ impl Error {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Size { .. } => Some("the file was cut off or not fully copied; make or fetch it again"),
+            Self::Limit { .. } | Self::Header { .. } | Self::Tensor { .. } => {
+                Some("the file is damaged or was not fully copied; make or fetch it again")
+            }
             Self::Checksum { .. } => Some("the file changed after it was written; make or fetch it again"),
             Self::Version { .. } => Some("prepare the data again with this version of the program"),
             Self::Magic { .. } => Some("check the path: this is some other file"),
+            Self::UnreadType { .. } => {
+                Some("take the same model in F16, BF16, Q8_0, Q6_K, Q5_K, Q5_0, Q4_K, Q4_1, Q4_0, Q3_K or Q2_K")
+            }
             Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
                     Some("choose a folder that you may write to, or change its permissions")

@@ -1,6 +1,6 @@
 //! Files of weights and tokens: bounded readers and atomic writers.
 //!
-//! Here: [`safetensors`], the weight format of the Hugging Face hub; [`shard`], Gently's token shards;
+//! Here: [`safetensors`], the weight format of the Hugging Face hub; [`gguf`], that of llama.cpp; [`shard`], Gently's token shards;
 //! [`atomic`], files that are complete or absent; [`Limits`], how far a file's own numbers are believed. Not
 //! here: what the tensors mean (`gently-models`), and how text becomes tokens (`gently-text`,
 //! `gently-train::data`).
@@ -25,6 +25,7 @@
 
 pub mod atomic;
 mod error;
+pub mod gguf;
 pub mod safetensors;
 pub mod shard;
 
