@@ -22,7 +22,7 @@
 //! x.fill(1, &[1.0; 32], 32);
 //! let mut y = [0.0; 2];
 //! product(&w, &x, &mut y, 2, &Epilogue::default());
-//! assert!((y[0] - -5.0).abs() < 0.1 && (y[1] - 1.0).abs() < 0.1, "{y:?}");
+//! assert!((y[0] - -6.0).abs() < 0.01 && (y[1] - 3.0).abs() < 0.01, "{y:?}");
 //! ```
 
 use super::arena::{PackArena, Piece};
