@@ -72,8 +72,8 @@ pub fn available() -> Option<u64> {
     Some(group.map_or(system, |group| group.min(system)))
 }
 
-/// Bytes of this program's code that are not in memory yet: what its further work may bring in, in bytes, where the
-/// system tells (Linux). Training a model of some thousand parameters takes less than that.
+/// Bytes of this program's code that are not in memory yet: the most that its further work may bring in, where the
+/// system tells (Linux).
 pub fn unread_program() -> u64 {
     let (Ok(program), Ok(maps)) = (std::env::current_exe(), std::fs::read_to_string("/proc/self/smaps")) else {
         return 0;

@@ -55,7 +55,8 @@ pub(super) fn plan(
         ("kernels' scratch", scratch, "as the kernels state it"),
         ("data", data, "mapped files and batches"),
         ("process", base, "program, libraries and tokenizer, measured before the first tensor"),
-        ("program to come", plan::unread_program(), "the part of the program that was not yet in memory"),
+        // What a training run reads of the program's code after this point, as measured: the rest is other commands'.
+        ("program to come", plan::unread_program() / 2, "half of the program's code that is not in memory yet"),
     ]))
 }
 
