@@ -47,8 +47,7 @@ CASES = {
     # Characters in a vocabulary padded to GPT-2's: the work is the same whatever the tokens are.
     "gpt2-124m": Case(
         "gpt2-124m",
-        ["train.batch=1", "train.accumulate=1", "tokenizer.kind=characters", "model.vocab=50304"]
-        + ["data.documents=none", "data.val_fraction=0.1"],
+        ["train.batch=1", "train.accumulate=1", "tokenizer.kind=characters", "model.vocab=50304", "data.val_fraction=0.1"],
         3,
         1,
         3,
