@@ -1,5 +1,5 @@
-//! Memory is flat: at step 1000 a run holds no more than at step 10 but for the report's points, whose number is bounded. Alone in its process, because the system's account is
-//! the process's.
+//! Memory is flat: at step 1000 a run holds no more than at step 10 but for the report's points, whose number is bounded.
+//! Alone in its process, because the system's account is the process's.
 
 use std::sync::{Arc, Mutex};
 
