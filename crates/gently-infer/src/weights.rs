@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use gently_kernels::gemm::Activation;
 use gently_kernels::gemm::packed::{Finish, Packed};
 use gently_kernels::norm;
-use gently_models::config::{DecoderConfig, MlpKind, NormKind};
+use gently_models::config::{DecoderConfig, MlpKind, NormKind, NormPlace, Position};
 use gently_models::{Decoder, Param};
 use gently_tensor::DType;
 use std::collections::BTreeMap;
@@ -107,6 +107,7 @@ impl Weights {
     /// Packs the parameters of a decoder.
     pub fn of(model: &Decoder) -> Result<Self> {
         let cfg = model.config().clone();
+        refuse(&cfg)?;
         let mut parts = Parts::new(model.params());
         let (c, v, m) = (cfg.width, cfg.vocab, cfg.mlp_width());
         let hd = cfg.heads * cfg.head_width();
@@ -159,6 +160,29 @@ impl Weights {
     }
 }
 
+/// Choices that the plan does not compute must not be dropped silently.
+fn refuse(cfg: &DecoderConfig) -> Result<()> {
+    let natural = 1.0 / (cfg.head_width() as f64).sqrt();
+    let choices = [
+        ("mlp = geglu", cfg.mlp == MlpKind::Geglu),
+        ("norm_place = out", cfg.norm_place == NormPlace::Out),
+        ("rotary_width", cfg.position == Position::Rotary && cfg.rotary_width() != cfg.head_width()),
+        ("rope_factors", cfg.rope_factors.is_some()),
+        ("local_rope_theta", cfg.local_rope_theta.is_some() && cfg.window.is_some()),
+        ("window_skip", cfg.window_skip.is_some() && cfg.window.is_some()),
+        ("qk_norm_wide", cfg.qk_norm_wide),
+        ("attention_scale", (cfg.attention_scale() - natural).abs() > 1e-9),
+        ("embed_scale", cfg.embed_scale.is_some()),
+        ("embed_norm", cfg.embed_norm),
+        ("parallel", cfg.parallel),
+        ("bidirectional", cfg.bidirectional),
+    ];
+    match choices.iter().find(|(_, wanted)| *wanted) {
+        Some((choice, _)) => Err(Error::Lowering { what: format!("the model's {choice} has no fused form yet") }),
+        None => Ok(()),
+    }
+}
+
 fn activation(kind: MlpKind) -> Activation {
     match kind {
         MlpKind::Gelu => Activation::GeluTanh,
@@ -167,7 +191,7 @@ fn activation(kind: MlpKind) -> Activation {
         MlpKind::Relu2 => Activation::Relu2,
         MlpKind::Silu => Activation::Silu,
         // The gate is applied by the packed weights.
-        MlpKind::Swiglu => Activation::None,
+        MlpKind::Swiglu | MlpKind::Geglu => Activation::None,
     }
 }
 

@@ -30,12 +30,13 @@ pub struct Block {
     mlp: Mlp,
     mixer_norms: BranchNorms,
     mlp_norms: BranchNorms,
+    parallel: bool,
 }
 
 /// The norms of a branch, by [`NormPlace`].
 struct BranchNorms {
     place: NormPlace,
-    /// On the way in, or after the sum for [`NormPlace::Post`].
+    /// On the way in, after the sum for [`NormPlace::Post`], on the way out for [`NormPlace::Out`].
     norm: Norm,
     /// On the way out, for [`NormPlace::Both`] only.
     out: Option<Norm>,
@@ -56,7 +57,7 @@ impl Block {
         let mixer = mixer(b.scope(format!("{path}.mixer")))?;
         let mlp_norms = BranchNorms::new(b, cfg, &format!("{path}.mlp"))?;
         let mlp = Mlp::new(b.scope(format!("{path}.mlp")), cfg)?;
-        Ok(Self { mixer, mlp, mixer_norms, mlp_norms })
+        Ok(Self { mixer, mlp, mixer_norms, mlp_norms, parallel: cfg.parallel })
     }
 
     /// `[B,T,C]` to `[B,T,C]`.
@@ -64,6 +65,15 @@ impl Block {
     /// # Errors
     /// As [`crate::mixers::Mixer::mix`].
     pub fn forward(&self, x: &Tensor, state: &mut AnyState, cx: &MixCtx) -> Result<Tensor> {
+        if self.parallel {
+            // Both branches read x; the second adds the first's sum instead of x.
+            let sum = self.mixer_norms.branch("mixer", x, |h, residual| {
+                self.mixer.mix_any(h, state, &MixCtx { residual: residual.cloned(), ..cx.clone() }) // [B,T,C]
+            })?;
+            return self.mlp_norms.branch("mlp", x, |h, _| {
+                self.mlp.forward(h, Some(&sum), cx.dropout_at("mlp"), cx.compute) // [B,T,C]
+            });
+        }
         // Each branch adds `residual` to what it returns, so that the sum costs no pass over memory of its own.
         let x = self.mixer_norms.branch("mixer", x, |h, residual| {
             self.mixer.mix_any(h, state, &MixCtx { residual: residual.cloned(), ..cx.clone() }) // [B,T,C]
@@ -84,7 +94,7 @@ impl BranchNorms {
         let norm = Norm::new(b.scope(format!("{path}_norm")), cfg, cfg.width)?;
         let out = match cfg.norm_place {
             NormPlace::Both => Some(Norm::new(b.scope(format!("{path}_out_norm")), cfg, cfg.width)?),
-            NormPlace::Pre | NormPlace::Post => None,
+            NormPlace::Pre | NormPlace::Post | NormPlace::Out => None,
         };
         Ok(Self { place: cfg.norm_place, norm, out })
     }
@@ -107,6 +117,7 @@ impl BranchNorms {
         };
         match (self.place, &self.out) {
             (NormPlace::Post, _) => norm(&self.norm, &f(x, Some(x))?, "norm"), // norm(x + f(x))
+            (NormPlace::Out, _) => Ok(norm(&self.norm, &f(x, None)?, "norm")?.add(x)?), // x + norm(f(x))
             (_, Some(out)) => {
                 let y = f(&norm(&self.norm, x, "norm")?, None)?;
                 Ok(norm(out, &y, "out_norm")?.add(x)?) // x + norm(f(norm(x)))

@@ -44,6 +44,8 @@ pub enum NormPlace {
     Post,
     /// `x + norm(f(norm(x)))`, and one norm before the head.
     Both,
+    /// `x + norm(f(x))`, and one norm before the head (OLMo 2).
+    Out,
 }
 
 /// How a token knows where it is.
@@ -72,12 +74,21 @@ pub enum MlpKind {
     GeluErf,
     /// `silu(gate) * up` (Shazeer 2020): three matrices.
     Swiglu,
+    /// `gelu(gate) * up` with the tanh GELU (Shazeer 2020; Gemma): three matrices.
+    Geglu,
     /// Squared ReLU (So et al. 2021).
     Relu2,
     /// ReLU.
     Relu,
     /// SiLU, also called swish.
     Silu,
+}
+
+impl MlpKind {
+    /// Whether a gate multiplies what goes up: gate over up in one matrix of `2·mlp_width` rows.
+    pub fn is_gated(self) -> bool {
+        matches!(self, Self::Swiglu | Self::Geglu)
+    }
 }
 
 /// Sizes and choices of a decoder. As text (JSON, or `[model]` in a recipe) every key but `family` may be
@@ -118,10 +129,24 @@ pub struct DecoderConfig {
     pub position: Position,
     /// Base of the rotary wavelengths.
     pub rope_theta: f64,
+    /// Channels of a head that rotary positions turn, the first ones. Absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotary_width: Option<usize>,
+    /// Divisor of each rotary frequency, one for each pair of channels: long contexts (Llama 3.1, linear scaling).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_factors: Option<Vec<f64>>,
+    /// Base of the rotary wavelengths in layers with a window, which then have no factors (Gemma 3). Absent: as the
+    /// other layers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_rope_theta: Option<f64>,
     /// Kind of MLP.
     pub mlp: MlpKind,
     /// Whether the attention projections have biases.
     pub attention_bias: bool,
+    /// Whether the attention's output projection has a bias. Absent: as `attention_bias` says (Qwen 2 has biases on
+    /// queries, keys and values only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_bias: Option<bool>,
     /// Whether the MLP projections have biases.
     pub mlp_bias: bool,
     /// Whether the head is the embedding table.
@@ -134,9 +159,31 @@ pub struct DecoderConfig {
     pub attention_softcap: Option<f64>,
     /// RMS-normalise each query and key head, with a learned scale (Henry et al. 2020; Qwen 3).
     pub qk_norm: bool,
+    /// With `qk_norm`: normalise all query heads together, and all key heads together (OLMo 2).
+    #[serde(default)]
+    pub qk_norm_wide: bool,
+    /// Factor of the scores. Absent: one over the root of the head's width.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention_scale: Option<f64>,
+    /// Factor of the token embeddings; a tied head does not have it (Gemma). Absent: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embed_scale: Option<f64>,
+    /// Normalise the embeddings before the first block (BERT).
+    #[serde(default)]
+    pub embed_norm: bool,
+    /// Both branches read the block's input: `x + f(norm(x)) + g(norm'(x))` (GPT-NeoX). With `norm_place = "pre"`.
+    #[serde(default)]
+    pub parallel: bool,
+    /// A token sees those after it too: an encoder, which cannot be continued token by token (BERT).
+    #[serde(default)]
+    pub bidirectional: bool,
     /// A token sees itself and the `window - 1` tokens before it. Absent: everything before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
+    /// The layers of which a window leaves none out: every n-th, counted from 1 (Gemma 2 has 2, Gemma 3 has 6). Absent: every
+    /// layer has the window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_skip: Option<usize>,
     /// Probability of dropping an element of the embedding, the attention weights and each branch's output.
     pub dropout: f64,
     /// Standard deviation of the initial matrices.
@@ -163,14 +210,25 @@ impl DecoderConfig {
                 norm_bias: true,
                 position: Position::Learned,
                 rope_theta: 10000.0,
+                rotary_width: None,
+                rope_factors: None,
+                local_rope_theta: None,
                 mlp: MlpKind::Gelu,
                 attention_bias: true,
+                out_bias: None,
                 mlp_bias: true,
                 tied_head: true,
                 logit_softcap: None,
                 attention_softcap: None,
                 qk_norm: false,
+                qk_norm_wide: false,
+                attention_scale: None,
+                embed_scale: None,
+                embed_norm: false,
+                parallel: false,
+                bidirectional: false,
                 window: None,
+                window_skip: None,
                 dropout: 0.0,
                 init_std: 0.02,
             },
@@ -247,7 +305,7 @@ impl DecoderConfig {
     /// Hidden channels of the MLP.
     pub fn mlp_width(&self) -> usize {
         self.mlp_width.unwrap_or_else(|| match self.mlp {
-            MlpKind::Swiglu => (self.width.saturating_mul(8) / 3).next_multiple_of(64),
+            MlpKind::Swiglu | MlpKind::Geglu => (self.width.saturating_mul(8) / 3).next_multiple_of(64),
             _ => self.width.saturating_mul(4),
         })
     }
@@ -255,6 +313,37 @@ impl DecoderConfig {
     /// Rows of the packed query, key and value matrix: `(H + 2·Hk)·D`.
     pub fn qkv_width(&self) -> usize {
         (self.heads + 2 * self.kv_heads()) * self.head_width()
+    }
+
+    /// Whether the attention's output projection has a bias.
+    pub fn out_bias(&self) -> bool {
+        self.out_bias.unwrap_or(self.attention_bias)
+    }
+
+    /// Factor of the scores.
+    pub fn attention_scale(&self) -> f64 {
+        self.attention_scale.unwrap_or_else(|| 1.0 / (self.head_width() as f64).sqrt())
+    }
+
+    /// Channels of a head that rotary positions turn.
+    pub fn rotary_width(&self) -> usize {
+        self.rotary_width.unwrap_or_else(|| self.head_width())
+    }
+
+    /// The window of a layer, counted from 0.
+    pub fn window_of(&self, layer: usize) -> Option<usize> {
+        self.window.filter(|_| self.window_skip.is_none_or(|n| !(layer + 1).is_multiple_of(n)))
+    }
+
+    /// The rotary frequency of each pair of channels in a layer, counted from 0: what a position is multiplied by to get an
+    /// angle.
+    pub fn rope_frequencies(&self, layer: usize) -> Vec<f64> {
+        let width = self.rotary_width();
+        let local = self.local_rope_theta.filter(|_| self.window_of(layer).is_some());
+        let theta = local.unwrap_or(self.rope_theta);
+        let factors = self.rope_factors.as_deref().filter(|_| local.is_none()).unwrap_or(&[]);
+        let factor = |i: usize| factors.get(i).copied().unwrap_or(1.0);
+        (0..width / 2).map(|i| theta.powf(-2.0 * i as f64 / width as f64) / factor(i)).collect()
     }
 
     /// Checks every size and every combination.
@@ -273,6 +362,7 @@ impl DecoderConfig {
             ("width", self.width),
             ("mlp_width", self.mlp_width()),
             ("window", self.window.unwrap_or(1)),
+            ("window_skip", self.window_skip.unwrap_or(1)),
         ];
         // A declared size is believed only up to a bound, so that products of two sizes cannot overflow.
         const MOST: usize = 1 << 28;
@@ -296,6 +386,31 @@ impl DecoderConfig {
             let rule = "must be even for rotary positions";
             return bad("head_width", self.head_width().to_string(), rule);
         }
+        let rotary = self.rotary_width();
+        if rotary == 0 || rotary > self.head_width() || !rotary.is_multiple_of(2) {
+            let rule = format!("must be even, and at most head_width = {}", self.head_width());
+            if self.position == Position::Rotary {
+                return bad("rotary_width", rotary.to_string(), &rule);
+            }
+        }
+        if let Some(factors) = &self.rope_factors {
+            if factors.len() != rotary / 2 {
+                let rule = format!("must be one for each of the {} pairs of channels", rotary / 2);
+                return bad("rope_factors", format!("{} numbers", factors.len()), &rule);
+            }
+            if let Some(wrong) = factors.iter().find(|f| !f.is_finite() || **f <= 0.0) {
+                return bad("rope_factors", wrong.to_string(), "must be finite and above 0");
+            }
+        }
+        if self.qk_norm_wide && !self.qk_norm {
+            return bad("qk_norm_wide", "true".into(), "needs qk_norm = true");
+        }
+        if self.parallel && self.norm_place != NormPlace::Pre {
+            return bad("parallel", "true".into(), "needs norm_place = \"pre\"");
+        }
+        if self.bidirectional && self.window.is_some() {
+            return bad("bidirectional", "true".into(), "cannot have a window");
+        }
         if self.norm == NormKind::Rms && self.norm_bias {
             return bad("norm_bias", "true".into(), "must be false with norm = \"rms\"");
         }
@@ -303,6 +418,9 @@ impl DecoderConfig {
         let reals = [
             ("norm_eps", self.norm_eps),
             ("rope_theta", self.rope_theta),
+            ("local_rope_theta", self.local_rope_theta.unwrap_or(1.0)),
+            ("attention_scale", self.attention_scale.unwrap_or(1.0)),
+            ("embed_scale", self.embed_scale.unwrap_or(1.0)),
             ("logit_softcap", self.logit_softcap.unwrap_or(1.0)),
             ("attention_softcap", self.attention_softcap.unwrap_or(1.0)),
             ("init_std", self.init_std),
@@ -394,7 +512,7 @@ mod tests {
     #[test]
     fn bad_combinations_name_the_key() {
         let base = || DecoderConfig::preset(Family::Gpt2);
-        let cases: [(&str, DecoderConfig); 9] = [
+        let cases: [(&str, DecoderConfig); 14] = [
             ("heads", DecoderConfig { heads: 7, ..base() }),
             ("kv_heads", DecoderConfig { kv_heads: Some(5), ..base() }),
             ("layers", DecoderConfig { layers: 0, ..base() }),
@@ -403,6 +521,11 @@ mod tests {
             ("norm_eps", DecoderConfig { norm_eps: f64::NAN, ..base() }),
             ("window", DecoderConfig { window: Some(0), ..base() }),
             ("norm_bias", DecoderConfig { norm: NormKind::Rms, ..base() }),
+            ("rotary_width", DecoderConfig { rotary_width: Some(66), position: Position::Rotary, ..base() }),
+            ("rope_factors", DecoderConfig { rope_factors: Some(vec![1.0; 31]), ..base() }),
+            ("qk_norm_wide", DecoderConfig { qk_norm_wide: true, ..base() }),
+            ("parallel", DecoderConfig { parallel: true, norm_place: NormPlace::Both, ..base() }),
+            ("bidirectional", DecoderConfig { bidirectional: true, window: Some(3), ..base() }),
             ("head_width", DecoderConfig { head_width: Some(3), position: Position::Rotary, ..base() }),
         ];
         for (key, cfg) in cases {
@@ -411,6 +534,23 @@ mod tests {
                 other => panic!("{key}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn windows_and_wavelengths_differ_by_layer() {
+        let cfg = DecoderConfig {
+            window: Some(4),
+            window_skip: Some(3),
+            local_rope_theta: Some(100.0),
+            rope_factors: Some(vec![8.0; 4]),
+            head_width: Some(8),
+            ..DecoderConfig::preset(Family::Llama)
+        };
+        cfg.validate().unwrap();
+        let windows: Vec<_> = (0..6).map(|l| cfg.window_of(l)).collect();
+        assert_eq!(windows, [Some(4), Some(4), None, Some(4), Some(4), None]);
+        assert_eq!(cfg.rope_frequencies(2)[0], 1.0 / 8.0);
+        assert_eq!(cfg.rope_frequencies(3)[1], 100f64.powf(-0.25));
     }
 
     #[test]

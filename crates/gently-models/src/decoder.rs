@@ -77,6 +77,7 @@ pub struct Decoder {
     /// `[V,C]`
     tokens: Tensor,
     positions: AddedPositions,
+    embed_norm: Option<Norm>,
     blocks: Vec<Arc<Block>>,
     final_norm: Option<Norm>,
     /// `[V,C]`; the same tensor as `tokens` when tied.
@@ -99,9 +100,23 @@ impl Decoder {
     /// [`Error::Config`] from the validation of `cfg`.
     pub fn build(cfg: &DecoderConfig, b: Builder) -> Result<Self> {
         cfg.validate()?;
-        let rotary = (cfg.position == Position::Rotary)
-            .then(|| Arc::new(Rotary::new(cfg.context, cfg.head_width(), cfg.rope_theta)));
-        Self::with_mixers(cfg, b, |b, _layer| Ok(Box::new(SoftmaxAttention::new(b, cfg, rotary.clone())?)))
+        // One table of angles for all layers that have the same: usually one, with local layers two.
+        let tables: Vec<(Vec<f64>, Arc<Rotary>)> = if cfg.position == Position::Rotary {
+            let local = (0..cfg.layers).find(|&l| cfg.rope_frequencies(l) != cfg.rope_frequencies(0));
+            let kinds = [Some(0), local].into_iter().flatten().map(|l| cfg.rope_frequencies(l));
+            kinds.map(|f| (f.clone(), Arc::new(Rotary::new(cfg.context, f)))).collect()
+        } else {
+            Vec::new()
+        };
+        let rotary = |layer: usize| match tables.as_slice() {
+            [] => None,
+            [(_, only)] => Some(only.clone()),
+            several => {
+                let wanted = cfg.rope_frequencies(layer);
+                several.iter().find(|(f, _)| *f == wanted).map(|(_, table)| table.clone())
+            }
+        };
+        Self::with_mixers(cfg, b, |b, layer| Ok(Box::new(SoftmaxAttention::of_layer(b, cfg, layer, rotary(layer))?)))
     }
 
     /// A model with other mixers: `mixer` makes the one of each layer under the builder's scope. What the mixers
@@ -128,18 +143,20 @@ impl Decoder {
             }
             Position::Rotary | Position::Alibi | Position::None => AddedPositions::None,
         };
+        let embed_norm = if cfg.embed_norm { Some(Norm::new(b.scope("embed_norm"), cfg, c)?) } else { None };
         let blocks = (0..cfg.layers)
             .map(|i| Block::new(&mut b, cfg, &format!("blocks.{i}"), |b| mixer(b, i)).map(Arc::new))
             .collect::<Result<_>>()?;
         let final_norm = match cfg.norm_place {
             NormPlace::Post => None,
-            NormPlace::Pre | NormPlace::Both => Some(Norm::new(b.scope("final_norm"), cfg, c)?),
+            NormPlace::Pre | NormPlace::Both | NormPlace::Out => Some(Norm::new(b.scope("final_norm"), cfg, c)?),
         };
         let head = match cfg.tied_head {
             true => tokens.clone(),
             false => b.scope("head").param("weight", &[v, c], init::matrix(cfg), table)?,
         };
-        Ok(Self { cfg: cfg.clone(), device, tokens, positions, blocks, final_norm, head, params: b.into_params() })
+        let cfg = cfg.clone();
+        Ok(Self { cfg, device, tokens, positions, embed_norm, blocks, final_norm, head, params: b.into_params() })
     }
 
     /// The configuration.
@@ -213,6 +230,14 @@ impl Decoder {
         self.head(&self.hidden(ids, Some(docs), None, cx)?, cx.compute)
     }
 
+    /// What goes into the head, `[B,T]` ids to `[B,T,C]`: an encoder's answer. `docs` as in [`Batch::docs`].
+    ///
+    /// # Errors
+    /// As [`Decoder::loss`].
+    pub fn features(&self, ids: &Tensor, docs: Option<&Tensor>, cx: &ForwardCx) -> Result<Tensor> {
+        self.hidden(ids, docs, None, cx)
+    }
+
     /// The state before the first token.
     pub fn init_state(&self, batch: usize) -> DecoderState {
         DecoderState::new(batch, self.blocks.iter().map(|b| b.init_state(batch)).collect())
@@ -263,6 +288,9 @@ impl Decoder {
 
         let part = profile::part("embed");
         let mut x = self.embed(ids, docs, start)?; // [B,T,C]
+        if let Some(norm) = &self.embed_norm {
+            x = norm.apply(&x)?;
+        }
         if let Some(dropout) = self.dropout_at("embed", cx) {
             x = dropout.apply(&x)?;
         }
@@ -307,14 +335,24 @@ impl Decoder {
 
     /// Rows of the token table, plus rows of the position table where there is one: `[B,T]` to `[B,T,C]`.
     fn embed(&self, ids: &Tensor, docs: Option<&Tensor>, start: usize) -> Result<Tensor> {
+        let tokens = || -> Result<Tensor> {
+            let x = self.tokens.embedding(ids)?; // [B,T,C]
+            Ok(match self.cfg.embed_scale {
+                Some(scale) => x.affine(scale, 0.0)?,
+                None => x,
+            })
+        };
         let table = match &self.positions {
-            AddedPositions::None => return Ok(self.tokens.embedding(ids)?), // [B,T,C]
-            AddedPositions::Learned(table) => table.clone(),                // [context,C]
+            AddedPositions::None => return tokens(),         // [B,T,C]
+            AddedPositions::Learned(table) => table.clone(), // [context,C]
             AddedPositions::Sinusoidal(table) => table.reaching(start + ids.dims()[1])?, // [at least T,C]
         };
         Ok(match docs {
-            None => self.tokens.embedding_with_positions(ids, &table, start)?, // [B,T,C]
-            Some(docs) => self.tokens.embedding(ids)?.add(&table.embedding(&positions_in_docs(docs)?)?)?, // [B,T,C]
+            None if self.cfg.embed_scale.is_none() => {
+                self.tokens.embedding_with_positions(ids, &table, start)? // [B,T,C]
+            }
+            None => tokens()?.add(&table.narrow(0, start, ids.dims()[1])?)?, // [B,T,C]
+            Some(docs) => tokens()?.add(&table.embedding(&positions_in_docs(docs)?)?)?, // [B,T,C]
         })
     }
 

@@ -8,6 +8,7 @@
 //! ```
 
 use crate::config::NAMED;
+use crate::families::FAMILIES;
 use std::path::PathBuf;
 
 /// Result of this crate.
@@ -40,6 +41,18 @@ pub enum Error {
     #[error("no model preset is called {name:?}")]
     UnknownPreset {
         /// The name given.
+        name: String,
+    },
+    /// A path that is no model.
+    #[error("{} is neither a model folder nor a GGUF file", path.display())]
+    NoModel {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A parameter that the model does not have.
+    #[error("the model has no parameter {name:?}")]
+    NoParameter {
+        /// The name asked for.
         name: String,
     },
     /// A `config.json` or index that is not the JSON expected.
@@ -130,13 +143,17 @@ impl Error {
         match self {
             Self::UnknownPreset { .. } => Some(format!("known presets: {}", NAMED.join(", "))),
             Self::UnknownModelType { .. } => {
-                Some("supported model types: gpt2, llama, and gently (written by this program)".to_owned())
+                let types: Vec<&str> = FAMILIES.iter().flat_map(|e| e.model_types).copied().collect();
+                Some(format!("supported model types: {}, and gently (written by this program)", types.join(", ")))
             }
             Self::NonZeroBias { .. } => {
                 Some("remove the \"gently\" entry from config.json to load the model with its biases".to_owned())
             }
             Self::MissingTensor { .. } | Self::TensorShape { .. } => {
                 Some("the weights and config.json may come from different models".to_owned())
+            }
+            Self::NoModel { .. } => {
+                Some("a folder has config.json and model.safetensors; a file ends in .gguf".to_owned())
             }
             Self::Format(e) => e.hint().map(str::to_owned),
             Self::Tensor(e) => e.hint().map(str::to_owned),

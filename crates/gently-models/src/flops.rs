@@ -18,7 +18,7 @@
 //! assert_eq!(cost.parameters, 124_439_808);
 //! ```
 
-use crate::config::{DecoderConfig, MlpKind, NormKind, NormPlace, Position};
+use crate::config::{DecoderConfig, NormKind, NormPlace, Position};
 use gently_tensor::Mask;
 
 /// Counts that follow from a configuration.
@@ -31,8 +31,11 @@ pub struct Cost {
     /// N: weights that take part in matrix products, the head included.
     pub matmul_parameters: u64,
     /// `L·H·D`, what attention multiplies with the visible length.
+    /// Channels of all heads, over the layers that see everything.
     attention_width: u64,
-    window: Option<u64>,
+    /// The same over the layers with a window.
+    local_width: u64,
+    window: u64,
     kv_elements: u64,
 }
 
@@ -43,35 +46,40 @@ impl Cost {
         let (m, d) = (cfg.mlp_width() as u64, cfg.head_width() as u64);
         let qkv = cfg.qkv_width() as u64;
         let hd = cfg.heads as u64 * d;
-        let up = if cfg.mlp == MlpKind::Swiglu { 2 * m } else { m };
+        let up = if cfg.mlp.is_gated() { 2 * m } else { m };
 
         let matrices = qkv * c + c * hd + up * c + c * m;
         let when = |on: bool, n: u64| if on { n } else { 0 };
-        let biases = when(cfg.attention_bias, qkv + c) + when(cfg.mlp_bias, up + c);
+        let biases = when(cfg.attention_bias, qkv) + when(cfg.out_bias(), c) + when(cfg.mlp_bias, up + c);
         let norm = c + when(cfg.norm_bias && cfg.norm == NormKind::Layer, c);
         let block_norms = if cfg.norm_place == NormPlace::Both { 4 } else { 2 };
-        let final_norm = when(cfg.norm_place != NormPlace::Post, norm);
-        let block = matrices + biases + block_norms * norm + when(cfg.qk_norm, 2 * d);
+        let final_norm = when(cfg.norm_place != NormPlace::Post, norm) + when(cfg.embed_norm, norm);
+        let block = matrices
+            + biases
+            + block_norms * norm
+            + when(cfg.qk_norm, if cfg.qk_norm_wide { hd + cfg.kv_heads() as u64 * d } else { 2 * d });
 
+        let global = match (cfg.window, cfg.window_skip) {
+            (None, _) => l,
+            (Some(_), skip) => skip.map_or(0, |n| l / (n as u64).max(1)),
+        };
         let positions = when(cfg.position == Position::Learned, cfg.context as u64 * c);
         let head = when(!cfg.tied_head, v * c);
         Self {
             parameters: l * block + v * c + positions + final_norm + head,
             embedding_parameters: v * c + positions,
             matmul_parameters: l * matrices + v * c,
-            attention_width: l * hd,
-            window: cfg.window.map(|w| w as u64),
+            attention_width: global * hd,
+            local_width: (l - global) * hd,
+            window: cfg.window.unwrap_or(0) as u64,
             kv_elements: 2 * l * cfg.kv_heads() as u64 * d,
         }
     }
 
-    fn visible(&self, t: u64) -> u64 {
-        self.window.map_or(t, |w| w.min(t))
-    }
-
     /// Operations of a forward pass per token, in a sequence of `t` tokens.
     pub fn forward_flops_per_token(&self, t: usize) -> u64 {
-        2 * self.matmul_parameters + 4 * self.attention_width * self.visible(t as u64)
+        let t = t as u64;
+        2 * self.matmul_parameters + 4 * (self.attention_width * t + self.local_width * self.window.min(t))
     }
 
     /// Operations of a training step (forward and backward) per token, in a sequence of `t` tokens.
@@ -82,9 +90,10 @@ impl Cost {
     /// Operations of a training step per token that no program can do without, in sequences of `t` tokens: of attention
     /// only the scores that the causal mask or the window leaves, on average over the sequence.
     pub fn floor_flops_per_token(&self, t: usize) -> f64 {
-        let mask = self.window.map_or(Mask::Causal, |w| Mask::Window(w as usize));
-        let visible = mask.pairs(0, t, t) as f64 / t.max(1) as f64;
-        6.0 * self.matmul_parameters as f64 + 12.0 * self.attention_width as f64 * visible
+        let visible = |mask: Mask| mask.pairs(0, t, t) as f64 / t.max(1) as f64;
+        let local = visible(Mask::Window((self.window as usize).max(1)));
+        let scores = self.attention_width as f64 * visible(Mask::Causal) + self.local_width as f64 * local;
+        6.0 * self.matmul_parameters as f64 + 12.0 * scores
     }
 
     /// Bytes of the weights at `bytes_each` bytes for a parameter.

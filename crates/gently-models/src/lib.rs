@@ -1,8 +1,8 @@
 //! Decoder models: what they are, how they start, how they run, and how they are stored.
 //!
-//! Here: [`DecoderConfig`] (GPT-2 or Llama and what lies between, by configuration), [`Decoder`] with its
-//! [`block`]s and [`mixers`], initialisation as published, Hugging Face folders in and out, cost by formula and
-//! the model as an algorithm on paper. Not here: kernels and gradients (`gently-tensor`), training
+//! Here: [`DecoderConfig`] (GPT-2, Llama and their relatives, by configuration), [`Decoder`] with its
+//! [`block`]s and [`mixers`], initialisation as published, Hugging Face folders in and out, GGUF files in, cost by formula
+//! and the model as an algorithm on paper. Not here: kernels and gradients (`gently-tensor`), training
 //! (`gently-train`), tokenizers (`gently-text`).
 //!
 //! Shape letters: B batch, T time, C channels, H heads, Hk key and value heads, D head width, M hidden width of the
@@ -38,6 +38,7 @@ pub mod pretrained;
 pub mod sampling;
 pub mod spec;
 pub mod state;
+pub mod weights;
 
 pub use block::Block;
 pub use config::DecoderConfig;
@@ -46,3 +47,4 @@ pub use error::{Error, Result};
 pub use gently_tensor::Compute;
 pub use params::{Param, ParamGroup, ParamKind};
 pub use state::DecoderState;
+pub use weights::WeightSource;

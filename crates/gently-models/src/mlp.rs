@@ -1,6 +1,6 @@
 //! The network applied to each token on its own.
 //!
-//! Here: one hidden layer with an activation, or SwiGLU. Not here: mixing between tokens (see
+//! Here: one hidden layer with an activation, or with a gate (SwiGLU, GeGLU). Not here: mixing between tokens (see
 //! [`crate::mixers`]).
 //!
 //! ```
@@ -19,10 +19,10 @@ use crate::layers::{Dropout, Linear};
 use crate::params::Builder;
 use gently_tensor::{Activation, Compute, Tensor, profile};
 
-/// `down(act(up(x)))`, or `down(silu(gate(x)) * up(x))` (Shazeer 2020).
+/// `down(act(up(x)))`, or `down(act(gate(x)) * up(x))` (Shazeer 2020).
 #[derive(Debug, Clone)]
 pub struct Mlp {
-    /// `[M, C]`, or for SwiGLU gate over up, `[2M, C]`.
+    /// `[M, C]`, or with a gate: gate over up, `[2M, C]`.
     up: Linear,
     /// `[C, M]`.
     down: Linear,
@@ -37,7 +37,7 @@ impl Mlp {
     pub fn new(b: &mut Builder, cfg: &DecoderConfig) -> Result<Self> {
         let path = b.path().to_owned();
         let (c, m) = (cfg.width, cfg.mlp_width());
-        let (name, rows) = if cfg.mlp == MlpKind::Swiglu { ("gate_up", 2 * m) } else { ("up", m) };
+        let (name, rows) = if cfg.mlp.is_gated() { ("gate_up", 2 * m) } else { ("up", m) };
         let up = Linear::new(b.scope(format!("{path}.{name}")), rows, c, cfg.mlp_bias, init::matrix(cfg))?;
         let down = Linear::new(b.scope(format!("{path}.down")), c, m, cfg.mlp_bias, init::residual(cfg))?;
         Ok(Self { up, down, kind: cfg.mlp })
@@ -63,6 +63,11 @@ impl Mlp {
             MlpKind::Relu2 => up(Activation::Relu2)?,           // [B,T,M]
             MlpKind::Silu => up(Activation::Silu)?,             // [B,T,M]
             MlpKind::Swiglu => up(Activation::None)?.swiglu()?, // [B,T,2M] -> [B,T,M]
+            MlpKind::Geglu => {
+                let both = up(Activation::None)?; // [B,T,2M]
+                let (last, m) = (both.rank() - 1, both.dims()[both.rank() - 1] / 2);
+                both.narrow(last, 0, m)?.gelu_tanh()?.mul(&both.narrow(last, m, m)?)? // [B,T,M]
+            }
         };
         drop(part);
         let _part = profile::part("down");

@@ -5,7 +5,8 @@
 //!
 //! ```
 //! use gently_models::positions::Rotary;
-//! let rotary = Rotary::new(1024, 64, 10000.0);
+//! use gently_models::DecoderConfig;
+//! let rotary = Rotary::new(1024, DecoderConfig::named("smollm2-135m").unwrap().rope_frequencies(0));
 //! assert!(rotary.reaching(100).unwrap().positions() >= 100);
 //! assert!(rotary.reaching(1025).is_err());
 //! ```
@@ -75,18 +76,18 @@ impl PositionTable {
     }
 }
 
-/// Rotary angles `t · theta^(-2i/D)`, half-split pairs (Su et al. 2021), for as many positions as were used.
+/// Rotary angles `t · frequency`, half-split pairs (Su et al. 2021), for as many positions as were used.
 pub struct Rotary {
     context: usize,
-    head_width: usize,
-    theta: f64,
+    frequencies: Vec<f64>,
     table: RwLock<Option<Rope>>,
 }
 
 impl Rotary {
-    /// Angles for heads of `head_width` channels.
-    pub fn new(context: usize, head_width: usize, theta: f64) -> Self {
-        Self { context, head_width, theta, table: RwLock::new(None) }
+    /// Angles for heads whose first `2 · frequencies.len()` channels are turned: see
+    /// [`crate::DecoderConfig::rope_frequencies`].
+    pub fn new(context: usize, frequencies: Vec<f64>) -> Self {
+        Self { context, frequencies, table: RwLock::new(None) }
     }
 
     /// The table, with at least the positions before `end`.
@@ -100,7 +101,7 @@ impl Rotary {
         {
             return Ok(rope.clone());
         }
-        let rope = Rope::new(rows, self.head_width, self.theta, RopeStyle::Half)?;
+        let rope = Rope::with_frequencies(rows, self.frequencies.clone(), RopeStyle::Half);
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = Some(rope.clone());
         Ok(rope)
     }

@@ -1,7 +1,8 @@
 //! Model folders: `config.json` beside `model.safetensors`, whole or in shards, as Hugging Face lays them out.
 //!
-//! Here: reading and writing such folders. Not here: which published names and keys there are (see
-//! [`crate::families`]), tokenizers, and the trainer's checkpoints around the folder.
+//! Here: writing such folders, and models from and into them. Not here: the reading of weights, which GGUF files share (see
+//! [`crate::weights`]), which published names and keys there are (see [`crate::families`]), tokenizers, and the
+//! trainer's checkpoints around the folder.
 //!
 //! ```
 //! use gently_models::{Decoder, config::*};
@@ -20,47 +21,46 @@
 use crate::config::DecoderConfig;
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
-use crate::families::{self, Layout, NameTable, Rows};
-use crate::params::{Builder, Param};
-use gently_formats::safetensors::{Dtype, SafeTensors, Spec, Writer};
+use crate::families::{self, Layout, NameTable, Order, Rows};
+use crate::params::Param;
+use crate::weights::WeightSource;
+use gently_formats::gguf::Gguf;
+use gently_formats::safetensors::{Dtype, Spec, Writer};
 use gently_formats::{Limits, atomic};
 use gently_tensor::{DType, Device};
+use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-const CONFIG: &str = "config.json";
-const WEIGHTS: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const CONFIG: &str = "config.json";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
-/// Reads only the configuration of a model folder.
+/// Reads only the configuration of a model folder or GGUF file.
 ///
 /// # Errors
 /// As [`Decoder::load_pretrained`].
-pub fn read_config(dir: impl AsRef<Path>) -> Result<(Layout, DecoderConfig)> {
-    let path = dir.as_ref().join(CONFIG);
+pub fn read_config(path: impl AsRef<Path>) -> Result<(Layout, DecoderConfig)> {
+    let path = path.as_ref();
+    if path.is_file() {
+        let (entry, cfg) = families::read_gguf_config(&Gguf::open(path, &Limits::default())?)?;
+        return Ok((entry.layout, cfg));
+    }
+    let path = path.join(CONFIG);
     families::read_config(&read_json(&path)?, &path)
 }
 
 impl Decoder {
-    /// Reads a model folder: GPT-2's or Llama's as published, or one that [`Decoder::save_pretrained`]
-    /// wrote. Weights stored as F32, F16,
-    /// BF16 or F64 become f32.
+    /// Reads a model: a folder of a published family (see [`families::FAMILIES`]) or one that
+    /// [`Decoder::save_pretrained`] wrote, or a GGUF file. Weights of every type become f32.
     ///
     /// # Errors
-    /// [`Error::UnknownModelType`], [`Error::UnsupportedOption`], [`Error::Json`] and [`Error::Config`] for the
-    /// configuration; [`Error::MissingTensor`], [`Error::UnexpectedTensor`], [`Error::TensorShape`] and
-    /// [`Error::NonZeroBias`] for weights that are not this configuration's; [`Error::Format`] for broken files.
-    /// Nothing is allocated by a size that a file declares before the tensors are seen to have it.
-    pub fn load_pretrained(dir: impl AsRef<Path>, device: &Device) -> Result<Self> {
-        let dir = dir.as_ref();
-        let (layout, cfg) = read_config(dir)?;
-        let weights = Weights::open(dir)?;
-        weights.check(layout, &cfg)?;
-        let model = Decoder::build(&cfg, Builder::new(None, device))?;
-        weights.fill(layout, &model)?;
-        Ok(model)
+    /// As [`WeightSource::open`]. Nothing is allocated by a size that a file declares before the tensors are seen to have
+    /// it.
+    pub fn load_pretrained(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        WeightSource::open(path)?.decoder(device)
     }
 
     /// Fills the parameters in place from a folder of the same configuration: resuming.
@@ -68,14 +68,11 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::load_pretrained`].
     pub fn load_weights(&self, dir: impl AsRef<Path>) -> Result<()> {
-        let weights = Weights::open(dir.as_ref())?;
-        let layout = Layout::of(self.config());
-        weights.check(layout, self.config())?;
-        weights.fill(layout, self)
+        WeightSource::of_folder(dir.as_ref(), Layout::of(self.config()), self.config())?.fill(self)
     }
 
     /// Writes a model folder in f32: `config.json` and `model.safetensors`, each complete or absent. The layout is
-    /// GPT-2's or Llama's where one of them holds the model exactly, and our own otherwise.
+    /// that of the first published family that holds the model exactly, and our own otherwise.
     ///
     /// # Errors
     /// [`Error::Format`] if a file cannot be written.
@@ -83,12 +80,27 @@ impl Decoder {
         self.save_sharded(dir, u64::MAX)
     }
 
+    /// As [`Decoder::save_pretrained`], with weights in F32, F16 or BF16.
+    ///
+    /// # Errors
+    /// As there; [`Error::UnsupportedOption`] for another type.
+    pub fn save_as(&self, dir: impl AsRef<Path>, dtype: Dtype) -> Result<()> {
+        let dir = dir.as_ref();
+        if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16) {
+            return Err(Error::UnsupportedOption { path: dir.into(), key: "dtype", value: dtype.to_string() });
+        }
+        self.save_files(dir, u64::MAX, dtype)
+    }
+
     /// As [`Decoder::save_pretrained`], in files of at most `max_bytes` of weights (one tensor may be larger) with an index.
     ///
     /// # Errors
     /// As [`Decoder::save_pretrained`].
     pub fn save_sharded(&self, dir: impl AsRef<Path>, max_bytes: u64) -> Result<()> {
-        let dir = dir.as_ref();
+        self.save_files(dir.as_ref(), max_bytes, Dtype::F32)
+    }
+
+    fn save_files(&self, dir: &Path, max_bytes: u64, dtype: Dtype) -> Result<()> {
         std::fs::create_dir_all(dir).map_err(io(dir, "create"))?;
         let layout = Layout::of(self.config());
         let table = layout.names(self.config(), self.params());
@@ -98,7 +110,7 @@ impl Decoder {
         let mut bytes = 0;
         let params = by_name(self.params());
         for out in Out::all(&table, &params) {
-            let size = 4 * out.shape().iter().product::<usize>() as u64;
+            let size = dtype.size() as u64 * out.shape().iter().product::<usize>() as u64;
             let now = shards.len() - 1;
             if bytes > 0 && bytes + size > max_bytes {
                 shards.push(vec![out]);
@@ -119,13 +131,17 @@ impl Decoder {
                 _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
             };
             let specs: Vec<Spec> =
-                shard.iter().map(|o| Spec { name: o.name.clone(), dtype: Dtype::F32, shape: o.shape() }).collect();
+                shard.iter().map(|o| Spec { name: o.rows.name.clone(), dtype, shape: o.shape() }).collect();
             let mut writer = Writer::create(dir.join(&file), &specs, &metadata)?;
             for out in shard {
                 let values = out.values()?;
-                total += 4 * values.len() as u64;
-                writer.write_f32(&values)?;
-                index.insert(out.name.clone(), Value::from(file.as_str()));
+                total += (dtype.size() * values.len()) as u64;
+                match dtype {
+                    Dtype::F16 => writer.write(&bytes_of(&values, |v| f16::from_f32(v).to_le_bytes()))?,
+                    Dtype::Bf16 => writer.write(&bytes_of(&values, |v| bf16::from_f32(v).to_le_bytes()))?,
+                    _ => writer.write_f32(&values)?,
+                }
+                index.insert(out.rows.name.clone(), Value::from(file.as_str()));
             }
             writer.finish()?;
         }
@@ -133,17 +149,32 @@ impl Decoder {
             let index = json!({ "metadata": { "total_size": total }, "weight_map": index });
             write_json(&dir.join(INDEX), &index)?;
         }
-        write_json(&dir.join(CONFIG), &layout.to_json(self.config()))
+        let mut config = layout.to_json(self.config());
+        let name = match dtype {
+            Dtype::F16 => "float16",
+            Dtype::Bf16 => "bfloat16",
+            _ => "float32",
+        };
+        for key in ["dtype", "torch_dtype"] {
+            if config.get(key).is_some() {
+                config[key] = name.into();
+            }
+        }
+        write_json(&dir.join(CONFIG), &config)
     }
+}
+
+fn bytes_of(values: &[f32], bytes: impl Fn(f32) -> [u8; 2]) -> Vec<u8> {
+    values.iter().flat_map(|v| bytes(*v)).collect()
 }
 
 /// A published tensor on its way out: some rows of a parameter of ours, or zeros.
 struct Out<'a> {
-    name: String,
-    rows: usize,
-    transposed: bool,
+    rows: Rows,
     /// The parameter and its first row.
     from: Option<(&'a Param, usize)>,
+    /// Columns of a matrix of zeros; 0 otherwise.
+    width: usize,
 }
 
 impl<'a> Out<'a> {
@@ -151,30 +182,49 @@ impl<'a> Out<'a> {
         let mut all = Vec::new();
         for mapping in &table.mappings {
             let mut row = 0;
-            for Rows { name, rows, transposed } in &mapping.theirs {
+            for rows in &mapping.theirs {
                 let from = params.get(mapping.ours.as_str()).map(|p| (*p, row));
-                all.push(Self { name: name.clone(), rows: *rows, transposed: *transposed, from });
-                row += rows;
+                // What was added to ours when it was read is written as a tensor of zeros, and ours as it is.
+                if let Some(plus) = &rows.plus {
+                    let width = from.map_or(0, |(p, _)| p.tensor.numel() / p.tensor.dims()[0].max(1));
+                    all.push(Self { rows: Rows { name: plus.clone(), rows: 1, ..rows.clone() }, from: None, width });
+                }
+                all.push(Self { rows: rows.clone(), from, width: 0 });
+                row += rows.rows;
             }
         }
-        let zeros = table.zeros.iter();
-        all.extend(zeros.map(|(name, n)| Self { name: name.clone(), rows: *n, transposed: false, from: None }));
+        all.extend(table.zeros.iter().map(|(name, n)| Self { rows: Rows::plain(name, *n), from: None, width: 0 }));
         all
     }
 
     fn shape(&self) -> Vec<usize> {
-        published_shape(self.from.map_or(&[0], |(p, _)| p.tensor.dims()), self.rows, self.transposed)
+        if self.width > 0 {
+            return vec![self.rows.rows, self.width];
+        }
+        published_shape(self.from.map_or(&[0], |(p, _)| p.tensor.dims()), self.rows.rows, self.rows.transposed)
     }
 
     fn values(&self) -> Result<Vec<f32>> {
-        let Some((param, row)) = self.from else { return Ok(vec![0.0; self.rows]) };
-        let values = param.tensor.narrow(0, row, self.rows)?.to_dtype(DType::F32)?.to_vec::<f32>()?;
-        Ok(if self.transposed { transpose(&values, self.rows) } else { values })
+        let Rows { rows, transposed, order, shift, .. } = self.rows;
+        let Some((param, row)) = self.from else { return Ok(vec![0.0; rows * self.width.max(1)]) };
+        let mut values = param.tensor.narrow(0, row, rows)?.to_dtype(DType::F32)?.to_vec::<f32>()?;
+        if shift != 0.0 {
+            values.iter_mut().for_each(|v| *v -= shift);
+        }
+        if order != Order::Same {
+            let width = values.len() / rows.max(1);
+            let mut theirs = vec![0.0; values.len()];
+            for (row, ours) in values.chunks_exact(width).enumerate() {
+                theirs[order.source(row) * width..][..width].copy_from_slice(ours);
+            }
+            values = theirs;
+        }
+        Ok(if transposed { transpose(&values, rows) } else { values })
     }
 }
 
 /// The shape of `rows` rows of a parameter of ours in a published file.
-fn published_shape(ours: &[usize], rows: usize, transposed: bool) -> Vec<usize> {
+pub(crate) fn published_shape(ours: &[usize], rows: usize, transposed: bool) -> Vec<usize> {
     match (ours, transposed) {
         ([_, inp], true) => vec![*inp, rows],
         ([_, rest @ ..], _) => [&[rows], rest].concat(),
@@ -183,7 +233,7 @@ fn published_shape(ours: &[usize], rows: usize, transposed: bool) -> Vec<usize> 
 }
 
 /// `[rows, n]` to `[n, rows]`, by squares that fit the cache.
-fn transpose(values: &[f32], rows: usize) -> Vec<f32> {
+pub(crate) fn transpose(values: &[f32], rows: usize) -> Vec<f32> {
     const SQUARE: usize = 32;
     let columns = values.len() / rows.max(1);
     let mut out = vec![0.0; values.len()];
@@ -199,111 +249,8 @@ fn transpose(values: &[f32], rows: usize) -> Vec<f32> {
     out
 }
 
-/// The open weight files of a folder.
-struct Weights {
-    dir: PathBuf,
-    files: Vec<SafeTensors>,
-    /// Which file holds a tensor.
-    places: BTreeMap<String, usize>,
-}
-
-impl Weights {
-    fn open(dir: &Path) -> Result<Self> {
-        let limits = Limits::default();
-        let mut names = BTreeSet::from([WEIGHTS.to_owned()]);
-        let index = dir.join(INDEX);
-        if !dir.join(WEIGHTS).exists() && index.exists() {
-            names = shard_names(&read_json(&index)?, &index)?;
-        }
-        let mut weights = Self { dir: dir.to_owned(), files: Vec::new(), places: BTreeMap::new() };
-        for name in names {
-            let file = SafeTensors::open(dir.join(name), &limits)?;
-            weights.places.extend(file.tensors().keys().map(|name| (name.clone(), weights.files.len())));
-            weights.files.push(file);
-        }
-        Ok(weights)
-    }
-
-    /// The name under which a file has a published tensor: as it is, or without the prefix.
-    fn find<'a>(&self, table: &NameTable, name: &'a str) -> Result<(&SafeTensors, &'a str)> {
-        let bare = table.optional_prefix.and_then(|prefix| name.strip_prefix(prefix));
-        for name in [Some(name), bare].into_iter().flatten() {
-            if let Some(&i) = self.places.get(name) {
-                return Ok((&self.files[i], name));
-            }
-        }
-        Err(Error::MissingTensor { path: self.dir.clone(), name: name.to_owned() })
-    }
-
-    /// Holds every name and shape to the configuration, allocating nothing by what the configuration says.
-    fn check(&self, layout: Layout, cfg: &DecoderConfig) -> Result<()> {
-        if cfg.layers > self.places.len() {
-            let what = format!("{} layers, but the files hold {} tensors", cfg.layers, self.places.len());
-            return Err(Error::Json { path: self.dir.join(CONFIG), message: what });
-        }
-        let shapes = Decoder::build(cfg, Builder::new(None, &Device::Meta))?;
-        let table = layout.names(cfg, shapes.params());
-        let params = by_name(shapes.params());
-        let mut known = BTreeSet::new();
-        for out in Out::all(&table, &params) {
-            let expected = match out.from {
-                Some(_) => out.shape(),
-                // A bias of zeros that the configuration leaves out may be left out of the file as well.
-                None if self.find(&table, &out.name).is_err() => continue,
-                None => vec![out.rows],
-            };
-            let (file, name) = self.find(&table, &out.name)?;
-            let found = file.entry(name)?.shape.clone();
-            if found != expected {
-                return Err(Error::TensorShape {
-                    path: file.path().to_owned(),
-                    name: name.to_owned(),
-                    found,
-                    expected,
-                });
-            }
-            if out.from.is_none() && file.to_f32(name)?.iter().any(|v| *v != 0.0) {
-                return Err(Error::NonZeroBias { path: file.path().to_owned(), name: name.to_owned() });
-            }
-            known.insert(name.to_owned());
-        }
-        for (name, &i) in &self.places {
-            let skipped = table.skipped.iter().any(|end| name.ends_with(end));
-            let tied = cfg.tied_head && name == "lm_head.weight";
-            if !known.contains(name) && !skipped && !tied {
-                return Err(Error::UnexpectedTensor { path: self.files[i].path().to_owned(), name: name.clone() });
-            }
-        }
-        Ok(())
-    }
-
-    /// Fills the parameters. [`Weights::check`] has run.
-    fn fill(&self, layout: Layout, model: &Decoder) -> Result<()> {
-        let table = layout.names(model.config(), model.params());
-        let params = by_name(model.params());
-        for out in Out::all(&table, &params) {
-            let Some((param, row)) = out.from else { continue };
-            let (file, name) = self.find(&table, &out.name)?;
-            let mut values = file.to_f32(name)?;
-            if out.transposed {
-                let inp = values.len() / out.rows.max(1);
-                values = transpose(&values, inp);
-            }
-            let width = param.tensor.numel() / param.tensor.dims()[0].max(1);
-            let place = row * width..row * width + values.len();
-            match param.tensor.dtype() {
-                DType::F64 => param.tensor.with_data_mut(|d: &mut [f64]| {
-                    d[place].iter_mut().zip(&values).for_each(|(d, v)| *d = f64::from(*v));
-                })?,
-                _ => param.tensor.with_data_mut(|d: &mut [f32]| d[place].copy_from_slice(&values))?,
-            }
-        }
-        Ok(())
-    }
-}
-
 /// The files an index names; each must be a plain name inside the folder.
-fn shard_names(index: &Value, path: &Path) -> Result<BTreeSet<String>> {
+pub(crate) fn shard_names(index: &Value, path: &Path) -> Result<BTreeSet<String>> {
     let bad = |message: String| Error::Json { path: path.to_owned(), message };
     let Some(Value::Object(map)) = index.get("weight_map") else { return Err(bad("no weight_map".into())) };
     let mut names = BTreeSet::new();
@@ -320,7 +267,7 @@ fn by_name(params: &[Param]) -> BTreeMap<&str, &Param> {
     params.iter().map(|p| (p.name.as_str(), p)).collect()
 }
 
-fn read_json(path: &Path) -> Result<Value> {
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let limit = Limits::default().header_bytes;
     let mut text = Vec::new();
     let file = std::fs::File::open(path).map_err(io(path, "read"))?;

@@ -77,6 +77,9 @@ impl Spec<'_> {
         if let Some(w) = c.window {
             rows.push(("w", w, "tokens a token sees, itself included"));
         }
+        if let Some(n) = c.window_skip.filter(|_| c.window.is_some()) {
+            rows.push(("n", n, "in every n-th block it sees all before it"));
+        }
         for (letter, value, meaning) in rows {
             let _ = writeln!(self.out, "  {letter:<5} = {value:<8} {meaning}");
         }
@@ -95,20 +98,27 @@ impl Spec<'_> {
         }
         let bias =
             |on: bool, name: &str, n: usize| if on { format!(", {name} ∈ ℝ^{{{n}}}") } else { String::new() };
+        if c.embed_norm {
+            rows.push((norm("e"), "norm of the embeddings".into()));
+        }
         rows.push((format!("for each block l ∈ [{}]:", c.layers), String::new()));
         rows.push((format!("  {}", norm("1")), "norm of the attention branch".into()));
         let qkv = format!("  W_qkv ∈ ℝ^{{{q}×{w}}}{}", bias(c.attention_bias, "b_qkv", q));
         rows.push((qkv, "queries, keys, values of all heads".into()));
         if c.qk_norm {
-            rows.push((format!("  γ_q, γ_k ∈ ℝ^{{{d}}}"), "norms of queries and keys".into()));
+            let shape = match c.qk_norm_wide {
+                true => format!("  γ_q ∈ ℝ^{{{}}}, γ_k ∈ ℝ^{{{}}}", c.heads * d, c.kv_heads() * d),
+                false => format!("  γ_q, γ_k ∈ ℝ^{{{d}}}"),
+            };
+            rows.push((shape, "norms of queries and keys".into()));
         }
-        let out = format!("  W_o ∈ ℝ^{{{w}×{}}}{}", c.heads * d, bias(c.attention_bias, "b_o", w));
+        let out = format!("  W_o ∈ ℝ^{{{w}×{}}}{}", c.heads * d, bias(c.out_bias(), "b_o", w));
         rows.push((out, "output of attention".into()));
         rows.push((format!("  {}", norm("2")), "norm of the MLP branch".into()));
         if c.norm_place == NormPlace::Both {
             rows.push((format!("  {}; {}", norm("3"), norm("4")), "norms of the branches' outputs".into()));
         }
-        if c.mlp == MlpKind::Swiglu {
+        if c.mlp.is_gated() {
             let b = if c.mlp_bias { format!(", b_g, b_u ∈ ℝ^{{{m}}}") } else { String::new() };
             rows.push((format!("  W_g, W_u ∈ ℝ^{{{m}×{w}}}{b}"), "gate and values of the MLP".into()));
         } else {
@@ -151,21 +161,35 @@ impl Spec<'_> {
     }
 
     fn rotation(&mut self) {
-        let (d, theta) = (self.cfg.head_width(), self.cfg.rope_theta);
+        let (d, theta) = (self.cfg.rotary_width(), self.cfg.rope_theta);
+        let factor = if self.cfg.rope_factors.is_some() { " / factor[i]" } else { "" };
         self.algorithm("ŷ ← rotate(y, t)   rotary position of a query or key y ∈ ℝ^D at position t, counted from 0");
         self.steps(&[
             format!("for i ∈ [0, {}):", d / 2),
-            format!("  a ← t · {theta}^(−2i/{d})"),
+            format!("  a ← t · {theta}^(−2i/{d}){factor}"),
             format!("  ŷ[i]     ← y[i]·cos a − y[i+{}]·sin a", d / 2),
             format!("  ŷ[i+{}] ← y[i+{}]·cos a + y[i]·sin a", d / 2, d / 2),
-            "return ŷ".into(),
+            match self.cfg.head_width() {
+                all if all == d => "return ŷ".into(),
+                _ => format!("return ŷ, whose channels from {d} on are those of y"),
+            },
         ]);
+        if let Some(local) = self.cfg.local_rope_theta.filter(|_| self.cfg.window.is_some()) {
+            self.line(&format!(
+                "In blocks with a window {local} stands for {theta}{}.",
+                match factor {
+                    "" => "",
+                    _ => ", without the factors",
+                }
+            ));
+        }
     }
 
     fn attention(&mut self) {
         let c = self.cfg;
         let (h, hk, d) = (c.heads, c.kv_heads(), c.head_width());
-        self.algorithm("Ỹ ← attend(X | W_qkv, W_o, …)   causal attention, X ∈ ℝ^{C×T}");
+        let kind = if c.bidirectional { "" } else { "causal " };
+        self.algorithm(&format!("Ỹ ← attend(X | W_qkv, W_o, …)   {kind}attention, X ∈ ℝ^{{C×T}}"));
         let bias = |on: bool, name: &str| if on { format!(" + {name}·1ᵀ") } else { String::new() };
         let group = if hk == h { "h".to_owned() } else { format!("⌊h/{}⌋", h / hk) };
         let mut s = vec![
@@ -175,13 +199,21 @@ impl Spec<'_> {
             format!("  K ← P[{} + {d}g : {} + {d}(g+1), :]", h * d, h * d),
             format!("  U ← P[{} + {d}g : {} + {d}(g+1), :]", (h + hk) * d, (h + hk) * d),
         ];
-        if c.qk_norm {
+        if c.qk_norm && c.qk_norm_wide {
+            s.push(
+                "  (before the cut into heads: the columns of all Q and of all K ← rmsnorm(· | γ_q), rmsnorm(· | γ_k))"
+                    .into(),
+            );
+        } else if c.qk_norm {
             s.push("  Q[:,t] ← rmsnorm(Q[:,t] | γ_q), K[:,t] ← rmsnorm(K[:,t] | γ_k) for all t".into());
         }
         if c.position == Position::Rotary {
             s.push("  Q[:,t] ← rotate(Q[:,t], t−1), K[:,t] ← rotate(K[:,t], t−1) for all t".into());
         }
-        s.push(format!("  S ← KᵀQ / √{d}"));
+        s.push(match c.attention_scale {
+            Some(scale) => format!("  S ← {scale} · KᵀQ"),
+            None => format!("  S ← KᵀQ / √{d}"),
+        });
         if let Some(cap) = c.attention_softcap {
             s.push(format!("  S ← {cap} · tanh(S / {cap})"));
         }
@@ -189,11 +221,15 @@ impl Spec<'_> {
             s.push("  S[j,t] ← S[j,t] − a_h·(t − j) for all j, t, with a_h the ALiBi slope of head h".into());
         }
         match c.window {
+            _ if c.bidirectional => {}
+            Some(w) if c.window_skip.is_some() => {
+                s.push(format!("  S[j,t] ← −∞ where j > t, or, unless n divides l, j ≤ t − {w}"));
+            }
             None => s.push("  S[j,t] ← −∞ where j > t".into()),
             Some(w) => s.push(format!("  S[j,t] ← −∞ where j > t or j ≤ t − {w}")),
         }
         s.push("  Y_h ← U · softmax(S), softmax over each column".into());
-        s.push(format!("return W_o [Y_0; …; Y_{}]{}", h - 1, bias(c.attention_bias, "b_o")));
+        s.push(format!("return W_o [Y_0; …; Y_{}]{}", h - 1, bias(c.out_bias(), "b_o")));
         self.steps(&s);
     }
 
@@ -206,13 +242,17 @@ impl Spec<'_> {
                 let (g, u) = (bias("b_g"), bias("b_u"));
                 format!("h ← silu(W_g e{g}) ⊙ (W_u e{u}), silu(z) = z/(1 + e^{{−z}})")
             }
+            MlpKind::Geglu => {
+                let (g, u) = (bias("b_g"), bias("b_u"));
+                format!("h ← gelu(W_g e{g}) ⊙ (W_u e{u}), gelu(z) = z/2·(1 + tanh(√(2/π)(z + 0.044715 z³)))")
+            }
             kind => {
                 let (name, rule) = match kind {
                     MlpKind::Gelu => ("gelu", "z/2·(1 + tanh(√(2/π)(z + 0.044715 z³)))"),
                     MlpKind::GeluErf => ("gelu", "z/2·(1 + erf(z/√2))"),
                     MlpKind::Relu2 => ("relu²", "max(0, z)²"),
                     MlpKind::Relu => ("relu", "max(0, z)"),
-                    MlpKind::Silu | MlpKind::Swiglu => ("silu", "z/(1 + e^{−z})"),
+                    MlpKind::Silu | MlpKind::Swiglu | MlpKind::Geglu => ("silu", "z/(1 + e^{−z})"),
                 };
                 format!("h ← {name}(W_u e{}), {name}(z) = {rule}", bias("b_u"))
             }
@@ -232,9 +272,22 @@ impl Spec<'_> {
             Position::Sinusoidal => "X[:,t] ← W_e[:, x[t]] + sinusoid(t−1) for t ∈ [T]".to_owned(),
             _ => "X[:,t] ← W_e[:, x[t]] for t ∈ [T]".to_owned(),
         }];
+        if let Some(scale) = c.embed_scale {
+            s[0] = s[0].replacen("W_e", &format!("{scale}·W_e"), 1);
+        }
+        if c.embed_norm {
+            s.push(format!("X ← norm(X | {})", norm("e")));
+        }
         s.push(format!("for l ∈ [{}], with the parameters of block l:", c.layers));
         let (one, two) = (norm("1"), norm("2"));
         match c.norm_place {
+            NormPlace::Pre if c.parallel => {
+                s.push(format!("  X ← X + attend(norm(X | {one})) + mlp(norm(X | {two}))"));
+            }
+            NormPlace::Out => {
+                s.push(format!("  X ← X + norm(attend(X) | {one})"));
+                s.push(format!("  X ← X + norm(mlp(X) | {two})"));
+            }
             NormPlace::Pre => {
                 s.push(format!("  X ← X + attend(norm(X | {one}))"));
                 s.push(format!("  X ← X + mlp(norm(X | {two}))"));

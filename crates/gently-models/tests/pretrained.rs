@@ -116,7 +116,7 @@ fn what_is_wrong_is_named() {
         (Family::Gpt2, |j| j["n_layer"] = json!(1u64 << 27), "layers"),
         (Family::Gpt2, |j| j["n_embd"] = json!(1u64 << 14), "wte.weight"),
         (Family::Gpt2, |j| j["vocab_size"] = json!(1u64 << 28), "wte.weight"),
-        (Family::Llama, |j| j["rope_parameters"] = json!({"rope_type": "llama3"}), "rope_parameters"),
+        (Family::Llama, |j| j["rope_parameters"] = json!({"rope_type": "yarn"}), "rope_parameters"),
         (Family::Llama, |j| j["hidden_act"] = json!("gelu"), "hidden_act"),
         (Family::Llama, |j| j["num_key_value_heads"] = json!(0), "kv_heads"),
     ];

@@ -1,10 +1,11 @@
 //! GPT-2 as published on Hugging Face: keys, names, and what of ours fits into them.
 //!
-//! Not here: Llama (see [`super::llama`]), file reading (see [`crate::pretrained`]).
+//! Not here: Llama (see [`super::llama`]), file reading (see [`crate::weights`]).
 //!
 //! Traps: the projections are `Conv1D`, stored `[in, out]`; query, key and value are consecutive thirds of
 //! `c_attn`; the prefix `transformer.` is absent in the first published files; `attn.bias` and
-//! `attn.masked_bias` are the causal mask, not weights; the GELU is the tanh form.
+//! `attn.masked_bias` are the causal mask, not weights; the GELU is the tanh form. GGUF has the projections as ours, `[out, in]`,
+//! and often the embedding table a second time as the head.
 //!
 //! ```
 //! use gently_models::{config::DecoderConfig, families::gpt2};
@@ -12,10 +13,23 @@
 //! assert!(table.mappings.iter().any(|m| m.theirs[0].name == "transformer.h.11.attn.c_attn.weight"));
 //! ```
 
-use super::{Keys, NameTable};
+use super::{Entry, Keys, Layout, NameTable};
 use crate::config::{DecoderConfig, Family, MlpKind, NormKind, NormPlace, Position};
 use crate::error::Result;
 use serde_json::{Value, json};
+
+/// GPT-2.
+pub static ENTRY: Entry = Entry {
+    layout: Layout::Gpt2,
+    model_types: &["gpt2"],
+    architectures: &["gpt2"],
+    from_json,
+    to_json,
+    names,
+    from_gguf: |keys| keys.common(DecoderConfig::preset(Family::Gpt2)),
+    to_gguf: |_| Vec::new(),
+    gguf_names,
+};
 
 /// Our name of the activation for each of theirs; the first of ours is the one written.
 const ACTIVATIONS: &[(&str, MlpKind)] = &[
@@ -34,13 +48,15 @@ pub fn covers(cfg: &DecoderConfig) -> bool {
     cfg.norm == NormKind::Layer
         && cfg.norm_place == NormPlace::Pre
         && cfg.position == Position::Learned
-        && cfg.mlp != MlpKind::Swiglu
+        && !cfg.mlp.is_gated()
         && cfg.kv_heads() == cfg.heads
         && cfg.head_width() * cfg.heads == cfg.width
         && cfg.logit_softcap.is_none()
         && cfg.attention_softcap.is_none()
+        && cfg.attention_scale.is_none()
+        && cfg.embed_scale.is_none()
         && cfg.window.is_none()
-        && !cfg.qk_norm
+        && !(cfg.qk_norm || cfg.embed_norm || cfg.parallel || cfg.bidirectional)
 }
 
 /// Reads the published keys.
@@ -137,7 +153,7 @@ pub fn names(cfg: &DecoderConfig) -> NameTable {
         let (ours, theirs) = (format!("blocks.{i}"), format!("transformer.h.{i}"));
         norm(&mut t, format!("{ours}.mixer_norm"), format!("{theirs}.ln_1"));
         linear(&mut t, format!("{ours}.mixer.qkv"), format!("{theirs}.attn.c_attn"), 3 * c, cfg.attention_bias);
-        linear(&mut t, format!("{ours}.mixer.out"), format!("{theirs}.attn.c_proj"), c, cfg.attention_bias);
+        linear(&mut t, format!("{ours}.mixer.out"), format!("{theirs}.attn.c_proj"), c, cfg.out_bias());
         norm(&mut t, format!("{ours}.mlp_norm"), format!("{theirs}.ln_2"));
         linear(&mut t, format!("{ours}.mlp.up"), format!("{theirs}.mlp.c_fc"), m, cfg.mlp_bias);
         linear(&mut t, format!("{ours}.mlp.down"), format!("{theirs}.mlp.c_proj"), c, cfg.mlp_bias);
@@ -147,4 +163,38 @@ pub fn names(cfg: &DecoderConfig) -> NameTable {
         t.same("head.weight", "lm_head.weight", cfg.vocab);
     }
     t
+}
+
+/// The GGUF name table for `cfg`. A file of this family has every bias; ours may not.
+fn gguf_names(cfg: &DecoderConfig) -> NameTable {
+    let mut t = names(cfg);
+    let rename = |name: &str| {
+        let name = name.strip_prefix("transformer.").unwrap_or(name);
+        let pairs = [
+            ("wte.", "token_embd."),
+            ("wpe.", "position_embd."),
+            ("ln_f.", "output_norm."),
+            ("lm_head.", "output."),
+            ("h.", "blk."),
+        ];
+        let start = pairs.iter().find_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)));
+        let mut name = start.unwrap_or_else(|| name.to_owned());
+        let parts = [
+            (".ln_1.", ".attn_norm."),
+            (".attn.c_attn.", ".attn_qkv."),
+            (".attn.c_proj.", ".attn_output."),
+            (".ln_2.", ".ffn_norm."),
+            (".mlp.c_fc.", ".ffn_up."),
+            (".mlp.c_proj.", ".ffn_down."),
+        ];
+        for (from, to) in parts {
+            name = name.replace(from, to);
+        }
+        name
+    };
+    for rows in t.mappings.iter_mut().flat_map(|m| &mut m.theirs) {
+        (rows.name, rows.transposed) = (rename(&rows.name), false);
+    }
+    t.zeros.iter_mut().for_each(|(name, _)| *name = rename(name));
+    NameTable { optional_prefix: None, skipped: &[], ..t }
 }

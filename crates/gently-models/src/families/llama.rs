@@ -1,66 +1,83 @@
-//! Llama as published on Hugging Face (SmolLM2 and many others use it): keys, names, and what of ours fits.
+//! Llama (SmolLM2 and many others use its layout) and Mistral: keys, names, and what of ours fits.
 //!
-//! Not here: GPT-2 (see [`super::gpt2`]), file reading (see [`crate::pretrained`]).
+//! Not here: the names that the descendants share (`stacked`), file reading (see [`crate::weights`]).
 //!
-//! Traps: rotary pairs are half-split, with no permutation of rows; `head_dim` may differ from
-//! `hidden_size / num_attention_heads`; `rope_theta` moved into `rope_parameters` in transformers 5; scaled
-//! rotary positions are refused rather than ignored.
+//! Traps: in Hugging Face folders rotary pairs are half a head apart, with no permutation of rows, and in GGUF they are
+//! neighbours; `head_dim` may differ from `hidden_size / num_attention_heads`; `rope_theta` moved into
+//! `rope_parameters` in transformers 5; GGUF leaves a tied head out, stores the stretching of Llama 3.1's positions as a tensor of
+//! divisors, and has Mistral under `llama`, its window lost.
 //!
 //! ```
 //! use gently_models::{config::DecoderConfig, families::llama};
-//! let table = llama::names(&DecoderConfig::named("smollm2-135m").unwrap());
+//! let table = (llama::LLAMA.names)(&DecoderConfig::named("smollm2-135m").unwrap());
 //! let qkv = table.mappings.iter().find(|m| m.ours == "blocks.0.mixer.qkv.weight").unwrap();
 //! assert_eq!(qkv.theirs[1].name, "model.layers.0.self_attn.k_proj.weight");
 //! assert_eq!(qkv.theirs.iter().map(|r| r.rows).sum::<usize>(), (9 + 2 * 3) * 64);
 //! ```
 
-use super::{Keys, NameTable};
-use crate::config::{DecoderConfig, Family, MlpKind, NormKind, NormPlace, Position};
+use super::stacked::{self, Choices};
+use super::{Entry, GgufKeys, Keys, Layout};
+use crate::config::{DecoderConfig, Family};
 use crate::error::Result;
-use serde_json::{Value, json};
+use serde_json::json;
 
-/// Whether Llama's layout holds `cfg` exactly.
-pub fn covers(cfg: &DecoderConfig) -> bool {
-    cfg.norm == NormKind::Rms
-        && cfg.norm_place == NormPlace::Pre
-        && cfg.position == Position::Rotary
-        && cfg.mlp == MlpKind::Swiglu
-        && cfg.logit_softcap.is_none()
-        && cfg.attention_softcap.is_none()
-        && cfg.window.is_none()
-        && !cfg.qk_norm
-}
+/// Llama.
+pub static LLAMA: Entry = Entry {
+    layout: Layout::Llama,
+    model_types: &["llama"],
+    architectures: &["llama"],
+    from_json: |keys| {
+        Ok(DecoderConfig {
+            attention_bias: keys.flag_or("attention_bias", false)?,
+            mlp_bias: keys.flag_or("mlp_bias", false)?,
+            ..from_json(keys)?
+        })
+    },
+    to_json: |cfg| stacked::to_json(cfg, "LlamaForCausalLM", "llama", &[("mlp_bias", cfg.mlp_bias.into())]),
+    names: |cfg| stacked::hf(cfg, Choices::default()),
+    from_gguf: |keys| {
+        let bias = |name: &str| keys.has(&format!("blk.0.{name}.bias"));
+        Ok(DecoderConfig {
+            attention_bias: bias("attn_q"),
+            out_bias: Some(bias("attn_output")),
+            mlp_bias: bias("ffn_gate"),
+            ..from_gguf(keys)?
+        })
+    },
+    to_gguf: |_| Vec::new(),
+    gguf_names: |cfg| stacked::gguf(cfg, Choices { paired: true, ..Choices::default() }),
+};
 
-/// Reads the published keys.
-///
-/// # Errors
-/// As [`super::read_config`].
-pub fn from_json(keys: &Keys) -> Result<DecoderConfig> {
+/// Mistral: Llama with a window.
+pub static MISTRAL: Entry = Entry {
+    layout: Layout::Mistral,
+    model_types: &["mistral"],
+    architectures: &[],
+    from_json: |keys| Ok(DecoderConfig { window: keys.size_if("sliding_window")?, ..from_json(keys)? }),
+    to_json: |cfg| stacked::to_json(cfg, "MistralForCausalLM", "mistral", &[("sliding_window", json!(cfg.window))]),
+    names: LLAMA.names,
+    from_gguf: LLAMA.from_gguf,
+    to_gguf: |_| Vec::new(),
+    gguf_names: LLAMA.gguf_names,
+};
+
+/// What Llama and its descendants have in common in `config.json`. All of a head is turned.
+pub(super) fn from_json(keys: &Keys) -> Result<DecoderConfig> {
     if keys.text_or("hidden_act", "silu")? != "silu" {
         return Err(keys.unsupported("hidden_act"));
     }
-    if keys.real_or("partial_rotary_factor", 1.0)? != 1.0 {
-        return Err(keys.unsupported("partial_rotary_factor"));
+    let cfg = from_json_with(keys, &DecoderConfig::preset(Family::Llama))?;
+    match cfg.rotary_width {
+        Some(_) => Err(keys.unsupported("partial_rotary_factor")),
+        None => Ok(cfg),
     }
-    if let Some(scaling) = keys.object("rope_scaling")? {
-        // transformers 4 wrote `{"rope_type": "default"}` here for no scaling at all.
-        let kind = scaling.text_or("rope_type", scaling.text_or("type", "unnamed")?)?;
-        if kind != "default" {
-            return Err(keys.unsupported("rope_scaling"));
-        }
-    }
-    let mut rope_theta = keys.real_or("rope_theta", 10000.0)?;
-    if let Some(rope) = keys.object("rope_parameters")? {
-        if rope.text_or("rope_type", "default")? != "default" || rope.real_or("partial_rotary_factor", 1.0)? != 1.0 {
-            return Err(keys.unsupported("rope_parameters"));
-        }
-        rope_theta = rope.real_or("rope_theta", rope_theta)?;
-    }
+}
+
+/// The same with other defaults, any activation, and heads that are turned in part.
+pub(super) fn from_json_with(keys: &Keys, base: &DecoderConfig) -> Result<DecoderConfig> {
     // Ours drops the embedding and the branches as well, so another figure than 0 cannot be honoured.
-    if keys.real_or("attention_dropout", 0.0)? != 0.0 {
-        return Err(keys.unsupported("attention_dropout"));
-    }
-    Ok(DecoderConfig {
+    keys.must_be_off("attention_dropout")?;
+    let cfg = DecoderConfig {
         vocab: keys.size("vocab_size")?,
         context: keys.size("max_position_embeddings")?,
         width: keys.size("hidden_size")?,
@@ -70,66 +87,26 @@ pub fn from_json(keys: &Keys) -> Result<DecoderConfig> {
         head_width: keys.size_if("head_dim")?,
         mlp_width: Some(keys.size("intermediate_size")?),
         norm_eps: keys.real_or("rms_norm_eps", 1e-6)?,
-        attention_bias: keys.flag_or("attention_bias", false)?,
-        mlp_bias: keys.flag_or("mlp_bias", false)?,
-        tied_head: keys.flag_or("tie_word_embeddings", false)?,
+        tied_head: keys.flag_or("tie_word_embeddings", base.tied_head)?,
         init_std: keys.real_or("initializer_range", 0.02)?,
-        rope_theta,
-        ..DecoderConfig::preset(Family::Llama)
-    })
-}
-
-/// The published keys for `cfg`, which [`covers`] accepted.
-pub fn to_json(cfg: &DecoderConfig) -> Value {
-    json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "max_position_embeddings": cfg.context,
-        "hidden_size": cfg.width,
-        "intermediate_size": cfg.mlp_width(),
-        "num_hidden_layers": cfg.layers,
-        "num_attention_heads": cfg.heads,
-        "num_key_value_heads": cfg.kv_heads(),
-        "head_dim": cfg.head_width(),
-        "hidden_act": "silu",
-        "rms_norm_eps": cfg.norm_eps,
-        // transformers 4 reads the first, 5 the second.
-        "rope_theta": cfg.rope_theta,
-        "rope_parameters": { "rope_type": "default", "rope_theta": cfg.rope_theta },
-        "attention_bias": cfg.attention_bias,
-        "attention_dropout": 0.0,
-        "mlp_bias": cfg.mlp_bias,
-    })
-}
-
-/// The name table for `cfg`.
-pub fn names(cfg: &DecoderConfig) -> NameTable {
-    let mut t = NameTable { skipped: &["rotary_emb.inv_freq"], ..NameTable::default() };
-    let (c, m) = (cfg.width, cfg.mlp_width());
-    let (q, kv) = (cfg.heads * cfg.head_width(), cfg.kv_heads() * cfg.head_width());
-    // A linear layer of ours is theirs stacked by rows.
-    let linear = |t: &mut NameTable, ours: String, parts: &[(String, usize)], bias: bool| {
-        for end in if bias { &["weight", "bias"][..] } else { &["weight"][..] } {
-            let theirs = parts.iter().map(|(name, rows)| (format!("{name}.{end}"), *rows)).collect();
-            t.rows(format!("{ours}.{end}"), theirs, false);
-        }
+        ..base.clone()
     };
-    t.same("embed.tokens", "model.embed_tokens.weight", cfg.vocab);
-    for i in 0..cfg.layers {
-        let (ours, theirs) = (format!("blocks.{i}"), format!("model.layers.{i}"));
-        let attn = |end: &str| format!("{theirs}.self_attn.{end}_proj");
-        let mlp = |end: &str| format!("{theirs}.mlp.{end}_proj");
-        t.same(format!("{ours}.mixer_norm.weight"), format!("{theirs}.input_layernorm.weight"), c);
-        let qkv = [(attn("q"), q), (attn("k"), kv), (attn("v"), kv)];
-        linear(&mut t, format!("{ours}.mixer.qkv"), &qkv, cfg.attention_bias);
-        linear(&mut t, format!("{ours}.mixer.out"), &[(attn("o"), c)], cfg.attention_bias);
-        t.same(format!("{ours}.mlp_norm.weight"), format!("{theirs}.post_attention_layernorm.weight"), c);
-        linear(&mut t, format!("{ours}.mlp.gate_up"), &[(mlp("gate"), m), (mlp("up"), m)], cfg.mlp_bias);
-        linear(&mut t, format!("{ours}.mlp.down"), &[(mlp("down"), c)], cfg.mlp_bias);
-    }
-    t.same("final_norm.weight", "model.norm.weight", c);
-    if !cfg.tied_head {
-        t.same("head.weight", "lm_head.weight", cfg.vocab);
-    }
-    t
+    let rope = keys.rope(10000.0, cfg.head_width())?;
+    let turned = share(rope.partial, cfg.head_width());
+    Ok(DecoderConfig {
+        rope_theta: rope.theta,
+        rope_factors: rope.factors,
+        rotary_width: (rope.partial != 1.0).then_some(turned),
+        ..cfg
+    })
+}
+
+/// A share of a head's channels; a share such as 2/3 is not quite what it was written for.
+pub(super) fn share(partial: f64, head_width: usize) -> usize {
+    (partial * head_width as f64 + 1e-6) as usize
+}
+
+/// What Llama and its descendants have in common in GGUF.
+pub(super) fn from_gguf(keys: &GgufKeys) -> Result<DecoderConfig> {
+    keys.common(DecoderConfig::preset(Family::Llama))
 }

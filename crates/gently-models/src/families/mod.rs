@@ -1,10 +1,12 @@
-//! Published layouts of a model folder: `config.json` keys and tensor names, one file for each family.
+//! Published families: `config.json` keys, GGUF keys and tensor names, one file for each family.
 //!
-//! Here: the choice of a layout and the table that joins our tensors to published ones. Not here: reading and
-//! writing files (see [`crate::pretrained`]).
+//! Here: the registry of families and the choice of a layout. Not here: reading and writing files (see
+//! [`crate::weights`], [`crate::pretrained`]); what a block computes, which is configuration (see [`crate::config`]).
 //!
-//! Our query, key and value projections are one matrix, and so are SwiGLU's gate and up projections; the table
-//! says which rows of ours are which tensor of theirs, and whether theirs is transposed.
+//! A new family is one file with an [`Entry`], and its line in the registry.
+//!
+//! Our query, key and value projections are one matrix, and so are a gate and its up projection; a [`NameTable`] says which
+//! rows of ours are which tensor of theirs, in which order, and whether theirs is transposed.
 //!
 //! ```
 //! use gently_models::config::{DecoderConfig, Family};
@@ -13,112 +15,177 @@
 //! assert_eq!(layout, Layout::Gpt2);
 //! ```
 
+pub mod bert;
+pub mod gemma;
 pub mod gpt2;
+mod keys;
 pub mod llama;
 pub mod native;
+pub mod neox;
+pub mod olmo2;
+pub mod phi3;
+pub mod qwen;
+mod stacked;
+mod table;
 
-use crate::config::DecoderConfig;
+pub use keys::{GgufKeys, Keys};
+pub use table::{Mapping, NameTable, Order, Rows};
+
+use crate::config::{DecoderConfig, Family};
 use crate::error::{Error, Result};
 use crate::params::Param;
-use serde_json::{Map, Value};
+use gently_formats::gguf::{Gguf, Value as Meta};
+use serde_json::Value;
 use std::path::Path;
 
-/// A published way to lay out a model folder.
+/// A published way to lay out a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Layout {
-    /// `model_type` "gpt2".
+    /// GPT-2 and its sizes.
     Gpt2,
-    /// `model_type` "llama".
+    /// Llama 1 to 3, SmolLM2 and many others.
     Llama,
-    /// `model_type` "gently": configurations that no published family covers, under our own names.
+    /// Mistral: Llama with a window.
+    Mistral,
+    /// Qwen 2 and 2.5: Llama with biases on queries, keys and values.
+    Qwen2,
+    /// Qwen 3: Llama with normalised queries and keys.
+    Qwen3,
+    /// Gemma 1.
+    Gemma,
+    /// Gemma 2.
+    Gemma2,
+    /// Gemma 3, text.
+    Gemma3,
+    /// Phi-3 and Phi-4.
+    Phi3,
+    /// OLMo 2.
+    Olmo2,
+    /// GPT-NeoX and Pythia.
+    NeoX,
+    /// BERT encoders without their heads: MiniLM and other sentence embedders.
+    Bert,
+    /// Configurations that no published family covers, under our own names.
     Native,
 }
 
-/// Where the rows of one of our parameters lie in published tensors.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rows {
-    /// The published name.
-    pub name: String,
-    /// How many rows of ours it holds (for a vector: elements).
-    pub rows: usize,
-    /// Whether it is stored `[in, out]` (GPT-2's Conv1D); ours are `[out, in]`.
-    pub transposed: bool,
+/// What there is to know about a family's files.
+pub struct Entry {
+    /// The layout it is.
+    pub layout: Layout,
+    /// `model_type` in `config.json`, the one that is written first.
+    pub model_types: &'static [&'static str],
+    /// `general.architecture` in GGUF, the one that is written first; none where it is not read from there.
+    pub architectures: &'static [&'static str],
+    /// Reads the keys of a `config.json`.
+    pub from_json: fn(&Keys) -> Result<DecoderConfig>,
+    /// The family's own keys of a `config.json` for a model that the layout holds.
+    pub to_json: fn(&DecoderConfig) -> Value,
+    /// Hugging Face names.
+    pub names: fn(&DecoderConfig) -> NameTable,
+    /// Reads the keys of a GGUF file.
+    pub from_gguf: fn(&GgufKeys) -> Result<DecoderConfig>,
+    /// What the family adds to the usual keys of a GGUF file, without the architecture in front.
+    pub to_gguf: fn(&DecoderConfig) -> Vec<(&'static str, Meta)>,
+    /// GGUF names.
+    pub gguf_names: fn(&DecoderConfig) -> NameTable,
 }
 
-/// One of our parameters and the published tensors that make it up, in order of rows.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Mapping {
-    /// Our name.
-    pub ours: String,
-    /// The published tensors.
-    pub theirs: Vec<Rows>,
-}
+/// All published families; where several hold a configuration the first is written.
+pub static FAMILIES: &[&Entry] = &[
+    &gpt2::ENTRY,
+    &llama::LLAMA,
+    &llama::MISTRAL,
+    &qwen::QWEN2,
+    &qwen::QWEN3,
+    &gemma::GEMMA,
+    &gemma::GEMMA2,
+    &gemma::GEMMA3,
+    &phi3::ENTRY,
+    &olmo2::ENTRY,
+    &neox::ENTRY,
+    &bert::ENTRY,
+];
 
-/// The whole table of a layout.
-#[derive(Debug, Clone, Default)]
-pub struct NameTable {
-    /// Our parameters.
-    pub mappings: Vec<Mapping>,
-    /// Published biases that our configuration leaves out: written as zeros, must be zeros when read.
-    pub zeros: Vec<(String, usize)>,
-    /// Prefix that a file may leave off every name ("transformer.").
-    pub optional_prefix: Option<&'static str>,
-    /// Ends of names that hold no weights (masks, tables): skipped when read.
-    pub skipped: &'static [&'static str],
-}
-
-impl NameTable {
-    /// Joins our parameter to one published tensor of the same layout.
-    pub(crate) fn same(&mut self, ours: impl Into<String>, theirs: impl Into<String>, rows: usize) {
-        self.rows(ours, vec![(theirs.into(), rows)], false);
+impl Entry {
+    /// The family of a `config.json`'s `model_type`.
+    pub fn of_model_type(model_type: &str) -> Option<&'static Self> {
+        FAMILIES.iter().copied().find(|e| e.model_types.contains(&model_type))
     }
 
-    /// Joins our parameter to published tensors stacked by rows.
-    pub(crate) fn rows(&mut self, ours: impl Into<String>, theirs: Vec<(String, usize)>, transposed: bool) {
-        let theirs = theirs.into_iter().map(|(name, rows)| Rows { name, rows, transposed }).collect();
-        self.mappings.push(Mapping { ours: ours.into(), theirs });
+    /// The family of a GGUF file's `general.architecture`.
+    pub fn of_architecture(architecture: &str) -> Option<&'static Self> {
+        FAMILIES.iter().copied().find(|e| e.architectures.contains(&architecture))
+    }
+
+    /// The keys of a `config.json`: the family's own and those that all have.
+    fn json(&self, cfg: &DecoderConfig) -> Value {
+        let mut json = (self.to_json)(cfg);
+        json["vocab_size"] = cfg.vocab.into();
+        json["initializer_range"] = cfg.init_std.into();
+        json["tie_word_embeddings"] = cfg.tied_head.into();
+        // transformers would take its own defaults, such as 50256, which a small vocabulary does not have.
+        for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+            json[key] = Value::Null;
+        }
+        json["dtype"] = "float32".into();
+        json["torch_dtype"] = "float32".into();
+        json
+    }
+
+    /// Whether the layout holds `cfg` exactly: its keys, read again, say the same.
+    pub fn covers(&self, cfg: &DecoderConfig) -> bool {
+        if self.layout == Layout::Gpt2 {
+            return gpt2::covers(cfg);
+        }
+        let json = self.json(cfg);
+        let read = Keys::new(&json, Path::new("")).and_then(|keys| (self.from_json)(&keys));
+        read.is_ok_and(|read| canonical(&read) == canonical(cfg))
+    }
+}
+
+/// The same model with everything spelled out that may be left out, and without what training alone needs.
+fn canonical(cfg: &DecoderConfig) -> DecoderConfig {
+    DecoderConfig {
+        family: Family::Gpt2,
+        kv_heads: Some(cfg.kv_heads()),
+        head_width: Some(cfg.head_width()),
+        mlp_width: Some(cfg.mlp_width()),
+        out_bias: Some(cfg.out_bias()),
+        rotary_width: Some(cfg.rotary_width()),
+        attention_scale: Some(cfg.attention_scale()),
+        dropout: 0.0,
+        ..cfg.clone()
     }
 }
 
 impl Layout {
     /// The published layout that holds `cfg` exactly, or [`Layout::Native`].
     pub fn of(cfg: &DecoderConfig) -> Self {
-        if gpt2::covers(cfg) {
-            Self::Gpt2
-        } else if llama::covers(cfg) {
-            Self::Llama
-        } else {
-            Self::Native
-        }
+        FAMILIES.iter().find(|e| e.covers(cfg)).map_or(Self::Native, |e| e.layout)
     }
 
-    /// The name table for a model of `cfg` with these parameters.
+    /// The family's entry; none for [`Layout::Native`].
+    pub fn entry(self) -> Option<&'static Entry> {
+        FAMILIES.iter().copied().find(|e| e.layout == self)
+    }
+
+    /// The Hugging Face names for a model of `cfg` with these parameters.
     pub fn names(self, cfg: &DecoderConfig, params: &[Param]) -> NameTable {
-        match self {
-            Self::Gpt2 => gpt2::names(cfg),
-            Self::Llama => llama::names(cfg),
-            Self::Native => native::names(params),
+        match self.entry() {
+            Some(entry) => (entry.names)(cfg),
+            None => native::names(params),
         }
     }
 
     /// The `config.json` for `cfg`. A `gently` entry says what the published keys cannot (a model without
     /// biases in GPT-2's layout, the preset it came from); other programs ignore it.
     pub fn to_json(self, cfg: &DecoderConfig) -> Value {
-        let mut json = match self {
-            Self::Gpt2 => gpt2::to_json(cfg),
-            Self::Llama => llama::to_json(cfg),
-            Self::Native => Value::Object(native::to_json()),
+        let mut json = match self.entry() {
+            Some(entry) => entry.json(cfg),
+            None => Value::Object(native::to_json()),
         };
-        if self != Self::Native {
-            json["vocab_size"] = cfg.vocab.into();
-            json["initializer_range"] = cfg.init_std.into();
-            json["tie_word_embeddings"] = cfg.tied_head.into();
-            // transformers would take its own defaults, such as 50256, which a small vocabulary does not have.
-            json["bos_token_id"] = Value::Null;
-            json["eos_token_id"] = Value::Null;
-            json["dtype"] = "float32".into();
-            json["torch_dtype"] = "float32".into();
-        }
         json["gently"] = Value::Object(cfg.to_keys());
         json
     }
@@ -134,100 +201,41 @@ impl Layout {
 /// wrong, [`Error::Json`] for missing keys and wrong types, [`Error::Config`] for impossible sizes.
 pub fn read_config(json: &Value, path: &Path) -> Result<(Layout, DecoderConfig)> {
     let keys = Keys::new(json, path)?;
-    let layout = match keys.text("model_type")? {
-        "gpt2" => Layout::Gpt2,
-        "llama" => Layout::Llama,
-        "gently" => Layout::Native,
-        other => return Err(Error::UnknownModelType { path: path.to_owned(), model_type: other.to_owned() }),
-    };
     let own = || match json.get("gently") {
         Some(Value::Object(own)) => DecoderConfig::from_keys(own.clone()),
         _ => Err(Error::Json { path: path.to_owned(), message: "no \"gently\" entry".into() }),
     };
-    let cfg = match layout {
-        Layout::Native => own()?,
-        Layout::Gpt2 | Layout::Llama => {
-            let read = |k: &Keys| if layout == Layout::Gpt2 { gpt2::from_json(k) } else { llama::from_json(k) };
-            let published = read(&keys)?;
-            match own() {
-                Ok(cfg) if Layout::of(&cfg) == layout => {
-                    let same = layout.to_json(&cfg);
-                    if read(&Keys::new(&same, path)?)? == published { cfg } else { published }
+    let model_type = keys.text("model_type")?;
+    let (layout, cfg) = match Entry::of_model_type(model_type) {
+        None if model_type == "gently" => (Layout::Native, own()?),
+        None => return Err(Error::UnknownModelType { path: path.to_owned(), model_type: model_type.to_owned() }),
+        Some(entry) => {
+            let published = (entry.from_json)(&keys)?;
+            let cfg = match own() {
+                Ok(cfg) if entry.covers(&cfg) => {
+                    let same = entry.layout.to_json(&cfg);
+                    if (entry.from_json)(&Keys::new(&same, path)?)? == published { cfg } else { published }
                 }
                 _ => published,
-            }
+            };
+            (entry.layout, cfg)
         }
     };
     cfg.validate()?;
     Ok((layout, cfg))
 }
 
-/// Typed access to the keys of a `config.json`, with errors that name file and key.
-pub struct Keys<'a> {
-    map: &'a Map<String, Value>,
-    path: &'a Path,
-}
-
-impl<'a> Keys<'a> {
-    pub(crate) fn new(json: &'a Value, path: &'a Path) -> Result<Self> {
-        match json {
-            Value::Object(map) => Ok(Self { map, path }),
-            _ => Err(Error::Json { path: path.to_owned(), message: "not a JSON object".into() }),
-        }
-    }
-
-    /// The value, unless absent or null.
-    pub(crate) fn value(&self, key: &str) -> Option<&'a Value> {
-        self.map.get(key).filter(|v| !v.is_null())
-    }
-
-    fn get<T>(&self, key: &str, what: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
-        let Some(value) = self.value(key) else { return Ok(None) };
-        match read(value) {
-            Some(v) => Ok(Some(v)),
-            None => Err(Error::Json { path: self.path.to_owned(), message: format!("{key} = {value} is not {what}") }),
-        }
-    }
-
-    fn need<T>(&self, key: &str, found: Option<T>) -> Result<T> {
-        found.ok_or_else(|| Error::Json { path: self.path.to_owned(), message: format!("{key} is missing") })
-    }
-
-    pub(crate) fn text(&self, key: &str) -> Result<&'a str> {
-        self.need(key, self.get(key, "a string", |v| v.as_str())?)
-    }
-
-    pub(crate) fn text_or<'t>(&self, key: &str, default: &'t str) -> Result<&'t str>
-    where
-        'a: 't,
-    {
-        Ok(self.get(key, "a string", |v| v.as_str())?.unwrap_or(default))
-    }
-
-    pub(crate) fn size(&self, key: &str) -> Result<usize> {
-        self.need(key, self.size_if(key)?)
-    }
-
-    pub(crate) fn size_if(&self, key: &str) -> Result<Option<usize>> {
-        self.get(key, "a whole number", |v| v.as_u64().and_then(|n| usize::try_from(n).ok()))
-    }
-
-    pub(crate) fn real_or(&self, key: &str, default: f64) -> Result<f64> {
-        Ok(self.get(key, "a number", |v| v.as_f64())?.unwrap_or(default))
-    }
-
-    pub(crate) fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
-        Ok(self.get(key, "true or false", |v| v.as_bool())?.unwrap_or(default))
-    }
-
-    /// An inner object, if present.
-    pub(crate) fn object(&self, key: &str) -> Result<Option<Keys<'a>>> {
-        Ok(self.get(key, "an object", |v| v.as_object())?.map(|map| Keys { map, path: self.path }))
-    }
-
-    /// The error for a published option that is not implemented.
-    pub(crate) fn unsupported(&self, key: &'static str) -> Error {
-        let value = self.map.get(key).map_or_else(|| "absent".into(), Value::to_string);
-        Error::UnsupportedOption { path: self.path.to_owned(), key, value }
-    }
+/// Reads the keys of a GGUF file: its family and what the model is.
+///
+/// # Errors
+/// [`Error::UnknownModelType`], [`Error::Format`] for keys missing or of the wrong type, [`Error::UnsupportedOption`],
+/// [`Error::Config`].
+pub fn read_gguf_config(file: &Gguf) -> Result<(&'static Entry, DecoderConfig)> {
+    let architecture = file.metadata().text("general.architecture")?;
+    let Some(entry) = Entry::of_architecture(architecture) else {
+        return Err(Error::UnknownModelType { path: file.path().into(), model_type: architecture.into() });
+    };
+    let cfg = (entry.from_gguf)(&GgufKeys::new(file, architecture))?;
+    cfg.validate()?;
+    Ok((entry, cfg))
 }

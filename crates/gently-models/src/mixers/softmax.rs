@@ -20,35 +20,48 @@ pub struct SoftmaxAttention {
     qkv: Linear,
     /// `[C, H·D]`
     out: Linear,
-    /// Scales of normalised queries and keys, `[D]` each.
+    /// Scales of normalised queries and keys: `[D]` each, or `[H·D]` and `[Hk·D]` where all heads are one row.
     qk_norm: Option<(Tensor, Tensor)>,
+    qk_norm_wide: bool,
     rotary: Option<Arc<Rotary>>,
     /// Slope of each head, `[H]`.
     alibi: Option<Tensor>,
     heads: usize,
     kv_heads: usize,
     head_width: usize,
+    scale: f32,
+    mask: Mask,
     window: Option<usize>,
     softcap: Option<f64>,
     eps: f64,
 }
 
 impl SoftmaxAttention {
-    /// The configuration's attention, under the builder's scope as `qkv`, `out`, `q_norm`, `k_norm`. `rotary` is
-    /// used with rotary positions only, and shared by the layers.
+    /// The attention of the configuration's first layer; see [`SoftmaxAttention::of_layer`].
     ///
     /// # Errors
     /// From the tensor crate.
     pub fn new(b: &mut Builder, cfg: &DecoderConfig, rotary: Option<Arc<Rotary>>) -> Result<Self> {
+        Self::of_layer(b, cfg, 0, rotary)
+    }
+
+    /// The attention of a layer, counted from 0, under the builder's scope as `qkv`, `out`, `q_norm`, `k_norm`. `rotary`
+    /// is used with rotary positions only, and shared by the layers that have the same.
+    ///
+    /// # Errors
+    /// From the tensor crate.
+    pub fn of_layer(b: &mut Builder, cfg: &DecoderConfig, layer: usize, rotary: Option<Arc<Rotary>>) -> Result<Self> {
         let path = b.path().to_owned();
         let (c, h, d) = (cfg.width, cfg.heads, cfg.head_width());
         let qkv =
             Linear::new(b.scope(format!("{path}.qkv")), cfg.qkv_width(), c, cfg.attention_bias, init::matrix(cfg))?;
-        let out = Linear::new(b.scope(format!("{path}.out")), c, h * d, cfg.attention_bias, init::residual(cfg))?;
+        let out = Linear::new(b.scope(format!("{path}.out")), c, h * d, cfg.out_bias(), init::residual(cfg))?;
         let qk_norm = if cfg.qk_norm {
-            let mut scale =
-                |name: &str| b.scope(format!("{path}.{name}")).param("weight", &[d], Init::Ones, ParamKind::Vector);
-            Some((scale("q_norm")?, scale("k_norm")?))
+            let mut scale = |name: &str, heads: usize| {
+                let n = if cfg.qk_norm_wide { heads * d } else { d };
+                b.scope(format!("{path}.{name}")).param("weight", &[n], Init::Ones, ParamKind::Vector)
+            };
+            Some((scale("q_norm", h)?, scale("k_norm", cfg.kv_heads())?))
         } else {
             None
         };
@@ -56,16 +69,24 @@ impl SoftmaxAttention {
             Position::Alibi => Some(Tensor::from_slice(&alibi_slopes(h), [h], &b.device())?),
             _ => None,
         };
+        let window = cfg.window_of(layer);
         Ok(Self {
             qkv,
             out,
             qk_norm,
+            qk_norm_wide: cfg.qk_norm_wide,
             rotary: rotary.filter(|_| cfg.position == Position::Rotary),
             alibi,
             heads: h,
             kv_heads: cfg.kv_heads(),
             head_width: d,
-            window: cfg.window,
+            scale: cfg.attention_scale() as f32,
+            mask: match window {
+                _ if cfg.bidirectional => Mask::Full,
+                Some(window) => Mask::Window(window),
+                None => Mask::Causal,
+            },
+            window,
             softcap: cfg.attention_softcap,
             eps: cfg.norm_eps,
         })
@@ -86,7 +107,7 @@ impl Mixer for SoftmaxAttention {
             alibi: self.alibi.clone(),
             softcap: self.softcap.map(|c| c as f32),
             compute: cx.compute,
-            ..AttentionSpec::new(1.0 / (d as f32).sqrt(), self.window.map_or(Mask::Causal, Mask::Window))
+            ..AttentionSpec::new(self.scale, self.mask)
         };
         if let Some(mut dropout) = cx.dropout_at("scores") {
             spec = spec.with_dropout(dropout.p, &mut dropout.stream)?;
@@ -118,6 +139,10 @@ impl SoftmaxAttention {
         if spec.docs.is_some() {
             return Err(Error::State { what: "packed documents cannot be continued".into() });
         }
+        if self.mask == Mask::Full && !state.is_empty() {
+            let what = "an encoder's tokens see those after them: give all at once".into();
+            return Err(Error::State { what });
+        }
         let (q, k, v) = self.heads_of(qkv, state.len())?;
         let (k, v) = state.append(&k, &v)?; // [B,S,Hk,D]
         spec.q_start = k.dims()[1] - q.dims()[1];
@@ -130,13 +155,20 @@ impl SoftmaxAttention {
         let (b, t, d) = (qkv.dims()[0], qkv.dims()[1], self.head_width);
         let part =
             |from: usize, n: usize| -> Result<Tensor> { Ok(qkv.narrow(2, from * d, n * d)?.reshape([b, t, n, d])?) };
-        let mut q = part(0, self.heads)?; // [B,T,H,D]
-        let mut k = part(self.heads, self.kv_heads)?; // [B,T,Hk,D]
+        let (mut q, mut k) = match &self.qk_norm {
+            Some((q_scale, k_scale)) if self.qk_norm_wide => {
+                let whole = |from: usize, n: usize, scale: &Tensor| -> Result<Tensor> {
+                    Ok(qkv.narrow(2, from * d, n * d)?.rms_norm(scale, self.eps)?.reshape([b, t, n, d])?)
+                };
+                (whole(0, self.heads, q_scale)?, whole(self.heads, self.kv_heads, k_scale)?) // [B,T,H,D], [B,T,Hk,D]
+            }
+            Some((q_scale, k_scale)) => {
+                let q = part(0, self.heads)?.rms_norm(q_scale, self.eps)?; // [B,T,H,D]
+                (q, part(self.heads, self.kv_heads)?.rms_norm(k_scale, self.eps)?) // [B,T,Hk,D]
+            }
+            None => (part(0, self.heads)?, part(self.heads, self.kv_heads)?), // [B,T,H,D], [B,T,Hk,D]
+        };
         let v = part(self.heads + self.kv_heads, self.kv_heads)?; // [B,T,Hk,D]
-        if let Some((q_scale, k_scale)) = &self.qk_norm {
-            q = q.rms_norm(q_scale, self.eps)?;
-            k = k.rms_norm(k_scale, self.eps)?;
-        }
         if let Some(rope) = self.rope_reaching(start + t)? {
             q = q.rope(&rope, start)?;
             k = k.rope(&rope, start)?;

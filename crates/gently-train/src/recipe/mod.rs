@@ -41,8 +41,21 @@ use crate::{Error, Result};
 const FAMILY: &str = "gpt2";
 
 /// Keys of `[model]` that may stay unset and are then left out of the model's own list of keys.
-const OPTIONAL_MODEL_KEYS: [&str; 6] =
-    ["kv_heads", "head_width", "mlp_width", "logit_softcap", "attention_softcap", "window"];
+const OPTIONAL_MODEL_KEYS: [&str; 13] = [
+    "kv_heads",
+    "head_width",
+    "mlp_width",
+    "rotary_width",
+    "rope_factors",
+    "local_rope_theta",
+    "out_bias",
+    "logit_softcap",
+    "attention_softcap",
+    "attention_scale",
+    "embed_scale",
+    "window",
+    "window_skip",
+];
 
 /// Assignments in the order in which they win: a later one wins over an earlier one.
 #[derive(Debug, Clone, PartialEq)]

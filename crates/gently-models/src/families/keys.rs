@@ -1,0 +1,310 @@
+//! Typed access to the keys of a `config.json` and of a GGUF file, with errors that name file and key.
+
+use crate::config::DecoderConfig;
+use crate::error::{Error, Result};
+use gently_formats::gguf::{Gguf, Metadata};
+use serde_json::{Map, Value};
+use std::path::Path;
+
+/// The keys of a `config.json`.
+pub struct Keys<'a> {
+    map: &'a Map<String, Value>,
+    path: &'a Path,
+}
+
+/// What a file says about rotary positions.
+pub(super) struct RopeKeys {
+    pub theta: f64,
+    /// Share of a head's channels that are turned.
+    pub partial: f64,
+    pub factors: Option<Vec<f64>>,
+}
+
+impl<'a> Keys<'a> {
+    pub(crate) fn new(json: &'a Value, path: &'a Path) -> Result<Self> {
+        match json {
+            Value::Object(map) => Ok(Self { map, path }),
+            _ => Err(Error::Json { path: path.to_owned(), message: "not a JSON object".into() }),
+        }
+    }
+
+    /// The value, unless absent or null.
+    pub(crate) fn value(&self, key: &str) -> Option<&'a Value> {
+        self.map.get(key).filter(|v| !v.is_null())
+    }
+
+    fn get<T>(&self, key: &str, what: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        match read(value) {
+            Some(v) => Ok(Some(v)),
+            None => Err(Error::Json { path: self.path.to_owned(), message: format!("{key} = {value} is not {what}") }),
+        }
+    }
+
+    fn need<T>(&self, key: &str, found: Option<T>) -> Result<T> {
+        found.ok_or_else(|| Error::Json { path: self.path.to_owned(), message: format!("{key} is missing") })
+    }
+
+    pub(crate) fn text(&self, key: &str) -> Result<&'a str> {
+        self.need(key, self.get(key, "a string", |v| v.as_str())?)
+    }
+
+    pub(crate) fn text_or<'t>(&self, key: &str, default: &'t str) -> Result<&'t str>
+    where
+        'a: 't,
+    {
+        Ok(self.get(key, "a string", |v| v.as_str())?.unwrap_or(default))
+    }
+
+    pub(crate) fn size(&self, key: &str) -> Result<usize> {
+        self.need(key, self.size_if(key)?)
+    }
+
+    pub(crate) fn size_if(&self, key: &str) -> Result<Option<usize>> {
+        self.get(key, "a whole number", |v| v.as_u64().and_then(|n| usize::try_from(n).ok()))
+    }
+
+    pub(crate) fn real_if(&self, key: &str) -> Result<Option<f64>> {
+        self.get(key, "a number", |v| v.as_f64())
+    }
+
+    pub(crate) fn real_or(&self, key: &str, default: f64) -> Result<f64> {
+        Ok(self.real_if(key)?.unwrap_or(default))
+    }
+
+    pub(crate) fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
+        Ok(self.get(key, "true or false", |v| v.as_bool())?.unwrap_or(default))
+    }
+
+    /// An inner object, if present.
+    pub(crate) fn object(&self, key: &str) -> Result<Option<Keys<'a>>> {
+        Ok(self.get(key, "an object", |v| v.as_object())?.map(|map| Keys { map, path: self.path }))
+    }
+
+    /// An array of texts, if present.
+    pub(crate) fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
+        self.get(key, "an array of strings", |v| v.as_array()?.iter().map(Value::as_str).collect())
+    }
+
+    /// The error for a published option that is not implemented.
+    pub(crate) fn unsupported(&self, key: &'static str) -> Error {
+        let value = self.map.get(key).map_or_else(|| "absent".into(), Value::to_string);
+        Error::UnsupportedOption { path: self.path.to_owned(), key, value }
+    }
+
+    /// Refuses a flag or number that is there and is not `expected`.
+    pub(crate) fn must_be_off(&self, key: &'static str) -> Result<()> {
+        match self.value(key) {
+            None | Some(Value::Bool(false)) => Ok(()),
+            Some(v) if v.as_f64() == Some(0.0) => Ok(()),
+            Some(_) => Err(self.unsupported(key)),
+        }
+    }
+
+    /// Rotary positions: transformers 4 has `rope_theta` and `rope_scaling`, transformers 5 `rope_parameters`.
+    pub(super) fn rope(&self, default_theta: f64, head_width: usize) -> Result<RopeKeys> {
+        let mut theta = self.real_or("rope_theta", default_theta)?;
+        let mut partial = self.real_or("partial_rotary_factor", 1.0)?;
+        if let Some(rope) = self.object("rope_parameters")? {
+            theta = rope.real_or("rope_theta", theta)?;
+            partial = rope.real_or("partial_rotary_factor", partial)?;
+        }
+        if !(theta > 0.0 && theta.is_finite() && partial > 0.0 && partial <= 1.0) {
+            return Err(self.unsupported("rope_parameters"));
+        }
+        let width = super::llama::share(partial, head_width);
+        let mut factors = None;
+        for key in ["rope_scaling", "rope_parameters"] {
+            if let Some(rope) = self.object(key)? {
+                factors = rope.rope_factors(theta, width)?.ok_or_else(|| self.unsupported(key))?.or(factors);
+            }
+        }
+        Ok(RopeKeys { theta, partial, factors })
+    }
+
+    /// The divisors of the frequencies that an object of scaling asks for. The outer option is `None` for a kind that is not
+    /// implemented, the inner one for no scaling.
+    pub(super) fn rope_factors(&self, theta: f64, width: usize) -> Result<Option<Option<Vec<f64>>>> {
+        // A declared width is believed only up to the bound that the configuration's check has.
+        let pairs = width.min(1 << 14) / 2;
+        // transformers 4 wrote `{"rope_type": "default"}` here for no scaling at all.
+        Ok(match self.text_or("rope_type", self.text_or("type", "default")?)? {
+            "default" => Some(None),
+            "linear" => {
+                let factor = self.need("factor", self.real_if("factor")?)?;
+                Some(Some(vec![factor; pairs]))
+            }
+            "llama3" => {
+                let real = |key: &str| self.need(key, self.real_if(key)?);
+                let (factor, original) = (real("factor")?, real("original_max_position_embeddings")?);
+                let (low, high) = (real("low_freq_factor")?, real("high_freq_factor")?);
+                Some(Some(llama3_factors(theta, width, pairs, [factor, low, high, original])))
+            }
+            _ => None,
+        })
+    }
+}
+
+/// Llama 3.1: long waves are stretched by `factor`, short ones are left, those between blend (Grattafiori et al. 2024; the
+/// released code's `apply_scaling`).
+fn llama3_factors(theta: f64, width: usize, pairs: usize, [factor, low, high, original]: [f64; 4]) -> Vec<f64> {
+    let divisor = |i: usize| {
+        let frequency = theta.powf(-2.0 * i as f64 / width as f64);
+        let turns = original * frequency / std::f64::consts::TAU;
+        let share = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+        1.0 / ((1.0 - share) / factor + share)
+    };
+    (0..pairs).map(divisor).collect()
+}
+
+/// The keys of a GGUF file, those of its architecture by their short names.
+pub struct GgufKeys<'a> {
+    file: &'a Gguf,
+    architecture: &'a str,
+}
+
+impl<'a> GgufKeys<'a> {
+    pub(crate) fn new(file: &'a Gguf, architecture: &'a str) -> Self {
+        Self { file, architecture }
+    }
+
+    fn metadata(&self) -> &'a Metadata {
+        self.file.metadata()
+    }
+
+    fn full(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
+    }
+
+    pub(crate) fn size(&self, key: &str) -> Result<usize> {
+        Ok(self.metadata().size(&self.full(key))?)
+    }
+
+    pub(crate) fn size_if(&self, key: &str) -> Result<Option<usize>> {
+        Ok(self.metadata().size_if(&self.full(key))?)
+    }
+
+    pub(crate) fn real(&self, key: &str) -> Result<f64> {
+        Ok(self.metadata().real(&self.full(key))?)
+    }
+
+    pub(crate) fn real_if(&self, key: &str) -> Result<Option<f64>> {
+        Ok(self.metadata().real_if(&self.full(key))?)
+    }
+
+    pub(crate) fn flag_if(&self, key: &str) -> Result<Option<bool>> {
+        Ok(self.metadata().flag_if(&self.full(key))?)
+    }
+
+    pub(crate) fn has(&self, tensor: &str) -> bool {
+        self.file.tensors().contains_key(tensor)
+    }
+
+    /// The error that says what is wrong with a key.
+    pub(crate) fn error(&self, key: &str, reason: impl Into<String>) -> Error {
+        self.metadata().error(&self.full(key), reason).into()
+    }
+
+    /// Whether the head is the embedding table: its tensor is absent, or is the same bytes a second time.
+    pub(crate) fn tied(&self) -> Result<bool> {
+        if !self.has(HEAD) {
+            return Ok(true);
+        }
+        let (head, table) = (self.file.entry(HEAD)?, self.file.entry(TABLE)?);
+        Ok(head.kind == table.kind && head.shape == table.shape && self.file.bytes(HEAD)? == self.file.bytes(TABLE)?)
+    }
+
+    /// What all decoders have, over the defaults of `base`.
+    pub(crate) fn common(&self, base: DecoderConfig) -> Result<DecoderConfig> {
+        let table = self.file.entry(TABLE)?;
+        let [vocab, _] = table.shape[..] else {
+            return Err(Error::TensorShape {
+                path: self.file.path().into(),
+                name: TABLE.into(),
+                found: table.shape.clone(),
+                expected: vec![0, self.size("embedding_length")?],
+            });
+        };
+        let (width, heads) = (self.size("embedding_length")?, self.size("attention.head_count")?);
+        let head_width = self.size_if("attention.key_length")?;
+        if let Some(values) = self.size_if("attention.value_length")?
+            && Some(values) != head_width.or(width.checked_div(heads))
+        {
+            return Err(self.error("attention.value_length", "values of another width than keys are not supported"));
+        }
+        let eps = match self.real_if("attention.layer_norm_rms_epsilon")? {
+            Some(eps) => eps,
+            None => self.real("attention.layer_norm_epsilon")?,
+        };
+        let cfg = DecoderConfig {
+            vocab,
+            context: self.size("context_length")?,
+            layers: self.size("block_count")?,
+            heads,
+            kv_heads: self.size_if("attention.head_count_kv")?,
+            head_width,
+            width,
+            mlp_width: Some(self.size("feed_forward_length")?),
+            norm_eps: rounded(eps),
+            rope_theta: self.real_if("rope.freq_base")?.unwrap_or(10000.0),
+            tied_head: self.tied()?,
+            attention_scale: self.real_if("attention.scale")?.filter(|s| *s != 0.0),
+            ..base
+        };
+        let rotary_width = self.size_if("rope.dimension_count")?.filter(|&n| n != cfg.head_width());
+        let cfg = DecoderConfig { rotary_width, ..cfg };
+        Ok(DecoderConfig { rope_factors: self.rope_factors(&cfg)?, ..cfg })
+    }
+
+    fn rope_factors(&self, cfg: &DecoderConfig) -> Result<Option<Vec<f64>>> {
+        for long in ["rope_factors_long.weight", "rope_factors_short.weight"] {
+            if self.has(long) {
+                return Err(self.error("rope.scaling.type", format!("{long} is there, and longrope is not supported")));
+            }
+        }
+        const FREQS: &str = "rope_freqs.weight";
+        if self.has(FREQS) {
+            let entry = self.file.entry(FREQS)?;
+            let mut factors = vec![0.0; entry.len()];
+            crate::weights::decode(self.file.path(), FREQS, entry.kind, self.file.bytes(FREQS)?, &mut factors)?;
+            return Ok(Some(factors.into_iter().map(f64::from).collect()));
+        }
+        // The first writers had a bare `rope.scale_linear`.
+        let old = self.real_if("rope.scale_linear")?;
+        let kind = self.metadata().text_if(&self.full("rope.scaling.type"))?;
+        let factor = match (kind, old) {
+            (None | Some("none"), None) => return Ok(None),
+            (None | Some("linear"), Some(factor)) => factor,
+            (Some("linear"), None) => self.real("rope.scaling.factor")?,
+            (Some(other), _) => return Err(self.error("rope.scaling.type", format!("{other:?} is not supported"))),
+        };
+        Ok((factor != 1.0).then(|| vec![factor; cfg.rotary_width().min(1 << 14) / 2]))
+    }
+}
+
+const TABLE: &str = "token_embd.weight";
+const HEAD: &str = "output.weight";
+
+/// A number that was written as f32, as the decimal it was meant to be: 1e-5 and not 9.99999974737875e-6.
+pub(super) fn rounded(v: f64) -> f64 {
+    let single = v as f32;
+    if f64::from(single) == v { single.to_string().parse().unwrap_or(v) } else { v }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn llama3_stretches_long_waves_only() {
+        let f = llama3_factors(500_000.0, 128, 64, [8.0, 1.0, 4.0, 8192.0]);
+        assert_eq!((f[0], f[63]), (1.0, 8.0));
+        assert!(f.windows(2).all(|w| w[0] <= w[1]) && f.iter().any(|&f| f > 1.0 && f < 8.0));
+    }
+
+    #[test]
+    fn decimals_survive_single_precision() {
+        assert_eq!(rounded(f64::from(1e-5f32)), 1e-5);
+        assert_eq!(rounded(1e-12), 1e-12);
+    }
+}

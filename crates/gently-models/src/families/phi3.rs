@@ -1,0 +1,56 @@
+//! Phi-3 and Phi-4: Llama with query, key and value in one tensor, gate and up in another, and a window.
+//!
+//! Traps: Phi-4-mini turns only part of a head (`partial_rotary_factor`); the long-context sizes stretch positions by "longrope",
+//! which is refused. In GGUF the tensor called `ffn_up` holds gate and up.
+//!
+//! ```
+//! use gently_models::families::Entry;
+//! assert_eq!(Entry::of_architecture("phi3").unwrap().model_types, ["phi3"]);
+//! ```
+
+use super::stacked::{self, Choices};
+use super::{Entry, Layout, llama};
+use crate::config::{DecoderConfig, Family};
+use gently_formats::gguf::Value as Meta;
+use serde_json::json;
+
+const FUSED: Choices = Choices { fused: true, norm_shift: 0.0, paired: false };
+
+/// Phi-3.
+pub static ENTRY: Entry = Entry {
+    layout: Layout::Phi3,
+    model_types: &["phi3"],
+    architectures: &["phi3"],
+    from_json: |keys| {
+        keys.must_be_off("resid_pdrop")?;
+        keys.must_be_off("embd_pdrop")?;
+        if keys.text_or("hidden_act", "silu")? != "silu" {
+            return Err(keys.unsupported("hidden_act"));
+        }
+        let base = DecoderConfig::preset(Family::Llama);
+        Ok(DecoderConfig { window: keys.size_if("sliding_window")?, ..llama::from_json_with(keys, &base)? })
+    },
+    to_json: |cfg| {
+        let partial = cfg.rotary_width() as f64 / cfg.head_width() as f64;
+        let more = [
+            ("sliding_window", json!(cfg.window)),
+            ("resid_pdrop", 0.0.into()),
+            ("embd_pdrop", 0.0.into()),
+            ("partial_rotary_factor", partial.into()),
+            ("original_max_position_embeddings", cfg.context.into()),
+        ];
+        stacked::to_json(cfg, "Phi3ForCausalLM", "phi3", &more)
+    },
+    names: |cfg| stacked::hf(cfg, FUSED),
+    from_gguf: |keys| {
+        Ok(DecoderConfig {
+            window: keys.size_if("attention.sliding_window")?.filter(|w| *w > 0),
+            ..llama::from_gguf(keys)?
+        })
+    },
+    to_gguf: |cfg| {
+        let window = cfg.window.map(|w| ("attention.sliding_window", Meta::U32(w as u32)));
+        window.into_iter().collect()
+    },
+    gguf_names: |cfg| stacked::gguf(cfg, FUSED),
+};

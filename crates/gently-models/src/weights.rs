@@ -1,0 +1,334 @@
+//! The weights of a published model, by our own parameter names, as they are stored.
+//!
+//! Here: [`WeightSource`], which opens a model folder or a GGUF file, holds every name and shape to the configuration, and
+//! gives each parameter's rows in our order: dequantized for a [`Decoder`], or packed as in the file for an engine that
+//! computes on them. Not here: the file formats (`gently-formats`), names and keys (see [`crate::families`]), the block
+//! formats (`gently-kernels::quant`).
+//!
+//! ```
+//! use gently_models::{Decoder, WeightSource, config::*};
+//! use gently_tensor::{Device, Rng};
+//! # fn main() -> gently_models::Result<()> {
+//! # let dir = std::env::temp_dir().join(format!("gently-weights-{}", std::process::id()));
+//! let cfg = DecoderConfig { vocab: 16, layers: 1, heads: 2, width: 8, ..DecoderConfig::preset(Family::Llama) };
+//! Decoder::new(&DecoderConfig { kv_heads: None, ..cfg }, &Rng::new(0), &Device::Cpu)?.save_pretrained(&dir)?;
+//! let source = WeightSource::open(&dir)?;
+//! // Query, key and value are three tensors in the file and one parameter of ours.
+//! let parts = source.parts("blocks.0.mixer.qkv.weight")?;
+//! assert_eq!(parts.iter().map(|p| p.rows).collect::<Vec<_>>(), [8, 8, 8]);
+//! assert_eq!(parts[0].cols, 8);
+//! assert_eq!(source.to_f32("blocks.0.mixer.qkv.weight")?.len(), 24 * 8);
+//! # std::fs::remove_dir_all(&dir).ok();
+//! # Ok(()) }
+//! ```
+
+mod store;
+mod write;
+
+use crate::config::DecoderConfig;
+use crate::decoder::Decoder;
+use crate::error::{Error, Result};
+use crate::families::{self, Layout, NameTable, Order, Rows};
+use crate::params::{Builder, Param};
+use crate::pretrained::{CONFIG, published_shape, read_json, transpose};
+use gently_formats::Limits;
+use gently_formats::gguf::{Gguf, TensorType};
+use gently_kernels::quant::{self, BlockType};
+use gently_tensor::{DType, Device};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use store::{Raw, Store};
+
+pub use write::{Storage, requantize};
+
+/// Some rows of a parameter, stacked below those of the part before, as they are stored.
+#[derive(Debug, Clone)]
+pub struct Part<'a> {
+    /// How a row is stored: floats, or quantized blocks.
+    pub kind: TensorType,
+    /// Number of rows; for a vector its elements.
+    pub rows: usize,
+    /// Elements of a row; 1 for a vector.
+    pub cols: usize,
+    /// The rows one after another, of no particular alignment. Borrowed from the mapped file where nothing had to move.
+    pub bytes: Cow<'a, [u8]>,
+}
+
+impl Part<'_> {
+    /// The elements as f32.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a type of integers.
+    pub fn to_f32(&self) -> Result<Vec<f32>> {
+        let mut out = vec![0.0; self.rows * self.cols];
+        decode(Path::new(""), "", self.kind, &self.bytes, &mut out)?;
+        Ok(out)
+    }
+}
+
+/// An open model: its configuration, and its weights on request.
+pub struct WeightSource {
+    cfg: DecoderConfig,
+    layout: Layout,
+    store: Store,
+    table: NameTable,
+    /// Where each parameter of ours stands in the table, and its shape.
+    params: BTreeMap<String, (usize, Vec<usize>)>,
+}
+
+impl WeightSource {
+    /// Opens a model folder (`config.json` beside safetensors files, whole or in shards) or a GGUF file (whole or in parts), and
+    /// checks that its tensors are the configuration's.
+    ///
+    /// # Errors
+    /// [`Error::NoModel`]; [`Error::UnknownModelType`], [`Error::UnsupportedOption`], [`Error::Json`] and
+    /// [`Error::Config`] for the configuration; [`Error::MissingTensor`], [`Error::UnexpectedTensor`],
+    /// [`Error::TensorShape`] and [`Error::NonZeroBias`] for weights that are not this configuration's;
+    /// [`Error::Format`] for broken files.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        if path.is_file() {
+            return Self::of_gguf(Gguf::open(path, &Limits::default())?);
+        }
+        if !path.is_dir() {
+            return Err(Error::NoModel { path: path.into() });
+        }
+        let config = path.join(CONFIG);
+        let (layout, cfg) = families::read_config(&read_json(&config)?, &config)?;
+        Self::of_folder(path, layout, &cfg)
+    }
+
+    /// An open GGUF file.
+    ///
+    /// # Errors
+    /// As [`WeightSource::open`].
+    pub fn of_gguf(file: Gguf) -> Result<Self> {
+        let (entry, cfg) = families::read_gguf_config(&file)?;
+        Self::check_layers(&cfg, file.tensors().len(), file.path())?;
+        let table = (entry.gguf_names)(&cfg);
+        Self::new(cfg, entry.layout, Store::Gguf(Box::new(file)), table)
+    }
+
+    /// The folder of a model whose configuration is known.
+    ///
+    /// # Errors
+    /// As [`WeightSource::open`].
+    pub fn of_folder(dir: &Path, layout: Layout, cfg: &DecoderConfig) -> Result<Self> {
+        let store = Store::open_folder(dir)?;
+        Self::check_layers(cfg, store.len(), &dir.join(CONFIG))?;
+        let shapes = Decoder::build(cfg, Builder::new(None, &Device::Meta))?;
+        let table = layout.names(cfg, shapes.params());
+        Self::new(cfg.clone(), layout, store, table)
+    }
+
+    /// Each layer has tensors: a number of layers over theirs is not believed, and nothing is made by it.
+    fn check_layers(cfg: &DecoderConfig, tensors: usize, path: &Path) -> Result<()> {
+        if cfg.layers <= tensors {
+            return Ok(());
+        }
+        let message = format!("{} layers, but the files hold {tensors} tensors", cfg.layers);
+        Err(Error::Json { path: path.into(), message })
+    }
+
+    fn new(cfg: DecoderConfig, layout: Layout, store: Store, table: NameTable) -> Result<Self> {
+        let shapes = Decoder::build(&cfg, Builder::new(None, &Device::Meta))?;
+        let shape_of: BTreeMap<&str, &Param> = shapes.params().iter().map(|p| (p.name.as_str(), p)).collect();
+        let mut params = BTreeMap::new();
+        for (i, mapping) in table.mappings.iter().enumerate() {
+            if let Some(param) = shape_of.get(mapping.ours.as_str()) {
+                params.insert(mapping.ours.clone(), (i, param.tensor.dims().to_vec()));
+            }
+        }
+        let source = Self { cfg, layout, store, table, params };
+        source.check()?;
+        Ok(source)
+    }
+
+    /// What the model is.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.cfg
+    }
+
+    /// The family's layout.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The file or folder.
+    pub fn path(&self) -> &Path {
+        self.store.path()
+    }
+
+    /// The GGUF file, where it is one: its metadata has the tokenizer.
+    pub fn gguf(&self) -> Option<&Gguf> {
+        match &self.store {
+            Store::Gguf(file) => Some(file),
+            Store::Folder { .. } => None,
+        }
+    }
+
+    /// Our parameters' names with their shapes, as [`Decoder::params`] has them.
+    pub fn params(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.params.iter().map(|(name, (_, shape))| (name.as_str(), shape.as_slice()))
+    }
+
+    /// Whether the model has the parameter: a bias, a norm that not all have.
+    pub fn has(&self, name: &str) -> bool {
+        self.params.contains_key(name)
+    }
+
+    /// A parameter's rows `[out, in]` in our order, in parts that may differ in type; a tied `head.weight` is
+    /// `embed.tokens`. Parts that must be computed on the way (transposed, or shifted) come as F32.
+    ///
+    /// # Errors
+    /// [`Error::NoParameter`]; [`Error::Format`] for a type that cannot be read as numbers.
+    pub fn parts(&self, name: &str) -> Result<Vec<Part<'_>>> {
+        let tied = name == "head.weight" && self.cfg.tied_head;
+        let name = if tied { "embed.tokens" } else { name };
+        let Some((index, shape)) = self.params.get(name) else {
+            return Err(Error::NoParameter { name: name.to_owned() });
+        };
+        let cols = shape[1..].iter().product();
+        self.table.mappings[*index].theirs.iter().map(|rows| self.part(rows, cols)).collect()
+    }
+
+    /// A parameter as f32.
+    ///
+    /// # Errors
+    /// As [`WeightSource::parts`].
+    pub fn to_f32(&self, name: &str) -> Result<Vec<f32>> {
+        let mut all = Vec::new();
+        for part in self.parts(name)? {
+            all.extend(part.to_f32()?);
+        }
+        Ok(all)
+    }
+
+    /// The model with all its weights in f32.
+    ///
+    /// # Errors
+    /// As [`WeightSource::parts`].
+    pub fn decoder(&self, device: &Device) -> Result<Decoder> {
+        let model = Decoder::build(&self.cfg, Builder::new(None, device))?;
+        self.fill(&model)?;
+        Ok(model)
+    }
+
+    /// Fills the parameters of a model of the same configuration.
+    pub(crate) fn fill(&self, model: &Decoder) -> Result<()> {
+        for param in model.params() {
+            let mut at = 0;
+            for part in self.parts(&param.name)? {
+                let values = part.to_f32()?;
+                let place = at..at + values.len();
+                at = place.end;
+                match param.tensor.dtype() {
+                    DType::F64 => param.tensor.with_data_mut(|d: &mut [f64]| {
+                        d[place].iter_mut().zip(&values).for_each(|(d, v)| *d = f64::from(*v));
+                    })?,
+                    _ => param.tensor.with_data_mut(|d: &mut [f32]| d[place].copy_from_slice(&values))?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn part(&self, rows: &Rows, cols: usize) -> Result<Part<'_>> {
+        let raw = self.find(&rows.name)?;
+        let computed = rows.transposed || rows.shift != 0.0 || rows.plus.is_some();
+        let unordered = rows.order != Order::Same && raw.kind.row_bytes(cols).is_none();
+        if !computed && !unordered {
+            let bytes = match rows.order {
+                Order::Same => Cow::Borrowed(raw.bytes),
+                order => Cow::Owned(reorder(raw.bytes, rows.rows, order)),
+            };
+            return Ok(Part { kind: raw.kind, rows: rows.rows, cols, bytes });
+        }
+        let mut values = raw.to_f32()?;
+        if rows.transposed {
+            values = transpose(&values, values.len() / rows.rows.max(1));
+        }
+        if let Some(plus) = &rows.plus {
+            let first = self.find(plus)?.to_f32()?;
+            values.chunks_mut(cols.max(1)).for_each(|row| row.iter_mut().zip(&first).for_each(|(v, p)| *v += p));
+        }
+        values.iter_mut().for_each(|v| *v += rows.shift);
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let bytes = if rows.order == Order::Same { bytes } else { reorder(&bytes, rows.rows, rows.order) };
+        Ok(Part { kind: TensorType::F32, rows: rows.rows, cols, bytes: Cow::Owned(bytes) })
+    }
+
+    /// A published tensor under its name, or under its name without the prefix.
+    fn find(&self, name: &str) -> Result<Raw<'_>> {
+        let bare = self.table.optional_prefix.and_then(|prefix| name.strip_prefix(prefix));
+        let found = [Some(name), bare].into_iter().flatten().find_map(|name| self.store.get(name));
+        found.ok_or_else(|| Error::MissingTensor { path: self.store.path().into(), name: name.to_owned() })
+    }
+
+    /// Holds every name and shape to the configuration.
+    fn check(&self) -> Result<()> {
+        let mut known = BTreeSet::new();
+        // In the table's order, so that what is said is about the first tensor that is wrong.
+        for mapping in &self.table.mappings {
+            let Some((_, shape)) = self.params.get(&mapping.ours) else { continue };
+            for rows in &mapping.theirs {
+                let raw = self.find(&rows.name)?;
+                raw.check_shape(published_shape(shape, rows.rows, rows.transposed))?;
+                raw.check_numbers()?;
+                known.insert(raw.name);
+                if let Some(plus) = &rows.plus {
+                    let raw = self.find(plus)?;
+                    // One row is used; there may be more.
+                    let there = raw.shape.first().copied().unwrap_or(0).max(1);
+                    raw.check_shape([&[there], &shape[1..]].concat())?;
+                    raw.check_numbers()?;
+                    known.insert(raw.name);
+                }
+            }
+        }
+        for (name, n) in &self.table.zeros {
+            // A bias of zeros that the configuration leaves out may be left out of the file as well.
+            let Ok(raw) = self.find(name) else { continue };
+            raw.check_shape(vec![*n])?;
+            if raw.to_f32()?.iter().any(|v| *v != 0.0) {
+                return Err(Error::NonZeroBias { path: raw.path.into(), name: raw.name.to_owned() });
+            }
+            known.insert(raw.name);
+        }
+        for name in self.store.names() {
+            let skipped = self.table.skipped.iter().any(|end| name.ends_with(end));
+            let tied = self.cfg.tied_head && matches!(name, "lm_head.weight" | "embed_out.weight" | "output.weight");
+            if !known.contains(name) && !skipped && !tied {
+                let path = self.store.get(name).map_or(self.store.path(), |raw| raw.path);
+                return Err(Error::UnexpectedTensor { path: path.into(), name: name.to_owned() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whole rows in our order.
+fn reorder(bytes: &[u8], rows: usize, order: Order) -> Vec<u8> {
+    let width = bytes.len() / rows.max(1);
+    let mut out = Vec::with_capacity(bytes.len());
+    for row in 0..rows {
+        let from = order.source(row) * width;
+        out.extend_from_slice(&bytes[from..from + width]);
+    }
+    out
+}
+
+/// Elements of any type of numbers as f32; `path` and `name` are for messages.
+pub(crate) fn decode(path: &Path, name: &str, kind: TensorType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
+    let bad = |reason: String| gently_formats::Error::Tensor { path: path.into(), name: name.into(), reason };
+    if kind == TensorType::F64 {
+        let elements = bytes.as_chunks::<8>().0;
+        out.iter_mut().zip(elements).for_each(|(o, b)| *o = f64::from_le_bytes(*b) as f32);
+        return Ok(());
+    }
+    let Some(block) = BlockType::from_ggml_id(kind.id()) else {
+        return Err(bad(format!("it is {kind}, which is not read as numbers")).into());
+    };
+    quant::dequantize(block, bytes, out).map_err(|e| bad(e.to_string()).into())
+}

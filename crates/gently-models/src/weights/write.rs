@@ -1,0 +1,246 @@
+//! GGUF files out: a model of any source, or another file with its tensors stored anew.
+//!
+//! Here: which tensor gets which type, and the keys that a family's file has. Not here: the blocks themselves
+//! (`gently-kernels::quant`), tokenizers' keys (the caller gives them).
+
+use super::{WeightSource, decode};
+use crate::config::{DecoderConfig, Position};
+use crate::error::{Error, Result};
+use crate::families::{Order, Rows};
+use crate::pretrained::published_shape;
+use gently_formats::gguf::{Gguf, Spec, TensorType, Value, Writer};
+use gently_kernels::quant::{self, BlockType};
+use std::path::Path;
+
+/// How tensors are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Storage {
+    /// Matrices.
+    pub matrices: TensorType,
+    /// The token table and the head, which cost the most when coarse.
+    pub tables: TensorType,
+}
+
+impl Storage {
+    /// Everything in one type, but the tables in Q8_0 where that is finer.
+    pub fn new(kind: TensorType) -> Self {
+        let bits = 8 * kind.block_bytes() / kind.block_len();
+        Self { matrices: kind, tables: if bits < 8 { TensorType::Q8_0 } else { kind } }
+    }
+
+    /// The type of a tensor: vectors stay F32, and rows that are no whole number of blocks get the next type that has smaller
+    /// blocks, as llama.cpp chooses it.
+    pub fn of(self, name: &str, shape: &[usize]) -> TensorType {
+        let [_, width] = *shape else { return TensorType::F32 };
+        let table = ["token_embd.", "output."].iter().any(|start| name.starts_with(start));
+        // Positions are added to numbers, a row at a time: nothing is won.
+        if name.starts_with("position_embd.") || name.starts_with("token_types.") {
+            return TensorType::F32;
+        }
+        let mut kind = if table { self.tables } else { self.matrices };
+        while !width.is_multiple_of(kind.block_len()) {
+            kind = match kind {
+                TensorType::Q2K | TensorType::Q3K => TensorType::Q4_0,
+                TensorType::Q4K => TensorType::Q5_0,
+                TensorType::Q5K => TensorType::Q5_1,
+                TensorType::Q6K => TensorType::Q8_0,
+                _ => TensorType::F16,
+            };
+        }
+        kind
+    }
+}
+
+/// `general.file_type` of a file mostly of one type (ggml's `llama_ftype`).
+fn file_type(kind: TensorType) -> u32 {
+    match kind {
+        TensorType::F32 => 0,
+        TensorType::F16 => 1,
+        TensorType::Q4_0 => 2,
+        TensorType::Q4_1 => 3,
+        TensorType::Q8_0 => 7,
+        TensorType::Q5_0 => 8,
+        TensorType::Q5_1 => 9,
+        TensorType::Q2K => 10,
+        TensorType::Q3K => 12,
+        TensorType::Q4K => 15,
+        TensorType::Q5K => 17,
+        TensorType::Q6K => 18,
+        TensorType::Bf16 => 32,
+        _ => 1024,
+    }
+}
+
+/// Rows of f32 in another type.
+fn encode(path: &Path, name: &str, kind: TensorType, values: &[f32]) -> Result<Vec<u8>> {
+    let bad = |reason: String| gently_formats::Error::Tensor { path: path.into(), name: name.into(), reason };
+    let Some(block) = BlockType::from_ggml_id(kind.id()) else {
+        return Err(bad(format!("{kind} is not a type that can be written")).into());
+    };
+    let bytes = block.row_bytes(values.len()).ok_or_else(|| bad(format!("it is no whole number of {kind} blocks")))?;
+    let mut out = vec![0; bytes];
+    quant::quantize(block, values, &mut out).map_err(|e| bad(e.to_string()))?;
+    Ok(out)
+}
+
+/// Writes `input` again with its tensors stored anew: keys, names and order of rows stay. Tensors of the wanted type
+/// already are copied bit for bit. `progress` is told the number of tensors done and of all.
+///
+/// # Errors
+/// [`Error::Format`] for tensors that cannot be read or written.
+pub fn requantize(
+    input: &Gguf,
+    output: impl AsRef<Path>,
+    storage: Storage,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<()> {
+    let mut keys: Vec<(String, Value)> = input
+        .metadata()
+        .iter()
+        // The parts of a split file become one, and the writer aligns as it does.
+        .filter(|(k, _)| !k.starts_with("split.") && !matches!(*k, "general.alignment" | "general.file_type"))
+        .map(|(k, v)| (k.to_owned(), v.clone()))
+        .collect();
+    keys.push(("general.file_type".into(), Value::U32(file_type(storage.matrices))));
+    let target = |name: &str| -> Result<TensorType> {
+        let entry = input.entry(name)?;
+        let number = BlockType::from_ggml_id(entry.kind.id()).is_some() || entry.kind == TensorType::F64;
+        let kept = !number || entry.shape.len() != 2;
+        Ok(if kept { entry.kind } else { storage.of(name, &entry.shape) })
+    };
+    let mut specs = Vec::new();
+    for (name, entry) in input.tensors() {
+        specs.push(Spec { name: name.clone(), kind: target(name)?, shape: entry.shape.clone() });
+    }
+    let mut writer = Writer::create(output, &keys, &specs)?;
+    for (i, spec) in specs.iter().enumerate() {
+        let (entry, bytes) = (input.entry(&spec.name)?, input.bytes(&spec.name)?);
+        if entry.kind == spec.kind {
+            writer.write(bytes)?;
+        } else {
+            let mut values = vec![0.0; entry.len()];
+            decode(input.path(), &spec.name, entry.kind, bytes, &mut values)?;
+            writer.write(&encode(input.path(), &spec.name, spec.kind, &values)?)?;
+        }
+        progress(i + 1, specs.len());
+    }
+    Ok(writer.finish()?)
+}
+
+impl WeightSource {
+    /// Writes the model as a GGUF file, with `more` keys behind those of the family: the tokenizer's.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedOption`] for a model of no family that has a GGUF form; [`Error::Format`].
+    pub fn write_gguf(
+        &self,
+        output: impl AsRef<Path>,
+        storage: Storage,
+        more: &[(String, Value)],
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<()> {
+        let entry = self.layout.entry().filter(|e| !e.architectures.is_empty());
+        let Some(entry) = entry else {
+            let value = format!("{:?}", self.layout);
+            return Err(Error::UnsupportedOption { path: self.path().into(), key: "layout (for GGUF)", value });
+        };
+        let architecture = entry.architectures[0];
+        let mut keys = vec![
+            ("general.architecture".to_owned(), Value::Text(architecture.into())),
+            ("general.file_type".to_owned(), Value::U32(file_type(storage.matrices))),
+        ];
+        let own = common_keys(&self.cfg).into_iter().chain((entry.to_gguf)(&self.cfg));
+        keys.extend(own.map(|(key, value)| (format!("{architecture}.{key}"), value)));
+        keys.extend(more.iter().cloned());
+
+        let table = (entry.gguf_names)(&self.cfg);
+        let mut tensors: Vec<(Spec, Source)> = Vec::new();
+        for mapping in &table.mappings {
+            let Some((_, shape)) = self.params.get(&mapping.ours) else { continue };
+            let mut row = 0;
+            for rows in &mapping.theirs {
+                let shape = published_shape(shape, rows.rows, rows.transposed);
+                let kind = storage.of(&rows.name, &shape);
+                if let Some(plus) = &rows.plus {
+                    let shape = [&[1], &shape[1..]].concat();
+                    tensors.push((Spec { name: plus.clone(), kind: TensorType::F32, shape }, Source::Zeros));
+                }
+                let spec = Spec { name: rows.name.clone(), kind, shape };
+                tensors.push((spec, Source::Rows { ours: &mapping.ours, first: row, rows }));
+                row += rows.rows;
+            }
+        }
+        for (name, n) in &table.zeros {
+            tensors.push((Spec { name: name.clone(), kind: TensorType::F32, shape: vec![*n] }, Source::Zeros));
+        }
+        let factors = self.cfg.rope_factors.as_deref().unwrap_or_default();
+        if !factors.is_empty() {
+            let spec = Spec { name: "rope_freqs.weight".into(), kind: TensorType::F32, shape: vec![factors.len()] };
+            tensors.push((spec, Source::Factors(factors)));
+        }
+        let specs: Vec<Spec> = tensors.iter().map(|(spec, _)| spec.clone()).collect();
+        let mut writer = Writer::create(output, &keys, &specs)?;
+        for (i, (spec, source)) in tensors.iter().enumerate() {
+            let values = self.values(spec, source)?;
+            writer.write(&encode(self.path(), &spec.name, spec.kind, &values)?)?;
+            progress(i + 1, specs.len());
+        }
+        Ok(writer.finish()?)
+    }
+
+    /// The numbers of a tensor as the file has them.
+    fn values(&self, spec: &Spec, source: &Source) -> Result<Vec<f32>> {
+        let (ours, first, rows) = match source {
+            Source::Zeros => return Ok(vec![0.0; spec.shape.iter().product()]),
+            Source::Factors(factors) => return Ok(factors.iter().map(|f| *f as f32).collect()),
+            Source::Rows { ours, first, rows } => (ours, *first, rows),
+        };
+        let all = self.to_f32(ours)?;
+        let total: usize = self.params.get(*ours).map_or(0, |(_, shape)| shape[0]);
+        let width = all.len() / total.max(1);
+        let part = &all[first * width..(first + rows.rows) * width];
+        let mut values: Vec<f32> = part.iter().map(|v| v - rows.shift).collect();
+        if rows.order != Order::Same {
+            for (row, numbers) in part.chunks_exact(width).enumerate() {
+                values[rows.order.source(row) * width..][..width].copy_from_slice(numbers);
+            }
+        }
+        Ok(values)
+    }
+}
+
+/// Where a tensor's numbers come from.
+enum Source<'a> {
+    Rows { ours: &'a str, first: usize, rows: &'a Rows },
+    Zeros,
+    Factors(&'a [f64]),
+}
+
+/// Keys that every family's file has.
+fn common_keys(cfg: &DecoderConfig) -> Vec<(&'static str, Value)> {
+    let size = |n: usize| Value::U32(n as u32);
+    let mut keys = vec![
+        ("vocab_size", size(cfg.vocab)),
+        ("context_length", size(cfg.context)),
+        ("embedding_length", size(cfg.width)),
+        ("block_count", size(cfg.layers)),
+        ("feed_forward_length", size(cfg.mlp_width())),
+        ("attention.head_count", size(cfg.heads)),
+        ("attention.head_count_kv", size(cfg.kv_heads())),
+        ("attention.key_length", size(cfg.head_width())),
+        ("attention.value_length", size(cfg.head_width())),
+    ];
+    keys.push(match cfg.norm {
+        crate::config::NormKind::Layer => ("attention.layer_norm_epsilon", Value::F32(cfg.norm_eps as f32)),
+        crate::config::NormKind::Rms => ("attention.layer_norm_rms_epsilon", Value::F32(cfg.norm_eps as f32)),
+    });
+    if cfg.position == Position::Rotary {
+        keys.push(("rope.freq_base", Value::F32(cfg.rope_theta as f32)));
+        keys.push(("rope.dimension_count", size(cfg.rotary_width())));
+    }
+    let natural = 1.0 / (cfg.head_width() as f64).sqrt();
+    if (cfg.attention_scale() - natural).abs() > 1e-9 {
+        keys.push(("attention.scale", Value::F32(cfg.attention_scale() as f32)));
+    }
+    keys
+}
