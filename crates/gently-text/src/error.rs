@@ -109,6 +109,14 @@ pub enum Error {
         /// 256 bytes and the special tokens.
         least: usize,
     },
+    /// A chat template cannot be read, or fails.
+    #[error("{}: chat template: {reason}", path.display())]
+    Template {
+        /// The file.
+        path: PathBuf,
+        /// Why, with the line where there is one.
+        reason: String,
+    },
     /// The tokenizer's own pipeline refused.
     #[error("the tokenizer failed: {reason}")]
     Pipeline {
@@ -139,6 +147,9 @@ impl Error {
             }
             Self::VocabTooSmall { least, .. } => Some(format!("ask for {least} or more, or use the byte tokenizer")),
             Self::EmptyText { .. } => Some("check that the file is the one you meant".into()),
+            Self::Template { .. } => {
+                Some("generate without the chat template, and write the prompt in its form".into())
+            }
             Self::Io { .. } | Self::TooLarge { .. } | Self::Invalid { .. } | Self::Pipeline { .. } => None,
         }
     }

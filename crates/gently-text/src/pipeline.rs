@@ -4,7 +4,7 @@
 //! bytes of each token where the pipeline is byte-level. Not here: byte and character vocabularies, which have
 //! their own direct code.
 
-use crate::{Error, Result, json};
+use crate::{Error, Result, charsmap, json};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::Path;
@@ -48,6 +48,7 @@ impl Pipeline {
     /// Checks and loads the text of a `tokenizer.json`, already parsed as `value`; `path` is for messages.
     pub fn new(text: String, value: &Value, path: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
+        charsmap::check_all(&value["normalizer"]).map_err(|why| invalid(format!("the normalisation table: {why}")))?;
         let mut ordinary = Tokenizer::from_bytes(text.as_bytes()).map_err(|e| invalid(e.to_string()))?;
         ordinary.set_encode_special_tokens(true);
         // A cut or padded sequence would silently change a corpus.
@@ -88,6 +89,20 @@ impl Pipeline {
             &self.ordinary
         };
         Ok(tokenizer.encode_fast(text, false).map_err(Error::pipeline)?.get_ids().to_vec())
+    }
+
+    /// What the pipeline puts in front of a text and behind it.
+    pub fn around(&self) -> Result<(Vec<u32>, Vec<u32>)> {
+        // A text whose tokens are found again among those with everything around; an empty text would do where it has none,
+        // but some pipelines make tokens of it.
+        let text = "a";
+        let ids = |around: bool| -> Result<Vec<u32>> {
+            Ok(self.ordinary.encode_fast(text, around).map_err(Error::pipeline)?.get_ids().to_vec())
+        };
+        let (inner, whole) = (ids(false)?, ids(true)?);
+        let at = whole.windows(inner.len().max(1)).position(|w| w == inner).unwrap_or(0);
+        let behind = whole.get(at + inner.len()..).unwrap_or_default().to_vec();
+        Ok((whole[..at].to_vec(), behind))
     }
 
     pub fn check(&self, ids: &[u32]) -> Result<()> {

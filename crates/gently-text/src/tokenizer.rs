@@ -29,12 +29,13 @@ pub enum Kind {
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: Arc<Inner>,
+    /// Tokens that end a text or an answer, the end of text first.
+    ends: Arc<[u32]>,
 }
 
 #[derive(Debug)]
 struct Inner {
     model: Model,
-    end: Option<u32>,
     hash: u64,
 }
 
@@ -60,7 +61,7 @@ impl Tokenizer {
     /// Only byte and character tokenizers can be extended; others keep what their file says.
     #[must_use]
     pub fn with_end_of_text(&self, token: &str) -> Self {
-        if self.inner.end.is_some() {
+        if !self.ends.is_empty() {
             return self.clone();
         }
         let special = vec![(token.to_owned(), self.vocab_size() as u32)];
@@ -86,7 +87,23 @@ impl Tokenizer {
     }
 
     fn with_end(hash: u64, end: Option<u32>, model: Model) -> Self {
-        Self { inner: Arc::new(Inner { model, end, hash }) }
+        Self { inner: Arc::new(Inner { model, hash }), ends: end.into_iter().collect() }
+    }
+
+    /// The same tokenizer, its texts and answers ended by these tokens, the end of text first. An empty list changes
+    /// nothing.
+    #[must_use]
+    pub fn with_ends(mut self, ends: &[u32]) -> Self {
+        if !ends.is_empty() {
+            let mut distinct: Vec<u32> = Vec::with_capacity(ends.len());
+            ends.iter().for_each(|&id| {
+                if !distinct.contains(&id) {
+                    distinct.push(id)
+                }
+            });
+            self.ends = distinct.into();
+        }
+        self
     }
 
     /// From the text of a `tokenizer.json`; `path` is for messages.
@@ -100,10 +117,15 @@ impl Tokenizer {
             column: e.column(),
             reason: e.to_string(),
         })?;
-        let model = match json::recognise(&value) {
+        Self::from_parsed(text, &value, path)
+    }
+
+    /// As [`Self::from_json`], with the text already parsed.
+    pub(crate) fn from_parsed(text: String, value: &serde_json::Value, path: &Path) -> Result<Self> {
+        let model = match json::recognise(value) {
             Recognised::Bytes(s) => Model::Bytes(s),
             Recognised::Characters(chars, s) => Model::Characters(CharTable::from_ordered(chars), s),
-            Recognised::Other => Model::Pipeline(Box::new(Pipeline::new(text, &value, path)?)),
+            Recognised::Other => Model::Pipeline(Box::new(Pipeline::new(text, value, path)?)),
         };
         Ok(Self::direct(model))
     }
@@ -143,16 +165,11 @@ impl Tokenizer {
                 })?;
             Self::from_gpt2_files(vocab, merges)?
         };
-        Ok(match named_end(path).and_then(|name| loaded.token_to_id(&name)) {
-            Some(id) if loaded.inner.end != Some(id) => {
-                let inner = Arc::try_unwrap(loaded.inner);
-                match inner {
-                    Ok(inner) => Self { inner: Arc::new(Inner { end: Some(id), ..inner }) },
-                    Err(inner) => Self { inner },
-                }
-            }
-            _ => loaded,
-        })
+        let named = named_end(path).and_then(|name| loaded.token_to_id(&name));
+        let mut ends: Vec<u32> = named.or(loaded.end_of_text()).into_iter().collect();
+        ends.extend(generation_ends(path));
+        ends.retain(|&id| (id as usize) < loaded.vocab_size());
+        Ok(loaded.with_ends(&ends))
     }
 
     /// Writes `tokenizer.json` and `tokenizer_config.json` into the folder, so that Python's `tokenizers` and
@@ -169,7 +186,7 @@ impl Tokenizer {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": false,
         });
-        if let Some(end) = self.inner.end.and_then(|id| self.token(id)) {
+        if let Some(end) = self.end_of_text().and_then(|id| self.token(id)) {
             config["eos_token"] = end.into();
         }
         write(&dir.join("tokenizer_config.json"), format!("{config:#}\n").as_bytes())?;
@@ -327,7 +344,41 @@ impl Tokenizer {
 
     /// The token that ends a text, if there is one.
     pub fn end_of_text(&self) -> Option<u32> {
-        self.inner.end
+        self.ends.first().copied()
+    }
+
+    /// All tokens that end a text or an answer: the end of text, of a turn, of a message.
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+
+    /// The tokens of a prompt: special tokens spelled out in `text` are those tokens, and in front stands what the tokenizer
+    /// puts in front of every text, unless the text has it already.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let ids = self.encode_with_specials(text)?;
+        let (front, _) = self.around()?;
+        Ok(if ids.starts_with(&front) { ids } else { [front, ids].concat() })
+    }
+
+    /// The tokens of a whole text with all that the tokenizer puts around it (`[CLS]` and `[SEP]` of BERT): for
+    /// encoders. Special tokens spelled out in the text are plain text.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_whole(&self, text: &str) -> Result<Vec<u32>> {
+        let (front, behind) = self.around()?;
+        Ok([front, self.encode(text)?, behind].concat())
+    }
+
+    /// What is put in front of a text, and behind it.
+    pub(crate) fn around(&self) -> Result<(Vec<u32>, Vec<u32>)> {
+        match &self.inner.model {
+            Model::Pipeline(p) => p.around(),
+            _ => Ok((Vec::new(), Vec::new())),
+        }
     }
 
     /// The special tokens, by name and number.
@@ -394,8 +445,20 @@ fn named_end(dir: &Path) -> Option<String> {
     Some(end.as_str().or_else(|| end["content"].as_str())?.to_owned())
 }
 
+/// The end tokens of a folder's `generation_config.json`, which lists those of chats beside the end of text. Optional
+/// like the other.
+fn generation_ends(dir: &Path) -> Vec<u32> {
+    let Ok(text) = read(&dir.join("generation_config.json")) else { return Vec::new() };
+    let Ok(value) = serde_json::from_str::<serde_json::Value>(&text) else { return Vec::new() };
+    let id = |v: &serde_json::Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
+    match &value["eos_token_id"] {
+        serde_json::Value::Array(all) => all.iter().filter_map(id).collect(),
+        one => id(one).into_iter().collect(),
+    }
+}
+
 /// Reads a text file with a limit on its size.
-fn read(path: &Path) -> Result<String> {
+pub(crate) fn read(path: &Path) -> Result<String> {
     let io = |source| Error::Io { path: path.into(), action: "read", source };
     let bytes = std::fs::metadata(path).map_err(io)?.len();
     if bytes > MAX_FILE {

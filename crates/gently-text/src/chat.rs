@@ -1,0 +1,349 @@
+//! Chat templates: a conversation as the one text that a model was taught to answer.
+//!
+//! Here: Jinja templates from a folder or a GGUF file, rendered as `transformers` renders them, with a budget: a hostile
+//! template costs a bounded time and memory. One way around the budget is known: a list added to itself more than 32 times
+//! over is written out by the library before it is charged. Not here: turning the text into tokens (see [`crate::Tokenizer`]).
+//!
+//! ```
+//! use gently_text::{ChatOptions, ChatTemplate, Message, TemplateTokens};
+//! let source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}\
+//!     {% if add_generation_prompt %}<assistant>{% endif %}";
+//! let template = ChatTemplate::new(source, TemplateTokens::default(), "doc".as_ref())?;
+//! let text = template.render(&[Message::user("Hello")], &ChatOptions::default())?;
+//! assert_eq!(text, "<user>Hello\n<assistant>");
+//! # Ok::<(), gently_text::Error>(())
+//! ```
+
+use crate::tokenizer::read;
+use crate::{Error, Result, python};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Value, ValueKind};
+use minijinja::{Environment, ErrorKind, State};
+use minijinja_contrib::pycompat;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// No published template is near this.
+const MOST_SOURCE: usize = 1 << 20;
+/// Instructions, and units of 64 bytes of text, that a rendering may cost beside what its input costs.
+const FUEL: u64 = 400_000;
+/// Calls of macros within each other.
+const DEPTH: usize = 100;
+/// Words, strings and signs in one tag, and `elif` in a template: the reader of templates goes as deep as there are of them.
+const MOST_PARTS: usize = 800;
+const NAME: &str = "chat";
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// `system`, `user`, `assistant`, …
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
+impl Message {
+    /// What a person says.
+    pub fn user(content: impl Into<String>) -> Self {
+        Self { role: "user".into(), content: content.into() }
+    }
+
+    /// What the model said.
+    pub fn assistant(content: impl Into<String>) -> Self {
+        Self { role: "assistant".into(), content: content.into() }
+    }
+
+    /// How the model is to behave.
+    pub fn system(content: impl Into<String>) -> Self {
+        Self { role: "system".into(), content: content.into() }
+    }
+}
+
+/// Spellings of special tokens that a template may use by name: `bos_token`, `eos_token`, …
+pub type TemplateTokens = BTreeMap<String, String>;
+
+/// What surrounds a conversation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChatOptions {
+    /// Whether the text ends where the answer begins.
+    pub add_generation_prompt: bool,
+    /// Descriptions of tools, a JSON array.
+    pub tools: Option<String>,
+    /// What `strftime_now` says; absent: the clock, in UTC.
+    pub now: Option<SystemTime>,
+}
+
+impl Default for ChatOptions {
+    fn default() -> Self {
+        Self { add_generation_prompt: true, tools: None, now: None }
+    }
+}
+
+/// A template, read once and rendered often.
+#[derive(Debug, Clone)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    source: String,
+    tokens: TemplateTokens,
+    path: PathBuf,
+}
+
+impl ChatTemplate {
+    /// Reads a template; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::Template`] with the line, also for one that is too long or too deep.
+    pub fn new(source: &str, tokens: TemplateTokens, path: &Path) -> Result<Self> {
+        let fail = |reason: String| Error::Template { path: path.into(), reason };
+        if source.len() > MOST_SOURCE {
+            return Err(fail(format!("it has {} bytes, over the limit of {MOST_SOURCE}", source.len())));
+        }
+        check_depth(source).map_err(&fail)?;
+        let mut environment = Environment::new();
+        // As transformers sets Jinja up.
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(|e| fail(e.to_string()))?);
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment.set_recursion_limit(DEPTH);
+        environment.set_unknown_method_callback(method);
+        environment.add_filter("tojson", tojson);
+        environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        // `{% generation %}` marks what the model says, for training; it prints nothing.
+        let plain = without_generation(source);
+        environment.add_template_owned(NAME, plain).map_err(|e| fail(told(&e)))?;
+        Ok(Self { environment, source: source.to_owned(), tokens, path: path.into() })
+    }
+
+    /// The template of a model folder: `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`; `None` where
+    /// there is none.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Json`] for unreadable files, and as [`ChatTemplate::new`].
+    pub fn load(dir: impl AsRef<Path>) -> Result<Option<Self>> {
+        let dir = dir.as_ref();
+        let path = dir.join("tokenizer_config.json");
+        let config: serde_json::Value = match path.exists() {
+            false => serde_json::Value::Null,
+            true => serde_json::from_str(&read(&path)?).map_err(|e| Error::Json {
+                path: path.clone(),
+                line: e.line(),
+                column: e.column(),
+                reason: e.to_string(),
+            })?,
+        };
+        let mut tokens = TemplateTokens::new();
+        for name in ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"] {
+            let token = &config[name];
+            if let Some(text) = token.as_str().or_else(|| token["content"].as_str()) {
+                tokens.insert(name.into(), text.into());
+            }
+        }
+        let file = dir.join("chat_template.jinja");
+        if file.exists() {
+            return Self::new(&read(&file)?, tokens, &file).map(Some);
+        }
+        let source = match &config["chat_template"] {
+            serde_json::Value::String(source) => Some(source.as_str()),
+            // Several by name: the one for plain conversations.
+            serde_json::Value::Array(all) => {
+                all.iter().find(|t| t["name"] == "default").and_then(|t| t["template"].as_str())
+            }
+            _ => None,
+        };
+        source.map(|source| Self::new(source, tokens, &path)).transpose()
+    }
+
+    /// The template's text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Special tokens by the names that the template uses.
+    pub fn tokens(&self) -> &TemplateTokens {
+        &self.tokens
+    }
+
+    /// The text of a conversation.
+    ///
+    /// # Errors
+    /// [`Error::Template`] with what the template says (many refuse roles that do not alternate), and when it exceeds its
+    /// budget.
+    pub fn render(&self, messages: &[Message], options: &ChatOptions) -> Result<String> {
+        let size = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
+        let message = |m: &Message| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]);
+        self.render_value(messages.iter().map(message).collect(), size, options)
+    }
+
+    /// The text of a conversation given as a JSON array of messages, which may have more than role and content (calls of
+    /// tools, parts). The order of keys is kept.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`], and for text that is not such an array.
+    pub fn render_json(&self, messages: &str, options: &ChatOptions) -> Result<String> {
+        let value = self.parse(messages, "the messages")?;
+        self.render_value(value, messages.len(), options)
+    }
+
+    fn parse(&self, text: &str, what: &str) -> Result<Value> {
+        let value: Value = serde_json::from_str(text).map_err(|e| self.fail(format!("{what}: {e}")))?;
+        if value.kind() != ValueKind::Seq {
+            return Err(self.fail(format!("{what} are not a JSON array")));
+        }
+        Ok(value)
+    }
+
+    fn render_value(&self, messages: Value, size: usize, options: &ChatOptions) -> Result<String> {
+        let tools = match &options.tools {
+            Some(text) => self.parse(text, "the tools")?,
+            None => Value::from(()),
+        };
+        let token = |(name, text): (&String, &String)| (Value::from(name.as_str()), Value::from(text.as_str()));
+        let mut values: BTreeMap<Value, Value> = self.tokens.iter().map(token).collect();
+        values.insert("messages".into(), messages);
+        values.insert("tools".into(), tools);
+        values.insert("documents".into(), Value::from(()));
+        values.insert("add_generation_prompt".into(), options.add_generation_prompt.into());
+        let mut environment = self.environment.clone();
+        let now = options.now;
+        environment.add_function("strftime_now", move |format: String| {
+            python::strftime(now.unwrap_or_else(SystemTime::now), &format)
+        });
+        // Long conversations are paid for by their length.
+        let size = size + options.tools.as_ref().map_or(0, String::len);
+        environment.set_fuel(Some(FUEL + 4 * size as u64));
+        let template = environment.get_template(NAME).map_err(|e| self.fail(told(&e)))?;
+        template.render(Value::from(values)).map_err(|e| self.fail(told(&e)))
+    }
+
+    fn fail(&self, reason: String) -> Error {
+        Error::Template { path: self.path.clone(), reason }
+    }
+}
+
+/// What went wrong, with the line, without the template's text.
+fn told(e: &minijinja::Error) -> String {
+    let detail = e.detail().map(|d| format!(": {d}")).unwrap_or_default();
+    let line = e.line().map(|n| format!(" (line {n})")).unwrap_or_default();
+    format!("{}{detail}{line}", e.kind())
+}
+
+/// Python's methods of strings and dictionaries; those that make long texts of short ones are paid for first.
+fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, minijinja::Error> {
+    match (name, value.as_str()) {
+        ("replace", Some(text)) => {
+            let length = |i: usize| args.get(i).and_then(Value::as_str).map_or(0, str::len) as u64;
+            let places = match length(0) {
+                0 => text.len() as u64 + 1,
+                n => text.len() as u64 / n,
+            };
+            state.consume_fuel(places.saturating_mul(length(1)) / 64)?;
+        }
+        // A width in a format makes a text of any length.
+        ("format", Some(_)) => return Err(minijinja::Error::from(ErrorKind::UnknownMethod)),
+        _ => {}
+    }
+    pycompat::unknown_method_callback(state, value, name, args)
+}
+
+/// `tojson` as transformers has it: nothing escaped for HTML, Python's spaces.
+fn tojson(state: &State, value: &Value, indent: Option<Value>, options: Kwargs) -> Result<String, minijinja::Error> {
+    let indent = match options.get::<Option<Value>>("indent")?.or(indent) {
+        Some(n) if n.is_integer() => Some(usize::try_from(n)?.min(16)),
+        _ => None,
+    };
+    // Read by some templates' authors as Jinja's: accepted where they ask for what is done anyway.
+    let _ = options.get::<Option<Value>>("ensure_ascii")?;
+    options.assert_all_used()?;
+    python::json(value, indent, &|fuel| state.consume_fuel(fuel))
+}
+
+/// Refuses tags so long that reading them could exhaust the stack: `- - - 1`, `a.b.c.d` and `a|b|c` are one call deeper for
+/// each part.
+fn check_depth(source: &str) -> Result<(), String> {
+    let bytes = source.as_bytes();
+    let (mut at, mut branches) = (0, 0);
+    while let Some(open) = source.get(at..).and_then(|rest| rest.find('{')).map(|n| at + n) {
+        let close: &[u8] = match bytes.get(open + 1) {
+            Some(b'{') => b"}}",
+            Some(b'%') => b"%}",
+            Some(b'#') => {
+                at = source[open..].find("#}").map_or(source.len(), |n| open + n + 2);
+                continue;
+            }
+            _ => {
+                at = open + 1;
+                continue;
+            }
+        };
+        at = open + 2;
+        let mut parts = 0;
+        while at < bytes.len() && !bytes[at..].starts_with(close) {
+            let start = at;
+            match bytes[at] {
+                b if b.is_ascii_whitespace() => {
+                    at += 1;
+                    continue;
+                }
+                quote @ (b'"' | b'\'') => {
+                    at += 1;
+                    while at < bytes.len() && bytes[at] != quote {
+                        at += if bytes[at] == b'\\' { 2 } else { 1 };
+                    }
+                    at += 1;
+                }
+                b if b.is_ascii_alphanumeric() || b == b'_' || b >= 0x80 => {
+                    let word = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_' || *b >= 0x80;
+                    at += bytes[at..].iter().take_while(|b| word(b)).count();
+                    branches += usize::from(&bytes[start..at] == b"elif");
+                }
+                _ => at += 1,
+            }
+            parts += 1;
+            if parts > MOST_PARTS || branches > MOST_PARTS {
+                let line = bytes[..start].iter().filter(|b| **b == b'\n').count() + 1;
+                return Err(format!("a tag or its branches have more than {MOST_PARTS} parts (line {line})"));
+            }
+        }
+        // Past the end of the tag, or of a template that ends within it.
+        at = if at < bytes.len() { at + 2 } else { bytes.len() };
+    }
+    Ok(())
+}
+
+/// The template without its `{% generation %}` and `{% endgeneration %}`, which Jinja does not know: blocks that do nothing
+/// stand for them, so that white space around is cut as before.
+fn without_generation(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find("{%") {
+        out.push_str(&rest[..at]);
+        let Some(end) = rest[at..].find("%}").map(|n| at + n + 2) else {
+            rest = &rest[at..];
+            break;
+        };
+        let tag = &rest[at..end];
+        let name = tag[2..tag.len() - 2].trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
+        match name {
+            "generation" => out.push_str(&tag.replacen("generation", "if true", 1)),
+            "endgeneration" => out.push_str(&tag.replacen("endgeneration", "endif", 1)),
+            _ => out.push_str(tag),
+        }
+        rest = &rest[end..];
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generation_marks_print_nothing() {
+        let marked = "a{%- generation -%} b {% endgeneration %}c{% if generation %}{% endif %}";
+        assert_eq!(without_generation(marked), "a{%- if true -%} b {% endif %}c{% if generation %}{% endif %}");
+        assert_eq!(without_generation("a {% b"), "a {% b");
+    }
+}

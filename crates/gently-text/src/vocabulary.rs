@@ -1,0 +1,382 @@
+//! Vocabularies as GGUF files carry them, made into the `tokenizer.json` that means the same.
+//!
+//! Here: byte-level BPE, SentencePiece's BPE and unigram, WordPiece; the checks that make a hostile list of tokens an
+//! error. Not here: reading GGUF files (`gently-formats`); the algorithms, which the `tokenizers` crate runs.
+
+use crate::charsmap;
+use crate::split;
+use crate::{Error, Result, Tokenizer};
+use serde_json::{Map, Value, json};
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+/// SentencePiece's visible space.
+const SPACE: &str = "▁";
+/// No published token is near this; a longer one would make merges in quadratic time.
+const MAX_TOKEN: usize = 4096;
+
+/// What a file says about its tokens. Token numbers are places in `tokens`.
+#[derive(Debug, Clone, Default)]
+pub struct Vocabulary<'a> {
+    /// The algorithm: `gpt2` (byte-level BPE), `llama` (SentencePiece BPE), `t5` (unigram), `bert` (WordPiece).
+    pub model: &'a str,
+    /// How a text is cut, for `gpt2`.
+    pub pre: Option<&'a str>,
+    /// Spellings.
+    pub tokens: Vec<&'a str>,
+    /// 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte. May be empty: all normal.
+    pub types: Vec<i64>,
+    /// Scores, for `llama` and `t5`.
+    pub scores: Vec<f64>,
+    /// `left right`, for `gpt2`.
+    pub merges: Vec<&'a str>,
+    /// Token that a text starts with.
+    pub bos: Option<u32>,
+    /// Tokens that end a text, a turn, a message: the first is the end of text.
+    pub ends: Vec<u32>,
+    /// Token for what cannot be spelled.
+    pub unknown: Option<u32>,
+    /// Token between two texts (`bert`: the end of each).
+    pub separator: Option<u32>,
+    /// Token in front of a text (`bert`).
+    pub class: Option<u32>,
+    /// Whether `bos` is put in front of a prompt.
+    pub add_bos: Option<bool>,
+    /// Whether the first of `ends` is put behind a text.
+    pub add_eos: Option<bool>,
+    /// Whether a text gets a space in front (`llama`, `t5`).
+    pub add_space_prefix: Option<bool>,
+    /// Whether runs of spaces are one space (`t5`).
+    pub remove_extra_whitespaces: Option<bool>,
+    /// SentencePiece's compiled normalisation (`t5`).
+    pub charsmap: Vec<u8>,
+}
+
+const UNKNOWN: i64 = 2;
+const CONTROL: i64 = 3;
+const USER: i64 = 4;
+const BYTE: i64 = 6;
+
+impl Tokenizer {
+    /// The tokenizer of a vocabulary; `path` is for messages. [`Tokenizer::save`] writes it as `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the token, merge or rule at fault; an unknown `pre` is one: another cut would change
+    /// tokens silently.
+    pub fn from_vocabulary(vocabulary: &Vocabulary, path: &Path) -> Result<Self> {
+        let reader = Reader { v: vocabulary, path };
+        reader.check()?;
+        let json = match vocabulary.model {
+            "gpt2" => reader.byte_level()?,
+            "llama" => reader.sentencepiece()?,
+            "t5" => reader.unigram()?,
+            "bert" => reader.wordpiece()?,
+            other => return Err(reader.invalid(format!("tokenizer model {other:?} is not supported"))),
+        };
+        let tokenizer = Self::from_parsed(json.to_string(), &json, path)?;
+        Ok(tokenizer.with_ends(&vocabulary.ends))
+    }
+}
+
+struct Reader<'a> {
+    v: &'a Vocabulary<'a>,
+    path: &'a Path,
+}
+
+impl Reader<'_> {
+    fn invalid(&self, reason: String) -> Error {
+        Error::Invalid { path: self.path.into(), reason }
+    }
+
+    fn kind(&self, id: usize) -> i64 {
+        self.v.types.get(id).copied().unwrap_or(1)
+    }
+
+    /// Counts and references that every kind has.
+    fn check(&self) -> Result<()> {
+        let n = self.v.tokens.len();
+        if n == 0 {
+            return Err(self.invalid("the vocabulary is empty".into()));
+        }
+        for (what, len) in [("token types", self.v.types.len()), ("scores", self.v.scores.len())] {
+            if len != 0 && len != n {
+                return Err(self.invalid(format!("{len} {what} for {n} tokens")));
+            }
+        }
+        let named = [self.v.bos, self.v.unknown, self.v.separator, self.v.class];
+        if let Some(id) = named.into_iter().flatten().chain(self.v.ends.iter().copied()).find(|&id| id as usize >= n) {
+            return Err(self.invalid(format!("special token {id} is not one of the {n} tokens")));
+        }
+        for (id, token) in self.v.tokens.iter().enumerate() {
+            if token.len() > MAX_TOKEN {
+                return Err(
+                    self.invalid(format!("token {id} has {} bytes, over the limit of {MAX_TOKEN}", token.len()))
+                );
+            }
+            if self.kind(id) == BYTE && byte_of(token).is_none() {
+                return Err(
+                    self.invalid(format!("token {id}, {token:?}, is said to be a byte but is not <0x00> to <0xFF>"))
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Token to number. A spelling may be there once only.
+    fn numbers<'t>(&self, spelled: impl Iterator<Item = &'t str>) -> Result<HashMap<&'t str, usize>> {
+        let mut numbers = HashMap::with_capacity(self.v.tokens.len());
+        for (id, token) in spelled.enumerate() {
+            if let Some(first) = numbers.insert(token, id) {
+                return Err(self.invalid(format!("tokens {first} and {id} are both {token:?}")));
+            }
+        }
+        Ok(numbers)
+    }
+
+    /// Control and user-defined tokens are found in a text before it is cut.
+    fn added(&self, spelled: &[String]) -> Value {
+        let entry = |(id, content): (usize, &String)| {
+            let kind = self.kind(id);
+            let special = matches!(kind, CONTROL | UNKNOWN) || (kind == 1 && self.names(id));
+            (special || kind == USER).then(|| {
+                json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                       "normalized": false, "special": special})
+            })
+        };
+        // An empty token would be found everywhere.
+        spelled.iter().enumerate().filter(|(_, t)| !t.is_empty()).filter_map(entry).collect()
+    }
+
+    /// Whether the file names this token as its beginning or end.
+    fn names(&self, id: usize) -> bool {
+        self.v.bos.iter().chain(&self.v.ends).any(|&named| named as usize == id)
+    }
+
+    /// What is put around a text: numbers in front and behind.
+    fn around(&self, front: Option<u32>, behind: Option<u32>, spelled: &[String]) -> Value {
+        if front.is_none() && behind.is_none() {
+            return Value::Null;
+        }
+        let mut special = Map::new();
+        let mut single = Vec::new();
+        let mut token = |id: u32, single: &mut Vec<Value>| {
+            let content = spelled[id as usize].clone();
+            single.push(json!({"SpecialToken": {"id": content, "type_id": 0}}));
+            special.insert(content.clone(), json!({"id": content, "ids": [id], "tokens": [content]}));
+        };
+        if let Some(id) = front {
+            token(id, &mut single);
+        }
+        single.push(json!({"Sequence": {"id": "A", "type_id": 0}}));
+        if let Some(id) = behind {
+            token(id, &mut single);
+        }
+        let mut pair = single.clone();
+        pair.push(json!({"Sequence": {"id": "B", "type_id": 1}}));
+        json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special})
+    }
+
+    fn file(&self, parts: [Value; 4], around: (Option<u32>, Option<u32>), spelled: &[String]) -> Value {
+        let [normalizer, pre_tokenizer, decoder, model] = parts;
+        json!({
+            "version": "1.0", "truncation": null, "padding": null,
+            "added_tokens": self.added(spelled),
+            "normalizer": normalizer, "pre_tokenizer": pre_tokenizer,
+            "post_processor": self.around(around.0, around.1, spelled),
+            "decoder": decoder, "model": model,
+        })
+    }
+
+    fn ends_around(&self, add_bos: bool) -> (Option<u32>, Option<u32>) {
+        let bos = self.v.bos.filter(|_| self.v.add_bos.unwrap_or(add_bos));
+        let eos = self.v.ends.first().copied().filter(|_| self.v.add_eos.unwrap_or(false));
+        (bos, eos)
+    }
+
+    fn spelled(&self) -> Vec<String> {
+        self.v.tokens.iter().map(|t| (*t).to_owned()).collect()
+    }
+
+    fn byte_level(&self) -> Result<Value> {
+        let Some(pre) = self.v.pre else {
+            return Err(self.invalid("tokenizer.ggml.pre is missing: how a text is cut is not known".into()));
+        };
+        let Some(rule) = split::rule(pre) else {
+            return Err(self.invalid(format!("the rule {pre:?} for cutting text is not known")));
+        };
+        let numbers = self.numbers(self.v.tokens.iter().copied())?;
+        let mut merges = Vec::with_capacity(self.v.merges.len());
+        for (i, merge) in self.v.merges.iter().enumerate() {
+            // An entry may hold a space only where it starts: both halves are at least a character long.
+            let halves = merge.char_indices().skip(1).filter(|(_, c)| *c == ' ').map(|(at, _)| merge.split_at(at));
+            let mut known = halves.map(|(a, b)| (a, &b[1..])).filter(|(a, b)| {
+                let whole = [*a, *b].concat();
+                [*a, *b, whole.as_str()].iter().all(|t| numbers.contains_key(*t))
+            });
+            let Some((a, b)) = known.next() else {
+                return Err(self.invalid(format!("merge {i}, {merge:?}, is not two tokens that make a third")));
+            };
+            merges.push(json!([a, b]));
+        }
+        let vocab: Map<String, Value> = numbers.iter().map(|(t, &id)| ((*t).to_owned(), id.into())).collect();
+        let mut pieces: Vec<Value> = rule
+            .patterns
+            .iter()
+            .map(|p| json!({"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": false}))
+            .collect();
+        let level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+        pieces.push(level.clone());
+        let model = json!({
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+            "ignore_merges": rule.ignore_merges, "vocab": vocab, "merges": merges,
+        });
+        let pre_tokenizer = json!({"type": "Sequence", "pretokenizers": pieces});
+        let spelled = self.spelled();
+        // Llama 3's files, whose words are taken whole, start each text with a mark.
+        let around = self.ends_around(matches!(pre, "llama-bpe" | "llama3" | "llama-v3"));
+        Ok(self.file([Value::Null, pre_tokenizer, level, model], around, &spelled))
+    }
+
+    fn sentencepiece(&self) -> Result<Value> {
+        let numbers = self.numbers(self.v.tokens.iter().copied())?;
+        if self.v.scores.is_empty() {
+            return Err(self.invalid("a SentencePiece vocabulary needs scores".into()));
+        }
+        // SentencePiece merges the pair whose whole has the best score: as a list of merges, in the order of scores, and
+        // within one whole by its halves' numbers (transformers' `generate_merges`).
+        let mut merges: Vec<(f64, usize, usize)> = Vec::new();
+        for (id, token) in self.v.tokens.iter().enumerate() {
+            if self.kind(id) != 1 {
+                continue;
+            }
+            let halves = token.char_indices().skip(1).filter_map(|(at, _)| {
+                let (a, b) = token.split_at(at);
+                Some((*numbers.get(a)?, *numbers.get(b)?))
+            });
+            merges.extend(halves.map(|(a, b)| (self.v.scores[id], a, b)));
+        }
+        merges.sort_by(|x, y| y.0.total_cmp(&x.0).then((x.1, x.2).cmp(&(y.1, y.2))));
+        let merges: Vec<Value> = merges.iter().map(|&(_, a, b)| json!([self.v.tokens[a], self.v.tokens[b]])).collect();
+        let vocab: Map<String, Value> = numbers.iter().map(|(t, &id)| ((*t).to_owned(), id.into())).collect();
+        let unknown = self.unknown_token();
+        let prefix = self.v.add_space_prefix.unwrap_or(true);
+        let mut normalizers = vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})];
+        let mut decoders = vec![
+            json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "}),
+            json!({"type": "ByteFallback"}),
+            json!({"type": "Fuse"}),
+        ];
+        if prefix {
+            normalizers.insert(0, json!({"type": "Prepend", "prepend": SPACE}));
+            decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+        }
+        let model = json!({
+            "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": self.has_bytes(), "ignore_merges": false,
+            "vocab": vocab, "merges": merges,
+        });
+        let normalizer = json!({"type": "Sequence", "normalizers": normalizers});
+        let decoder = json!({"type": "Sequence", "decoders": decoders});
+        let spelled = self.spelled();
+        Ok(self.file([normalizer, Value::Null, decoder, model], self.ends_around(true), &spelled))
+    }
+
+    fn unigram(&self) -> Result<Value> {
+        self.numbers(self.v.tokens.iter().copied())?;
+        if self.v.scores.is_empty() {
+            return Err(self.invalid("a unigram vocabulary needs scores".into()));
+        }
+        if let Some(id) = self.v.scores.iter().position(|s| !s.is_finite()) {
+            return Err(self.invalid(format!("the score of token {id} is not a number")));
+        }
+        let unknown = self.v.unknown.or_else(|| self.first_of(UNKNOWN));
+        let entry = |(token, score): (&&str, &f64)| json!([token, score]);
+        let vocab: Vec<Value> = self.v.tokens.iter().zip(&self.v.scores).map(entry).collect();
+        let mut normalizers = Vec::new();
+        if !self.v.charsmap.is_empty() {
+            charsmap::check(&self.v.charsmap).map_err(|why| self.invalid(format!("the normalisation table: {why}")))?;
+            let text = charsmap::base64(&self.v.charsmap);
+            normalizers.push(json!({"type": "Precompiled", "precompiled_charsmap": text}));
+        }
+        if self.v.remove_extra_whitespaces.unwrap_or(true) {
+            normalizers.push(json!({"type": "Strip", "strip_left": true, "strip_right": true}));
+            normalizers.push(json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}));
+        }
+        let scheme = if self.v.add_space_prefix.unwrap_or(true) { "always" } else { "never" };
+        let space = json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": true});
+        let normalizer = match normalizers.is_empty() {
+            true => Value::Null,
+            false => json!({"type": "Sequence", "normalizers": normalizers}),
+        };
+        let model = json!({
+            "type": "Unigram", "unk_id": unknown, "vocab": vocab, "byte_fallback": self.has_bytes(),
+        });
+        let spelled = self.spelled();
+        Ok(self.file([normalizer, space.clone(), space, model], self.ends_around(false), &spelled))
+    }
+
+    /// WordPiece: the file has a mark in front of words, Python has one in front of what continues a word.
+    fn wordpiece(&self) -> Result<Value> {
+        let respelled = |(id, token): (usize, &&str)| match token.strip_prefix(SPACE) {
+            Some(word) => word.to_owned(),
+            None if self.kind(id) == 1 && !self.is_bracketed(token) => format!("##{token}"),
+            None => (*token).to_owned(),
+        };
+        let spelled: Vec<String> = self.v.tokens.iter().enumerate().map(respelled).collect();
+        let numbers = self.numbers(spelled.iter().map(String::as_str))?;
+        let vocab: Map<String, Value> = numbers.iter().map(|(t, &id)| ((*t).to_owned(), id.into())).collect();
+        let unknown = self.v.unknown.map_or("[UNK]", |id| &spelled[id as usize]);
+        let find = |said: Option<u32>, name: &str| said.or_else(|| Some(*numbers.get(name)? as u32));
+        let (class, separator) = (find(self.v.class.or(self.v.bos), "[CLS]"), find(self.v.separator, "[SEP]"));
+        let model = json!({
+            "type": "WordPiece", "unk_token": unknown, "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": vocab,
+        });
+        let normalizer = json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+                                "strip_accents": null, "lowercase": true});
+        let decoder = json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
+        let parts = [normalizer, json!({"type": "BertPreTokenizer"}), decoder, model];
+        Ok(self.file(parts, (class, separator), &spelled))
+    }
+
+    /// `[PAD]`, `[unused7]`: written as they are even where they are not marked as control tokens.
+    fn is_bracketed(&self, token: &str) -> bool {
+        token.len() > 2 && token.starts_with('[') && token.ends_with(']')
+    }
+
+    fn first_of(&self, kind: i64) -> Option<u32> {
+        self.v.types.iter().position(|&t| t == kind).map(|id| id as u32)
+    }
+
+    fn unknown_token(&self) -> Option<&str> {
+        let id = self.v.unknown.or_else(|| self.first_of(UNKNOWN))?;
+        self.v.tokens.get(id as usize).copied()
+    }
+
+    /// Whether all 256 bytes have tokens to fall back on.
+    fn has_bytes(&self) -> bool {
+        let bytes = self.v.tokens.iter().enumerate().filter(|(id, _)| matches!(self.kind(*id), BYTE | 1));
+        bytes.filter_map(|(_, t)| byte_of(t)).collect::<HashSet<_>>().len() == 256
+    }
+}
+
+/// The byte that `<0x0A>` stands for.
+pub(crate) fn byte_of(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    let upper = |b: u8| b.is_ascii_digit() || (b'A'..=b'F').contains(&b);
+    (digits.len() == 2 && digits.bytes().all(upper)).then(|| u8::from_str_radix(digits, 16).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_two_digits() {
+        assert_eq!(byte_of("<0x0A>"), Some(10));
+        for wrong in ["<0x-1>", "<0x+1>", "<0x0a>", "<0x100>", "<0x>", "<0xA>", "0x0A", "<0xÄ>"] {
+            assert_eq!(byte_of(wrong), None, "{wrong}");
+        }
+    }
+}

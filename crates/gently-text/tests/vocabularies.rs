@@ -1,0 +1,195 @@
+//! Vocabularies as GGUF files carry them, against Python's published pipelines on 1,000 hard strings (see `golden/make.py`),
+//! and hostile ones.
+
+use gently_text::{StreamDecoder, Tokenizer, Vocabulary};
+use serde_json::Value;
+use std::path::PathBuf;
+
+fn golden(name: &str) -> Value {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn texts(v: &Value) -> Vec<&str> {
+    v.as_array().map(|a| a.iter().map(|t| t.as_str().unwrap()).collect()).unwrap_or_default()
+}
+
+fn vocabulary(v: &Value) -> Vocabulary<'_> {
+    let id = |key: &str| v[key].as_u64().map(|n| n as u32);
+    Vocabulary {
+        model: v["model"].as_str().unwrap(),
+        pre: v["pre"].as_str(),
+        tokens: texts(&v["tokens"]),
+        types: v["types"].as_array().unwrap().iter().map(|t| t.as_i64().unwrap()).collect(),
+        scores: v["scores"].as_array().map(|a| a.iter().map(|s| s.as_f64().unwrap()).collect()).unwrap_or_default(),
+        merges: texts(&v["merges"]),
+        bos: id("bos"),
+        ends: v["ends"].as_array().unwrap().iter().map(|e| e.as_u64().unwrap() as u32).collect(),
+        unknown: id("unknown"),
+        separator: id("separator"),
+        class: id("class"),
+        add_bos: v["add_bos"].as_bool(),
+        add_space_prefix: v["add_space_prefix"].as_bool(),
+        ..Vocabulary::default()
+    }
+}
+
+fn check(name: &str) {
+    let (file, strings) = (golden(&format!("vocab-{name}.json")), golden("strings.json"));
+    let v = vocabulary(&file);
+    let tokenizer = Tokenizer::from_vocabulary(&v, "x.gguf".as_ref()).unwrap();
+    assert_eq!(tokenizer.vocab_size(), v.tokens.len());
+    assert_eq!(tokenizer.ends(), v.ends);
+    let whole = file["whole"] == true;
+    let cases = texts(&strings);
+    assert_eq!(cases.len(), 1000);
+    for (text, ids) in cases.iter().zip(file["ids"].as_array().unwrap()) {
+        let expected: Vec<u32> = ids.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as u32).collect();
+        let found = if whole { tokenizer.encode_whole(text) } else { tokenizer.encode(text) }.unwrap();
+        assert_eq!(found, expected, "{name}: {text:?}");
+        // Byte-level tokens give the text back exactly, also one by one.
+        if v.model == "gpt2" {
+            assert_eq!(tokenizer.decode(&found).unwrap(), *text);
+            let mut stream = StreamDecoder::new(&tokenizer);
+            let mut out = String::new();
+            found.iter().for_each(|&id| out += &stream.push(id).unwrap());
+            assert_eq!(out + &stream.finish().unwrap(), *text);
+        }
+    }
+    // What is written for a GGUF file is the vocabulary that was read.
+    if v.model != "t5" {
+        let out = tokenizer.export(v.tokens.len() + 2).unwrap();
+        assert_eq!((out.model, out.pre), (v.model, v.pre));
+        assert_eq!(out.tokens[..v.tokens.len()], v.tokens);
+        // The token for what cannot be spelled is marked as such, whatever the file said.
+        let kind = |(id, t): (usize, &i64)| if v.unknown == Some(id as u32) { 2 } else { *t as i32 };
+        assert_eq!(out.types[..v.tokens.len()], v.types.iter().enumerate().map(kind).collect::<Vec<_>>());
+        assert_eq!(out.tokens.len(), v.tokens.len() + 2);
+        assert_eq!((out.ends.as_slice(), out.unknown), (v.ends.as_slice(), v.unknown));
+        let again = Vocabulary {
+            tokens: out.tokens.iter().map(String::as_str).collect(),
+            types: out.types.iter().map(|t| i64::from(*t)).collect(),
+            scores: out.scores.iter().map(|s| f64::from(*s)).collect(),
+            merges: out.merges.iter().map(String::as_str).collect(),
+            ..v.clone()
+        };
+        let again = Tokenizer::from_vocabulary(&again, "x".as_ref()).unwrap();
+        for text in cases.iter().take(300) {
+            assert_eq!(again.encode(text).unwrap(), tokenizer.encode(text).unwrap(), "{name}: {text:?}");
+        }
+    }
+    // What is saved is the same tokenizer.
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer.save(dir.path()).unwrap();
+    let again = Tokenizer::load(dir.path()).unwrap();
+    assert_eq!((again.hash(), again.end_of_text()), (tokenizer.hash(), tokenizer.end_of_text()));
+}
+
+macro_rules! kinds {
+    ($($test:ident $name:literal)*) => { $(
+        #[test]
+        fn $test() {
+            check($name);
+        }
+    )* };
+}
+kinds! {
+    gpt2 "gpt-2"
+    smollm "smollm"
+    llama3 "llama-bpe"
+    qwen2 "qwen2"
+    tekken "tekken"
+    sentencepiece "sentencepiece"
+    sentencepiece_without_prefix "sentencepiece-no-prefix"
+    unigram "unigram"
+    wordpiece "wordpiece"
+}
+
+#[test]
+fn prompts_get_their_beginning_once() {
+    let file = golden("vocab-sentencepiece.json");
+    let tokenizer = Tokenizer::from_vocabulary(&vocabulary(&file), "x".as_ref()).unwrap();
+    let ids = tokenizer.encode_prompt("the cat").unwrap();
+    assert_eq!(ids[0], 1, "Llama's texts start with <s>");
+    assert_eq!(ids[1..], tokenizer.encode("the cat").unwrap());
+    let spelled = tokenizer.encode_prompt("<s>the cat").unwrap();
+    assert_eq!(spelled.iter().filter(|&&id| id == 1).count(), 1);
+    let without = Vocabulary { add_bos: Some(false), ..vocabulary(&file) };
+    let tokenizer = Tokenizer::from_vocabulary(&without, "x".as_ref()).unwrap();
+    assert!(!tokenizer.encode_prompt("the cat").unwrap().contains(&1));
+    assert_eq!(tokenizer.decode(&tokenizer.encode("the  cat\n 日本 \u{1}").unwrap()).unwrap(), "the  cat\n 日本 \u{1}");
+}
+
+fn tiny() -> Vocabulary<'static> {
+    Vocabulary {
+        model: "gpt2",
+        pre: Some("gpt-2"),
+        tokens: vec!["a", "b", "ab", "<end>"],
+        types: vec![1, 1, 1, 3],
+        merges: vec!["a b"],
+        ends: vec![3],
+        ..Vocabulary::default()
+    }
+}
+
+#[track_caller]
+fn refused(v: &Vocabulary, part: &str) {
+    let e = Tokenizer::from_vocabulary(v, "x.gguf".as_ref()).unwrap_err().to_string();
+    assert!(e.contains(part) && e.contains("x.gguf"), "{e}");
+}
+
+#[test]
+fn hostile_vocabularies_are_named() {
+    assert_eq!(Tokenizer::from_vocabulary(&tiny(), "x".as_ref()).unwrap().encode("aab").unwrap(), [0, 2]);
+    refused(&Vocabulary { tokens: vec![], ..tiny() }, "empty");
+    refused(&Vocabulary { types: vec![1], ..tiny() }, "1 token types for 4 tokens");
+    refused(&Vocabulary { scores: vec![0.0; 5], ..tiny() }, "5 scores");
+    refused(&Vocabulary { tokens: vec!["a", "b", "ab", "a"], ..tiny() }, "tokens 0 and 3 are both \"a\"");
+    refused(&Vocabulary { ends: vec![4], ..tiny() }, "special token 4");
+    refused(&Vocabulary { bos: Some(u32::MAX), ..tiny() }, "special token 4294967295");
+    refused(&Vocabulary { merges: vec!["a c"], ..tiny() }, "merge 0");
+    refused(&Vocabulary { merges: vec!["ab"], ..tiny() }, "merge 0");
+    refused(&Vocabulary { pre: Some("no-such-rule"), ..tiny() }, "no-such-rule");
+    refused(&Vocabulary { pre: None, ..tiny() }, "tokenizer.ggml.pre");
+    refused(&Vocabulary { model: "rwkv", ..tiny() }, "rwkv");
+    let long = "x".repeat(5000);
+    refused(&Vocabulary { tokens: vec!["a", "b", "ab", &long], ..tiny() }, "token 3 has 5000 bytes");
+}
+
+/// A byte token of a value outside a byte once wrote outside a table elsewhere.
+#[test]
+fn negative_and_malformed_byte_tokens_are_named() {
+    for bad in ["<0x-1>", "<0x100>", "<0xZZ>", "<0x>", "", "A"] {
+        let v = Vocabulary {
+            model: "llama",
+            tokens: vec!["<unk>", bad, "b", "c"],
+            types: vec![2, 6, 1, 1],
+            scores: vec![0.0; 4],
+            merges: vec![],
+            unknown: Some(0),
+            ..tiny()
+        };
+        refused(&v, "is said to be a byte");
+    }
+}
+
+#[test]
+fn hostile_unigrams_are_named() {
+    let v = || Vocabulary {
+        model: "t5",
+        tokens: vec!["<unk>", "▁a", "b", "<e>"],
+        types: vec![2, 1, 1, 3],
+        scores: vec![0.0, -1.0, -2.0, 0.0],
+        merges: vec![],
+        ..tiny()
+    };
+    let tokenizer = Tokenizer::from_vocabulary(&v(), "x".as_ref()).unwrap();
+    assert_eq!(tokenizer.encode("ab").unwrap(), [1, 2]);
+    refused(&Vocabulary { scores: vec![0.0, f64::NAN, 0.0, 0.0], ..v() }, "the score of token 1");
+    refused(&Vocabulary { scores: vec![], ..v() }, "needs scores");
+    refused(&Vocabulary { charsmap: vec![255; 8], ..v() }, "normalisation table");
+    // A table whose links lead outside it.
+    let mut table = 1024u32.to_le_bytes().to_vec();
+    (0..256u32).for_each(|_| table.extend((1u32 << 28).to_le_bytes()));
+    refused(&Vocabulary { charsmap: table, ..v() }, "leads to");
+}
