@@ -1,12 +1,15 @@
-//! A model with its tokenizer, as a folder on disk.
+//! A model with its tokenizer, as a folder or a GGUF file on disk.
 //!
-//! Here: finding the folder that a path means (a Hugging Face folder, a checkpoint, or a run folder, of which the best or
+//! Here: finding what a path means (a GGUF file, a Hugging Face folder, a checkpoint, or a run folder, of which the best or
 //! the newest checkpoint is taken) and loading it. Not here: the formats themselves.
 
-use gently_models::Decoder;
+use crate::gguf;
+use gently_formats::Limits;
+use gently_formats::gguf::Gguf;
 use gently_models::config::DecoderConfig;
+use gently_models::{Decoder, WeightSource};
 use gently_tensor::Device;
-use gently_text::Tokenizer;
+use gently_text::{ChatTemplate, Tokenizer};
 use gently_train::checkpoint::Checkpoints;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -43,6 +46,9 @@ pub enum Error {
     /// From the tokenizer's files.
     #[error(transparent)]
     Text(#[from] gently_text::Error),
+    /// From a file's own structure.
+    #[error(transparent)]
+    Format(#[from] gently_formats::Error),
     /// From the checkpoints of a run folder.
     #[error(transparent)]
     Train(#[from] gently_train::Error),
@@ -55,15 +61,16 @@ impl Error {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Absent { .. } => Some("give a run folder, a checkpoint, or a Hugging Face model folder".into()),
+            Error::Absent { .. } => {
+                Some("give a GGUF file, a run folder, a checkpoint, or a Hugging Face model folder".into())
+            }
             Error::NoModel { .. } => Some(
                 "a run folder has its first checkpoint after checkpoint.every steps; \
                  a Hugging Face folder has config.json and model.safetensors"
                     .into(),
             ),
-            Error::Vocabulary { .. } => {
-                Some("tokenizer.json and model.safetensors may come from different models".into())
-            }
+            Error::Vocabulary { .. } => Some("the tokenizer and the weights may come from different models".into()),
+            Error::Format(e) => e.hint().map(str::to_owned),
             Error::Model(e) => e.hint(),
             Error::Text(e) => e.hint(),
             Error::Train(e) => e.hint(),
@@ -72,9 +79,9 @@ impl Error {
     }
 }
 
-/// A loaded model, its tokenizer, and the folder they came from.
+/// A loaded model, its tokenizer, and the folder or file they came from.
 pub struct ModelFolder {
-    /// The folder with `config.json`.
+    /// The folder with `config.json`, or the GGUF file.
     pub path: PathBuf,
     /// The model.
     pub model: Decoder,
@@ -89,16 +96,40 @@ impl ModelFolder {
     /// No model there; files that are damaged or do not fit each other.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = locate(path.as_ref())?;
-        let tokenizer = Tokenizer::load(&path)?;
-        let model = Decoder::load_pretrained(&path, &Device::Cpu)?;
+        let weights = WeightSource::open(&path)?;
+        let tokenizer = match weights.gguf() {
+            Some(file) => gguf::tokenizer(file)?,
+            None => Tokenizer::load(&path)?,
+        };
+        let model = weights.decoder(&Device::Cpu)?;
         if tokenizer.vocab_size() > model.config().vocab {
             return Err(Error::Vocabulary { tokenizer: tokenizer.vocab_size(), model: model.config().vocab, path });
         }
         Ok(Self { path, model, tokenizer })
     }
+
+    /// The model's chat template; `None` where it has none.
+    ///
+    /// # Errors
+    /// A template that cannot be read.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>, Error> {
+        chat_template(&self.path)
+    }
 }
 
-/// The folder with `config.json` that `path` means: itself, or the newest complete checkpoint of a run folder.
+/// The chat template of the folder or GGUF file that [`locate`] found; `None` where it has none.
+///
+/// # Errors
+/// A template that cannot be read.
+pub fn chat_template(path: &Path) -> Result<Option<ChatTemplate>, Error> {
+    match path.is_file() {
+        true => gguf::chat_template(&Gguf::open(path, &Limits::default())?),
+        false => Ok(ChatTemplate::load(path)?),
+    }
+}
+
+/// The folder with `config.json` that `path` means: itself, or the newest complete checkpoint of a run folder. A file means
+/// itself.
 ///
 /// # Errors
 /// [`Error::Absent`], [`Error::NoModel`], or an unreadable folder.
@@ -106,7 +137,7 @@ pub fn locate(path: &Path) -> Result<PathBuf, Error> {
     if !path.exists() {
         return Err(Error::Absent { path: path.into() });
     }
-    if path.join("config.json").is_file() {
+    if path.is_file() || path.join("config.json").is_file() {
         return Ok(path.into());
     }
     match Checkpoints::of_run(path).latest()? {

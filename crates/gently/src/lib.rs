@@ -1,6 +1,6 @@
 //! Gently: train transformers and their recurrent cousins on an ordinary computer, and use them.
 //!
-//! Here: one name for each crate of the toolkit, a [`prelude`], and what ties text and models together ([`folder`],
+//! Here: one name for each crate of the toolkit, a [`prelude`], and what ties text and models together ([`folder`], [`gguf`],
 //! [`write`](mod@write)). Not here: anything that computes.
 //!
 //! ```no_run
@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod folder;
+pub mod gguf;
 pub mod recipes;
 pub mod text_model;
 pub mod write;
@@ -34,6 +35,6 @@ pub mod prelude {
     pub use gently_models::sampling::SamplingParams;
     pub use gently_models::{Batch, Compute, Decoder, DecoderConfig, ForwardCx};
     pub use gently_tensor::{DType, Device, Grads, Rng, Tensor, no_grad};
-    pub use gently_text::Tokenizer;
+    pub use gently_text::{ChatOptions, ChatTemplate, Message, Tokenizer};
     pub use gently_train::{Event, Observer};
 }

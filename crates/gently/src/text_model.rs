@@ -5,7 +5,7 @@
 
 use crate::folder::{Error, ModelFolder};
 use gently_infer::{Elem, Engine, EngineOptions, Plan, PlanOptions};
-use gently_text::Tokenizer;
+use gently_text::{ChatTemplate, Tokenizer};
 use std::path::{Path, PathBuf};
 
 /// How a model is opened.
@@ -32,7 +32,7 @@ pub struct TextModel {
 }
 
 impl TextModel {
-    /// Opens the model that `path` means: a run folder, a checkpoint, or a Hugging Face folder.
+    /// Opens the model that `path` means: a GGUF file, a run folder, a checkpoint, or a Hugging Face folder.
     ///
     /// # Errors
     /// As [`ModelFolder::open`].
@@ -47,7 +47,7 @@ impl TextModel {
     pub fn open_with(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self, Error> {
         let ModelFolder { path, model, tokenizer } = ModelFolder::open(path)?;
         let plan = Plan::new(&model, options.plan)?;
-        let ends = tokenizer.end_of_text().into_iter().collect();
+        let ends = tokenizer.ends().to_vec();
         Ok(Self { path, engine: Engine::new(plan, options.engine), tokenizer, ends })
     }
 
@@ -72,6 +72,14 @@ impl TextModel {
     /// Its tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// The model's chat template; `None` where it has none.
+    ///
+    /// # Errors
+    /// A template that cannot be read.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>, Error> {
+        crate::folder::chat_template(&self.path)
     }
 
     /// Tokens that end a text.

@@ -81,11 +81,19 @@ impl Writer {
     /// A prompt outside the vocabulary, a sampling parameter out of range, an engine with a full queue.
     pub fn new(model: &TextModel, prompt: &str, options: &WriteOptions) -> Result<Self, Error> {
         let tokenizer = model.tokenizer();
-        let mut ids = tokenizer.encode_with_specials(prompt)?;
+        let mut ids = tokenizer.encode_prompt(prompt)?;
         if ids.is_empty() {
             ids.push(tokenizer.end_of_text().unwrap_or(0));
         }
         Self::of_tokens(model, ids, options)
+    }
+
+    /// Starts after a rendered chat template, which holds every special token that it wants.
+    ///
+    /// # Errors
+    /// As [`Writer::new`].
+    pub fn after_template(model: &TextModel, text: &str, options: &WriteOptions) -> Result<Self, Error> {
+        Self::of_tokens(model, model.tokenizer().encode_with_specials(text)?, options)
     }
 
     /// As [`Writer::new`], for a prompt in tokens.

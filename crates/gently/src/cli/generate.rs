@@ -17,14 +17,21 @@ use std::time::Instant;
 #[command(allow_negative_numbers = true)]
 #[command(
     after_help = "Examples:\n  gently generate runs/quickstart --prompt \"In the beginning \" --max-tokens 300\n  \
-    echo -n \"And God said\" | gently generate runs/quickstart --prompt - --temperature 0"
+    echo -n \"And God said\" | gently generate runs/quickstart --prompt - --temperature 0\n  \
+    gently generate smollm2-135m.gguf --chat --prompt \"What is the capital of France?\" --temperature 0"
 )]
 pub struct Args {
-    /// A run folder, a checkpoint, or a Hugging Face model folder (GPT-2 or Llama)
+    /// A GGUF file, a run folder, a checkpoint, or a Hugging Face model folder
     model: PathBuf,
     /// The text to continue; `-` reads it from standard input
     #[arg(long, short, default_value = "")]
     prompt: String,
+    /// Wrap the prompt in the model's own chat template, and print the answer alone
+    #[arg(long)]
+    chat: bool,
+    /// With --chat: how the model is to behave
+    #[arg(long, requires = "chat")]
+    system: Option<String>,
     /// Write at most this many tokens
     #[arg(long, short = 'n', default_value_t = 200)]
     max_tokens: usize,
@@ -49,9 +56,14 @@ pub fn run(args: Args) -> Result<()> {
     let model = args.engine.open(&args.model)?;
     let options = WriteOptions { max_tokens: args.max_tokens, sampling: args.sampling.params(), stop: args.stop };
     let begun = Instant::now();
-    let mut writer = Writer::new(&model, &prompt, &options)?;
+    let mut writer = if args.chat {
+        let rendered = conversation(&model, args.system, &prompt)?;
+        Writer::after_template(&model, &rendered, &options)?
+    } else {
+        Writer::new(&model, &prompt, &options)?
+    };
     let mut text = String::new();
-    if !args.json {
+    if !args.json && !args.chat {
         data(&prompt)?;
     }
     for piece in writer.by_ref() {
@@ -82,6 +94,17 @@ pub fn run(args: Args) -> Result<()> {
         say(&format!("{tokens} tokens, {:.0} tokens/s", tokens as f64 / seconds));
     }
     Ok(())
+}
+
+/// The prompt as a conversation of one turn, in the model's template.
+fn conversation(model: &TextModel, system: Option<String>, prompt: &str) -> Result<String> {
+    let Some(template) = model.chat_template()? else {
+        let what = format!("{} has no chat template", model.path().display());
+        return Err(advise(what, "leave --chat out, or take a model that was taught to chat"));
+    };
+    let mut messages: Vec<Message> = system.map(Message::system).into_iter().collect();
+    messages.push(Message::user(prompt));
+    Ok(template.render(&messages, &ChatOptions::default())?)
 }
 
 /// Longest prompt taken from standard input.

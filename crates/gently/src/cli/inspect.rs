@@ -1,5 +1,6 @@
-//! `gently inspect`: what a model folder holds.
+//! `gently inspect`: what a model folder or GGUF file holds.
 
+use super::gguf_file;
 use super::output::{bytes, count, data, table};
 use super::spec::named_or_folder;
 use anyhow::Result;
@@ -15,9 +16,10 @@ use std::path::Path;
 
 /// Options of `gently inspect`.
 #[derive(ClapArgs)]
-#[command(after_help = "Examples:\n  gently inspect runs/quickstart\n  gently inspect gpt2 --context 1024 --json")]
+#[command(after_help = "Examples:\n  gently inspect runs/quickstart\n  gently inspect gpt2 --context 1024 --json\n  \
+    gently inspect smollm2-135m.gguf")]
 pub struct Args {
-    /// A model's folder, a run folder, or the name of a published size (gpt2, smollm2-135m, …)
+    /// A GGUF file, a model's folder, a run folder, or the name of a published size (gpt2, smollm2-135m, …)
     model: String,
     /// Count work and memory for sequences of this many tokens (default: the model's context)
     #[arg(long)]
@@ -44,8 +46,9 @@ pub fn run(args: Args) -> Result<()> {
     // Shapes only: nothing is allocated, whatever the file says its sizes are.
     let shapes = Decoder::build(&config, Builder::new(None, &Device::Meta))?;
     let files = folder_files(&args.model)?;
+    let gguf = gguf_file::open(&args.model)?;
     if args.json {
-        let report = json!({
+        let mut report = json!({
             "model": name, "config": config, "parameters": cost.parameters,
             "embedding_parameters": cost.embedding_parameters, "matmul_parameters": cost.matmul_parameters,
             "context": context,
@@ -57,6 +60,9 @@ pub fn run(args: Args) -> Result<()> {
             "tensors": shapes.params().iter()
                 .map(|p| json!({"name": p.name, "shape": p.tensor.dims()})).collect::<Vec<_>>(),
         });
+        if let Some(file) = &gguf {
+            report["gguf"] = gguf_file::to_json(file);
+        }
         data(&format!("{report}\n"))?;
         return Ok(());
     }
@@ -79,6 +85,9 @@ pub fn run(args: Args) -> Result<()> {
         text.push_str("\nfiles\n");
         let rows: Vec<_> = files.iter().map(|(n, b)| vec![n.clone(), bytes(*b)]).collect();
         text.push_str(&table(&rows));
+    }
+    if let Some(file) = &gguf {
+        text.push_str(&gguf_file::to_text(file));
     }
     data(&text)?;
     Ok(())
@@ -128,7 +137,11 @@ fn folder_files(model: &str) -> Result<Vec<(String, u64)>> {
         return Ok(Vec::new());
     }
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder::locate(Path::new(model))?)? {
+    let place = folder::locate(Path::new(model))?;
+    if place.is_file() {
+        return Ok(Vec::new());
+    }
+    for entry in std::fs::read_dir(place)? {
         let entry = entry?;
         let meta = entry.metadata()?;
         if meta.is_file() {

@@ -3,10 +3,12 @@
 pub mod failure;
 
 mod bench;
+mod convert;
 mod data;
 mod doctor;
 mod engine;
 mod generate;
+mod gguf_file;
 mod inspect;
 mod output;
 mod quickstart;
@@ -41,7 +43,11 @@ enum Command {
     Score(score::Args),
     /// Prepare, inspect and fetch training text
     Data(data::Args),
-    /// Show what a model folder holds: shapes, parameters, work per token, memory
+    /// Write a model in another format: Hugging Face folder or GGUF file
+    Convert(convert::Args),
+    /// Write a GGUF file with coarser weights, and say what it costs
+    Quantize(convert::QuantizeArgs),
+    /// Show what a model folder or GGUF file holds: shapes, parameters, work per token, memory
     Inspect(inspect::Args),
     /// Print a model's algorithm with its real sizes
     Spec(spec::Args),
@@ -59,6 +65,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Generate(args) => generate::run(args),
         Command::Score(args) => score::run(args),
         Command::Data(args) => data::run(args),
+        Command::Convert(args) => convert::run(args),
+        Command::Quantize(args) => convert::quantize(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Spec(args) => spec::run(args),
         Command::Bench(args) => bench::run(args),

@@ -92,7 +92,19 @@ fn the_machine_is_described() {
 
 #[test]
 fn every_command_has_an_example_in_its_help() {
-    for command in ["quickstart", "train", "generate", "score", "data", "inspect", "spec", "bench", "doctor"] {
+    for command in [
+        "quickstart",
+        "train",
+        "generate",
+        "score",
+        "data",
+        "inspect",
+        "convert",
+        "quantize",
+        "spec",
+        "bench",
+        "doctor",
+    ] {
         let help = gently(&[command, "--help"]);
         assert!(help.ok);
         assert!(help.out.contains(&format!("gently {command}")), "{command} --help shows no example");
@@ -122,4 +134,40 @@ fn every_optimizer_and_family_learns() {
         let (first, last) = (losses[0], losses[losses.len() - 1]);
         assert!(last < 0.95 * first, "{name}: loss {first} to {last}");
     }
+}
+
+#[test]
+fn a_run_becomes_a_gguf_file_and_a_folder_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("text.txt");
+    fs::write(&data, text()).unwrap();
+    let out = dir.path().join("run");
+    let more = ["--set", "tokenizer.kind=bpe", "--set", "tokenizer.vocab=300", "--set", "model.width=32"];
+    succeed(&train_args(&data, &out, &more));
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let write =
+        |model: &str| succeed(&["generate", model, "--prompt", "the sea", "--max-tokens", "20", "--seed", "3"]).out;
+    let (run, file, folder) = (at("run"), at("model.gguf"), at("folder"));
+    succeed(&["convert", &run, &file]);
+    succeed(&["convert", &file, &folder]);
+    let first = write(&run);
+    assert_eq!(write(&file), first, "the GGUF file is the same model");
+    assert_eq!(write(&folder), first, "and so is the folder made from it");
+
+    let small = at("small.gguf");
+    let measured = ["--measure", data.to_str().unwrap(), "--tokens", "300", "--json"];
+    let said = succeed(&[&["quantize", &file, &small, "--type", "q8_0"][..], &measured[..]].concat()).out;
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let (full, eight) = (&said["models"][0], &said["models"][1]);
+    assert!(eight["bytes"].as_u64().unwrap() < full["bytes"].as_u64().unwrap());
+    let apart = eight["nats_per_token"].as_f64().unwrap() - full["nats_per_token"].as_f64().unwrap();
+    assert!(apart.abs() < 0.02, "{said}");
+    let seen: serde_json::Value = serde_json::from_str(&succeed(&["inspect", &small, "--json"]).out).unwrap();
+    assert!(seen["gguf"]["types"]["Q8_0"]["tensors"].as_u64().unwrap() > 0, "{seen}");
+    assert!(succeed(&["inspect", &small]).out.contains("tokenizer.ggml.tokens"));
+
+    crate::run::fail(&["quantize", &file, &file, "--type", "q4_0"], &["both read and written"]);
+    crate::run::fail(&["generate", &file, "--chat", "--prompt", "x"], &["no chat template", "hint:"]);
+    fs::write(&small, &fs::read(&small).unwrap()[..5000]).unwrap();
+    crate::run::fail(&["generate", &small, "--prompt", "x"], &["small.gguf", "hint:"]);
 }

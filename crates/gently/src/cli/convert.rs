@@ -1,0 +1,233 @@
+//! `gently convert` and `gently quantize`: a model in another format, or with coarser weights.
+
+use super::failure::advise;
+use super::output::{bytes, data, say, table};
+use anyhow::Result;
+use clap::{Args as ClapArgs, ValueEnum};
+use gently::{folder, gguf};
+use gently_formats::gguf::TensorType;
+use gently_formats::safetensors::Dtype;
+use gently_models::weights::{Storage, requantize};
+use gently_models::{Batch, Decoder, ForwardCx, WeightSource};
+use gently_tensor::{Device, no_grad};
+use gently_text::Tokenizer;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// Options of `gently convert`.
+#[derive(ClapArgs)]
+#[command(after_help = "Examples:\n  gently convert smollm2-135m.gguf smollm2/ --type bf16\n  \
+    gently convert runs/quickstart model.gguf --type f16")]
+pub struct Args {
+    /// A GGUF file, a run folder, a checkpoint, or a Hugging Face model folder
+    model: PathBuf,
+    /// Where to: a name ending in .gguf for a GGUF file, otherwise a Hugging Face folder
+    output: PathBuf,
+    /// Type of the matrices; vectors of a GGUF file stay F32
+    #[arg(long = "type", value_enum, default_value_t = Float::F32)]
+    kind: Float,
+}
+
+/// Types of floats.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Float {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// Runs `gently convert`.
+pub fn run(args: Args) -> Result<()> {
+    let path = folder::locate(&args.model)?;
+    refuse_same(&path, &args.output)?;
+    if is_gguf(&args.output) {
+        let kind = match args.kind {
+            Float::F32 => TensorType::F32,
+            Float::F16 => TensorType::F16,
+            Float::Bf16 => TensorType::Bf16,
+        };
+        write_gguf(&path, &args.output, Storage::new(kind))?;
+    } else {
+        let source = WeightSource::open(&path)?;
+        let tokenizer = tokenizer_of(&source, &path)?;
+        let dtype = match args.kind {
+            Float::F32 => Dtype::F32,
+            Float::F16 => Dtype::F16,
+            Float::Bf16 => Dtype::Bf16,
+        };
+        source.decoder(&Device::Cpu)?.save_as(&args.output, dtype)?;
+        tokenizer.save(&args.output)?;
+        if let Some(chat) = folder::chat_template(&path)? {
+            gently_formats::atomic::write(args.output.join("chat_template.jinja"), chat.source().as_bytes())?;
+        }
+    }
+    data(&format!("{}\n", args.output.display()))?;
+    Ok(())
+}
+
+/// Options of `gently quantize`.
+#[derive(ClapArgs)]
+#[command(after_help = "Examples:\n  gently quantize smollm2-135m.gguf smollm2-q4_0.gguf --type q4_0\n  \
+    gently quantize runs/quickstart q8.gguf --type q8_0 --measure held-out.txt")]
+pub struct QuantizeArgs {
+    /// A GGUF file, a run folder, a checkpoint, or a Hugging Face model folder
+    model: PathBuf,
+    /// The GGUF file to write
+    output: PathBuf,
+    /// Type of the matrices: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k
+    #[arg(long = "type", value_parser = tensor_type)]
+    kind: TensorType,
+    /// Type of the token table and the head (default: q8_0, or --type where that is finer)
+    #[arg(long, value_parser = tensor_type)]
+    tables: Option<TensorType>,
+    /// Compare the perplexity of both models on this text
+    #[arg(long)]
+    measure: Option<PathBuf>,
+    /// With --measure: read at most this many tokens
+    #[arg(long, default_value_t = 4096, requires = "measure")]
+    tokens: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `gently quantize`.
+pub fn quantize(args: QuantizeArgs) -> Result<()> {
+    let path = folder::locate(&args.model)?;
+    refuse_same(&path, &args.output)?;
+    if !is_gguf(&args.output) {
+        let what = format!("{} does not end in .gguf", args.output.display());
+        return Err(advise(what, "quantized weights are written as GGUF files"));
+    }
+    let storage = Storage::new(args.kind);
+    let storage = Storage { tables: args.tables.unwrap_or(storage.tables), ..storage };
+    write_gguf(&path, &args.output, storage)?;
+
+    let mut report = Vec::new();
+    for place in [&path, &args.output] {
+        let source = WeightSource::open(place)?;
+        let size = size_of(place)?;
+        let elements: usize = source.params().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        let nats = args.measure.as_ref().map(|text| measure(&source, place, text, args.tokens)).transpose()?;
+        report.push((place.display().to_string(), size, 8.0 * size as f64 / elements as f64, nats));
+    }
+    if args.json {
+        let models: Vec<_> = report
+            .iter()
+            .map(|(name, size, bits, nats)| {
+                json!({"model": name, "bytes": size, "bits_per_parameter": bits, "nats_per_token": nats,
+                       "perplexity": nats.map(f64::exp)})
+            })
+            .collect();
+        data(&format!("{}\n", json!({ "models": models })))?;
+        return Ok(());
+    }
+    let mut rows = vec![["model", "bytes", "bits each", "nats/token", "perplexity"].map(String::from).to_vec()];
+    for (name, size, bits, nats) in report {
+        let number = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.4}"));
+        rows.push(vec![name, bytes(size), format!("{bits:.2}"), number(nats), number(nats.map(f64::exp))]);
+    }
+    data(&table(&rows))?;
+    Ok(())
+}
+
+fn tensor_type(text: &str) -> Result<TensorType, String> {
+    let written = |t: &&TensorType| t.name().eq_ignore_ascii_case(text);
+    let number = |t: &&TensorType| !matches!(t.name(), "I8" | "I16" | "I32" | "I64" | "F64");
+    let known =
+        || TensorType::ALL.iter().filter(number).map(|t| t.name().to_lowercase()).collect::<Vec<_>>().join(", ");
+    TensorType::ALL.iter().filter(number).find(written).copied().ok_or_else(|| format!("known types: {}", known()))
+}
+
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "gguf")
+}
+
+/// A file is read while the other is written.
+fn refuse_same(input: &Path, output: &Path) -> Result<()> {
+    match (input.canonicalize(), output.canonicalize()) {
+        (Ok(a), Ok(b)) if a == b => {
+            Err(advise(format!("{} is both read and written", output.display()), "give another name for the result"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn tokenizer_of(source: &WeightSource, path: &Path) -> Result<Tokenizer> {
+    Ok(match source.gguf() {
+        Some(file) => gguf::tokenizer(file)?,
+        None => Tokenizer::load(path)?,
+    })
+}
+
+fn write_gguf(path: &Path, output: &Path, storage: Storage) -> Result<()> {
+    let source = WeightSource::open(path)?;
+    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} tensors")?);
+    bar.set_message("writing");
+    let progress = |done: usize, all: usize| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    };
+    match source.gguf() {
+        Some(file) => requantize(file, output, storage, progress)?,
+        None => {
+            let tokenizer = tokenizer_of(&source, path)?;
+            let chat = folder::chat_template(path)?;
+            let keys = match gguf::tokenizer_keys(&tokenizer, source.config().vocab, chat.as_ref()) {
+                Ok(keys) => keys,
+                Err(error) => {
+                    say(&format!("warning: the file has no tokenizer: {error}"));
+                    Vec::new()
+                }
+            };
+            source.write_gguf(output, storage, &keys, progress)?;
+        }
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Bytes of a file, or of a folder's weights.
+fn size_of(path: &Path) -> Result<u64> {
+    if path.is_file() {
+        return Ok(std::fs::metadata(path)?.len());
+    }
+    let mut total = 0;
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.path().extension().is_some_and(|e| e == "safetensors") {
+            total += entry.metadata()?.len();
+        }
+    }
+    Ok(total)
+}
+
+/// Mean of −log p of a text's tokens, each with at most a window of tokens before it.
+fn measure(source: &WeightSource, path: &Path, text: &Path, most: usize) -> Result<f64> {
+    const WINDOW: usize = 512;
+    let tokenizer = tokenizer_of(source, path)?;
+    let model: Decoder = source.decoder(&Device::Cpu)?;
+    let text = std::fs::read_to_string(text)?;
+    // A token has at least a byte, and no more are wanted.
+    let mut end = text.len().min(most.saturating_mul(16));
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut ids = tokenizer.encode(&text[..end])?;
+    ids.truncate(most.saturating_add(1));
+    if ids.len() < 2 {
+        return Err(advise("the text to measure on has fewer than two tokens", "give a longer text"));
+    }
+    let window = WINDOW.min(model.config().context);
+    let count = (ids.len() - 1) as f64;
+    let mut nats = 0.0;
+    for at in (0..ids.len() - 1).step_by(window) {
+        let end = (at + window).min(ids.len() - 1);
+        let (inputs, targets) = (model.ids(&ids[at..end], 1)?, model.ids(&ids[at + 1..=end], 1)?);
+        let batch = Batch { ids: &inputs, targets: &targets, docs: None };
+        let loss = no_grad(|| model.loss(&batch, 1.0, &ForwardCx::default()))?;
+        nats += f64::from(loss.item::<f32>()?);
+    }
+    Ok(nats / count)
+}
