@@ -25,6 +25,7 @@
 
 mod engine;
 mod error;
+mod matrix;
 mod plan;
 mod positions;
 mod prefix;

@@ -22,17 +22,19 @@
 //! ```
 
 use crate::error::{Error, Result};
+use crate::matrix::{Finish, Inputs, Matrix};
 use crate::positions::{Positions, sinusoids};
 use crate::state::State;
-use crate::weights::{Layer, Matrix, Norm, Weights};
+use crate::weights::{Layer, Norm, Up, Weights};
 use crate::work::{Buffer, Stream, Work};
 use gently_kernels::attention::HeadViewMut;
-use gently_kernels::gemm::packed::Finish;
 use gently_kernels::kv::{Attend, Elem, PAGE, Page, PageShape, Rows, Span, Spec};
 use gently_kernels::rope::{Positions as At, RopeStyle, RopeTable, rotate};
-use gently_kernels::{norm, pool};
+use gently_kernels::{activation, norm, pool};
 use gently_models::Decoder;
 use gently_models::config::{DecoderConfig, NormPlace, Position};
+use gently_models::weights::WeightSource;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Choices made when a model is lowered.
@@ -82,12 +84,24 @@ impl Plan {
     /// # Errors
     /// [`Error::Lowering`] for a model with parts that are not the decoder block's, such as mixers from elsewhere.
     pub fn new(model: &Decoder, options: PlanOptions) -> Result<Self> {
-        let weights = Weights::of(model)?;
+        Ok(Self::of(Weights::of_decoder(model)?, options))
+    }
+
+    /// Lowers the weights of a published model as they are stored: quantized ones stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Lowering`] as [`Plan::new`], and for types of blocks that rows do not fit; [`Error::Model`] for weights
+    /// that cannot be read.
+    pub fn of_files(source: &WeightSource, options: PlanOptions) -> Result<Self> {
+        Ok(Self::of(Weights::of_files(source)?, options))
+    }
+
+    fn of(weights: Weights, options: PlanOptions) -> Self {
         let cfg = &weights.cfg;
         let shape =
             PageShape { layers: cfg.layers, kv_heads: cfg.kv_heads(), d: cfg.head_width(), elem: options.cache };
         let positions = Positions::of(cfg);
-        Ok(Self { weights, shape, positions })
+        Self { weights, shape, positions }
     }
 
     /// The model's configuration.
@@ -114,6 +128,11 @@ impl Plan {
     /// Bytes of weights held.
     pub fn bytes(&self) -> usize {
         self.weights.bytes()
+    }
+
+    /// Bytes of matrices by the name of the type they are stored in.
+    pub fn weight_types(&self) -> BTreeMap<&'static str, usize> {
+        self.weights.types()
     }
 
     /// Bytes of keys and values that a token adds, and that each later token reads.
@@ -154,26 +173,44 @@ impl Plan {
             piece.state.reserve(piece.tokens.len());
         }
         let end = spans.iter().map(|s| s.start + s.rows).max().unwrap_or(0);
-        let rope = self.rope(end);
-        let slopes = match &self.positions {
-            Positions::Alibi(slopes) => Some(&slopes[..]),
-            _ => None,
+        let (slopes, tables) = match &self.positions {
+            Positions::Alibi(slopes) => (Some(&slopes[..]), Vec::new()),
+            Positions::Rotary(rotary) => (None, rotary.reaching(end, cfg.context)),
+            _ => (None, Vec::new()),
         };
-        let spec = Spec {
-            heads: cfg.heads,
-            scale: 1.0 / (cfg.head_width() as f32).sqrt(),
-            window: cfg.window,
-            alibi: slopes,
-            softcap: cfg.attention_softcap.map(|c| c as f32),
+        let attend = |window: Option<usize>| {
+            let spec = Spec {
+                heads: cfg.heads,
+                scale: cfg.attention_scale() as f32,
+                window,
+                alibi: slopes,
+                softcap: cfg.attention_softcap.map(|c| c as f32),
+            };
+            Attend::new(spec, self.shape, &spans)
         };
-        let mut attend = Attend::new(spec, self.shape, &spans);
+        // Layers with a window and those without are cut differently.
+        let mut wide = attend(None);
+        let mut narrow = cfg.window.map(|w| attend(Some(w)));
 
         self.embed(work, pieces, end);
         for (i, layer) in self.weights.layers.iter().enumerate() {
             if !going() {
                 return Ok(None);
             }
-            self.mix(layer, i, work, n, pieces, &spans, rope.as_deref(), &mut attend);
+            if cfg.parallel {
+                // Both branches read x as it is now.
+                let Stream { x, y, mean, rstd, .. } = &mut work.stream;
+                normalise(&layer.mlp_norm, x.take(n * cfg.width), y.take(n * cfg.width), mean, rstd);
+            }
+            let rope = match &self.positions {
+                Positions::Rotary(rotary) => Some(&*tables[rotary.of_layer(i)]),
+                _ => None,
+            };
+            let attend = match (cfg.window_of(i), &mut narrow) {
+                (Some(_), Some(narrow)) => narrow,
+                _ => &mut wide,
+            };
+            self.mix(layer, i, work, n, pieces, &spans, rope, attend);
             self.transform(layer, work, n);
         }
         for piece in pieces.iter_mut() {
@@ -203,12 +240,6 @@ impl Plan {
         Ok(())
     }
 
-    fn rope(&self, end: usize) -> Option<Arc<RopeTable>> {
-        let Positions::Rotary(table) = &self.positions else { return None };
-        let cfg = self.config();
-        Some(table.reaching(end, cfg.context, |rows| RopeTable::new(rows, cfg.head_width(), cfg.rope_theta)))
-    }
-
     /// Token ids to `x` `[N, C]`.
     fn embed(&self, work: &mut Work, pieces: &[Piece<'_>], end: usize) {
         let c = self.config().width;
@@ -218,6 +249,9 @@ impl Plan {
         for (row, id) in x.chunks_exact_mut(c).zip(ids) {
             self.weights.tokens.row(*id as usize, row);
         }
+        if let Some(scale) = self.config().embed_scale {
+            x.iter_mut().for_each(|v| *v *= scale as f32);
+        }
         let table;
         let added = match (&self.weights.positions, &self.positions) {
             (Some(learned), _) => &learned[..],
@@ -225,10 +259,17 @@ impl Plan {
                 table = rows.reaching(end, self.config().context, |rows| sinusoids(rows, c));
                 &table[..]
             }
-            _ => return,
+            _ => &[],
         };
-        for (row, at) in x.chunks_exact_mut(c).zip(&work.at) {
-            add(row, &added[*at as usize * c..][..c]);
+        if !added.is_empty() {
+            for (row, at) in x.chunks_exact_mut(c).zip(&work.at) {
+                add(row, &added[*at as usize * c..][..c]);
+            }
+        }
+        if let Some(norm) = &self.weights.embed_norm {
+            let Stream { x, h, mean, rstd, .. } = &mut work.stream;
+            normalise(norm, x.take(n * c), h.take(n * c), mean, rstd);
+            std::mem::swap(x, h);
         }
     }
 
@@ -249,12 +290,12 @@ impl Plan {
         let (heads, kv_heads, d, width) = (cfg.heads, cfg.kv_heads(), cfg.head_width(), cfg.qkv_width());
         let qkv = work.qkv.take(n * width);
         let x = work.stream.x.take(n * cfg.width);
-        if cfg.norm_place == NormPlace::Post {
-            layer.qkv.product(x, qkv, Finish::default());
+        if reads_as_is(cfg.norm_place) {
+            layer.qkv.product(&mut work.inputs, x, qkv, Finish::default());
         } else {
             let h = work.stream.h.take(n * cfg.width);
             normalise(&layer.mixer_norm, x, h, &mut work.stream.mean, &mut work.stream.rstd);
-            layer.qkv.product(h, qkv, Finish::default());
+            layer.qkv.product(&mut work.inputs, h, qkv, Finish::default());
         }
         if let Some((q_norm, k_norm)) = &layer.qk_norm {
             for (part, from, count) in [(q_norm, 0, heads), (k_norm, heads, kv_heads)] {
@@ -285,24 +326,36 @@ impl Plan {
         let pages: Vec<&[Arc<Page>]> = pieces.iter().map(|p| p.state.pages()).collect();
         attend.run(index, &pages, qkv, width, mixed);
         let norms = (cfg.norm_place, &layer.mixer_norm, layer.mixer_out_norm.as_ref());
-        close_branch(&layer.out, mixed, norms, &mut work.stream, n * cfg.width);
+        close_branch(&layer.out, mixed, norms, &mut work.stream, &mut work.inputs, n * cfg.width);
     }
 
     /// The branch of each token on its own: `x` to `x`, both `[N, C]`.
     fn transform(&self, layer: &Layer, work: &mut Work, n: usize) {
         let cfg = self.config();
-        let hidden = work.hidden.take(n * layer.up.rows());
-        let x = work.stream.x.take(n * cfg.width);
-        let finish = Finish { activation: layer.activation, add: false };
-        if cfg.norm_place == NormPlace::Post {
-            layer.up.product(x, hidden, finish);
+        let len = n * cfg.width;
+        let Stream { x, h, y, mean, rstd } = &mut work.stream;
+        let input: &[f32] = if cfg.parallel {
+            y.take(len)
+        } else if reads_as_is(cfg.norm_place) {
+            x.take(len)
         } else {
-            let h = work.stream.h.take(n * cfg.width);
-            normalise(&layer.mlp_norm, x, h, &mut work.stream.mean, &mut work.stream.rstd);
-            layer.up.product(h, hidden, finish);
+            normalise(&layer.mlp_norm, x.take(len), h.take(len), mean, rstd);
+            h.take(len)
+        };
+        let hidden = work.hidden.take(n * cfg.mlp_width());
+        let finish = Finish { activation: layer.activation, add: false };
+        match &layer.up {
+            Up::One(w) => w.product(&mut work.inputs, input, hidden, finish),
+            Up::Two(gate, up) => {
+                let raw = work.up.take(hidden.len());
+                gate.product(&mut work.inputs, input, raw, Finish::default());
+                activation::forward(layer.activation, raw, hidden);
+                up.product(&mut work.inputs, input, raw, Finish::default());
+                hidden.iter_mut().zip(&*raw).for_each(|(h, u)| *h *= u);
+            }
         }
         let norms = (cfg.norm_place, &layer.mlp_norm, layer.mlp_out_norm.as_ref());
-        close_branch(&layer.down, hidden, norms, &mut work.stream, n * cfg.width);
+        close_branch(&layer.down, hidden, norms, &mut work.stream, &mut work.inputs, len);
     }
 
     /// The logits wanted, `[R, V]`.
@@ -335,7 +388,7 @@ impl Plan {
             }
             None => rows.copy_from_slice(&h[..wanted * c]),
         }
-        self.weights.head().product(rows, logits, Finish::default());
+        self.weights.head().product(&mut work.inputs, rows, logits, Finish::default());
         if let Some(cap) = self.config().logit_softcap {
             let cap = cap as f32;
             pool::parallel_chunks_mut(logits, 4096, |_, part| {
@@ -371,31 +424,39 @@ fn remember(state: &mut State, layer: usize, rows: Rows<'_>) {
     });
 }
 
+/// Whether branches read the residual stream without a norm before them.
+fn reads_as_is(place: NormPlace) -> bool {
+    matches!(place, NormPlace::Post | NormPlace::Out)
+}
+
 /// The end of a branch: the product of `from`, the residual, and the norms that stand here.
 fn close_branch(
     w: &Matrix,
     from: &[f32],
     (place, norm, out_norm): (NormPlace, &Norm, Option<&Norm>),
     stream: &mut Stream,
+    inputs: &mut Inputs,
     len: usize,
 ) {
     let Stream { x, h, y, mean, rstd } = stream;
-    match (place, out_norm) {
+    let after = match (place, out_norm) {
         // x + norm(f(norm(x)))
-        (_, Some(out_norm)) => {
-            let (x, h, y) = (x.take(len), h.take(len), y.take(len));
-            w.product(from, y, Finish::default());
-            normalise(out_norm, y, h, mean, rstd);
-            add(x, h);
-        }
-        // norm(x + f(x))
-        (NormPlace::Post, None) => {
-            w.product(from, x.take(len), Finish { add: true, ..Finish::default() });
-            normalise(norm, x.take(len), h.take(len), mean, rstd);
-            std::mem::swap(x, h);
-        }
-        // x + f(norm(x))
-        (_, None) => w.product(from, x.take(len), Finish { add: true, ..Finish::default() }),
+        (_, Some(out_norm)) => Some(out_norm),
+        // x + norm(f(x))
+        (NormPlace::Out, None) => Some(norm),
+        _ => None,
+    };
+    if let Some(after) = after {
+        let (x, h, y) = (x.take(len), h.take(len), y.take(len));
+        w.product(inputs, from, y, Finish::default());
+        normalise(after, y, h, mean, rstd);
+        return add(x, h);
+    }
+    // x + f(norm(x)), or norm(x + f(x))
+    w.product(inputs, from, x.take(len), Finish { add: true, ..Finish::default() });
+    if place == NormPlace::Post {
+        normalise(norm, x.take(len), h.take(len), mean, rstd);
+        std::mem::swap(x, h);
     }
 }
 

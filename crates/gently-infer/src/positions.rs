@@ -11,8 +11,8 @@ pub(crate) enum Positions {
     None,
     /// Sines in even channels, cosines in odd ones (Vaswani et al. 2017, §3.5), `[_, C]`.
     Sinusoidal(Growing<Vec<f32>>),
-    /// Angles of pairs of channels.
-    Rotary(Growing<RopeTable>),
+    /// Angles of pairs of channels: one table, or two where some layers have their own (Gemma 3).
+    Rotary(Rotary),
     /// Slope of each head.
     Alibi(Vec<f32>),
 }
@@ -22,9 +22,44 @@ impl Positions {
         match cfg.position {
             Position::Learned | Position::None => Self::None,
             Position::Sinusoidal => Self::Sinusoidal(Growing::default()),
-            Position::Rotary => Self::Rotary(Growing::default()),
+            Position::Rotary => Self::Rotary(Rotary::of(cfg)),
             Position::Alibi => Self::Alibi(alibi_slopes(cfg.heads)),
         }
+    }
+}
+
+/// Rotary tables by layer.
+pub(crate) struct Rotary {
+    tables: Vec<(Vec<f64>, Growing<RopeTable>)>,
+    /// The table of each layer.
+    of_layer: Vec<usize>,
+}
+
+impl Rotary {
+    fn of(cfg: &DecoderConfig) -> Self {
+        let (mut tables, mut of_layer) = (Vec::<(Vec<f64>, Growing<RopeTable>)>::new(), Vec::new());
+        for layer in 0..cfg.layers {
+            let frequencies = cfg.rope_frequencies(layer);
+            let at = tables.iter().position(|t| t.0 == frequencies).unwrap_or_else(|| {
+                tables.push((frequencies, Growing::default()));
+                tables.len() - 1
+            });
+            of_layer.push(at);
+        }
+        Self { tables, of_layer }
+    }
+
+    /// The tables for positions below `end`, and which one a layer has.
+    pub fn reaching(&self, end: usize, most: usize) -> Vec<Arc<RopeTable>> {
+        let table = |(frequencies, table): &(Vec<f64>, Growing<RopeTable>)| {
+            table.reaching(end, most, |rows| RopeTable::with_frequencies(rows, frequencies))
+        };
+        self.tables.iter().map(table).collect()
+    }
+
+    /// Which of the tables a layer has.
+    pub fn of_layer(&self, layer: usize) -> usize {
+        self.of_layer[layer]
     }
 }
 

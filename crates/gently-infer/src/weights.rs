@@ -1,52 +1,20 @@
 //! A model's weights as the plan reads them: packed, merged, each in one place.
 //!
-//! Here: taking a [`Decoder`] apart by the names of its parameters. Not here: what is computed with them (see
-//! [`crate::Plan`]).
+//! Here: taking a [`Decoder`], or the files of a published model, apart by the names of our parameters. Not here: what is
+//! computed with them (see [`crate::Plan`]).
 
 use crate::error::{Error, Result};
+use crate::matrix::{Matrix, Stored};
 use gently_kernels::gemm::Activation;
-use gently_kernels::gemm::packed::{Finish, Packed};
 use gently_kernels::norm;
-use gently_models::config::{DecoderConfig, MlpKind, NormKind, NormPlace, Position};
+use gently_kernels::quant::BlockType;
+use gently_models::config::{DecoderConfig, MlpKind, NormKind};
+use gently_models::weights::WeightSource;
 use gently_models::{Decoder, Param};
 use gently_tensor::DType;
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use xxhash_rust::xxh3::Xxh3;
-
-/// A weight matrix `[rows, cols]` with its bias, ready for products.
-pub(crate) enum Matrix {
-    F32(Packed),
-}
-
-impl Matrix {
-    /// `y[N, rows] = finish(x[N, cols])`.
-    pub fn product(&self, x: &[f32], y: &mut [f32], finish: Finish) {
-        match self {
-            Self::F32(w) => w.product(x, y, finish),
-        }
-    }
-
-    /// Width of a row of y.
-    pub fn rows(&self) -> usize {
-        match self {
-            Self::F32(w) => w.rows(),
-        }
-    }
-
-    /// One row of the matrix: a token's embedding.
-    pub fn row(&self, r: usize, out: &mut [f32]) {
-        match self {
-            Self::F32(w) => w.row(r, out),
-        }
-    }
-
-    /// Bytes held, which are the bytes read by a product.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::F32(w) => w.bytes(),
-        }
-    }
-}
 
 /// A norm of rows of C channels.
 pub(crate) struct Norm {
@@ -69,20 +37,28 @@ impl Norm {
     }
 }
 
+/// The way into the MLP's hidden row.
+pub(crate) enum Up {
+    /// One matrix; with a gate, gate and up in one.
+    One(Matrix),
+    /// Gate and up of different types.
+    Two(Matrix, Matrix),
+}
+
 /// One block.
 pub(crate) struct Layer {
     pub mixer_norm: Norm,
     pub mixer_out_norm: Option<Norm>,
     /// `[(H+2Hk)·D, C]`
     pub qkv: Matrix,
-    /// Norms of a query's and a key's head.
+    /// Norms of queries and of keys, each head by itself or all in one row.
     pub qk_norm: Option<(Norm, Norm)>,
     /// `[C, H·D]`
     pub out: Matrix,
     pub mlp_norm: Norm,
     pub mlp_out_norm: Option<Norm>,
-    /// `[M, C]`, gated for SwiGLU.
-    pub up: Matrix,
+    /// To `[M]`
+    pub up: Up,
     pub activation: Activation,
     /// `[C, M]`
     pub down: Matrix,
@@ -95,6 +71,7 @@ pub(crate) struct Weights {
     pub tokens: Matrix,
     /// `[context, C]`
     pub positions: Option<Vec<f32>>,
+    pub embed_norm: Option<Norm>,
     pub layers: Vec<Layer>,
     pub final_norm: Option<Norm>,
     /// `[V, C]`; `None` when tied.
@@ -105,41 +82,55 @@ pub(crate) struct Weights {
 
 impl Weights {
     /// Packs the parameters of a decoder.
-    pub fn of(model: &Decoder) -> Result<Self> {
-        let cfg = model.config().clone();
-        refuse(&cfg)?;
-        let mut parts = Parts::new(model.params());
+    pub fn of_decoder(model: &Decoder) -> Result<Self> {
+        let params = model.params().iter().map(|p| (p.name.clone(), p)).collect();
+        Self::of(model.config(), Source::Memory(params))
+    }
+
+    /// Packs the weights of a published model as they are stored.
+    pub fn of_files(source: &WeightSource) -> Result<Self> {
+        Self::of(source.config(), Source::Files(source))
+    }
+
+    fn of(cfg: &DecoderConfig, source: Source<'_>) -> Result<Self> {
+        let cfg = cfg.clone();
+        if cfg.bidirectional {
+            return Err(Error::Lowering { what: "an encoder's tokens see those after them".into() });
+        }
+        let mut parts = Parts::new(source);
         let (c, v, m) = (cfg.width, cfg.vocab, cfg.mlp_width());
         let hd = cfg.heads * cfg.head_width();
 
-        let tokens = parts.matrix("embed.tokens", v, c, false)?;
+        let tokens = parts.matrix("embed.tokens", v, c)?;
         let positions = parts.vector("embed.positions")?;
-        let mut layers = Vec::with_capacity(cfg.layers);
+        let embed_norm = parts.norm_if(&cfg, "embed_norm")?;
+        let mut layers = Vec::new();
         for i in 0..cfg.layers {
             let name = |part: &str| format!("blocks.{i}.{part}");
-            let gated = cfg.mlp == MlpKind::Swiglu;
-            let up = name(if gated { "mlp.gate_up" } else { "mlp.up" });
             let head_norm =
-                |scale: Vec<f32>| Norm { kind: norm::Kind::Rms, weight: scale, bias: None, eps: cfg.norm_eps as f32 };
+                |weight: Vec<f32>| Norm { kind: norm::Kind::Rms, weight, bias: None, eps: cfg.norm_eps as f32 };
             let q_norm = parts.vector(&name("mixer.q_norm.weight"))?.map(head_norm);
             let k_norm = parts.vector(&name("mixer.k_norm.weight"))?.map(head_norm);
             layers.push(Layer {
                 mixer_norm: parts.norm(&cfg, &name("mixer_norm"))?,
                 mixer_out_norm: parts.norm_if(&cfg, &name("mixer_out_norm"))?,
-                qkv: parts.matrix(&name("mixer.qkv"), cfg.qkv_width(), c, false)?,
+                qkv: parts.matrix(&name("mixer.qkv.weight"), cfg.qkv_width(), c)?,
                 qk_norm: q_norm.zip(k_norm),
-                out: parts.matrix(&name("mixer.out"), c, hd, false)?,
+                out: parts.matrix(&name("mixer.out.weight"), c, hd)?,
                 mlp_norm: parts.norm(&cfg, &name("mlp_norm"))?,
                 mlp_out_norm: parts.norm_if(&cfg, &name("mlp_out_norm"))?,
-                up: parts.matrix(&up, m, c, gated)?,
+                up: match cfg.mlp.is_gated() {
+                    true => parts.gated(&name("mlp.gate_up.weight"), m, c)?,
+                    false => Up::One(parts.matrix(&name("mlp.up.weight"), m, c)?),
+                },
                 activation: activation(cfg.mlp),
-                down: parts.matrix(&name("mlp.down"), c, m, false)?,
+                down: parts.matrix(&name("mlp.down.weight"), c, m)?,
             });
         }
         let final_norm = parts.norm_if(&cfg, "final_norm")?;
-        let head = if cfg.tied_head { None } else { Some(parts.matrix("head", v, c, false)?) };
+        let head = if cfg.tied_head { None } else { Some(parts.matrix("head.weight", v, c)?) };
         let identity = parts.finish(&cfg)?;
-        Ok(Self { cfg, tokens, positions, layers, final_norm, head, identity })
+        Ok(Self { cfg, tokens, positions, embed_norm, layers, final_norm, head, identity })
     }
 
     /// The matrix of the head.
@@ -147,10 +138,32 @@ impl Weights {
         self.head.as_ref().unwrap_or(&self.tokens)
     }
 
+    /// All matrices of products, the head once.
+    fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        self.layers
+            .iter()
+            .flat_map(|l| {
+                let (up, more) = match &l.up {
+                    Up::One(up) => (up, None),
+                    Up::Two(gate, up) => (gate, Some(up)),
+                };
+                [Some(&l.qkv), Some(&l.out), Some(up), more, Some(&l.down)].into_iter().flatten()
+            })
+            .chain([self.head()])
+    }
+
     /// Bytes of weights that one pass reads, whatever its number of rows: all matrices, and the head once.
     pub fn bytes_per_pass(&self) -> usize {
-        let layer = |l: &Layer| l.qkv.bytes() + l.out.bytes() + l.up.bytes() + l.down.bytes();
-        self.layers.iter().map(layer).sum::<usize>() + self.head().bytes()
+        self.matrices().map(Matrix::bytes).sum()
+    }
+
+    /// Bytes of matrices by the name of their type.
+    pub fn types(&self) -> BTreeMap<&'static str, usize> {
+        let mut all = BTreeMap::new();
+        for (name, bytes) in self.matrices().flat_map(Matrix::types) {
+            *all.entry(name).or_insert(0) += bytes;
+        }
+        all
     }
 
     /// Bytes held.
@@ -160,79 +173,137 @@ impl Weights {
     }
 }
 
-/// Choices that the plan does not compute must not be dropped silently.
-fn refuse(cfg: &DecoderConfig) -> Result<()> {
-    let natural = 1.0 / (cfg.head_width() as f64).sqrt();
-    let choices = [
-        ("mlp = geglu", cfg.mlp == MlpKind::Geglu),
-        ("norm_place = out", cfg.norm_place == NormPlace::Out),
-        ("rotary_width", cfg.position == Position::Rotary && cfg.rotary_width() != cfg.head_width()),
-        ("rope_factors", cfg.rope_factors.is_some()),
-        ("local_rope_theta", cfg.local_rope_theta.is_some() && cfg.window.is_some()),
-        ("window_skip", cfg.window_skip.is_some() && cfg.window.is_some()),
-        ("qk_norm_wide", cfg.qk_norm_wide),
-        ("attention_scale", (cfg.attention_scale() - natural).abs() > 1e-9),
-        ("embed_scale", cfg.embed_scale.is_some()),
-        ("embed_norm", cfg.embed_norm),
-        ("parallel", cfg.parallel),
-        ("bidirectional", cfg.bidirectional),
-    ];
-    match choices.iter().find(|(_, wanted)| *wanted) {
-        Some((choice, _)) => Err(Error::Lowering { what: format!("the model's {choice} has no fused form yet") }),
-        None => Ok(()),
-    }
-}
-
 fn activation(kind: MlpKind) -> Activation {
     match kind {
-        MlpKind::Gelu => Activation::GeluTanh,
+        MlpKind::Gelu | MlpKind::Geglu => Activation::GeluTanh,
         MlpKind::GeluErf => Activation::GeluErf,
         MlpKind::Relu => Activation::Relu,
         MlpKind::Relu2 => Activation::Relu2,
-        MlpKind::Silu => Activation::Silu,
-        // The gate is applied by the packed weights.
-        MlpKind::Swiglu | MlpKind::Geglu => Activation::None,
+        MlpKind::Silu | MlpKind::Swiglu => Activation::Silu,
+    }
+}
+
+/// Where parameters come from.
+enum Source<'a> {
+    Memory(BTreeMap<String, &'a Param>),
+    Files(&'a WeightSource),
+}
+
+impl<'a> Source<'a> {
+    fn names(&self) -> BTreeSet<String> {
+        match self {
+            Self::Memory(params) => params.keys().cloned().collect(),
+            Self::Files(files) => files.params().map(|(name, _)| name.to_owned()).collect(),
+        }
+    }
+
+    /// The rows of a parameter that there is, with the length of a row.
+    fn parts(&self, name: &str) -> Result<(Vec<Stored<'a>>, usize)> {
+        match self {
+            Self::Memory(params) => {
+                let Some(param) = params.get(name) else { return Ok((Vec::new(), 0)) };
+                let values = param.tensor.to_dtype(DType::F32)?.to_vec::<f32>()?;
+                let rows = param.tensor.dims().first().copied().unwrap_or(1);
+                let cols = values.len() / rows.max(1);
+                let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+                Ok((vec![Stored { ty: BlockType::F32, rows, bytes: Cow::Owned(bytes) }], cols))
+            }
+            Self::Files(files) => {
+                let parts = files.parts(name)?;
+                let cols = parts.first().map_or(0, |p| p.cols);
+                let stored = |p: gently_models::weights::Part<'a>| -> Result<Stored<'a>> {
+                    Ok(match BlockType::from_ggml_id(p.kind.id()) {
+                        Some(ty) => Stored { ty, rows: p.rows, bytes: p.bytes },
+                        // Types that products do not know become numbers.
+                        None => {
+                            let bytes = p.to_f32()?.iter().flat_map(|v| v.to_le_bytes()).collect();
+                            Stored { ty: BlockType::F32, rows: p.rows, bytes: Cow::Owned(bytes) }
+                        }
+                    })
+                };
+                Ok((parts.into_iter().map(stored).collect::<Result<_>>()?, cols))
+            }
+        }
     }
 }
 
 /// Parameters by name, each to be taken once.
 struct Parts<'a> {
-    rest: BTreeMap<&'a str, &'a Param>,
+    source: Source<'a>,
+    rest: BTreeSet<String>,
     hash: Xxh3,
 }
 
 impl<'a> Parts<'a> {
-    fn new(params: &'a [Param]) -> Self {
-        Self { rest: params.iter().map(|p| (p.name.as_str(), p)).collect(), hash: Xxh3::new() }
+    fn new(source: Source<'a>) -> Self {
+        Self { rest: source.names(), source, hash: Xxh3::new() }
     }
 
-    fn vector(&mut self, name: &str) -> Result<Option<Vec<f32>>> {
-        let Some(param) = self.rest.remove(name) else { return Ok(None) };
-        let values = param.tensor.to_dtype(DType::F32)?.to_vec::<f32>()?;
+    fn take(&mut self, name: &str) -> Result<Option<(Vec<Stored<'a>>, usize)>> {
+        if !self.rest.remove(name) {
+            return Ok(None);
+        }
+        let (parts, cols) = self.source.parts(name)?;
         // Enough of each tensor to tell models apart; all of it would cost a pass over memory.
         self.hash.update(name.as_bytes());
-        values.iter().step_by(values.len() / 64 + 1).for_each(|v| self.hash.update(&v.to_le_bytes()));
-        Ok(Some(values))
-    }
-
-    fn need(&mut self, name: &str) -> Result<Vec<f32>> {
-        self.vector(name)?.ok_or_else(|| Error::Lowering { what: format!("it has no parameter {name}") })
-    }
-
-    /// `[rows, cols]`, or `[2·rows, cols]` when gated, under `name` or `name.weight` with `name.bias`.
-    fn matrix(&mut self, name: &str, rows: usize, cols: usize, gated: bool) -> Result<Matrix> {
-        let bare = self.vector(name)?;
-        let values = match bare {
-            Some(values) => values,
-            None => self.need(&format!("{name}.weight"))?,
-        };
-        let bias = self.vector(&format!("{name}.bias"))?;
-        let all = if gated { 2 * rows } else { rows };
-        if values.len() != all * cols || bias.as_ref().is_some_and(|b| b.len() != all) {
-            return Err(Error::Lowering { what: format!("{name} is not a matrix of {all} rows and {cols} columns") });
+        for part in &parts {
+            part.bytes.chunks(part.bytes.len() / 64 + 1).for_each(|c| self.hash.update(&c[..c.len().min(8)]));
         }
-        let pack = if gated { Packed::gated } else { Packed::new };
-        Ok(Matrix::F32(pack(&values, rows, cols, bias.as_deref())))
+        Ok(Some((parts, cols)))
+    }
+
+    /// A parameter that is computed with as it is.
+    fn vector(&mut self, name: &str) -> Result<Option<Vec<f32>>> {
+        let Some((parts, cols)) = self.take(name)? else { return Ok(None) };
+        let mut all = Vec::new();
+        for part in parts {
+            let mut values = vec![0.0; part.rows * cols];
+            gently_kernels::quant::dequantize(part.ty, &part.bytes, &mut values)
+                .map_err(|e| Error::Lowering { what: format!("{name}: {e}") })?;
+            all.extend(values);
+        }
+        Ok(Some(all))
+    }
+
+    /// The rows of a matrix of known size, with its bias.
+    fn rows(&mut self, name: &str, rows: usize, cols: usize) -> Result<(Vec<Stored<'a>>, Option<Vec<f32>>)> {
+        let Some((parts, width)) = self.take(name)? else {
+            return Err(Error::Lowering { what: format!("it has no parameter {name}") });
+        };
+        if width != cols || parts.iter().map(|p| p.rows).sum::<usize>() != rows {
+            return Err(Error::Lowering { what: format!("{name} is not a matrix of {rows} rows and {cols} columns") });
+        }
+        let bias = match name.strip_suffix(".weight") {
+            Some(layer) => self.vector(&format!("{layer}.bias"))?,
+            None => None,
+        };
+        Ok((parts, bias))
+    }
+
+    fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
+        let (parts, bias) = self.rows(name, rows, cols)?;
+        Matrix::pack(name, parts, cols, bias)
+    }
+
+    /// Gate over up, `[2·rows, cols]`.
+    fn gated(&mut self, name: &str, rows: usize, cols: usize) -> Result<Up> {
+        let (parts, bias) = self.rows(name, 2 * rows, cols)?;
+        let (gate, up) = halves(name, parts, rows, cols)?;
+        match (<[_; 1]>::try_from(gate), <[_; 1]>::try_from(up)) {
+            (Ok([gate]), Ok([up])) if gate.ty == up.ty => Ok(Up::One(Matrix::gated(name, [gate, up], cols, bias)?)),
+            (gate, up) => {
+                let whole = |half: Result<[Stored<'a>; 1], Vec<Stored<'a>>>| half.map_or_else(|v| v, |one| one.into());
+                let (first, second) = match bias {
+                    Some(mut bias) => {
+                        let second = bias.split_off(rows);
+                        (Some(bias), Some(second))
+                    }
+                    None => (None, None),
+                };
+                let gate = Matrix::pack(name, whole(gate), cols, first)?;
+                Ok(Up::Two(gate, Matrix::pack(name, whole(up), cols, second)?))
+            }
+        }
     }
 
     fn norm_if(&mut self, cfg: &DecoderConfig, name: &str) -> Result<Option<Norm>> {
@@ -251,10 +322,38 @@ impl<'a> Parts<'a> {
 
     /// All parameters must have been taken: one that is left would be silently ignored.
     fn finish(mut self, cfg: &DecoderConfig) -> Result<u64> {
-        if let Some(name) = self.rest.keys().next() {
+        if let Some(name) = self.rest.first() {
             return Err(Error::Lowering { what: format!("parameter {name} has no place in it") });
         }
         self.hash.update(serde_json::Value::Object(cfg.to_keys()).to_string().as_bytes());
         Ok(self.hash.digest())
     }
+}
+
+/// Cuts parts of `[2·rows, cols]` after `rows`.
+fn halves<'a>(
+    name: &str,
+    parts: Vec<Stored<'a>>,
+    rows: usize,
+    cols: usize,
+) -> Result<(Vec<Stored<'a>>, Vec<Stored<'a>>)> {
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    let mut at = 0;
+    for part in parts {
+        let here = rows.saturating_sub(at).min(part.rows);
+        at += part.rows;
+        if here == part.rows {
+            first.push(part);
+        } else if here == 0 {
+            second.push(part);
+        } else {
+            let Some(cut) = part.ty.row_bytes(cols).map(|b| b * here) else {
+                return Err(Error::Lowering { what: format!("{name} has rows of no whole number of blocks") });
+            };
+            let (a, b) = part.bytes.split_at(cut);
+            first.push(Stored { ty: part.ty, rows: here, bytes: Cow::Owned(a.to_vec()) });
+            second.push(Stored { ty: part.ty, rows: part.rows - here, bytes: Cow::Owned(b.to_vec()) });
+        }
+    }
+    Ok((first, second))
 }

@@ -1,5 +1,6 @@
 //! The memory of a pass: allocated once, used again.
 
+use crate::matrix::Inputs;
 use gently_kernels::buffer::AlignedBuf;
 
 /// Buffers of a pass. One belongs to whoever runs passes; it grows to the largest pass and stays.
@@ -13,8 +14,11 @@ pub struct Work {
     pub(crate) heads_normed: Buffer,
     /// Attention's output, `[N, H·D]`.
     pub(crate) mixed: Buffer,
-    /// Hidden rows of the MLP, `[N, M]`.
+    /// Hidden rows of the MLP, `[N, M]`, and those of a gate with a matrix of its own.
     pub(crate) hidden: Buffer,
+    pub(crate) up: Buffer,
+    /// Rows in the forms that matrices want.
+    pub(crate) inputs: Inputs,
     /// What goes into the head, `[R, C]`, R the rows whose logits are wanted.
     pub(crate) features: Buffer,
     pub(crate) features_len: usize,
@@ -53,8 +57,16 @@ impl Work {
     pub fn bytes(&self) -> usize {
         let s = &self.stream;
         let stream = [&s.x, &s.h, &s.y, &s.mean, &s.rstd];
-        let rest =
-            [&self.qkv, &self.heads, &self.heads_normed, &self.mixed, &self.hidden, &self.features, &self.logits];
+        let rest = [
+            &self.qkv,
+            &self.heads,
+            &self.heads_normed,
+            &self.mixed,
+            &self.hidden,
+            &self.up,
+            &self.features,
+            &self.logits,
+        ];
         stream.iter().chain(&rest).map(|b| b.0.as_ref().map_or(0, |b| 4 * b.len())).sum()
     }
 }

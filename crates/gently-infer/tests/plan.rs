@@ -2,7 +2,7 @@
 
 use gently_infer::{Elem, Error, Piece, Plan, PlanOptions, PrefixCache, State, Wanted, Work};
 use gently_models::config::{DecoderConfig, Family, MlpKind, NormKind, NormPlace, Position};
-use gently_models::{Decoder, ForwardCx};
+use gently_models::{Decoder, ForwardCx, WeightSource};
 use gently_tensor::{Device, Rng};
 
 const VOCAB: usize = 29;
@@ -39,6 +39,18 @@ fn configs() -> Vec<DecoderConfig> {
         all.push(DecoderConfig { mlp, ..gpt2.clone() });
     }
     all.extend([
+        DecoderConfig { norm_place: NormPlace::Out, qk_norm: true, qk_norm_wide: true, ..llama.clone() },
+        DecoderConfig { mlp: MlpKind::Geglu, embed_scale: Some(3.0), ..llama.clone() },
+        DecoderConfig { parallel: true, rotary_width: Some(2), position: Position::Rotary, ..gpt2.clone() },
+        DecoderConfig { embed_norm: true, embed_scale: Some(0.5), attention_scale: Some(0.7), ..gpt2.clone() },
+        DecoderConfig { rope_factors: Some(vec![1.0, 4.0, 8.0]), out_bias: Some(true), ..llama.clone() },
+        DecoderConfig {
+            window: Some(9),
+            window_skip: Some(2),
+            local_rope_theta: Some(100.0),
+            norm_place: NormPlace::Both,
+            ..llama.clone()
+        },
         DecoderConfig { attention_bias: false, mlp_bias: true, tied_head: false, ..gpt2.clone() },
         DecoderConfig { attention_bias: true, mlp_bias: true, tied_head: true, ..llama.clone() },
         DecoderConfig { kv_heads: Some(2), head_width: Some(10), mlp_width: Some(37), ..llama.clone() },
@@ -98,6 +110,39 @@ fn logits_are_the_models_for_every_configuration() {
             }
         }
     }
+}
+
+/// The models of the other crate's fixtures, as files of both kinds: what is computed on stored weights is what the
+/// model on the tape computes from the same.
+#[test]
+fn published_files_give_the_logits_of_their_models() {
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../gently-models/tests/golden");
+    let mut seen = 0;
+    for dir in std::fs::read_dir(golden).unwrap().map(|d| d.unwrap().path()).filter(|d| d.is_dir()) {
+        for path in [dir.clone(), dir.join("model.gguf")] {
+            if !(path.is_file() || path.join("config.json").is_file()) {
+                continue;
+            }
+            let source = WeightSource::open(&path).unwrap();
+            if source.config().bidirectional {
+                assert!(matches!(Plan::of_files(&source, PlanOptions::default()), Err(Error::Lowering { .. })));
+                continue;
+            }
+            let model = source.decoder(&Device::Cpu).unwrap();
+            let plan = Plan::of_files(&source, PlanOptions::default()).unwrap();
+            let vocab = source.config().vocab as u64;
+            let mut rng = Rng::new(1);
+            let ids: Vec<u32> = (0..20.min(source.config().context)).map(|_| rng.below(vocab) as u32).collect();
+            let want = model.logits(&model.ids(&ids, 1).unwrap(), &ForwardCx::default()).unwrap();
+            let want = want.to_vec::<f32>().unwrap();
+            let got = read(&plan, &mut plan.state(), &ids, &[3, ids.len() - 3]);
+            let scale = want.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+            let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst <= 1e-4 * scale, "{}: {worst}", path.display());
+            seen += 1;
+        }
+    }
+    assert!(seen >= 10, "{seen} models");
 }
 
 #[test]

@@ -3,8 +3,10 @@
 //! Here: [`TextModel`], opened from what a path means (see [`crate::folder`]). Not here: what is written with it (see
 //! [`crate::write`](mod@crate::write)).
 
-use crate::folder::{Error, ModelFolder};
+use crate::folder::{self, Error};
+use crate::gguf;
 use gently_infer::{Elem, Engine, EngineOptions, Plan, PlanOptions};
+use gently_models::WeightSource;
 use gently_text::{ChatTemplate, Tokenizer};
 use std::path::{Path, PathBuf};
 
@@ -28,14 +30,15 @@ pub struct TextModel {
     path: PathBuf,
     engine: Engine,
     tokenizer: Tokenizer,
-    ends: Vec<u32>,
+    template: Option<ChatTemplate>,
 }
 
 impl TextModel {
-    /// Opens the model that `path` means: a GGUF file, a run folder, a checkpoint, or a Hugging Face folder.
+    /// Opens the model that `path` means: a GGUF file, a run folder, a checkpoint, or a Hugging Face
+    /// folder. Quantized weights are computed with as they are stored.
     ///
     /// # Errors
-    /// As [`ModelFolder::open`].
+    /// No model there; files that are damaged or do not fit each other.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::open_with(path, OpenOptions::default())
     }
@@ -45,10 +48,18 @@ impl TextModel {
     /// # Errors
     /// As there.
     pub fn open_with(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self, Error> {
-        let ModelFolder { path, model, tokenizer } = ModelFolder::open(path)?;
-        let plan = Plan::new(&model, options.plan)?;
-        let ends = tokenizer.ends().to_vec();
-        Ok(Self { path, engine: Engine::new(plan, options.engine), tokenizer, ends })
+        let path = folder::locate(path.as_ref())?;
+        let weights = WeightSource::open(&path)?;
+        let (tokenizer, template) = match weights.gguf() {
+            Some(file) => (gguf::tokenizer(file)?, gguf::chat_template(file)?),
+            None => (Tokenizer::load(&path)?, ChatTemplate::load(&path)?),
+        };
+        let (size, model) = (tokenizer.vocab_size(), weights.config().vocab);
+        if size > model {
+            return Err(Error::Vocabulary { tokenizer: size, model, path });
+        }
+        let plan = Plan::of_files(&weights, options.plan)?;
+        Ok(Self { path, engine: Engine::new(plan, options.engine), tokenizer, template })
     }
 
     /// The plan alone of the model that `path` means.
@@ -56,7 +67,8 @@ impl TextModel {
     /// # Errors
     /// As [`TextModel::open`].
     pub fn plan(path: impl AsRef<Path>, options: PlanOptions) -> Result<Plan, Error> {
-        Ok(Plan::new(&ModelFolder::open(path)?.model, options)?)
+        let weights = WeightSource::open(folder::locate(path.as_ref())?)?;
+        Ok(Plan::of_files(&weights, options)?)
     }
 
     /// What was opened.
@@ -74,16 +86,8 @@ impl TextModel {
         &self.tokenizer
     }
 
-    /// The model's chat template; `None` where it has none.
-    ///
-    /// # Errors
-    /// A template that cannot be read.
-    pub fn chat_template(&self) -> Result<Option<ChatTemplate>, Error> {
-        crate::folder::chat_template(&self.path)
-    }
-
-    /// Tokens that end a text.
-    pub fn ends(&self) -> &[u32] {
-        &self.ends
+    /// Its chat template; `None` where it has none.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
     }
 }

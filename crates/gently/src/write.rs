@@ -55,7 +55,7 @@ pub enum End {
     Length,
     /// A stop string came.
     Stop,
-    /// The model wrote a token that ends its texts.
+    /// The model wrote a token that ends a text or an answer.
     EndOfText,
     /// It was cancelled, or the engine went away.
     Cancelled,
@@ -80,12 +80,7 @@ impl Writer {
     /// # Errors
     /// A prompt outside the vocabulary, a sampling parameter out of range, an engine with a full queue.
     pub fn new(model: &TextModel, prompt: &str, options: &WriteOptions) -> Result<Self, Error> {
-        let tokenizer = model.tokenizer();
-        let mut ids = tokenizer.encode_prompt(prompt)?;
-        if ids.is_empty() {
-            ids.push(tokenizer.end_of_text().unwrap_or(0));
-        }
-        Self::of_tokens(model, ids, options)
+        Self::of_tokens(model, model.tokenizer().encode_prompt(prompt)?, options)
     }
 
     /// Starts after a rendered chat template, which holds every special token that it wants.
@@ -96,23 +91,27 @@ impl Writer {
         Self::of_tokens(model, model.tokenizer().encode_with_specials(text)?, options)
     }
 
-    /// As [`Writer::new`], for a prompt in tokens.
+    /// Starts after these tokens; where there are none, as [`Writer::new`] does for an empty prompt.
     ///
     /// # Errors
-    /// As there.
-    pub fn of_tokens(model: &TextModel, prompt: Vec<u32>, options: &WriteOptions) -> Result<Self, Error> {
+    /// As [`Writer::new`].
+    pub fn of_tokens(model: &TextModel, mut prompt: Vec<u32>, options: &WriteOptions) -> Result<Self, Error> {
+        let tokenizer = model.tokenizer();
+        if prompt.is_empty() {
+            prompt.push(tokenizer.end_of_text().unwrap_or(0));
+        }
         let prompt_tokens = prompt.len();
         let request = Request {
             max_tokens: options.max_tokens,
             sampling: options.sampling.clone(),
-            stop: model.ends().to_vec(),
-            below: Some(model.tokenizer().vocab_size()),
+            stop: tokenizer.ends().to_vec(),
+            below: Some(tokenizer.vocab_size()),
             slide: true,
             ..Request::new(prompt)
         };
         Ok(Self {
             stream: model.engine().submit(request)?,
-            decoder: StreamDecoder::new(model.tokenizer()),
+            decoder: StreamDecoder::new(tokenizer),
             stop: options.stop.iter().filter(|s| !s.is_empty()).cloned().collect(),
             held: String::new(),
             prompt_tokens,

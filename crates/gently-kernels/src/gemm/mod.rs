@@ -17,7 +17,6 @@
 mod blocked;
 mod micro;
 mod pack;
-pub mod packed;
 pub mod plain;
 pub(crate) mod scratch;
 mod skinny;

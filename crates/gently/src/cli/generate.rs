@@ -98,7 +98,7 @@ pub fn run(args: Args) -> Result<()> {
 
 /// The prompt as a conversation of one turn, in the model's template.
 fn conversation(model: &TextModel, system: Option<String>, prompt: &str) -> Result<String> {
-    let Some(template) = model.chat_template()? else {
+    let Some(template) = model.chat_template() else {
         let what = format!("{} has no chat template", model.path().display());
         return Err(advise(what, "leave --chat out, or take a model that was taught to chat"));
     };

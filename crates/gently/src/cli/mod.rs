@@ -3,6 +3,7 @@
 pub mod failure;
 
 mod bench;
+mod chat;
 mod convert;
 mod data;
 mod doctor;
@@ -39,6 +40,8 @@ enum Command {
     Train(train::Args),
     /// Continue a prompt with a trained or published model
     Generate(generate::Args),
+    /// Talk with a model
+    Chat(chat::Args),
     /// Say how likely a text is to a model: log-likelihood, perplexity, bits per byte
     Score(score::Args),
     /// Prepare, inspect and fetch training text
@@ -63,6 +66,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Quickstart(args) => quickstart::run(args),
         Command::Train(args) => train::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Chat(args) => chat::run(args),
         Command::Score(args) => score::run(args),
         Command::Data(args) => data::run(args),
         Command::Convert(args) => convert::run(args),

@@ -49,7 +49,7 @@ fn a_run_can_be_written_with_inspected_and_explained() {
     assert!(long["tokens"].as_u64().unwrap() > 1000, "{long}");
     assert!((0.1..8.0).contains(&long["bits_per_byte"].as_f64().unwrap()), "{long}");
 
-    let bench = ["bench", "infer", run, "--prefill", "10", "--decode", "5", "--batch", "2", "--depth", "3", "--json"];
+    let bench = ["bench", "infer", run, "--prefill", "20", "--decode", "5", "--batch", "2", "--depth", "3", "--json"];
     let bench: serde_json::Value = serde_json::from_str(&succeed(&bench).out).unwrap();
     assert!(bench["results"].as_array().unwrap().iter().all(|r| r["tokens_per_second"].as_f64().unwrap() > 0.0));
 
@@ -92,10 +92,11 @@ fn the_machine_is_described() {
 
 #[test]
 fn every_command_has_an_example_in_its_help() {
-    for command in [
+    let commands = [
         "quickstart",
         "train",
         "generate",
+        "chat",
         "score",
         "data",
         "inspect",
@@ -104,7 +105,8 @@ fn every_command_has_an_example_in_its_help() {
         "spec",
         "bench",
         "doctor",
-    ] {
+    ];
+    for command in commands {
         let help = gently(&[command, "--help"]);
         assert!(help.ok);
         assert!(help.out.contains(&format!("gently {command}")), "{command} --help shows no example");

@@ -1,0 +1,330 @@
+//! `gently chat`: a conversation with a model.
+
+use super::failure::advise;
+use super::output::{data, say};
+use super::sampling::Sampling;
+use anyhow::Result;
+use clap::Args as ClapArgs;
+use gently::text_model::TextModel;
+use gently::write::{End, WriteOptions, Writer};
+use gently_infer::Ticket;
+use gently_text::{ChatOptions, ChatTemplate, Message, TemplateTokens};
+use rustyline::error::ReadlineError;
+use rustyline::history::MemHistory;
+use rustyline::{Config, Editor};
+use serde_json::json;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// Options of `gently chat`.
+#[derive(ClapArgs)]
+#[command(allow_negative_numbers = true)]
+#[command(
+    after_help = "Ctrl-C stops an answer, Ctrl-D ends the conversation, /help shows the commands. A line that ends in \\ goes \
+    on in the next one; a line of \"\"\" begins and ends a longer text.\n\nExamples:\n  gently chat SmolLM2-135M-Instruct.Q4_1.gguf\n  \
+    echo \"Why is the sky blue?\" | gently chat models/SmolLM2 --temperature 0"
+)]
+pub struct Args {
+    /// A GGUF file, a Hugging Face model folder, a run folder, or a checkpoint
+    model: PathBuf,
+    /// How the model is to behave
+    #[arg(long)]
+    system: Option<String>,
+    /// Use the chat template in this file rather than the model's own
+    #[arg(long, value_name = "FILE")]
+    template: Option<PathBuf>,
+    /// Write at most this many tokens in an answer
+    #[arg(long, short = 'n', default_value_t = 1024)]
+    max_tokens: usize,
+    #[command(flatten)]
+    sampling: Sampling,
+    #[command(flatten)]
+    engine: super::engine::Options,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    let model = args.engine.open(&args.model)?;
+    let own;
+    let template = match &args.template {
+        Some(file) => {
+            own = ChatTemplate::new(&std::fs::read_to_string(file)?, TemplateTokens::new(), file)?;
+            &own
+        }
+        None => model.chat_template().ok_or_else(|| {
+            advise(
+                format!("{} has no chat template", model.path().display()),
+                "continue texts with gently generate, or give a template with --template FILE",
+            )
+        })?,
+    };
+    let options =
+        WriteOptions { max_tokens: args.max_tokens, sampling: args.sampling.params(), ..WriteOptions::default() };
+    let answering = stop_on_interrupt()?;
+    let system = args.system.map(Message::system);
+    let mut chat = Chat { model: &model, template, options, answering, messages: Vec::new(), system, last: None };
+    let mut lines = Lines::new()?;
+    if lines.person {
+        say("Ctrl-C stops an answer, Ctrl-D ends the conversation, /help shows the commands.");
+    }
+    while let Some(text) = lines.next()? {
+        let text = text.trim();
+        match text.strip_prefix('/') {
+            _ if text.is_empty() => {}
+            Some(command) => {
+                if !chat.command(command)? {
+                    break;
+                }
+            }
+            None => chat.ask(text)?,
+        }
+    }
+    Ok(())
+}
+
+const COMMANDS: &str = "/system TEXT  say how the model is to behave (without TEXT: nothing special)
+/undo         forget the last question and its answer
+/again        answer the last question again
+/clear        begin a new conversation
+/save FILE    write the conversation as JSON
+/load FILE    go on with a conversation that was saved
+/stats        tokens and speed of the last answer
+/quit         end the conversation";
+
+/// A conversation.
+struct Chat<'m> {
+    model: &'m TextModel,
+    template: &'m ChatTemplate,
+    options: WriteOptions,
+    /// The answer being written, for Ctrl-C.
+    answering: Arc<Mutex<Option<Ticket>>>,
+    system: Option<Message>,
+    messages: Vec<Message>,
+    last: Option<String>,
+}
+
+impl Chat<'_> {
+    /// Runs a command; `false` ends the conversation.
+    fn command(&mut self, command: &str) -> Result<bool> {
+        let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+        let rest = rest.trim();
+        match name {
+            "help" => say(COMMANDS),
+            "quit" | "exit" => return Ok(false),
+            "system" => self.system = (!rest.is_empty()).then(|| Message::system(rest)),
+            "clear" => self.messages.clear(),
+            "undo" => self.forget(),
+            "again" => match self.messages.iter().rev().find(|m| m.role == "user").cloned() {
+                Some(question) => {
+                    self.forget();
+                    // Another answer, not the same one again.
+                    self.options.sampling.seed = self.options.sampling.seed.wrapping_add(1);
+                    self.ask(&question.content)?;
+                }
+                None => say("nothing was asked yet"),
+            },
+            "stats" => say(self.last.as_deref().unwrap_or("nothing was answered yet")),
+            "save" | "load" if rest.is_empty() => say(&format!("/{name} needs a file")),
+            // A wrong file must not end the conversation.
+            "save" => match self.save(Path::new(rest)) {
+                Ok(()) => say(&format!("saved to {rest}")),
+                Err(e) => say(&format!("not saved: {e}")),
+            },
+            "load" => match self.load(Path::new(rest)) {
+                Ok(()) => say(&format!("{} messages", self.messages.len())),
+                Err(e) => say(&format!("not loaded: {e}")),
+            },
+            _ => say(&format!("there is no /{name}; /help shows the commands")),
+        }
+        Ok(true)
+    }
+
+    /// Forgets the last question and what followed.
+    fn forget(&mut self) {
+        let at = self.messages.iter().rposition(|m| m.role == "user");
+        self.messages.truncate(at.unwrap_or(0));
+    }
+
+    /// Asks, and streams the answer.
+    fn ask(&mut self, question: &str) -> Result<()> {
+        self.messages.push(Message::user(question));
+        let prompt = match self.prompt() {
+            Ok(prompt) => prompt,
+            Err(e) => {
+                self.messages.pop();
+                // Templates refuse some conversations; the person may say it otherwise.
+                say(&format!("{e:#}"));
+                return Ok(());
+            }
+        };
+        let begun = Instant::now();
+        let mut writer = Writer::of_tokens(self.model, prompt, &self.options)?;
+        *lock(&self.answering) = Some(writer.ticket());
+        let (mut answer, mut first) = (String::new(), None);
+        let mut outcome = Ok(());
+        for piece in writer.by_ref() {
+            first.get_or_insert_with(|| begun.elapsed().as_secs_f64());
+            match piece {
+                Ok(piece) => {
+                    data(&piece)?;
+                    answer.push_str(&piece);
+                }
+                Err(e) => {
+                    outcome = Err(e);
+                    break;
+                }
+            }
+        }
+        *lock(&self.answering) = None;
+        data("\n")?;
+        outcome?;
+        let (tokens, first) = (writer.written().len(), first.unwrap_or(0.0));
+        let rate = tokens.saturating_sub(1) as f64 / (begun.elapsed().as_secs_f64() - first).max(1e-9);
+        let stopped = if writer.end() == Some(End::Cancelled) { ", stopped" } else { "" };
+        let last = format!(
+            "{tokens} tokens{stopped}, {rate:.1} tokens/s; {} tokens read, first after {:.0} ms",
+            writer.prompt_tokens(),
+            1e3 * first
+        );
+        if std::io::stderr().is_terminal() {
+            say(&dim(&last));
+        }
+        self.last = Some(last);
+        self.messages.push(Message::assistant(answer));
+        Ok(())
+    }
+
+    /// The conversation in tokens. Where it is longer than the model can read, with room for an answer, its oldest turns
+    /// are left out.
+    fn prompt(&mut self) -> Result<Vec<u32>> {
+        let room = self.model.engine().plan().room().unwrap_or(usize::MAX);
+        let answer = self.options.max_tokens.min(room / 4);
+        loop {
+            let all: Vec<Message> = self.system.iter().chain(&self.messages).cloned().collect();
+            let text = self.template.render(&all, &ChatOptions::default())?;
+            let ids = self.model.tokenizer().encode_prompt(&text)?;
+            if ids.len() + answer <= room {
+                return Ok(ids);
+            }
+            let next = self.messages.iter().skip(1).position(|m| m.role == "user");
+            match next {
+                Some(at) => {
+                    self.messages.drain(..=at);
+                    say("the conversation is longer than the model can read: its beginning is left out");
+                }
+                None if ids.len() < room => return Ok(ids),
+                None => {
+                    return Err(advise(
+                        format!("{} tokens do not fit into a context of {room}", ids.len()),
+                        "ask something shorter",
+                    ));
+                }
+            }
+        }
+    }
+
+    fn save(&self, path: &Path) -> Result<()> {
+        let message = |m: &Message| json!({"role": m.role, "content": m.content});
+        let all: Vec<_> = self.system.iter().chain(&self.messages).map(message).collect();
+        gently_formats::atomic::write(path, format!("{:#}\n", json!(all)).as_bytes())?;
+        Ok(())
+    }
+
+    fn load(&mut self, path: &Path) -> Result<()> {
+        let bad = || advise(format!("{} is not a list of messages", path.display()), "give a file that /save wrote");
+        let text = std::fs::read_to_string(path)?;
+        let all: serde_json::Value = serde_json::from_str(&text)?;
+        let mut messages = Vec::new();
+        for message in all.as_array().ok_or_else(bad)? {
+            let (Some(role), Some(content)) = (message["role"].as_str(), message["content"].as_str()) else {
+                return Err(bad());
+            };
+            messages.push(Message { role: role.into(), content: content.into() });
+        }
+        self.system = match messages.first() {
+            Some(m) if m.role == "system" => Some(messages.remove(0)),
+            _ => None,
+        };
+        self.messages = messages;
+        Ok(())
+    }
+}
+
+fn dim(text: &str) -> String {
+    match std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) {
+        true => format!("\x1b[2m{text}\x1b[0m"),
+        false => text.to_owned(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From here on Ctrl-C ends the answer being written, also while the prompt is read; with none, it ends the program.
+fn stop_on_interrupt() -> Result<Arc<Mutex<Option<Ticket>>>> {
+    let answering: Arc<Mutex<Option<Ticket>>> = Arc::default();
+    let shared = answering.clone();
+    let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT])?;
+    std::thread::Builder::new().name("gently-interrupt".into()).spawn(move || {
+        for _ in signals.forever() {
+            match lock(&shared).as_ref() {
+                Some(ticket) => ticket.cancel(),
+                None => {
+                    // As the shell expects of a program that an interrupt ended.
+                    let _ = std::io::stdout().flush();
+                    std::process::exit(130);
+                }
+            }
+        }
+    })?;
+    Ok(answering)
+}
+
+/// What the person says, of one line or several.
+struct Lines {
+    editor: Editor<(), MemHistory>,
+    /// A person types, rather than a file.
+    person: bool,
+}
+
+impl Lines {
+    fn new() -> Result<Self> {
+        let config = Config::builder().auto_add_history(true).build();
+        let editor = Editor::with_history(config, MemHistory::new())?;
+        Ok(Self { editor, person: std::io::stdin().is_terminal() })
+    }
+
+    fn line(&mut self, prompt: &str) -> Result<Option<String>> {
+        loop {
+            match self.editor.readline(if self.person { prompt } else { "" }) {
+                Ok(line) => return Ok(Some(line)),
+                Err(ReadlineError::Eof) => return Ok(None),
+                Err(ReadlineError::Interrupted) => say("Ctrl-D or /quit ends the conversation"),
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// The next text; `None` at the end.
+    fn next(&mut self) -> Result<Option<String>> {
+        const FENCE: &str = "\"\"\"";
+        let Some(mut text) = self.line("> ")? else { return Ok(None) };
+        if let Some(rest) = text.trim_start().strip_prefix(FENCE) {
+            let mut all = rest.to_owned();
+            while !all.trim_end().ends_with(FENCE) {
+                let Some(line) = self.line(". ")? else { break };
+                all.push('\n');
+                all.push_str(&line);
+            }
+            return Ok(Some(all.trim_end().trim_end_matches(FENCE).to_owned()));
+        }
+        while let Some(begun) = text.strip_suffix('\\') {
+            let begun = format!("{begun}\n");
+            text = begun + &self.line(". ")?.unwrap_or_default();
+        }
+        Ok(Some(text))
+    }
+}
