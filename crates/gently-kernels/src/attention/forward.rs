@@ -36,10 +36,6 @@ pub(super) fn forward_on(
     if shape.lse_len() == 0 {
         return Ok(());
     }
-    let plan = Plan::new(shape, spec);
-    let groups = shape.batch * shape.kv_heads;
-    let (splits, each) = cut(&plan);
-    let refusal = Refusal::default();
     let io = Io {
         q: Raw::new(&q),
         k: Raw::new(&k),
@@ -53,16 +49,84 @@ pub(super) fn forward_on(
             stride_h: shape.t_q,
         }),
     };
-    pool::parallel(groups * splits, |task| {
+    run(path, &[Sequence::new(Plan::new(shape, spec), io, 0)])
+}
+
+/// [`forward_each`](super::forward_each) on one path.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn forward_each_on(
+    path: Path,
+    shape: AttnShape,
+    lengths: &[usize],
+    spec: &AttnSpec<'_>,
+    q: HeadView<'_>,
+    k: HeadView<'_>,
+    v: HeadView<'_>,
+    out: &mut [f32],
+    lse: &mut [f32],
+) -> Result<(), OutOfMemory> {
+    assert!(spec.docs.is_none() && spec.q_start == 0, "attention: sequences of a call begin at 0 and are one document");
+    assert!(spec.dropout.is_none(), "attention: no dropout over several sequences");
+    let rows = lengths.iter().try_fold(0usize, |sum, n| sum.checked_add(*n));
+    assert_eq!(rows, Some(shape.t_q), "attention: lengths add up to Tq");
+    assert!(shape.batch == 1 && shape.t_k == shape.t_q, "attention: sequences lie in one row of the batch");
+    check_forward(shape, spec, [&q, &k, &v], out.len(), lse.len());
+    let io = Io {
+        q: Raw::new(&q),
+        k: Raw::new(&k),
+        v: Raw::new(&v),
+        out: Raw::new_mut(&mut HeadViewMut::contiguous(out, shape.t_q, shape.heads, shape.d)),
+        lse: Raw::new_mut(&mut HeadViewMut { data: lse, offset: 0, stride_b: 0, stride_t: 1, stride_h: shape.t_q }),
+    };
+    let mut sequences: Vec<Sequence<'_>> = Vec::with_capacity(lengths.len());
+    let (mut row, mut tasks) = (0, 0);
+    for &t in lengths.iter().filter(|t| **t > 0) {
+        let plan = Plan::new(AttnShape { t_q: t, t_k: t, ..shape }, spec);
+        let sequence = Sequence::new(plan, io.after(row), tasks);
+        (row, tasks) = (row + t, tasks + sequence.tasks());
+        sequences.push(sequence);
+    }
+    run(path, &sequences)
+}
+
+/// One attention of those that a call computes, and its cut into tasks.
+struct Sequence<'a> {
+    plan: Plan<'a>,
+    io: Io,
+    /// Its first task.
+    first: usize,
+    groups: usize,
+    splits: usize,
+    each: usize,
+}
+
+impl<'a> Sequence<'a> {
+    fn new(plan: Plan<'a>, io: Io, first: usize) -> Self {
+        let (splits, each) = cut(&plan);
+        Self { groups: plan.shape.batch * plan.shape.kv_heads, plan, io, first, splits, each }
+    }
+
+    fn tasks(&self) -> usize {
+        self.groups * self.splits
+    }
+}
+
+/// Runs the tasks of all sequences, in one loop.
+fn run(path: Path, sequences: &[Sequence<'_>]) -> Result<(), OutOfMemory> {
+    let refusal = Refusal::default();
+    pool::parallel(sequences.last().map_or(0, |s| s.first + s.tasks()), |task| {
+        let Sequence { plan, io, first, groups, splits, each } =
+            &sequences[sequences.partition_point(|s| s.first <= task) - 1];
+        let task = task - first;
         // The last blocks of a causal mask see the most keys: they go first.
         let split = splits - 1 - task / groups;
-        let (b, kv_head) = (task % groups / shape.kv_heads, task % groups % shape.kv_heads);
+        let (b, kv_head) = (task % groups / plan.shape.kv_heads, task % groups % plan.shape.kv_heads);
         let blocks = (split * each, plan.blocks.min((split + 1) * each));
-        let sizes = Sizes::new(&plan, blocks);
+        let sizes = Sizes::new(plan, blocks);
         refusal.note(with_scratch(sizes.total, |parts| {
-            // SAFETY: the views were checked; a query belongs to one block, a block to one task, which
-            // alone writes its output and log-sum-exp.
-            unsafe { dispatch(path, Task { plan: &plan, io: &io, b, kv_head, blocks, sizes, parts }) }
+            // SAFETY: the views were checked, and sequences share no rows; a query belongs to one block, a block to one
+            // task, which alone writes its output and log-sum-exp.
+            unsafe { dispatch(path, Task { plan, io, b, kv_head, blocks, sizes, parts }) }
         }));
     });
     refusal.into_result()
@@ -88,12 +152,26 @@ pub(super) fn scratch(shape: AttnShape, spec: &AttnSpec<'_>) -> Scratch {
     Scratch { attention: floats * size_of::<f32>(), ..Scratch::default() }
 }
 
+#[derive(Clone, Copy)]
 struct Io {
     q: Raw<*const f32>,
     k: Raw<*const f32>,
     v: Raw<*const f32>,
     out: Raw<*mut f32>,
     lse: Raw<*mut f32>,
+}
+
+impl Io {
+    /// The same from token `row` on.
+    fn after(self, row: usize) -> Self {
+        Self {
+            q: self.q.after(row),
+            k: self.k.after(row),
+            v: self.v.after(row),
+            out: self.out.after(row),
+            lse: self.lse.after(row),
+        }
+    }
 }
 
 /// Sizes of a task's scratch.

@@ -1,7 +1,7 @@
 //! Softmax attention, blockwise, forward and backward: the score engine.
 //!
-//! Here: the shapes, views and options of attention, its checks, and the two entry points [`forward`]
-//! and [`backward`]. [`plain`] says what they compute, in a few lines, over `f32` or `f64`. Not here:
+//! Here: the shapes, views and options of attention, its checks, and the entry points [`forward`],
+//! [`forward_each`] and [`backward`]. [`plain`] says what they compute, in a few lines, over `f32` or `f64`. Not here:
 //! projections, rotary positions (see [`crate::rope`]), caches.
 //!
 //! No T×T matrix is ever stored: scores live in tiles of 64 by 64, the softmax is kept online (Milakov
@@ -414,6 +414,43 @@ pub fn forward(
     lse: &mut [f32],
 ) -> Result<(), OutOfMemory> {
     forward::forward_on(cpu::path(), shape, spec, q, k, v, out, lse)
+}
+
+/// [`forward`] of several sequences whose rows lie one after another: `shape` is that of one row of a batch with all of their
+/// tokens, Tq = Tk = ΣT, and each token sees those of its own sequence that the mask leaves, at positions counted from the
+/// sequence's first. `out[ΣT, H, D]`, `lse[H, ΣT]`.
+///
+/// Unlike documents ([`AttnSpec::docs`]), which are cut into tiles together, a sequence here has the same bits whatever lies
+/// before and behind it: those that [`forward`] gives it alone.
+///
+/// ```
+/// use gently_kernels::attention::{AttnShape, AttnSpec, HeadView, Mask, forward_each};
+/// let shape = AttnShape { batch: 1, t_q: 3, t_k: 3, heads: 1, kv_heads: 1, d: 1 };
+/// let (q, k, v) = ([0.0; 3], [1.0, 2.0, 3.0], [10.0, 20.0, 50.0]);
+/// let view = |x| HeadView::contiguous(x, 3, 1, 1);
+/// let (mut out, mut lse) = ([0.0; 3], [0.0; 3]);
+/// let spec = AttnSpec::new(1.0, Mask::Full);
+/// forward_each(shape, &[2, 1], &spec, view(&q), view(&k), view(&v), &mut out, &mut lse);
+/// assert_eq!(out, [15.0, 15.0, 50.0]);
+/// ```
+///
+/// # Errors
+/// As [`forward`]; the scratch is that of the longest sequence.
+///
+/// # Panics
+/// As [`forward`], and when lengths do not add up to Tq, or documents, a start of queries or dropout are given.
+#[allow(clippy::too_many_arguments)]
+pub fn forward_each(
+    shape: AttnShape,
+    lengths: &[usize],
+    spec: &AttnSpec<'_>,
+    q: HeadView<'_>,
+    k: HeadView<'_>,
+    v: HeadView<'_>,
+    out: &mut [f32],
+    lse: &mut [f32],
+) -> Result<(), OutOfMemory> {
+    forward::forward_each_on(cpu::path(), shape, lengths, spec, q, k, v, out, lse)
 }
 
 /// What [`forward`] takes beside its operands.

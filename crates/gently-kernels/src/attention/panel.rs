@@ -73,6 +73,10 @@ impl Raw<*const f32> {
     pub fn stride_t(&self) -> usize {
         self.stride_t
     }
+    /// The same from token `t` on.
+    pub fn after(self, t: usize) -> Self {
+        Self { first: self.at(0, t, 0), ..self }
+    }
 }
 
 impl Raw<*mut f32> {
@@ -84,6 +88,10 @@ impl Raw<*mut f32> {
     #[inline(always)]
     pub fn at(&self, b: usize, t: usize, h: usize) -> *mut f32 {
         self.first.wrapping_add(b * self.stride_b + t * self.stride_t + h * self.stride_h)
+    }
+    /// The same from token `t` on.
+    pub fn after(self, t: usize) -> Self {
+        Self { first: self.at(0, t, 0), ..self }
     }
 }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::backward::backward_on;
-use super::forward::forward_on;
+use super::forward::{forward_each_on, forward_on};
 use super::*;
 use crate::cpu;
 use crate::philox;
@@ -350,6 +350,40 @@ fn threads_and_division_of_queries_do_not_change_bits() {
                     assert_eq!(whole, &out[b * n * row..][..n * row], "{path:?}: {n} queries from {at}");
                 }
                 at += n;
+            }
+        }
+    }
+}
+
+#[test]
+fn sequences_of_a_call_are_as_alone() {
+    let lengths = [1, 64, 0, 7, 130, 20, 20, 65, 300];
+    let rows: usize = lengths.iter().sum();
+    for (heads, kv_heads, d) in [(4, 4, 32), (4, 2, 6), (3, 1, 80)] {
+        for mask in [Mask::Full, Mask::Causal, Mask::Window(9)] {
+            let case = Case { alibi: heads == 4, softcap: Some(3.0), ..simple(1, rows, heads, kv_heads, d, mask) };
+            let (s, x) = (case.shape, case.inputs());
+            let spec = case.spec(&x.slopes, &x.bias);
+            let from = |data, heads: usize, row: usize| HeadView {
+                offset: row * heads * d,
+                ..HeadView::contiguous(data, rows - row, heads, d)
+            };
+            for path in cpu::available() {
+                let (mut out, mut lse) = (vec![7.0; s.out_len()], vec![7.0; s.lse_len()]);
+                let [q, k, v] = [from(&x.q, heads, 0), from(&x.k, kv_heads, 0), from(&x.v, kv_heads, 0)];
+                forward_each_on(path, s, &lengths, &spec, q, k, v, &mut out, &mut lse).unwrap();
+                let mut row = 0;
+                for t in lengths {
+                    let alone = AttnShape { t_q: t, t_k: t, ..s };
+                    let [q, k, v] = [from(&x.q, heads, row), from(&x.k, kv_heads, row), from(&x.v, kv_heads, row)];
+                    let (mut o, mut l) = (vec![0.0; alone.out_len()], vec![0.0; alone.lse_len()]);
+                    forward_on(path, alone, &spec, q, k, v, &mut o, &mut l).unwrap();
+                    assert_eq!(out[row * heads * d..][..o.len()], o, "{path:?}: {t} from {row}");
+                    for h in 0..heads {
+                        assert_eq!(lse[h * rows + row..][..t], l[h * t..][..t], "{path:?}: {t} from {row}");
+                    }
+                    row += t;
+                }
             }
         }
     }
