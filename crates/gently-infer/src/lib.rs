@@ -1,9 +1,10 @@
 //! Running models: one plan, many sequences.
 //!
 //! Here: [`Plan`], a model lowered once into fused steps over packed weights; [`State`], what a sequence has read, in
-//! pages that forks share; [`PrefixCache`]; and the [`Engine`], which batches requests of any age, streams their
-//! tokens, and gives each the same tokens whatever runs beside it. Not here: text (see `gently-text`), HTTP, and how
-//! a token is chosen from logits ([`gently_models::sampling`]).
+//! pages that forks share; [`PrefixCache`]; the [`Engine`], which batches requests of any age, streams their tokens, and
+//! gives each the same tokens whatever runs beside it; and [`Encoder`], the same steps over whole documents, for
+//! embeddings. Not here: text (see `gently-text`), HTTP, and how a token is chosen from logits
+//! ([`gently_models::sampling`]).
 //!
 //! ```
 //! use gently_infer::{Engine, EngineOptions, Plan, PlanOptions, Request};
@@ -23,10 +24,13 @@
 //! M hidden width of the MLP, V vocabulary.
 #![forbid(unsafe_code)]
 
+mod encoder;
 mod engine;
 mod error;
 mod matrix;
+mod pass;
 mod plan;
+mod pooling;
 mod positions;
 mod prefix;
 mod schedule;
@@ -37,10 +41,12 @@ mod tune;
 mod weights;
 mod work;
 
+pub use encoder::Encoder;
 pub use engine::{Engine, EngineOptions, Stream};
 pub use error::{Error, Result};
 pub use gently_kernels::kv::Elem;
 pub use plan::{Piece, Plan, PlanOptions, Wanted};
+pub use pooling::{Pooling, unit_length};
 pub use prefix::PrefixCache;
 pub use schedule::{End, Event, Request, Scheduler, Ticket, Token};
 pub use search::{BeamOptions, ContrastiveOptions, Hypothesis, beam_search, contrastive_search};

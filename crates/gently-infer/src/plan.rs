@@ -22,17 +22,15 @@
 //! ```
 
 use crate::error::{Error, Result};
-use crate::matrix::{Finish, Inputs, Matrix};
-use crate::positions::{Positions, sinusoids};
+use crate::matrix::Finish;
+use crate::pass::{Lowered, normalise};
 use crate::state::State;
-use crate::weights::{Layer, Norm, Up, Weights};
-use crate::work::{Buffer, Stream, Work};
-use gently_kernels::attention::HeadViewMut;
+use crate::weights::Weights;
+use crate::work::Work;
 use gently_kernels::kv::{Attend, Elem, PAGE, Page, PageShape, Rows, Span, Spec};
-use gently_kernels::rope::{Positions as At, RopeStyle, RopeTable, rotate};
-use gently_kernels::{activation, norm, pool};
+use gently_kernels::pool;
 use gently_models::Decoder;
-use gently_models::config::{DecoderConfig, NormPlace, Position};
+use gently_models::config::DecoderConfig;
 use gently_models::weights::WeightSource;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -73,9 +71,8 @@ pub struct Piece<'a> {
 
 /// A model ready to run. Shared by all that run it; a pass borrows it.
 pub struct Plan {
-    weights: Weights,
+    lowered: Lowered,
     shape: PageShape,
-    positions: Positions,
 }
 
 impl Plan {
@@ -84,7 +81,7 @@ impl Plan {
     /// # Errors
     /// [`Error::Lowering`] for a model with parts that are not the decoder block's, such as mixers from elsewhere.
     pub fn new(model: &Decoder, options: PlanOptions) -> Result<Self> {
-        Ok(Self::of(Weights::of_decoder(model)?, options))
+        Self::of(Weights::of_decoder(model)?, options)
     }
 
     /// Lowers the weights of a published model as they are stored: quantized ones stay as they are.
@@ -93,46 +90,48 @@ impl Plan {
     /// [`Error::Lowering`] as [`Plan::new`], and for types of blocks that rows do not fit; [`Error::Model`] for weights
     /// that cannot be read.
     pub fn of_files(source: &WeightSource, options: PlanOptions) -> Result<Self> {
-        Ok(Self::of(Weights::of_files(source)?, options))
+        Self::of(Weights::of_files(source)?, options)
     }
 
-    fn of(weights: Weights, options: PlanOptions) -> Self {
+    fn of(weights: Weights, options: PlanOptions) -> Result<Self> {
         let cfg = &weights.cfg;
+        if cfg.bidirectional {
+            let what = "it is an encoder, whose tokens see those after them: it embeds texts and writes none";
+            return Err(Error::Lowering { what: what.into() });
+        }
         let shape =
             PageShape { layers: cfg.layers, kv_heads: cfg.kv_heads(), d: cfg.head_width(), elem: options.cache };
-        let positions = Positions::of(cfg);
-        Self { weights, shape, positions }
+        Ok(Self { lowered: Lowered::new(weights), shape })
     }
 
     /// The model's configuration.
     pub fn config(&self) -> &DecoderConfig {
-        &self.weights.cfg
+        self.lowered.config()
     }
 
     /// The state before the first token.
     pub fn state(&self) -> State {
-        State::new(self.shape, self.weights.identity)
+        State::new(self.shape, self.lowered.weights.identity)
     }
 
     /// The longest sequence; `None` where positions have no end.
     pub fn room(&self) -> Option<usize> {
-        let endless = matches!(self.config().position, Position::Alibi | Position::None);
-        (!endless).then_some(self.config().context)
+        self.lowered.room()
     }
 
     /// Bytes of weights that a pass reads, whatever its number of rows.
     pub fn weight_bytes(&self) -> usize {
-        self.weights.bytes_per_pass()
+        self.lowered.weights.bytes_per_pass()
     }
 
     /// Bytes of weights held.
     pub fn bytes(&self) -> usize {
-        self.weights.bytes()
+        self.lowered.weights.bytes()
     }
 
     /// Bytes of matrices by the name of the type they are stored in.
     pub fn weight_types(&self) -> BTreeMap<&'static str, usize> {
-        self.weights.types()
+        self.lowered.weights.types()
     }
 
     /// Bytes of keys and values that a token adds, and that each later token reads.
@@ -173,17 +172,13 @@ impl Plan {
             piece.state.reserve(piece.tokens.len());
         }
         let end = spans.iter().map(|s| s.start + s.rows).max().unwrap_or(0);
-        let (slopes, tables) = match &self.positions {
-            Positions::Alibi(slopes) => (Some(&slopes[..]), Vec::new()),
-            Positions::Rotary(rotary) => (None, rotary.reaching(end, cfg.context)),
-            _ => (None, Vec::new()),
-        };
+        let tables = self.lowered.tables(end);
         let attend = |window: Option<usize>| {
             let spec = Spec {
                 heads: cfg.heads,
                 scale: cfg.attention_scale() as f32,
                 window,
-                alibi: slopes,
+                alibi: self.lowered.slopes(),
                 softcap: cfg.attention_softcap.map(|c| c as f32),
             };
             Attend::new(spec, self.shape, &spans)
@@ -192,26 +187,28 @@ impl Plan {
         let mut wide = attend(None);
         let mut narrow = cfg.window.map(|w| attend(Some(w)));
 
-        self.embed(work, pieces, end);
-        for (i, layer) in self.weights.layers.iter().enumerate() {
+        self.lowered.embed(work, pieces.iter().flat_map(|p| p.tokens).copied(), end);
+        let (heads, d, width) = (cfg.heads, cfg.head_width(), cfg.qkv_width());
+        let (k, v) = (heads * d, (heads + cfg.kv_heads()) * d);
+        for (i, layer) in self.lowered.weights.layers.iter().enumerate() {
             if !going() {
                 return Ok(None);
             }
-            if cfg.parallel {
-                // Both branches read x as it is now.
-                let Stream { x, y, mean, rstd, .. } = &mut work.stream;
-                normalise(&layer.mlp_norm, x.take(n * cfg.width), y.take(n * cfg.width), mean, rstd);
-            }
-            let rope = match &self.positions {
-                Positions::Rotary(rotary) => Some(&*tables[rotary.of_layer(i)]),
-                _ => None,
-            };
+            self.lowered.fork(layer, work, n);
             let attend = match (cfg.window_of(i), &mut narrow) {
                 (Some(_), Some(narrow)) => narrow,
                 _ => &mut wide,
             };
-            self.mix(layer, i, work, n, pieces, &spans, rope, attend);
-            self.transform(layer, work, n);
+            self.lowered.mix(layer, work, n, self.lowered.table(i, &tables), |qkv, mixed| {
+                for (piece, span) in pieces.iter_mut().zip(&spans) {
+                    let data = &qkv[span.first_row * width..][..span.rows * width];
+                    remember(piece.state, i, Rows { data, stride: width, k, v, count: span.rows });
+                }
+                let pages: Vec<&[Arc<Page>]> = pieces.iter().map(|p| p.state.pages()).collect();
+                attend.run(i, &pages, qkv, width, mixed);
+                Ok(())
+            })?;
+            self.lowered.transform(layer, work, n);
         }
         for piece in pieces.iter_mut() {
             piece.state.advance(piece.tokens);
@@ -228,7 +225,7 @@ impl Plan {
             if let Some(id) = piece.tokens.iter().find(|id| **id as usize >= vocab) {
                 return Err(Error::Tokens { what: format!("token {id} is outside the vocabulary of {vocab}") });
             }
-            if !piece.state.belongs(self.shape, self.weights.identity) {
+            if !piece.state.belongs(self.shape, self.lowered.weights.identity) {
                 return Err(Error::State { what: "it belongs to another model, or has another cache type".into() });
             }
             let end = piece.state.len() + piece.tokens.len();
@@ -238,124 +235,6 @@ impl Plan {
             }
         }
         Ok(())
-    }
-
-    /// Token ids to `x` `[N, C]`.
-    fn embed(&self, work: &mut Work, pieces: &[Piece<'_>], end: usize) {
-        let c = self.config().width;
-        let n = work.at.len();
-        let x = work.stream.x.take(n * c);
-        let ids = pieces.iter().flat_map(|p| p.tokens);
-        for (row, id) in x.chunks_exact_mut(c).zip(ids) {
-            self.weights.tokens.row(*id as usize, row);
-        }
-        if let Some(scale) = self.config().embed_scale {
-            x.iter_mut().for_each(|v| *v *= scale as f32);
-        }
-        let table;
-        let added = match (&self.weights.positions, &self.positions) {
-            (Some(learned), _) => &learned[..],
-            (None, Positions::Sinusoidal(rows)) => {
-                table = rows.reaching(end, self.config().context, |rows| sinusoids(rows, c));
-                &table[..]
-            }
-            _ => &[],
-        };
-        if !added.is_empty() {
-            for (row, at) in x.chunks_exact_mut(c).zip(&work.at) {
-                add(row, &added[*at as usize * c..][..c]);
-            }
-        }
-        if let Some(norm) = &self.weights.embed_norm {
-            let Stream { x, h, mean, rstd, .. } = &mut work.stream;
-            normalise(norm, x.take(n * c), h.take(n * c), mean, rstd);
-            std::mem::swap(x, h);
-        }
-    }
-
-    /// The branch that mixes tokens: `x` to `x`, both `[N, C]`.
-    #[allow(clippy::too_many_arguments)]
-    fn mix(
-        &self,
-        layer: &Layer,
-        index: usize,
-        work: &mut Work,
-        n: usize,
-        pieces: &mut [Piece<'_>],
-        spans: &[Span],
-        rope: Option<&RopeTable>,
-        attend: &mut Attend<'_>,
-    ) {
-        let cfg = self.config();
-        let (heads, kv_heads, d, width) = (cfg.heads, cfg.kv_heads(), cfg.head_width(), cfg.qkv_width());
-        let qkv = work.qkv.take(n * width);
-        let x = work.stream.x.take(n * cfg.width);
-        if reads_as_is(cfg.norm_place) {
-            layer.qkv.product(&mut work.inputs, x, qkv, Finish::default());
-        } else {
-            let h = work.stream.h.take(n * cfg.width);
-            normalise(&layer.mixer_norm, x, h, &mut work.stream.mean, &mut work.stream.rstd);
-            layer.qkv.product(&mut work.inputs, h, qkv, Finish::default());
-        }
-        if let Some((q_norm, k_norm)) = &layer.qk_norm {
-            for (part, from, count) in [(q_norm, 0, heads), (k_norm, heads, kv_heads)] {
-                let (raw, normed) = (work.heads.take(n * count * d), work.heads_normed.take(n * count * d));
-                for (to, row) in raw.chunks_exact_mut(count * d).zip(qkv.chunks_exact(width)) {
-                    to.copy_from_slice(&row[from * d..][..count * d]);
-                }
-                normalise(part, raw, normed, &mut work.stream.mean, &mut work.stream.rstd);
-                for (row, normed) in qkv.chunks_exact_mut(width).zip(normed.chunks_exact(count * d)) {
-                    row[from * d..][..count * d].copy_from_slice(normed);
-                }
-            }
-        }
-        if let Some(table) = rope {
-            // Keys lie after queries: one call turns both.
-            let view = HeadViewMut { data: qkv, offset: 0, stride_b: n * width, stride_t: width, stride_h: d };
-            rotate(view, [1, n, heads + kv_heads, d], table, At::Each(&work.at), RopeStyle::Half, false);
-        }
-        for (piece, span) in pieces.iter_mut().zip(spans) {
-            let data = &qkv[span.first_row * width..][..span.rows * width];
-            remember(
-                piece.state,
-                index,
-                Rows { data, stride: width, k: heads * d, v: (heads + kv_heads) * d, count: span.rows },
-            );
-        }
-        let mixed = work.mixed.take(n * heads * d);
-        let pages: Vec<&[Arc<Page>]> = pieces.iter().map(|p| p.state.pages()).collect();
-        attend.run(index, &pages, qkv, width, mixed);
-        let norms = (cfg.norm_place, &layer.mixer_norm, layer.mixer_out_norm.as_ref());
-        close_branch(&layer.out, mixed, norms, &mut work.stream, &mut work.inputs, n * cfg.width);
-    }
-
-    /// The branch of each token on its own: `x` to `x`, both `[N, C]`.
-    fn transform(&self, layer: &Layer, work: &mut Work, n: usize) {
-        let cfg = self.config();
-        let len = n * cfg.width;
-        let Stream { x, h, y, mean, rstd } = &mut work.stream;
-        let input: &[f32] = if cfg.parallel {
-            y.take(len)
-        } else if reads_as_is(cfg.norm_place) {
-            x.take(len)
-        } else {
-            normalise(&layer.mlp_norm, x.take(len), h.take(len), mean, rstd);
-            h.take(len)
-        };
-        let hidden = work.hidden.take(n * cfg.mlp_width());
-        let finish = Finish { activation: layer.activation, add: false };
-        match &layer.up {
-            Up::One(w) => w.product(&mut work.inputs, input, hidden, finish),
-            Up::Two(gate, up) => {
-                let raw = work.up.take(hidden.len());
-                gate.product(&mut work.inputs, input, raw, Finish::default());
-                activation::forward(layer.activation, raw, hidden);
-                up.product(&mut work.inputs, input, raw, Finish::default());
-                hidden.iter_mut().zip(&*raw).for_each(|(h, u)| *h *= u);
-            }
-        }
-        let norms = (cfg.norm_place, &layer.mlp_norm, layer.mlp_out_norm.as_ref());
-        close_branch(&layer.down, hidden, norms, &mut work.stream, &mut work.inputs, len);
     }
 
     /// The logits wanted, `[R, V]`.
@@ -382,13 +261,13 @@ impl Plan {
         if wanted == 0 {
             return logits;
         }
-        match &self.weights.final_norm {
+        match &self.lowered.weights.final_norm {
             Some(norm) => {
                 normalise(norm, &h[..wanted * c], rows, &mut work.stream.mean, &mut work.stream.rstd);
             }
             None => rows.copy_from_slice(&h[..wanted * c]),
         }
-        self.weights.head().product(&mut work.inputs, rows, logits, Finish::default());
+        self.lowered.weights.head().product(&mut work.inputs, rows, logits, Finish::default());
         if let Some(cap) = self.config().logit_softcap {
             let cap = cap as f32;
             pool::parallel_chunks_mut(logits, 4096, |_, part| {
@@ -422,49 +301,4 @@ fn remember(state: &mut State, layer: usize, rows: Rows<'_>) {
             page.write(layer, slot, Rows { data: &rows.data[first * rows.stride..], count, ..rows });
         }
     });
-}
-
-/// Whether branches read the residual stream without a norm before them.
-fn reads_as_is(place: NormPlace) -> bool {
-    matches!(place, NormPlace::Post | NormPlace::Out)
-}
-
-/// The end of a branch: the product of `from`, the residual, and the norms that stand here.
-fn close_branch(
-    w: &Matrix,
-    from: &[f32],
-    (place, norm, out_norm): (NormPlace, &Norm, Option<&Norm>),
-    stream: &mut Stream,
-    inputs: &mut Inputs,
-    len: usize,
-) {
-    let Stream { x, h, y, mean, rstd } = stream;
-    let after = match (place, out_norm) {
-        // x + norm(f(norm(x)))
-        (_, Some(out_norm)) => Some(out_norm),
-        // x + norm(f(x))
-        (NormPlace::Out, None) => Some(norm),
-        _ => None,
-    };
-    if let Some(after) = after {
-        let (x, h, y) = (x.take(len), h.take(len), y.take(len));
-        w.product(inputs, from, y, Finish::default());
-        normalise(after, y, h, mean, rstd);
-        return add(x, h);
-    }
-    // x + f(norm(x)), or norm(x + f(x))
-    w.product(inputs, from, x.take(len), Finish { add: true, ..Finish::default() });
-    if place == NormPlace::Post {
-        normalise(norm, x.take(len), h.take(len), mean, rstd);
-        std::mem::swap(x, h);
-    }
-}
-
-fn normalise(n: &Norm, x: &[f32], y: &mut [f32], mean: &mut Buffer, rstd: &mut Buffer) {
-    let rows = x.len() / n.weight.len().max(1);
-    norm::forward(&n.view(), x, None, y, mean.take(rows), rstd.take(rows));
-}
-
-fn add(x: &mut [f32], y: &[f32]) {
-    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
 }

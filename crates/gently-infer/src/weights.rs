@@ -1,7 +1,7 @@
 //! A model's weights as the plan reads them: packed, merged, each in one place.
 //!
 //! Here: taking a [`Decoder`], or the files of a published model, apart by the names of our parameters. Not here: what is
-//! computed with them (see [`crate::Plan`]).
+//! computed with them (see [`crate::pass`]).
 
 use crate::error::{Error, Result};
 use crate::matrix::{Matrix, Stored};
@@ -94,9 +94,6 @@ impl Weights {
 
     fn of(cfg: &DecoderConfig, source: Source<'_>) -> Result<Self> {
         let cfg = cfg.clone();
-        if cfg.bidirectional {
-            return Err(Error::Lowering { what: "an encoder's tokens see those after them".into() });
-        }
         let mut parts = Parts::new(source);
         let (c, v, m) = (cfg.width, cfg.vocab, cfg.mlp_width());
         let hd = cfg.heads * cfg.head_width();
