@@ -27,6 +27,8 @@ pub(crate) struct Pipeline {
     /// Where the pipeline is byte-level: each token's bytes.
     bytes: Option<TokenBytes>,
     pub special_ids: Vec<(String, u32)>,
+    /// What stands in front of a text and behind it. Found when first wanted.
+    around: OnceLock<(Vec<u32>, Vec<u32>)>,
 }
 
 /// All tokens' bytes, one after another.
@@ -74,6 +76,7 @@ impl Pipeline {
             text,
             bytes,
             special_ids,
+            around: OnceLock::new(),
             ordinary,
         })
     }
@@ -93,6 +96,9 @@ impl Pipeline {
 
     /// What the pipeline puts in front of a text and behind it.
     pub fn around(&self) -> Result<(Vec<u32>, Vec<u32>)> {
+        if let Some(known) = self.around.get() {
+            return Ok(known.clone());
+        }
         // A text whose tokens are found again among those with everything around; an empty text would do where it has none,
         // but some pipelines make tokens of it.
         let text = "a";
@@ -102,7 +108,7 @@ impl Pipeline {
         let (inner, whole) = (ids(false)?, ids(true)?);
         let at = whole.windows(inner.len().max(1)).position(|w| w == inner).unwrap_or(0);
         let behind = whole.get(at + inner.len()..).unwrap_or_default().to_vec();
-        Ok((whole[..at].to_vec(), behind))
+        Ok(self.around.get_or_init(|| (whole[..at].to_vec(), behind)).clone())
     }
 
     pub fn check(&self, ids: &[u32]) -> Result<()> {

@@ -369,8 +369,19 @@ impl Tokenizer {
     /// # Errors
     /// As [`Self::encode`].
     pub fn encode_whole(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.encode_within(text, usize::MAX)?.0)
+    }
+
+    /// As [`Self::encode_whole`], of at most `most` tokens: the text loses its end, never what stands around it, which is there
+    /// even where it alone is more than `most`. Also says whether anything was cut.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_within(&self, text: &str, most: usize) -> Result<(Vec<u32>, bool)> {
         let (front, behind) = self.around()?;
-        Ok([front, self.encode(text)?, behind].concat())
+        let inner = self.encode(text)?;
+        let kept = most.saturating_sub(front.len() + behind.len()).min(inner.len());
+        Ok(([&front, &inner[..kept], &behind].concat(), kept < inner.len()))
     }
 
     /// What is put in front of a text, and behind it.

@@ -193,3 +193,24 @@ fn hostile_unigrams_are_named() {
     (0..256u32).for_each(|_| table.extend((1u32 << 28).to_le_bytes()));
     refused(&Vocabulary { charsmap: table, ..v() }, "leads to");
 }
+
+#[test]
+fn a_text_loses_its_end_and_never_what_stands_around_it() {
+    let v = Vocabulary {
+        model: "bert",
+        tokens: vec!["[PAD]", "[UNK]", "[CLS]", "[SEP]", "▁sea", "▁sail", "ing"],
+        types: vec![3, 3, 3, 3, 1, 1, 1],
+        ..Vocabulary::default()
+    };
+    let tokenizer = Tokenizer::from_vocabulary(&v, "x.gguf".as_ref()).unwrap();
+    let within = |most: usize| tokenizer.encode_within("Sailing sea", most).unwrap();
+    assert_eq!(within(9), (vec![2, 5, 6, 4, 3], false));
+    assert_eq!(within(5), (vec![2, 5, 6, 4, 3], false));
+    assert_eq!(within(4), (vec![2, 5, 6, 3], true));
+    assert_eq!(within(2), (vec![2, 3], true));
+    assert_eq!(within(0), (vec![2, 3], true));
+    assert_eq!(tokenizer.encode_whole("Sailing sea").unwrap(), within(5).0);
+    assert_eq!(tokenizer.encode_within("", 0).unwrap(), (vec![2, 3], false));
+    let bytes = Tokenizer::bytes();
+    assert_eq!(bytes.encode_within("abc", 2).unwrap(), (vec![97, 98], true));
+}
