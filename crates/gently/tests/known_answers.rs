@@ -2,8 +2,11 @@
 //! they are skipped.
 
 use gently::prelude::*;
-use gently_infer::Work;
+use gently_formats::gguf::TensorType;
+use gently_infer::{Pooling, Work, unit_length};
+use gently_models::WeightSource;
 use gently_models::generate::Generator;
+use gently_models::weights::Storage;
 use std::path::{Path, PathBuf};
 
 fn asset(name: &str) -> Option<PathBuf> {
@@ -61,43 +64,72 @@ fn smollm2_answers_from_its_file() {
     assert!(rendered.ends_with(prompt), "{rendered}");
 }
 
-/// Mean of the last hidden states, of length one, as sentence-transformers has it for this model.
-fn embed(folder: &ModelFolder, text: &str) -> (Vec<u32>, Vec<f32>) {
-    let ids = folder.tokenizer.encode_whole(text).unwrap();
-    let model = &folder.model;
-    let states = model.features(&model.ids(&ids, 1).unwrap(), None, &ForwardCx::default()).unwrap();
-    let (width, states) = (model.config().width, states.to_vec::<f32>().unwrap());
-    let mut mean = vec![0.0f32; width];
-    states.chunks(width).for_each(|row| mean.iter_mut().zip(row).for_each(|(m, v)| *m += v / ids.len() as f32));
-    let norm = mean.iter().map(|v| v * v).sum::<f32>().sqrt();
-    mean.iter_mut().for_each(|v| *v /= norm);
-    (ids, mean)
-}
-
 #[test]
 fn minilm_embeds_as_published() {
     let Some(path) = asset("minilm") else { return };
-    let folder = ModelFolder::open(&path).unwrap();
-    let (ids, eating) = embed(&folder, "A man is eating food.");
+    let embedder = Embedder::open(&path).unwrap();
+    let eating = "A man is eating food.";
+    // WordPiece through tokenizer.json, whose own padding to 128 tokens is left out.
+    let ids = embedder.tokenizer().encode_whole(eating).unwrap();
     assert_eq!(ids, [101, 1037, 2158, 2003, 5983, 2833, 1012, 102]);
+    assert_eq!(embedder.settings().pooling, [Pooling::Mean]);
+    assert!(embedder.settings().normalize);
+    // Without sentence_bert_config.json, which older copies of the files lack, it is the model's context.
+    let most = if path.join("sentence_bert_config.json").exists() { 256 } else { 512 };
+    assert_eq!((embedder.width(), embedder.max_tokens()), (384, most));
+
+    let texts = [
+        eating,
+        "A man is eating a piece of bread.",
+        "The weather is lovely today.",
+        "It's so sunny outside!",
+        "He drove to the stadium.",
+    ];
+    let rows = embedder.embed(&texts).unwrap();
     let known = [0.03324157, 0.00440607, -0.00627695, 0.04837871, -0.13870225, -0.03361741];
-    for (found, known) in eating.iter().zip(known) {
+    for (found, known) in rows.row(0).iter().zip(known) {
         assert!((found - known).abs() <= 1e-5, "{found}, known {known}");
     }
-    let cosine = |a: &str, b: &str| {
-        let (a, b) = (embed(&folder, a).1, embed(&folder, b).1);
-        a.iter().zip(&b).map(|(a, b)| a * b).sum::<f32>()
-    };
-    let (lovely, sunny, stadium) =
-        ("The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium.");
-    let pairs = [
-        ("A man is eating food.", "A man is eating a piece of bread.", 0.7553),
-        (lovely, sunny, 0.6660),
-        (lovely, stadium, 0.1046),
-        (sunny, stadium, 0.1411),
-    ];
-    for (a, b, known) in pairs {
-        let found = cosine(a, b);
-        assert!((found - known).abs() <= 0.002, "{a:?} and {b:?}: {found}, known {known}");
+    for (a, b, known) in [(0, 1, 0.7553), (2, 3, 0.6660), (2, 4, 0.1046), (3, 4, 0.1411)] {
+        let found = rows.cosine(a, b);
+        assert!((found - known).abs() <= 0.002, "{:?} and {:?}: {found}, known {known}", texts[a], texts[b]);
     }
+    // The model on the tape says the same of all 384 numbers.
+    let folder = ModelFolder::open(&path).unwrap();
+    let states = folder.model.features(&folder.model.ids(&ids, 1).unwrap(), None, &ForwardCx::default()).unwrap();
+    let mut mean = vec![0.0; 384];
+    Pooling::Mean.pool(&states.to_vec::<f32>().unwrap(), &mut mean);
+    unit_length(&mut mean);
+    let worst = rows.row(0).iter().zip(&mean).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst <= 1e-6, "{worst}");
+    // Alone, and beside a text that is cut.
+    let long = "word ".repeat(1000);
+    let beside = embedder.embed(&[long.as_str(), eating]).unwrap();
+    assert_eq!(beside.row(1), rows.row(0));
+    assert_eq!((beside.tokens(), beside.cut()), (&[most, 8][..], &[true, false][..]));
+}
+
+/// Bytes instead of floats: nearly the same vectors, and the same likeness.
+#[test]
+fn minilm_in_eight_bits_is_close() {
+    let Some(path) = asset("minilm") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("minilm.gguf");
+    let source = WeightSource::open(&path).unwrap();
+    let keys = gently::gguf::tokenizer_keys(&Tokenizer::load(&path).unwrap(), source.config().vocab, None).unwrap();
+    source.write_gguf(&file, Storage::new(TensorType::Q8_0), &keys, |_, _| ()).unwrap();
+    let (exact, eight) = (Embedder::open(&path).unwrap(), Embedder::open(&file).unwrap());
+    assert!(eight.encoder().weight_types().contains_key("Q8_0"));
+    let texts = ["A man is eating food.", "A man is eating a piece of bread.", "Ünïcödé — 你好, naïve café №5!"];
+    let (a, b) = (exact.embed(&texts).unwrap(), eight.embed(&texts).unwrap());
+    assert_eq!(a.tokens(), b.tokens());
+    for i in 0..texts.len() {
+        let cosine: f32 = a.row(i).iter().zip(b.row(i)).map(|(a, b)| a * b).sum();
+        assert!(cosine > 0.999, "{}: {cosine}", texts[i]);
+        assert_eq!(
+            eight.tokenizer().encode_whole(texts[i]).unwrap(),
+            exact.tokenizer().encode_whole(texts[i]).unwrap()
+        );
+    }
+    assert!((b.cosine(0, 1) - 0.7553).abs() < 0.01, "{}", b.cosine(0, 1));
 }

@@ -4,6 +4,7 @@ use super::failure::advise;
 use super::output::{bytes, data, say, table};
 use anyhow::Result;
 use clap::{Args as ClapArgs, ValueEnum};
+use gently::embed::Settings;
 use gently::{folder, gguf};
 use gently_formats::gguf::TensorType;
 use gently_formats::safetensors::Dtype;
@@ -58,6 +59,9 @@ pub fn run(args: Args) -> Result<()> {
         };
         source.decoder(&Device::Cpu)?.save_as(&args.output, dtype)?;
         tokenizer.save(&args.output)?;
+        if let Some(settings) = embedding(&source, &path) {
+            settings.save(&args.output, source.config().width)?;
+        }
         if let Some(chat) = folder::chat_template(&path)? {
             gently_formats::atomic::write(args.output.join("chat_template.jinja"), chat.source().as_bytes())?;
         }
@@ -161,6 +165,18 @@ fn tokenizer_of(source: &WeightSource, path: &Path) -> Result<Tokenizer> {
     })
 }
 
+/// What the files say about embedding, where they do and it is known here.
+fn embedding(source: &WeightSource, path: &Path) -> Option<Settings> {
+    let said = match source.gguf() {
+        Some(file) => Settings::of_gguf(file),
+        None => Settings::of_folder(path).map(|(_, settings)| settings),
+    };
+    said.unwrap_or_else(|error| {
+        say(&format!("warning: what the model says about embeddings is left out: {error}"));
+        None
+    })
+}
+
 fn write_gguf(path: &Path, output: &Path, storage: Storage) -> Result<()> {
     let source = WeightSource::open(path)?;
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} tensors")?);
@@ -174,13 +190,20 @@ fn write_gguf(path: &Path, output: &Path, storage: Storage) -> Result<()> {
         None => {
             let tokenizer = tokenizer_of(&source, path)?;
             let chat = folder::chat_template(path)?;
-            let keys = match gguf::tokenizer_keys(&tokenizer, source.config().vocab, chat.as_ref()) {
+            let mut keys = match gguf::tokenizer_keys(&tokenizer, source.config().vocab, chat.as_ref()) {
                 Ok(keys) => keys,
                 Err(error) => {
                     say(&format!("warning: the file has no tokenizer: {error}"));
                     Vec::new()
                 }
             };
+            let architecture = source.layout().entry().and_then(|e| e.architectures.first());
+            if let (Some(settings), Some(architecture)) = (embedding(&source, path), architecture) {
+                match settings.to_gguf(architecture) {
+                    Some(key) => keys.push(key),
+                    None => say("warning: the file does not say how rows become vectors: GGUF has no form for it"),
+                }
+            }
             source.write_gguf(output, storage, &keys, progress)?;
         }
     }

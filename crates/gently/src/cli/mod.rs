@@ -7,6 +7,7 @@ mod chat;
 mod convert;
 mod data;
 mod doctor;
+mod embed;
 mod engine;
 mod generate;
 mod gguf_file;
@@ -44,6 +45,8 @@ enum Command {
     Chat(chat::Args),
     /// Say how likely a text is to a model: log-likelihood, perplexity, bits per byte
     Score(score::Args),
+    /// Turn texts into vectors with an encoder, or say how alike they are
+    Embed(embed::Args),
     /// Prepare, inspect and fetch training text
     Data(data::Args),
     /// Write a model in another format: Hugging Face folder or GGUF file
@@ -68,6 +71,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
         Command::Score(args) => score::run(args),
+        Command::Embed(args) => embed::run(args),
         Command::Data(args) => data::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Quantize(args) => convert::quantize(args),

@@ -98,6 +98,7 @@ fn every_command_has_an_example_in_its_help() {
         "generate",
         "chat",
         "score",
+        "embed",
         "data",
         "inspect",
         "convert",

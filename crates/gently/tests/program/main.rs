@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod commands;
+mod embed;
 mod kill;
 mod memory;
 mod profile;
