@@ -175,7 +175,7 @@ impl Spec<'_> {
             },
         ]);
         if let Some(local) = self.cfg.local_rope_theta.filter(|_| self.cfg.window.is_some()) {
-            self.line(&format!(
+            self.line(format!(
                 "In blocks with a window {local} stands for {theta}{}.",
                 match factor {
                     "" => "",

@@ -115,6 +115,9 @@ fn the_registry_has_each_name_once() {
     }
 }
 
+/// What a test changes of a file's keys and tensors before it is written.
+type Change<'a> = &'a dyn Fn(&mut Vec<(String, Value)>, &mut Vec<Spec>);
+
 /// A GGUF file of the smallest Llama, with one thing changed.
 fn tiny(change: impl Fn(&mut Vec<(String, Value)>, &mut Vec<Spec>)) -> Result<WeightSource, Error> {
     let key = |k: &str, v: Value| (k.to_owned(), v);
@@ -153,7 +156,7 @@ fn what_is_wrong_with_a_file_is_named() {
     fn set(keys: &mut [(String, Value)], name: &str, value: Value) {
         keys.iter_mut().find(|(k, _)| k == name).unwrap().1 = value;
     }
-    let refused = |part: &str, change: &dyn Fn(&mut Vec<(String, Value)>, &mut Vec<Spec>)| {
+    let refused = |part: &str, change: Change<'_>| {
         let e = tiny(change).map(drop).unwrap_err().to_string();
         assert!(e.contains(part) && e.contains("tiny.gguf"), "{part}: {e}");
     };

@@ -117,7 +117,7 @@ pub(super) unsafe fn dispatch<J: Job>(path: Path, job: J) {
 }
 
 impl Vector for Plain {
-    #[inline(always)]
+    #[inline(never)]
     unsafe fn block<const T: bool, const MR: usize, const NV: usize>(self, block: Block) {
         // SAFETY: the caller's promise.
         unsafe { block.run::<Plain, T, MR, NV>(self) }

@@ -148,9 +148,18 @@ impl<'a> Attend<'a> {
         let (out, parts) = (Disjoint::new(out), Disjoint::new(&mut self.parts));
         let cx =
             Cx { spec: &self.spec, shape, spans: &self.spans, layer, pages, q, q_stride, out: &out, parts: &parts };
+        // Scratch is taken here: a closure inside a kernel would be compiled without the path's instructions.
         pool::parallel_phases(&[self.tasks.len(), self.joins.len()], |phase, i| match phase {
-            0 => dispatch(path, Run { cx: &cx, task: self.tasks[i] }),
-            _ => dispatch(path, Join { cx: &cx, task: self.joins[i] }),
+            0 => {
+                let task = self.tasks[i];
+                // Queries, the chunk's sums, all sums, two norms.
+                scratch::with(Slot::A, cx.rows(task) * (2 * shape.padded() + 4), |words| {
+                    dispatch(path, Run { cx: &cx, task, words: bytemuck::cast_slice_mut(words) });
+                });
+            }
+            _ => scratch::with(Slot::A, shape.padded(), |words| {
+                dispatch(path, Join { cx: &cx, task: self.joins[i], sum: bytemuck::cast_slice_mut(words) });
+            }),
         });
     }
 }
@@ -183,6 +192,11 @@ impl Cx<'_> {
         self.spec.heads / self.shape.kv_heads
     }
 
+    /// Rows of a task: its tokens, each with the queries of a key head.
+    fn rows(&self, task: Task) -> usize {
+        (task.t.1 - task.t.0) * self.group()
+    }
+
     /// The place of a row's output.
     ///
     /// # Safety
@@ -200,6 +214,8 @@ impl Cx<'_> {
 struct Run<'a> {
     cx: &'a Cx<'a>,
     task: Task,
+    /// Scratch: sums `[rows, dp]` of a chunk, then of all, norms `[rows, 2]` of both.
+    words: &'a mut [f32],
 }
 
 impl Kernel for Run<'_> {
@@ -236,103 +252,106 @@ stored!(f32, Data::F32(d) => d, &[]);
 stored!(half::f16, Data::F16(d) => d, &[]);
 stored!(i8, Data::I8(d, scales) => d, scales);
 
+/// Queries of a tile, so that four vectors of scores of each, and those of keys, fit into registers.
+#[inline(always)]
+fn heights<S: Simd>() -> [usize; 3] {
+    if S::REGISTERS >= 32 { [6, 3, 1] } else { [2, 1, 1] }
+}
+
 impl Run<'_> {
     #[inline(always)]
-    fn typed<S: Simd, T: Stored>(&self, s: S) {
-        let Run { cx, task } = self;
+    fn typed<S: Simd, T: Stored>(self, s: S) {
+        let Run { cx, task, words } = self;
         let (d, dp, group) = (cx.shape.d, cx.shape.padded(), cx.group());
         let span = cx.spans[task.span];
-        let rows = (task.t.1 - task.t.0) * group;
+        let rows = cx.rows(task);
         let score = Score { scale: cx.spec.scale, softcap: cx.spec.softcap, window: cx.spec.window };
-        // Queries, the chunk's sums, all sums, two norms.
-        scratch::with(Slot::A, rows * (2 * dp + 4), |words| {
-            let words: &mut [f32] = bytemuck::cast_slice_mut(words);
-            let (sums, rest) = words.split_at_mut(rows * dp);
-            let (all, rest) = rest.split_at_mut(rows * dp);
-            let (norms, all_norms) = rest.split_at_mut(rows * 2);
-            let norms: &mut [[f32; 2]] = bytemuck::cast_slice_mut(norms);
-            let all_norms: &mut [[f32; 2]] = bytemuck::cast_slice_mut(all_norms);
-            all.fill(0.0);
-            all_norms.fill([f32::NEG_INFINITY, 0.0]);
-            for chunk in task.chunks.0..task.chunks.1 {
-                sums.fill(0.0);
-                norms.fill([f32::NEG_INFINITY, 0.0]);
-                let last = (span.start + task.t.1).div_ceil(PAGE).min((chunk + 1) * CHUNK);
-                for page in chunk * CHUNK..last {
-                    let (data, scales) = T::of(&cx.pages[task.span][page]);
-                    let at = cx.layer * cx.shape.kv_heads + task.kv_head;
-                    let head = &data[at * cx.shape.head()..][..cx.shape.head()];
-                    let head = Head {
-                        keys: head.as_ptr(),
-                        values: head[d * PAGE..].as_ptr(),
-                        scales: scales.get(at * 2 * PAGE..).map_or(std::ptr::null(), <[f32]>::as_ptr),
-                        first: page * PAGE,
-                    };
-                    let head = if scales.is_empty() { Head { scales: std::ptr::null(), ..head } } else { head };
-                    let mut r = 0;
-                    while r < rows {
-                        let left = rows - r;
-                        let m = match S::REGISTERS {
-                            32.. if left >= 6 => 6,
-                            32.. if left >= 3 => 3,
-                            _ if left >= 2 => 2,
-                            _ => 1,
+        let (sums, rest) = words.split_at_mut(rows * dp);
+        let (all, rest) = rest.split_at_mut(rows * dp);
+        let (norms, all_norms) = rest.split_at_mut(rows * 2);
+        let norms: &mut [[f32; 2]] = bytemuck::cast_slice_mut(norms);
+        let all_norms: &mut [[f32; 2]] = bytemuck::cast_slice_mut(all_norms);
+        all.fill(0.0);
+        all_norms.fill([f32::NEG_INFINITY, 0.0]);
+        for chunk in task.chunks.0..task.chunks.1 {
+            sums.fill(0.0);
+            norms.fill([f32::NEG_INFINITY, 0.0]);
+            let last = (span.start + task.t.1).div_ceil(PAGE).min((chunk + 1) * CHUNK);
+            for page in chunk * CHUNK..last {
+                let (data, scales) = T::of(&cx.pages[task.span][page]);
+                let at = cx.layer * cx.shape.kv_heads + task.kv_head;
+                let head = &data[at * cx.shape.head()..][..cx.shape.head()];
+                let head = Head {
+                    keys: head.as_ptr(),
+                    values: head[d * PAGE..].as_ptr(),
+                    scales: scales.get(at * 2 * PAGE..).map_or(std::ptr::null(), <[f32]>::as_ptr),
+                    first: page * PAGE,
+                };
+                let head = if scales.is_empty() { Head { scales: std::ptr::null(), ..head } } else { head };
+                let mut r = 0;
+                while r < rows {
+                    let m = heights::<S>().into_iter().find(|m| *m <= rows - r).unwrap_or(1);
+                    let mut queries = [Query {
+                        q: std::ptr::null(),
+                        position: 0,
+                        slope: 0.0,
+                        sum: std::ptr::null_mut(),
+                        norm: std::ptr::null_mut(),
+                    }; MOST];
+                    for (i, query) in queries.iter_mut().take(m).enumerate() {
+                        let (t, g) = (task.t.0 + (r + i) / group, (r + i) % group);
+                        let h = task.kv_head * group + g;
+                        *query = Query {
+                            q: cx.q[(span.first_row + t) * cx.q_stride + h * d..][..d].as_ptr(),
+                            position: span.start + t,
+                            slope: cx.spec.alibi.map_or(0.0, |a| a[h]),
+                            sum: sums[(r + i) * dp..][..dp].as_mut_ptr(),
+                            norm: &raw mut norms[r + i],
                         };
-                        let mut queries = [Query {
-                            q: std::ptr::null(),
-                            position: 0,
-                            slope: 0.0,
-                            sum: std::ptr::null_mut(),
-                            norm: std::ptr::null_mut(),
-                        }; MOST];
-                        for (i, query) in queries.iter_mut().take(m).enumerate() {
-                            let (t, g) = (task.t.0 + (r + i) / group, (r + i) % group);
-                            let h = task.kv_head * group + g;
-                            *query = Query {
-                                q: cx.q[(span.first_row + t) * cx.q_stride + h * d..][..d].as_ptr(),
-                                position: span.start + t,
-                                slope: cx.spec.alibi.map_or(0.0, |a| a[h]),
-                                sum: sums[(r + i) * dp..][..dp].as_mut_ptr(),
-                                norm: &raw mut norms[r + i],
-                            };
-                        }
-                        // SAFETY: heads of pages hold D·PAGE keys and PAGE·dp values; sums and norms are rows of this
-                        // task's scratch, each in one query; positions are below the tokens written (checked).
-                        unsafe {
+                    }
+                    // SAFETY: heads of pages hold D·PAGE keys and PAGE·dp values; sums and norms are rows of this
+                    // task's scratch, each in one query; positions are below the tokens written (checked).
+                    unsafe {
+                        // Conditions on constants: heights that a set of registers does not have are not compiled.
+                        if S::REGISTERS >= 32 {
                             match m {
                                 6 => tile::page::<S, T, 6>(s, score, &head, &queries, d, dp),
                                 3 => tile::page::<S, T, 3>(s, score, &head, &queries, d, dp),
+                                _ => tile::page::<S, T, 1>(s, score, &head, &queries, d, dp),
+                            }
+                        } else {
+                            match m {
                                 2 => tile::page::<S, T, 2>(s, score, &head, &queries, d, dp),
                                 _ => tile::page::<S, T, 1>(s, score, &head, &queries, d, dp),
                             }
                         }
-                        r += m;
                     }
+                    r += m;
                 }
-                for r in 0..rows {
-                    let sum = &sums[r * dp..][..dp];
-                    match task.part {
-                        Some(part) => {
-                            // SAFETY: a row of parts belongs to one task.
-                            let part = unsafe { cx.parts.part((part + r) * (dp + 2), dp + 2) };
-                            part[..dp].copy_from_slice(sum);
-                            part[dp..].copy_from_slice(&norms[r]);
-                        }
-                        None => {
-                            let all = all[r * dp..][..dp].as_mut_ptr();
-                            // SAFETY: both have dp numbers and lie apart.
-                            unsafe { tile::join(s, all, &mut all_norms[r], sum.as_ptr(), norms[r], dp) }
-                        }
+            }
+            for r in 0..rows {
+                let sum = &sums[r * dp..][..dp];
+                match task.part {
+                    Some(part) => {
+                        // SAFETY: a row of parts belongs to one task.
+                        let part = unsafe { cx.parts.part((part + r) * (dp + 2), dp + 2) };
+                        part[..dp].copy_from_slice(sum);
+                        part[dp..].copy_from_slice(&norms[r]);
+                    }
+                    None => {
+                        let all = all[r * dp..][..dp].as_mut_ptr();
+                        // SAFETY: both have dp numbers and lie apart.
+                        unsafe { tile::join(s, all, &mut all_norms[r], sum.as_ptr(), norms[r], dp) }
                     }
                 }
             }
-            if task.part.is_none() {
-                for r in 0..rows {
-                    // SAFETY: this task alone has these rows and heads.
-                    close(unsafe { cx.out(*task, r) }, &all[r * dp..], all_norms[r]);
-                }
+        }
+        if task.part.is_none() {
+            for r in 0..rows {
+                // SAFETY: this task alone has these rows and heads.
+                close(unsafe { cx.out(task, r) }, &all[r * dp..], all_norms[r]);
             }
-        });
+        }
     }
 }
 
@@ -347,31 +366,30 @@ fn close(out: &mut [f32], sum: &[f32], norm: [f32; 2]) {
 struct Join<'a> {
     cx: &'a Cx<'a>,
     task: Task,
+    /// Scratch, `[dp]`.
+    sum: &'a mut [f32],
 }
 
 impl Kernel for Join<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Join { cx, task } = self;
+        let Join { cx, task, sum } = self;
         let dp = cx.shape.padded();
-        let rows = (task.t.1 - task.t.0) * cx.group();
+        let rows = cx.rows(task);
         let first = task.part.unwrap_or(0);
-        scratch::with(Slot::A, dp, |sum| {
-            let sum: &mut [f32] = bytemuck::cast_slice_mut(sum);
-            for r in 0..rows {
-                sum.fill(0.0);
-                let mut norm = [f32::NEG_INFINITY, 0.0];
-                for chunk in 0..task.chunks.1 - task.chunks.0 {
-                    // SAFETY: the first phase has written it, and nobody writes now.
-                    let part = unsafe { cx.parts.part((first + chunk * rows + r) * (dp + 2), dp + 2) };
-                    let chunk_norm = [part[dp], part[dp + 1]];
-                    // SAFETY: both have dp numbers and lie apart.
-                    unsafe { tile::join(s, sum.as_mut_ptr(), &mut norm, part.as_ptr(), chunk_norm, dp) }
-                }
-                // SAFETY: this task alone has these rows and heads.
-                close(unsafe { cx.out(task, r) }, sum, norm);
+        for r in 0..rows {
+            sum.fill(0.0);
+            let mut norm = [f32::NEG_INFINITY, 0.0];
+            for chunk in 0..task.chunks.1 - task.chunks.0 {
+                // SAFETY: the first phase has written it, and nobody writes now.
+                let part = unsafe { cx.parts.part((first + chunk * rows + r) * (dp + 2), dp + 2) };
+                let chunk_norm = [part[dp], part[dp + 1]];
+                // SAFETY: both have dp numbers and lie apart.
+                unsafe { tile::join(s, sum.as_mut_ptr(), &mut norm, part.as_ptr(), chunk_norm, dp) }
             }
-        });
+            // SAFETY: this task alone has these rows and heads.
+            close(unsafe { cx.out(task, r) }, sum, norm);
+        }
     }
 }

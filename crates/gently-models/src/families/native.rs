@@ -5,7 +5,7 @@
 //!
 //! ```
 //! use gently_models::{config::*, families::Layout};
-//! let cfg = DecoderConfig { qk_norm: true, ..DecoderConfig::preset(Family::Llama) };
+//! let cfg = DecoderConfig { position: Position::Alibi, ..DecoderConfig::preset(Family::Llama) };
 //! assert_eq!(Layout::of(&cfg), Layout::Native);
 //! ```
 

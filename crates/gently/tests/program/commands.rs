@@ -49,7 +49,7 @@ fn a_run_can_be_written_with_inspected_and_explained() {
     assert!(long["tokens"].as_u64().unwrap() > 1000, "{long}");
     assert!((0.1..8.0).contains(&long["bits_per_byte"].as_f64().unwrap()), "{long}");
 
-    let bench = ["bench", "infer", run, "--prefill", "20", "--decode", "5", "--batch", "2", "--depth", "3", "--json"];
+    let bench = ["bench", "infer", run, "--prefill", "10", "--decode", "5", "--batch", "2", "--depth", "3", "--json"];
     let bench: serde_json::Value = serde_json::from_str(&succeed(&bench).out).unwrap();
     assert!(bench["results"].as_array().unwrap().iter().all(|r| r["tokens_per_second"].as_f64().unwrap() > 0.0));
 
