@@ -194,6 +194,12 @@ impl<'a> Source<'a> {
         }
     }
 
+    fn release(&self) {
+        if let Self::Files(files) = self {
+            files.release();
+        }
+    }
+
     /// The rows of a parameter that there is, with the length of a row.
     fn parts(&self, name: &str) -> Result<(Vec<Stored<'a>>, usize)> {
         match self {
@@ -240,6 +246,8 @@ impl<'a> Parts<'a> {
         if !self.rest.remove(name) {
             return Ok(None);
         }
+        // What came before is packed by now: the file's pages need not be held beside it.
+        self.source.release();
         let (parts, cols) = self.source.parts(name)?;
         // Enough of each tensor to tell models apart; all of it would cost a pass over memory.
         self.hash.update(name.as_bytes());

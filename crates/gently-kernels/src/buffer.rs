@@ -209,6 +209,17 @@ pub mod mmap {
         pub fn open(path: impl AsRef<std::path::Path>) -> io::Result<Mmap> {
             Self::map(&File::open(path)?)
         }
+
+        /// Gives back the memory of what was read so far; reading it again takes it from the page cache or the disk.
+        /// For who copies a file part by part and would hold it twice. Does nothing where the system has no such call.
+        pub fn release(&self) {
+            #[cfg(unix)]
+            if let Some(map) = &self.map {
+                // SAFETY: the map is shared and read-only, so its pages hold nothing but the file: they come back with
+                // the same bytes (but for a foreign writer, see above). A refusal leaves them where they are.
+                let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+            }
+        }
     }
 
     impl Deref for Mmap {

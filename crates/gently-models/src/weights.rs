@@ -193,6 +193,12 @@ impl WeightSource {
         self.table.mappings[*index].theirs.iter().map(|rows| self.part(rows, cols)).collect()
     }
 
+    /// Gives back the memory of the parameters read so far, so that who keeps a copy does not hold them twice. They can be
+    /// read again.
+    pub fn release(&self) {
+        self.store.release();
+    }
+
     /// A parameter as f32.
     ///
     /// # Errors

@@ -104,6 +104,11 @@ impl Gguf {
         let entry = self.entry(name)?;
         Ok(&self.parts[entry.part].1[entry.bytes.clone()])
     }
+
+    /// Gives back the memory of the tensors read so far; they can be read again.
+    pub fn release(&self) {
+        self.parts.iter().for_each(|(_, map)| map.release());
+    }
 }
 
 /// `model-00002-of-00003.gguf` is `("model", 3)`.

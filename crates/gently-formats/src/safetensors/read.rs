@@ -62,6 +62,11 @@ impl SafeTensors {
         Ok(&self.map[self.entry(name)?.bytes.clone()])
     }
 
+    /// Gives back the memory of the tensors read so far; they can be read again.
+    pub fn release(&self) {
+        self.map.release();
+    }
+
     /// A tensor's elements.
     ///
     /// # Errors

@@ -53,6 +53,13 @@ impl Store {
         }
     }
 
+    pub fn release(&self) {
+        match self {
+            Self::Folder { files, .. } => files.iter().for_each(SafeTensors::release),
+            Self::Gguf(file) => file.release(),
+        }
+    }
+
     pub fn len(&self) -> usize {
         match self {
             Self::Folder { places, .. } => places.len(),
