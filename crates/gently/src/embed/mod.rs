@@ -132,6 +132,9 @@ pub struct Embedder {
     work: Mutex<Option<Work>>,
 }
 
+/// The tokens of a text, and whether it was cut.
+type Cut = gently_text::Result<(Vec<u32>, bool)>;
+
 impl Embedder {
     /// Opens the model that `path` means: a GGUF file, or a folder with `config.json`, with or without the files of
     /// `sentence-transformers`. Quantized weights are computed with as they are stored.
@@ -264,7 +267,7 @@ impl Embedder {
 
     /// Each text's tokens, and whether it was cut.
     fn tokens<T: AsRef<str> + Sync>(&self, texts: &[T]) -> Result<Vec<(Vec<u32>, bool)>, Error> {
-        let mut found: Vec<Option<gently_text::Result<(Vec<u32>, bool)>>> = texts.iter().map(|_| None).collect();
+        let mut found: Vec<Option<Cut>> = texts.iter().map(|_| None).collect();
         const SHARE: usize = 8;
         pool::parallel_chunks_mut(&mut found, SHARE, |share, found| {
             for (found, text) in found.iter_mut().zip(&texts[share * SHARE..]) {
@@ -278,7 +281,7 @@ impl Embedder {
                 *found = Some(self.tokenizer.encode_within(&text, self.most));
             }
         });
-        let checked = |(index, found): (usize, Option<gently_text::Result<(Vec<u32>, bool)>>)| match found {
+        let checked = |(index, found): (usize, Option<Cut>)| match found {
             Some(Ok((ids, _))) if ids.is_empty() => Err(Error::Empty { index }),
             Some(Ok(tokens)) => Ok(tokens),
             Some(Err(source)) => Err(Error::Text { index, source }),
