@@ -123,13 +123,10 @@ fn minilm_in_eight_bits_is_close() {
     let texts = ["A man is eating food.", "A man is eating a piece of bread.", "Ünïcödé — 你好, naïve café №5!"];
     let (a, b) = (exact.embed(&texts).unwrap(), eight.embed(&texts).unwrap());
     assert_eq!(a.tokens(), b.tokens());
-    for i in 0..texts.len() {
+    for (i, text) in texts.iter().enumerate() {
         let cosine: f32 = a.row(i).iter().zip(b.row(i)).map(|(a, b)| a * b).sum();
-        assert!(cosine > 0.999, "{}: {cosine}", texts[i]);
-        assert_eq!(
-            eight.tokenizer().encode_whole(texts[i]).unwrap(),
-            exact.tokenizer().encode_whole(texts[i]).unwrap()
-        );
+        assert!(cosine > 0.999, "{text}: {cosine}");
+        assert_eq!(eight.tokenizer().encode_whole(text).unwrap(), exact.tokenizer().encode_whole(text).unwrap());
     }
     assert!((b.cosine(0, 1) - 0.7553).abs() < 0.01, "{}", b.cosine(0, 1));
 }
