@@ -471,12 +471,18 @@ fn generation_ends(dir: &Path) -> Vec<u32> {
 /// Reads a text file with a limit on its size.
 pub(crate) fn read(path: &Path) -> Result<String> {
     let io = |source| Error::Io { path: path.into(), action: "read", source };
-    let bytes = std::fs::metadata(path).map_err(io)?.len();
-    if bytes > MAX_FILE {
-        return Err(Error::TooLarge { path: path.into(), bytes, limit: MAX_FILE });
+    let file = std::fs::File::open(path).map_err(io)?;
+    let size = file.metadata().map_err(io)?.len();
+    let mut bytes = Vec::new();
+    // A device says that it has no bytes and never ends: what is read is bounded, not only what is said.
+    if size <= MAX_FILE {
+        std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_FILE + 1), &mut bytes).map_err(io)?;
     }
-    String::from_utf8(std::fs::read(path).map_err(io)?)
-        .map_err(|e| Error::NotUtf8 { path: path.into(), offset: e.utf8_error().valid_up_to() })
+    let size = size.max(bytes.len() as u64);
+    if size > MAX_FILE {
+        return Err(Error::TooLarge { path: path.into(), bytes: size, limit: MAX_FILE });
+    }
+    String::from_utf8(bytes).map_err(|e| Error::NotUtf8 { path: path.into(), offset: e.utf8_error().valid_up_to() })
 }
 
 /// Writes by a temporary file and a rename.

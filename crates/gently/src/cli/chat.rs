@@ -1,6 +1,7 @@
 //! `gently chat`: a conversation with a model.
 
 use super::failure::advise;
+use super::input;
 use super::output::{data, say};
 use super::sampling::Sampling;
 use anyhow::Result;
@@ -50,7 +51,7 @@ pub fn run(args: Args) -> Result<()> {
     let own;
     let template = match &args.template {
         Some(file) => {
-            own = ChatTemplate::new(&std::fs::read_to_string(file)?, TemplateTokens::new(), file)?;
+            own = ChatTemplate::new(&input::text(file, input::PROMPT)?, TemplateTokens::new(), file)?;
             &own
         }
         None => model.chat_template().ok_or_else(|| {
@@ -130,11 +131,11 @@ impl Chat<'_> {
             // A wrong file must not end the conversation.
             "save" => match self.save(Path::new(rest)) {
                 Ok(()) => say(&format!("saved to {rest}")),
-                Err(e) => say(&format!("not saved: {e}")),
+                Err(e) => say(&format!("not saved: {e:#}")),
             },
             "load" => match self.load(Path::new(rest)) {
                 Ok(()) => say(&format!("{} messages", self.messages.len())),
-                Err(e) => say(&format!("not loaded: {e}")),
+                Err(e) => say(&format!("not loaded: {e:#}")),
             },
             _ => say(&format!("there is no /{name}; /help shows the commands")),
         }
@@ -234,8 +235,8 @@ impl Chat<'_> {
 
     fn load(&mut self, path: &Path) -> Result<()> {
         let bad = || advise(format!("{} is not a list of messages", path.display()), "give a file that /save wrote");
-        let text = std::fs::read_to_string(path)?;
-        let all: serde_json::Value = serde_json::from_str(&text)?;
+        let text = input::text(path, input::PROMPT)?;
+        let all: serde_json::Value = serde_json::from_str(&text).map_err(|_| bad())?;
         let mut messages = Vec::new();
         for message in all.as_array().ok_or_else(bad)? {
             let (Some(role), Some(content)) = (message["role"].as_str(), message["content"].as_str()) else {

@@ -1,6 +1,7 @@
 //! `gently convert` and `gently quantize`: a model in another format, or with coarser weights.
 
 use super::failure::advise;
+use super::input;
 use super::output::{bytes, data, say, table};
 use anyhow::Result;
 use clap::{Args as ClapArgs, ValueEnum};
@@ -231,7 +232,7 @@ fn measure(source: &WeightSource, path: &Path, text: &Path, most: usize) -> Resu
     const WINDOW: usize = 512;
     let tokenizer = tokenizer_of(source, path)?;
     let model: Decoder = source.decoder(&Device::Cpu)?;
-    let text = std::fs::read_to_string(text)?;
+    let text = input::text(text, input::BOOK)?;
     // A token has at least a byte, and no more are wanted.
     let mut end = text.len().min(most.saturating_mul(16));
     while !text.is_char_boundary(end) {

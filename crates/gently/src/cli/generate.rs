@@ -1,6 +1,7 @@
 //! `gently generate`: continue a prompt with a model, streaming.
 
 use super::failure::advise;
+use super::input;
 use super::output::{data, say};
 use super::sampling::Sampling;
 use anyhow::Result;
@@ -8,8 +9,7 @@ use clap::Args as ClapArgs;
 use gently::prelude::*;
 use gently::write::End;
 use serde_json::json;
-use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Options of `gently generate`.
@@ -50,7 +50,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     let prompt = match args.prompt.as_str() {
-        "-" => from_stdin()?,
+        "-" => input::text(Path::new("-"), input::PROMPT)?,
         text => text.to_owned(),
     };
     let model = args.engine.open(&args.model)?;
@@ -105,19 +105,4 @@ fn conversation(model: &TextModel, system: Option<String>, prompt: &str) -> Resu
     let mut messages: Vec<Message> = system.map(Message::system).into_iter().collect();
     messages.push(Message::user(prompt));
     Ok(template.render(&messages, &ChatOptions::default())?)
-}
-
-/// Longest prompt taken from standard input.
-const PROMPT_LIMIT: u64 = 64 << 20;
-
-fn from_stdin() -> Result<String> {
-    let mut bytes = Vec::new();
-    std::io::stdin().lock().take(PROMPT_LIMIT + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > PROMPT_LIMIT {
-        return Err(advise("the prompt on standard input is longer than 64 MiB", "give the last part of it"));
-    }
-    String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        advise(format!("the prompt on standard input is not UTF-8 (byte {at})"), "convert it with iconv first")
-    })
 }

@@ -11,6 +11,7 @@ mod embed;
 mod engine;
 mod generate;
 mod gguf_file;
+mod input;
 mod inspect;
 mod output;
 mod quickstart;

@@ -1,6 +1,7 @@
 //! `gently score`: how likely a text is to a model.
 
 use super::failure::advise;
+use super::input;
 use super::output::{data, table};
 use anyhow::Result;
 use clap::Args as ClapArgs;
@@ -36,8 +37,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let text = match (args.text, &args.file) {
         (Some(text), _) => text,
-        (None, Some(file)) => std::fs::read_to_string(file)
-            .map_err(|e| anyhow::Error::new(e).context(format!("cannot read {}", file.display())))?,
+        (None, Some(file)) => input::text(file, input::BOOK)?,
         (None, None) => unreachable!("one of the two is required"),
     };
     let model = args.engine.open(&args.model)?;

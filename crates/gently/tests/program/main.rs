@@ -7,3 +7,4 @@ mod kill;
 mod memory;
 mod profile;
 mod run;
+mod talking;

@@ -1,0 +1,59 @@
+//! Conversations: `gently chat` driven through its standard input.
+
+use crate::run::{Said, command, fail, succeed, text, train_args};
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+
+/// Runs `gently chat` on lines, to their end.
+fn chat(args: &[&str], lines: &str) -> Said {
+    let all = [&["chat"], args, &["--temperature", "0", "--max-tokens", "8"][..]].concat();
+    let mut child = command(&all).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    child.wait_with_output().unwrap().into()
+}
+
+#[test]
+fn a_conversation_outlives_what_is_wrong_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (data, run) = (at("text.txt"), at("run"));
+    fs::write(&data, text()).unwrap();
+    succeed(&train_args(Path::new(&data), Path::new(&run), &[]));
+
+    fail(&["chat", &run], &["no chat template", "hint:"]);
+    fail(&["chat", &run, "--template", &at("none")], &["none", "cannot read"]);
+    fs::write(at("broken"), "{% for %}").unwrap();
+    fail(&["chat", &run, "--template", &at("broken")], &["broken", "line 1"]);
+
+    // A model of characters, which knows those of its text alone.
+    let template = at("template");
+    fs::write(&template, "{% for m in messages %}{{ m.content }} {% endfor %}").unwrap();
+    let with = [&run[..], "--template", &template];
+    let once = chat(&with, "the sea\n");
+    assert!(once.ok && once.out.chars().count() == 8 + 1, "eight characters and an end: {:?}{}", once.out, once.err);
+    assert_eq!(once.out, chat(&with, "/clear\nthe sea\n").out, "the same question, the same answer");
+
+    fs::write(at("wrong.json"), "{\"role\": 3}").unwrap();
+    let (saved, wrong) = (at("saved.json"), at("wrong.json"));
+    let lines = format!(
+        "the sea\n/nothing\n/load {}\n/load {wrong}\n/save {}\n/save {saved}\n/again\n/undo\n/undo\n/load {saved}\n/stats\n",
+        at("none.json"),
+        at("no/such/folder.json"),
+    );
+    let said = chat(&with, &lines);
+    assert!(said.ok, "{}{}", said.out, said.err);
+    for word in
+        ["no /nothing", "none.json", "wrong.json is not a list of messages", "not saved", "2 messages", "tokens/s"]
+    {
+        assert!(said.err.contains(word), "{word:?} is missing in\n{}", said.err);
+    }
+    let kept: serde_json::Value = serde_json::from_str(&fs::read_to_string(&saved).unwrap()).unwrap();
+    assert_eq!((&kept[0]["role"], &kept[0]["content"]), (&"user".into(), &"the sea".into()));
+    assert_eq!(kept[1]["content"].as_str(), once.out.strip_suffix('\n'));
+
+    // Longer than the context of 16: its beginning is left out, or what cannot be is said.
+    let said = chat(&with, "the sea\nthe sea\nthe sea and the night and the stars\nthe sea\n");
+    assert!(said.ok && said.err.contains("left out") && said.err.contains("do not fit"), "{}{}", said.out, said.err);
+}
