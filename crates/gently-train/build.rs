@@ -34,8 +34,11 @@ mod kjv {
     fn from_file() -> Option<String> {
         let cargo = std::env::var_os("CARGO")?;
         let manifest = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR")?).join("Cargo.toml");
+        // Crates of other systems are not on this machine, and offline none of them could be fetched.
         let listed = Command::new(cargo)
-            .args(["metadata", "--format-version", "1", "--offline", "--manifest-path"])
+            .args(["metadata", "--format-version", "1", "--offline", "--filter-platform"])
+            .arg(std::env::var_os("TARGET")?)
+            .arg("--manifest-path")
             .arg(manifest)
             .output()
             .ok()?;
