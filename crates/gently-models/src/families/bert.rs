@@ -9,6 +9,7 @@
 //! assert_eq!(Entry::of_model_type("bert").unwrap().architectures, ["bert"]);
 //! ```
 
+use super::keys::activation_name;
 use super::{Entry, GgufKeys, Keys, Layout, NameTable};
 use crate::config::{DecoderConfig, Family, MlpKind, NormPlace};
 use crate::error::Result;
@@ -32,9 +33,6 @@ pub static ENTRY: Entry = Entry {
     gguf_names: |cfg| names(cfg, &GGUF),
 };
 
-const ACTIVATIONS: &[(&str, MlpKind)] =
-    &[("gelu", MlpKind::GeluErf), ("gelu_new", MlpKind::Gelu), ("relu", MlpKind::Relu), ("silu", MlpKind::Silu)];
-
 fn base() -> DecoderConfig {
     DecoderConfig {
         norm_place: NormPlace::Post,
@@ -53,10 +51,6 @@ fn from_json(keys: &Keys) -> Result<DecoderConfig> {
     }
     keys.must_be_off("is_decoder")?;
     keys.must_be_off("add_cross_attention")?;
-    let activation = keys.text_or("hidden_act", "gelu")?;
-    let Some((_, mlp)) = ACTIVATIONS.iter().find(|(name, _)| *name == activation) else {
-        return Err(keys.unsupported("hidden_act"));
-    };
     Ok(DecoderConfig {
         vocab: keys.size("vocab_size")?,
         context: keys.size("max_position_embeddings")?,
@@ -64,7 +58,7 @@ fn from_json(keys: &Keys) -> Result<DecoderConfig> {
         layers: keys.size("num_hidden_layers")?,
         heads: keys.size("num_attention_heads")?,
         mlp_width: Some(keys.size("intermediate_size")?),
-        mlp: *mlp,
+        mlp: keys.activation("hidden_act", "gelu")?,
         norm_eps: keys.real_or("layer_norm_eps", 1e-12)?,
         init_std: keys.real_or("initializer_range", 0.02)?,
         ..base()
@@ -72,7 +66,6 @@ fn from_json(keys: &Keys) -> Result<DecoderConfig> {
 }
 
 fn to_json(cfg: &DecoderConfig) -> Value {
-    let activation = ACTIVATIONS.iter().find(|(_, kind)| *kind == cfg.mlp).map_or("gelu", |(name, _)| name);
     json!({
         "architectures": ["BertModel"],
         "model_type": "bert",
@@ -81,7 +74,7 @@ fn to_json(cfg: &DecoderConfig) -> Value {
         "intermediate_size": cfg.mlp_width(),
         "num_hidden_layers": cfg.layers,
         "num_attention_heads": cfg.heads,
-        "hidden_act": activation,
+        "hidden_act": activation_name(cfg.mlp),
         "layer_norm_eps": cfg.norm_eps,
         "type_vocab_size": 1,
         "position_embedding_type": "absolute",

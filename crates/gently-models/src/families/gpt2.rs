@@ -13,8 +13,9 @@
 //! assert!(table.mappings.iter().any(|m| m.theirs[0].name == "transformer.h.11.attn.c_attn.weight"));
 //! ```
 
+use super::keys::activation_name;
 use super::{Entry, Keys, Layout, NameTable};
-use crate::config::{DecoderConfig, Family, MlpKind, NormKind, NormPlace, Position};
+use crate::config::{DecoderConfig, Family, NormKind, NormPlace, Position};
 use crate::error::Result;
 use serde_json::{Value, json};
 
@@ -30,18 +31,6 @@ pub static ENTRY: Entry = Entry {
     to_gguf: |_| Vec::new(),
     gguf_names,
 };
-
-/// Our name of the activation for each of theirs; the first of ours is the one written.
-const ACTIVATIONS: &[(&str, MlpKind)] = &[
-    ("gelu_new", MlpKind::Gelu),
-    ("gelu_pytorch_tanh", MlpKind::Gelu),
-    ("gelu_fast", MlpKind::Gelu),
-    ("gelu", MlpKind::GeluErf),
-    ("relu", MlpKind::Relu),
-    ("relu2", MlpKind::Relu2),
-    ("silu", MlpKind::Silu),
-    ("swish", MlpKind::Silu),
-];
 
 /// Whether GPT-2's layout holds `cfg` exactly. Biases that `cfg` leaves out are written as zeros.
 pub fn covers(cfg: &DecoderConfig) -> bool {
@@ -73,10 +62,6 @@ pub fn from_json(keys: &Keys) -> Result<DecoderConfig> {
     if keys.flag_or("add_cross_attention", false)? {
         return Err(keys.unsupported("add_cross_attention"));
     }
-    let activation = keys.text_or("activation_function", "gelu_new")?;
-    let Some((_, mlp)) = ACTIVATIONS.iter().find(|(name, _)| *name == activation) else {
-        return Err(keys.unsupported("activation_function"));
-    };
     let dropout = keys.real_or("resid_pdrop", 0.1)?;
     for key in ["embd_pdrop", "attn_pdrop"] {
         if keys.real_or(key, 0.1)? != dropout {
@@ -93,7 +78,7 @@ pub fn from_json(keys: &Keys) -> Result<DecoderConfig> {
         layers: keys.size("n_layer")?,
         heads: keys.size("n_head")?,
         mlp_width: keys.size_if("n_inner")?,
-        mlp: *mlp,
+        mlp: keys.activation("activation_function", "gelu_new")?,
         norm_eps: keys.real_or("layer_norm_epsilon", 1e-5)?,
         tied_head: keys.flag_or("tie_word_embeddings", true)?,
         init_std: keys.real_or("initializer_range", 0.02)?,
@@ -104,7 +89,6 @@ pub fn from_json(keys: &Keys) -> Result<DecoderConfig> {
 
 /// The published keys for `cfg`, which [`covers`] accepted.
 pub fn to_json(cfg: &DecoderConfig) -> Value {
-    let activation = ACTIVATIONS.iter().find(|(_, kind)| *kind == cfg.mlp).map_or("gelu_new", |(name, _)| name);
     json!({
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -114,7 +98,7 @@ pub fn to_json(cfg: &DecoderConfig) -> Value {
         "n_layer": cfg.layers,
         "n_head": cfg.heads,
         "n_inner": cfg.mlp_width,
-        "activation_function": activation,
+        "activation_function": activation_name(cfg.mlp),
         "layer_norm_epsilon": cfg.norm_eps,
         "resid_pdrop": cfg.dropout,
         "embd_pdrop": cfg.dropout,

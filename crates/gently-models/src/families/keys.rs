@@ -1,6 +1,6 @@
 //! Typed access to the keys of a `config.json` and of a GGUF file, with errors that name file and key.
 
-use crate::config::DecoderConfig;
+use crate::config::{DecoderConfig, MlpKind};
 use crate::error::{Error, Result};
 use gently_formats::gguf::{Gguf, Metadata};
 use serde_json::{Map, Value};
@@ -10,6 +10,29 @@ use std::path::Path;
 pub struct Keys<'a> {
     map: &'a Map<String, Value>,
     path: &'a Path,
+}
+
+/// transformers' names of activations without a gate (its `ACT2FN`).
+const ACTIVATIONS: &[(&str, MlpKind)] = &[
+    ("gelu", MlpKind::GeluErf),
+    ("gelu_new", MlpKind::Gelu),
+    ("gelu_pytorch_tanh", MlpKind::Gelu),
+    ("gelu_fast", MlpKind::Gelu),
+    ("relu", MlpKind::Relu),
+    ("relu2", MlpKind::Relu2),
+    ("silu", MlpKind::Silu),
+    ("swish", MlpKind::Silu),
+];
+
+/// transformers' name of an MLP's activation.
+pub(super) fn activation_name(kind: MlpKind) -> &'static str {
+    match kind {
+        MlpKind::GeluErf => "gelu",
+        MlpKind::Gelu | MlpKind::Geglu => "gelu_new",
+        MlpKind::Relu => "relu",
+        MlpKind::Relu2 => "relu2",
+        MlpKind::Silu | MlpKind::Swiglu => "silu",
+    }
 }
 
 /// What a file says about rotary positions.
@@ -84,6 +107,13 @@ impl<'a> Keys<'a> {
     /// An array of texts, if present.
     pub(crate) fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
         self.get(key, "an array of strings", |v| v.as_array()?.iter().map(Value::as_str).collect())
+    }
+
+    /// The activation of an MLP without a gate.
+    pub(super) fn activation(&self, key: &'static str, default: &str) -> Result<MlpKind> {
+        let name = self.text_or(key, default)?;
+        let found = ACTIVATIONS.iter().find(|(known, _)| *known == name);
+        found.map(|(_, kind)| *kind).ok_or_else(|| self.unsupported(key))
     }
 
     /// The error for a published option that is not implemented.

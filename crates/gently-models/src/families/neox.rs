@@ -8,6 +8,7 @@
 //! assert_eq!(Entry::of_model_type("gpt_neox").unwrap().architectures, ["gptneox"]);
 //! ```
 
+use super::keys::activation_name;
 use super::{Entry, GgufKeys, Keys, Layout, NameTable, Order};
 use crate::config::{DecoderConfig, Family, MlpKind, Position};
 use crate::error::Result;
@@ -31,15 +32,6 @@ pub static ENTRY: Entry = Entry {
     gguf_names: |cfg| names(cfg, &GGUF, Order::Same),
 };
 
-const ACTIVATIONS: &[(&str, MlpKind)] = &[
-    ("gelu", MlpKind::GeluErf),
-    ("gelu_new", MlpKind::Gelu),
-    ("gelu_fast", MlpKind::Gelu),
-    ("gelu_pytorch_tanh", MlpKind::Gelu),
-    ("relu", MlpKind::Relu),
-    ("silu", MlpKind::Silu),
-];
-
 fn base() -> DecoderConfig {
     DecoderConfig {
         position: Position::Rotary,
@@ -52,10 +44,6 @@ fn base() -> DecoderConfig {
 fn from_json(keys: &Keys) -> Result<DecoderConfig> {
     keys.must_be_off("attention_dropout")?;
     keys.must_be_off("hidden_dropout")?;
-    let activation = keys.text_or("hidden_act", "gelu")?;
-    let Some((_, mlp)) = ACTIVATIONS.iter().find(|(name, _)| *name == activation) else {
-        return Err(keys.unsupported("hidden_act"));
-    };
     let bias = keys.flag_or("attention_bias", true)?;
     let cfg = DecoderConfig {
         vocab: keys.size("vocab_size")?,
@@ -64,7 +52,7 @@ fn from_json(keys: &Keys) -> Result<DecoderConfig> {
         layers: keys.size("num_hidden_layers")?,
         heads: keys.size("num_attention_heads")?,
         mlp_width: Some(keys.size("intermediate_size")?),
-        mlp: *mlp,
+        mlp: keys.activation("hidden_act", "gelu")?,
         norm_eps: keys.real_or("layer_norm_eps", 1e-5)?,
         attention_bias: bias,
         parallel: keys.flag_or("use_parallel_residual", true)?,
@@ -92,7 +80,6 @@ fn rope_default(keys: &Keys) -> Result<f64> {
 }
 
 fn to_json(cfg: &DecoderConfig) -> Value {
-    let activation = ACTIVATIONS.iter().find(|(_, kind)| *kind == cfg.mlp).map_or("gelu", |(name, _)| name);
     let partial = cfg.rotary_width() as f64 / cfg.head_width() as f64;
     json!({
         "architectures": ["GPTNeoXForCausalLM"],
@@ -102,7 +89,7 @@ fn to_json(cfg: &DecoderConfig) -> Value {
         "intermediate_size": cfg.mlp_width(),
         "num_hidden_layers": cfg.layers,
         "num_attention_heads": cfg.heads,
-        "hidden_act": activation,
+        "hidden_act": activation_name(cfg.mlp),
         "layer_norm_eps": cfg.norm_eps,
         "rotary_pct": partial,
         "rotary_emb_base": cfg.rope_theta,
