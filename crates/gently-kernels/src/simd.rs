@@ -113,6 +113,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// `p` must be valid for writing `n` floats.
     unsafe fn store_n(self, p: *mut f32, n: usize, a: Self::V);
 
+    /// Runs a kernel in a function of its own with the same instructions: what several places need is compiled once.
+    fn apart<K: Kernel>(self, kernel: K) -> K::Out;
+
     /// Loads a vector from the start of a slice.
     ///
     /// # Panics
@@ -183,6 +186,7 @@ pub fn dispatch<K: Kernel>(path: Path, kernel: K) -> K::Out {
 /// The processor must have the features named here.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+#[inline(never)]
 unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Out {
     kernel.run(avx512::Avx512::TOKEN)
 }
@@ -191,13 +195,14 @@ unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Out {
 /// The processor must have the features named here.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
+#[inline(never)]
 unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Out {
     kernel.run(avx2::Avx2::TOKEN)
 }
 
 /// Portable vectors: arrays of 8 that the compiler maps to what the target has.
 pub(crate) mod plain {
-    use super::Simd;
+    use super::{Kernel, Simd};
 
     /// Always available.
     #[derive(Clone, Copy)]
@@ -292,6 +297,10 @@ pub(crate) mod plain {
         #[inline(always)]
         fn max_lane(self, a: Self::V) -> f32 {
             a.iter().fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
+        }
+        #[inline(never)]
+        fn apart<K: Kernel>(self, kernel: K) -> K::Out {
+            kernel.run(self)
         }
         #[inline(always)]
         fn prefetch(self, _p: *const f32) {}

@@ -12,11 +12,11 @@
 //! Where there are few (batch, key head) pairs, their keys are cut into several tasks; each has its own
 //! partial dQ, and the partial sums are added in order. Not here: the arithmetic (see `product`, `rows`).
 
-use super::panel::{Parts, Raw, Width, load_row, load_transposed, prefetch, store_row, with_scratch};
+use super::panel::{Parts, Raw, Transpose, Width, load_row, prefetch, store_row, with_scratch};
 use super::plan::{Block, Plan, Sight};
 use super::product::{Product, TILE};
-use super::rows::{Given, Scores, Sweep, backward_row, keep_masks};
-use super::vector::{Vector, dispatch};
+use super::rows::{Cell, Gradients, Scores};
+use super::vector::{Job, Vector, dispatch};
 use super::{AttnShape, AttnSpec, HeadView, HeadViewMut, Part, QkvGrads, check_forward, check_grads};
 use crate::buffer::{AlignedBuf, OutOfMemory};
 use crate::cpu::Path;
@@ -220,14 +220,11 @@ struct Task<'a> {
     parts: &'a mut Parts,
 }
 
-impl Sweep for Task<'_> {
-    fn plan(&self) -> &Plan<'_> {
-        self.plan
-    }
-
+impl Job for Task<'_> {
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // a row is a place in several tiles
-    unsafe fn sweep<S: Vector, const PLAIN: bool>(self, s: S, f: Scores) {
+    unsafe fn run<S: Vector>(self, s: S) {
+        let f = Scores::new(self.plan);
         let Task { plan, io, b, kv_head, split, strips, sizes, parts } = self;
         let (shape, w) = (plan.shape, sizes.width);
         let (ld, narrow, transposed) = (w.narrow(), w.panel(w.narrow()), sizes.transposed);
@@ -259,7 +256,6 @@ impl Sweep for Task<'_> {
             std::slice::from_raw_parts_mut(d_bias, sizes.d_bias).fill(0.0);
 
             let mut sight = Sight::new();
-            let mut keep = [0; TILE];
             for strip in strips.0..strips.1 {
                 let j0 = strip * STRIP * TILE;
                 let keys = (STRIP * TILE).min(shape.t_k - j0);
@@ -268,8 +264,9 @@ impl Sweep for Task<'_> {
                     let j0 = j0 + i * TILE;
                     let n = TILE.min(shape.t_k - j0);
                     let (from_k, from_v) = (io.k.at(b, j0, kv_head), io.v.at(b, j0, kv_head));
-                    load_transposed(s, w.d, from_k, io.k.stride_t(), n, kt.add(i * transposed), f.bf16);
-                    load_transposed(s, w.d, from_v, io.v.stride_t(), n, vt.add(i * transposed), f.bf16);
+                    for (from, stride, to) in [(from_k, io.k.stride_t(), kt), (from_v, io.v.stride_t(), vt)] {
+                        s.job(Transpose { d: w.d, from, stride, rows: n, to: to.add(i * transposed), bf16: f.bf16 });
+                    }
                     for j in 0..n {
                         load_row(s, w, io.k.at(b, j0 + j, kv_head), k.add(i * narrow), ld, j, f.bf16);
                     }
@@ -317,29 +314,11 @@ impl Sweep for Task<'_> {
                                 );
                             }
                         }
-                        let mut dropout = None;
-                        if !PLAIN && let Some(d) = &f.dropout {
-                            keep_masks(s, d, plan, &block, b, tile, &mut keep);
-                            dropout = Some(d.gain() as f32);
-                        }
-                        for r in 0..rows {
-                            let mut given = Given {
-                                bits: sight.bits[r],
-                                keep: dropout.map(|gain| (keep[r], gain)),
-                                bias: std::ptr::null(),
-                                d_bias: std::ptr::null_mut(),
-                                lse: *lse.add(row0 + r),
-                                delta: *delta.add(row0 + r),
-                            };
-                            if !PLAIN && sizes.bias > 0 {
-                                let at = plan.bias_at(&block, r, kv_head, tile);
-                                given.bias = bias.add(at);
-                                if sizes.d_bias > 0 {
-                                    given.d_bias = d_bias.add(at);
-                                }
-                            }
-                            backward_row::<S, PLAIN>(s, &f, p.add(r * TILE), ds.add(r * TILE), &given);
-                        }
+                        let bias = if sizes.bias > 0 { bias.cast_const() } else { std::ptr::null() };
+                        let d_bias = if sizes.d_bias > 0 { d_bias } else { std::ptr::null_mut() };
+                        let cell = Cell { f: &f, plan, block: &block, sight: &sight, b, kv_head, tile, bias };
+                        let (lse, delta) = (lse.add(row0), delta.add(row0));
+                        cell.backward(s, Gradients { scores: p, grads: ds, lse, delta, d_bias });
                         for c in 0..w.chunks {
                             let n = w.of(c);
                             let at = slot * narrow + c * TILE * ld;

@@ -4,11 +4,11 @@
 //! keys (transposed) and the values they see, then goes over tiles, block by block. With one block, as in
 //! decoding, each tile is packed when it is used. Not here: the arithmetic (see `product`, `rows`).
 
-use super::panel::{Parts, Raw, Width, load_row, load_transposed, prefetch, store_row, with_scratch};
+use super::panel::{Parts, Raw, Transpose, Width, load_row, prefetch, store_row, with_scratch};
 use super::plan::{Block, Plan, Sight};
 use super::product::{Product, TILE};
-use super::rows::{Running, Scores, Sweep, finish_row, forward_row, keep_masks};
-use super::vector::{Vector, dispatch};
+use super::rows::{Cell, Running, Scores, finish_row};
+use super::vector::{Job, Vector, dispatch};
 use super::{AttnShape, AttnSpec, HeadView, HeadViewMut, check_forward};
 use crate::buffer::OutOfMemory;
 use crate::cpu::Path;
@@ -19,6 +19,18 @@ use crate::scratch::{Refusal, Scratch};
 const TASKS: usize = 64;
 /// Fewest blocks of a task that repacks the keys of another one.
 const BLOCKS: usize = 4;
+
+/// Operands and outputs of a call, `out[B, Tq, H, D]` and `lse[B, H, Tq]`.
+fn open([q, k, v]: [&HeadView<'_>; 3], shape: AttnShape, out: &mut [f32], lse: &mut [f32]) -> Io {
+    let (stride_b, stride_h) = (shape.heads * shape.t_q, shape.t_q);
+    Io {
+        q: Raw::new(q),
+        k: Raw::new(k),
+        v: Raw::new(v),
+        out: Raw::new_mut(&mut HeadViewMut::contiguous(out, shape.t_q, shape.heads, shape.d)),
+        lse: Raw::new_mut(&mut HeadViewMut { data: lse, offset: 0, stride_b, stride_t: 1, stride_h }),
+    }
+}
 
 /// [`forward`](super::forward) on one path.
 #[allow(clippy::too_many_arguments)]
@@ -36,19 +48,7 @@ pub(super) fn forward_on(
     if shape.lse_len() == 0 {
         return Ok(());
     }
-    let io = Io {
-        q: Raw::new(&q),
-        k: Raw::new(&k),
-        v: Raw::new(&v),
-        out: Raw::new_mut(&mut HeadViewMut::contiguous(out, shape.t_q, shape.heads, shape.d)),
-        lse: Raw::new_mut(&mut HeadViewMut {
-            data: lse,
-            offset: 0,
-            stride_b: shape.heads * shape.t_q,
-            stride_t: 1,
-            stride_h: shape.t_q,
-        }),
-    };
+    let io = open([&q, &k, &v], shape, out, lse);
     run(path, &[Sequence::new(Plan::new(shape, spec), io, 0)])
 }
 
@@ -71,13 +71,7 @@ pub(super) fn forward_each_on(
     assert_eq!(rows, Some(shape.t_q), "attention: lengths add up to Tq");
     assert!(shape.batch == 1 && shape.t_k == shape.t_q, "attention: sequences lie in one row of the batch");
     check_forward(shape, spec, [&q, &k, &v], out.len(), lse.len());
-    let io = Io {
-        q: Raw::new(&q),
-        k: Raw::new(&k),
-        v: Raw::new(&v),
-        out: Raw::new_mut(&mut HeadViewMut::contiguous(out, shape.t_q, shape.heads, shape.d)),
-        lse: Raw::new_mut(&mut HeadViewMut { data: lse, offset: 0, stride_b: 0, stride_t: 1, stride_h: shape.t_q }),
-    };
+    let io = open([&q, &k, &v], shape, out, lse);
     let mut sequences: Vec<Sequence<'_>> = Vec::with_capacity(lengths.len());
     let (mut row, mut tasks) = (0, 0);
     for &t in lengths.iter().filter(|t| **t > 0) {
@@ -214,13 +208,10 @@ struct Task<'a> {
     parts: &'a mut Parts,
 }
 
-impl Sweep for Task<'_> {
-    fn plan(&self) -> &Plan<'_> {
-        self.plan
-    }
-
+impl Job for Task<'_> {
     #[inline(always)]
-    unsafe fn sweep<S: Vector, const PLAIN: bool>(self, s: S, f: Scores) {
+    unsafe fn run<S: Vector>(self, s: S) {
+        let f = Scores::new(self.plan);
         let Task { plan, io, b, kv_head, blocks, sizes, parts } = self;
         let Sizes { width: w, tiles, packed, .. } = sizes;
         let (shape, ld) = (plan.shape, w.narrow());
@@ -238,9 +229,7 @@ impl Sweep for Task<'_> {
         // SAFETY: the caller's promise; all pointers stay in the scratch and in the checked views.
         unsafe {
             let packer = Packer { plan, io, b, kv_head, w, ld, values: !in_place, bf16: f.bf16 };
-            if !PLAIN {
-                plan.fill_biases(kv_head, std::slice::from_raw_parts_mut(bias, sizes.bias));
-            }
+            plan.fill_biases(kv_head, std::slice::from_raw_parts_mut(bias, sizes.bias));
             let all_at_once = blocks.1 - blocks.0 > 1;
             if all_at_once {
                 for tile in tiles.0..tiles.1 {
@@ -249,7 +238,6 @@ impl Sweep for Task<'_> {
                 }
             }
             let mut sight = Sight::new();
-            let mut keep = [0; TILE];
             for i in blocks.0..blocks.1 {
                 let block = Block::new(plan, b, kv_head, i);
                 for r in 0..block.rows {
@@ -290,23 +278,9 @@ impl Sweep for Task<'_> {
                             sight.columns(w.of(c)),
                         );
                     }
-                    let mut dropout = None;
-                    if !PLAIN && let Some(d) = &f.dropout {
-                        keep_masks(s, d, plan, &block, b, tile, &mut keep);
-                        dropout = Some(d.gain() as f32);
-                    }
-                    for r in 0..block.rows {
-                        let mut at = std::ptr::null();
-                        if !PLAIN && sizes.bias > 0 {
-                            at = bias.add(plan.bias_at(&block, r, kv_head, tile)).cast_const();
-                        }
-                        let state = Running { max: max.add(r), sum: sum.add(r * 16) };
-                        let keep = dropout.map(|gain| (keep[r], gain));
-                        let row = p.add(r * TILE);
-                        if let Some(by) = forward_row::<S, PLAIN>(s, &f, row, sight.bits[r], keep, at, state) {
-                            scale_row(s, w, o, ld, r, by);
-                        }
-                    }
+                    let bias = if sizes.bias > 0 { bias.cast_const() } else { std::ptr::null() };
+                    let cell = Cell { f: &f, plan, block: &block, sight: &sight, b, kv_head, tile, bias };
+                    cell.forward(s, Running { scores: p, max, sum, w, o, ld });
                     let (values, ldb, chunk) = if in_place {
                         (io.v.at(b, tile * TILE, kv_head), io.v.stride_t(), TILE)
                     } else {
@@ -324,7 +298,7 @@ impl Sweep for Task<'_> {
                     fresh = false;
                 }
                 for r in 0..block.rows {
-                    let (by, lse) = finish_row(s, Running { max: max.add(r), sum: sum.add(r * 16) });
+                    let (by, lse) = finish_row(s, *max.add(r), sum.add(r * 16));
                     let (t, h) = (block.time[r] as usize, block.head[r] as usize);
                     store_row(s, w, o, ld, r, by, io.out.at(b, t, h), false);
                     *io.lse.at(b, t, h) = lse;
@@ -357,31 +331,13 @@ impl Packer<'_> {
         let (k, b, h) = (&self.io.k, self.b, self.kv_head);
         // SAFETY: the caller's promise.
         unsafe {
-            load_transposed(s, self.w.d, k.at(b, j0, h), k.stride_t(), keys, kt, self.bf16);
+            let (from, stride, bf16) = (k.at(b, j0, h), k.stride_t(), self.bf16);
+            s.job(Transpose { d: self.w.d, from, stride, rows: keys, to: kt, bf16 });
             if self.values {
                 for j in 0..keys {
                     load_row(s, self.w, self.io.v.at(b, j0 + j, h), v, self.ld, j, self.bf16);
                 }
             }
-        }
-    }
-}
-
-/// Multiplies one row of a row panel.
-///
-/// # Safety
-/// The panel must be valid.
-#[inline(always)]
-unsafe fn scale_row<S: Vector>(s: S, w: Width, panel: *mut f32, ld: usize, r: usize, by: f32) {
-    for c in 0..w.chunks {
-        let mut i = 0;
-        while i < w.of(c) {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let at = panel.add((c * TILE + r) * ld + i);
-                s.store_ptr(at, s.mul(s.load_ptr(at), s.splat(by)));
-            }
-            i += S::LANES;
         }
     }
 }

@@ -9,7 +9,7 @@
 use std::cell::RefCell;
 
 use super::product::TILE;
-use super::vector::Vector;
+use super::vector::{Job, Vector};
 use super::{HeadView, HeadViewMut};
 use crate::buffer::{AlignedBuf, OutOfMemory};
 
@@ -183,47 +183,69 @@ pub(super) unsafe fn store_row<S: Vector>(
     }
 }
 
-/// Copies `rows` ≤ 64 rows, `stride` apart, into a transposed panel `[D, 64]`; missing ones become zeros.
+/// Multiplies row `r` of a row panel.
 ///
 /// # Safety
-/// `from` must be readable for those rows of D floats, `to` writable for D · 64.
+/// The panel must be valid.
 #[inline(always)]
-pub(super) unsafe fn load_transposed<S: Vector>(
-    s: S,
-    d: usize,
-    from: *const f32,
-    stride: usize,
-    rows: usize,
-    to: *mut f32,
-    bf16: bool,
-) {
-    let mut r = 0;
-    // SAFETY: the caller's promise.
-    unsafe {
-        while r < TILE {
-            let n = rows.saturating_sub(r).min(S::LANES);
-            let mut c = 0;
-            if n == S::LANES {
-                while c + S::LANES <= d {
-                    s.transpose(from.add(r * stride + c), stride, to.add(c * TILE + r), TILE);
-                    c += S::LANES;
-                }
+pub(super) unsafe fn scale_row<S: Vector>(s: S, w: Width, panel: *mut f32, ld: usize, r: usize, by: f32) {
+    for c in 0..w.chunks {
+        let mut i = 0;
+        while i < w.of(c) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let at = panel.add((c * TILE + r) * ld + i);
+                s.store_ptr(at, s.mul(s.load_ptr(at), s.splat(by)));
             }
-            while c < d {
-                let to = to.add(c * TILE + r);
-                for i in 0..n {
-                    *to.add(i) = *from.add((r + i) * stride + c);
-                }
-                for i in n..S::LANES {
-                    *to.add(i) = 0.0;
-                }
-                c += 1;
-            }
-            r += S::LANES;
+            i += S::LANES;
         }
-        if bf16 {
-            for i in (0..d * TILE).step_by(S::LANES) {
-                s.store_ptr(to.add(i), s.bf16(s.load_ptr(to.add(i))));
+    }
+}
+
+/// Copies `rows` ≤ 64 rows of D floats, `stride` apart, into a transposed panel `[D, 64]`; missing ones become zeros.
+///
+/// `from` must be readable for those rows, `to` writable for D · 64.
+pub(super) struct Transpose {
+    pub d: usize,
+    pub from: *const f32,
+    pub stride: usize,
+    pub rows: usize,
+    pub to: *mut f32,
+    pub bf16: bool,
+}
+
+impl Job for Transpose {
+    #[inline(always)]
+    unsafe fn run<S: Vector>(self, s: S) {
+        let Self { d, from, stride, rows, to, bf16 } = self;
+        let mut r = 0;
+        // SAFETY: the maker's promise.
+        unsafe {
+            while r < TILE {
+                let n = rows.saturating_sub(r).min(S::LANES);
+                let mut c = 0;
+                if n == S::LANES {
+                    while c + S::LANES <= d {
+                        s.transpose(from.add(r * stride + c), stride, to.add(c * TILE + r), TILE);
+                        c += S::LANES;
+                    }
+                }
+                while c < d {
+                    let to = to.add(c * TILE + r);
+                    for i in 0..n {
+                        *to.add(i) = *from.add((r + i) * stride + c);
+                    }
+                    for i in n..S::LANES {
+                        *to.add(i) = 0.0;
+                    }
+                    c += 1;
+                }
+                r += S::LANES;
+            }
+            if bf16 {
+                for i in (0..d * TILE).step_by(S::LANES) {
+                    s.store_ptr(to.add(i), s.bf16(s.load_ptr(to.add(i))));
+                }
             }
         }
     }

@@ -7,7 +7,7 @@
 //! A is read element by element (broadcast), B and C by vectors. The sum over k runs in ascending order
 //! for each element of C whatever the blocking, so its bits do not depend on the other rows.
 
-use super::vector::Vector;
+use super::vector::{Job, Vector};
 
 /// Keys of a tile, most queries of a block, and the row stride of everything that is read as A.
 pub(super) const TILE: usize = 64;
@@ -78,43 +78,46 @@ impl<const T: bool> Product<T> {
                 let (from, to) = (v0.max(n.0 / S::LANES), v1.min(n.1.div_ceil(S::LANES)));
                 if from < to && k.0 < k.1 {
                     // SAFETY: the caller's promise.
-                    unsafe { self.rows(s, r0, r1, k, from, to - from) };
+                    unsafe { s.job(Rows { product: self, rows: (r0, r1), k, vector: from, vectors: to - from }) };
                 }
                 r0 = r1;
             }
             v0 = v1;
         }
     }
+}
 
-    /// # Safety
-    /// As [`Product::run`], for rows `r0..r1`, depths `k` and `nv` vectors from `v`.
+/// Rows `rows.0 .. rows.1` of a product, depths `k.0 .. k.1`, and `vectors` vectors of columns from `vector` on.
+struct Rows<const TRANSPOSED: bool> {
+    product: Product<TRANSPOSED>,
+    rows: (usize, usize),
+    k: (usize, usize),
+    vector: usize,
+    vectors: usize,
+}
+
+impl<const T: bool> Job for Rows<T> {
     #[inline(always)]
-    unsafe fn rows<S: Vector>(self, s: S, mut r0: usize, r1: usize, k: (usize, usize), v: usize, nv: usize) {
-        let column = v * S::LANES;
+    unsafe fn run<S: Vector>(self, s: S) {
+        let Rows { product, rows: (mut r0, r1), k, vector, vectors } = self;
+        let column = vector * S::LANES;
         while r0 < r1 {
             // SAFETY: the caller's promise; pointers stay inside the operands.
             unsafe {
                 let depth = k.1 - k.0;
-                let a = if T { self.a.add(k.0 * TILE + r0) } else { self.a.add(r0 * TILE + k.0) };
-                let b = self.b.add(k.0 * self.ldb + column);
-                let c = self.c.add(r0 * self.ldc + column);
+                let a = if T { product.a.add(k.0 * TILE + r0) } else { product.a.add(r0 * TILE + k.0) };
+                let b = product.b.add(k.0 * product.ldb + column);
+                let c = product.c.add(r0 * product.ldc + column);
                 macro_rules! call {
                     ($mr:literal, $nv:literal) => {{
-                        s.block::<T, $mr, $nv>(Block {
-                            depth,
-                            a,
-                            b,
-                            ldb: self.ldb,
-                            c,
-                            ldc: self.ldc,
-                            accumulate: self.accumulate,
-                        });
+                        let Product { ldb, ldc, accumulate, .. } = product;
+                        s.job(Block::<T, $mr, $nv> { depth, a, b, ldb, c, ldc, accumulate });
                         r0 += $mr;
                     }};
                 }
                 let left = r1 - r0;
                 if S::REGISTERS >= 32 {
-                    match (left, nv) {
+                    match (left, vectors) {
                         (12.., 1) => call!(12, 1),
                         (12.., 2) => call!(12, 2),
                         (8.., 1) => call!(8, 1),
@@ -138,7 +141,7 @@ impl<const T: bool> Product<T> {
                         (_, _) => call!(1, 4),
                     }
                 } else {
-                    match (left, nv) {
+                    match (left, vectors) {
                         (8.., 1) => call!(8, 1),
                         (6.., 1) => call!(6, 1),
                         (6.., _) => call!(6, 2),
@@ -155,26 +158,20 @@ impl<const T: bool> Product<T> {
     }
 }
 
-/// The operands of a register block, at its first row, depth and column.
-#[derive(Clone, Copy)]
-pub(super) struct Block {
-    pub depth: usize,
-    pub a: *const f32,
-    pub b: *const f32,
-    pub ldb: usize,
-    pub c: *mut f32,
-    pub ldc: usize,
-    pub accumulate: bool,
+/// A register block of `MR` rows by `NV` vectors: its operands at its first row, depth and column.
+struct Block<const TRANSPOSED: bool, const MR: usize, const NV: usize> {
+    depth: usize,
+    a: *const f32,
+    b: *const f32,
+    ldb: usize,
+    c: *mut f32,
+    ldc: usize,
+    accumulate: bool,
 }
 
-impl Block {
-    /// `MR` rows by `NV` vectors. Inlined into one function for each instruction set and size, so that
-    /// nothing around it disturbs the registers.
-    ///
-    /// # Safety
-    /// As [`Product::run`], for this block.
+impl<const T: bool, const MR: usize, const NV: usize> Job for Block<T, MR, NV> {
     #[inline(always)]
-    pub unsafe fn run<S: Vector, const T: bool, const MR: usize, const NV: usize>(self, s: S) {
+    unsafe fn run<S: Vector>(self, s: S) {
         let Block { depth, a, b, ldb, c, ldc, accumulate } = self;
         // SAFETY: the caller's promise.
         unsafe {

@@ -8,37 +8,12 @@
 use std::f32::consts::{LN_2, LOG2_E};
 
 use super::dropout::Dropout;
-use super::plan::{Block, Plan};
+use super::panel::{Width, scale_row};
+use super::plan::{Block, Plan, Sight};
 use super::product::TILE;
 use super::vector::{Job, Vector};
 use crate::gemm::Compute;
 use crate::simd_math;
-
-/// A pass over the tiles of a task, compiled for scores without modifiers and for all others.
-pub(super) trait Sweep {
-    /// What the task is part of.
-    fn plan(&self) -> &Plan<'_>;
-
-    /// # Safety
-    /// As [`Job::run`]; `PLAIN` only where no modifier is on.
-    unsafe fn sweep<S: Vector, const PLAIN: bool>(self, s: S, f: Scores);
-}
-
-impl<T: Sweep> Job for T {
-    #[inline(always)]
-    unsafe fn run<S: Vector>(self, s: S) {
-        let scores = Scores::new(self.plan());
-        let plain = scores.is_plain() && !self.plan().has_bias();
-        // SAFETY: the caller's promise.
-        unsafe {
-            if plain {
-                self.sweep::<S, true>(s, scores);
-            } else {
-                self.sweep::<S, false>(s, scores);
-            }
-        }
-    }
-}
 
 /// Factors of scores and the modifiers that are on.
 #[derive(Clone, Copy)]
@@ -48,25 +23,20 @@ pub(super) struct Scores {
     scale: f32,
     /// Soft cap: scale / c, and c · log₂ e.
     cap: Option<(f32, f32)>,
-    pub dropout: Option<Dropout>,
+    dropout: Option<Dropout>,
     pub bf16: bool,
+    /// None of all this: rows are compiled once without modifiers and once with all of them.
+    plain: bool,
 }
 
 impl Scores {
     pub fn new(plan: &Plan<'_>) -> Self {
         let spec = plan.spec;
-        Self {
-            factor: spec.scale * LOG2_E,
-            scale: spec.scale,
-            cap: spec.softcap.map(|c| (spec.scale / c, c * LOG2_E)),
-            dropout: spec.dropout.filter(|d| d.p > 0.0),
-            bf16: spec.compute == Compute::Bf16,
-        }
-    }
-
-    /// No soft cap, no dropout, no rounding.
-    fn is_plain(&self) -> bool {
-        self.cap.is_none() && self.dropout.is_none() && !self.bf16
+        let cap = spec.softcap.map(|c| (spec.scale / c, c * LOG2_E));
+        let dropout = spec.dropout.filter(|d| d.p > 0.0);
+        let bf16 = spec.compute == Compute::Bf16;
+        let plain = cap.is_none() && dropout.is_none() && !bf16 && !plan.has_bias();
+        Self { factor: spec.scale * LOG2_E, scale: spec.scale, cap, dropout, bf16, plain }
     }
 
     /// The modified score in units of ln 2, and the tanh of the soft cap (0 without one).
@@ -99,31 +69,115 @@ fn lanes<S: Vector>(bits: u64, v: usize) -> u32 {
     (bits >> (v * S::LANES)) as u32 & ((1u64 << S::LANES) - 1) as u32
 }
 
-/// Masks of dropout for the rows of a block over one tile.
-#[inline(always)]
-pub(super) fn keep_masks<S: Vector>(
-    s: S,
-    dropout: &Dropout,
-    plan: &Plan<'_>,
-    block: &Block,
-    b: usize,
-    tile: usize,
-    keep: &mut [u64; TILE],
-) {
-    let mut last = (usize::MAX, usize::MAX, [0; 2]);
-    for (r, k) in keep.iter_mut().enumerate().take(block.rows) {
-        let (h, pos) = (block.head[r] as usize, plan.spec.q_start + block.time[r] as usize);
-        if (last.0, last.1) != (h, pos / 2) {
-            last = (h, pos / 2, s.dropout_masks(dropout, b * plan.shape.heads + h, pos / 2, tile));
+/// The scores of a block of queries with a tile of keys.
+#[derive(Clone, Copy)]
+pub(super) struct Cell<'a> {
+    pub f: &'a Scores,
+    pub plan: &'a Plan<'a>,
+    pub block: &'a Block,
+    pub sight: &'a Sight,
+    pub b: usize,
+    pub kv_head: usize,
+    pub tile: usize,
+    /// Biases of the heads that share the keys, or null.
+    pub bias: *const f32,
+}
+
+impl Cell<'_> {
+    /// Scores become probabilities relative to the running maximum of their rows.
+    ///
+    /// # Safety
+    /// The pointers must be valid for the block's rows.
+    #[inline(always)]
+    pub unsafe fn forward<S: Vector>(self, s: S, to: Running) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if self.f.plain {
+                s.job(ForwardRows::<true>(self, to));
+            } else {
+                s.job(ForwardRows::<false>(self, to));
+            }
         }
-        *k = last.2[pos % 2];
+    }
+
+    /// Scores become dropped-out probabilities, and gradients of probabilities become gradients of q·k.
+    ///
+    /// # Safety
+    /// The pointers must be valid for the block's rows.
+    #[inline(always)]
+    pub unsafe fn backward<S: Vector>(self, s: S, to: Gradients) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if self.f.plain {
+                s.job(BackwardRows::<true>(self, to));
+            } else {
+                s.job(BackwardRows::<false>(self, to));
+            }
+        }
+    }
+
+    /// Masks of dropout of the rows, and what is kept is multiplied by; `None` without dropout.
+    #[inline(always)]
+    fn keep<S: Vector>(&self, s: S, masks: &mut [u64; TILE]) -> Option<f32> {
+        let dropout = self.f.dropout.as_ref()?;
+        let (plan, block) = (self.plan, self.block);
+        let mut last = (usize::MAX, usize::MAX, [0; 2]);
+        for (r, k) in masks.iter_mut().enumerate().take(block.rows) {
+            let (h, pos) = (block.head[r] as usize, plan.spec.q_start + block.time[r] as usize);
+            if (last.0, last.1) != (h, pos / 2) {
+                last = (h, pos / 2, s.dropout_masks(dropout, self.b * plan.shape.heads + h, pos / 2, self.tile));
+            }
+            *k = last.2[pos % 2];
+        }
+        Some(dropout.gain() as f32)
+    }
+
+    /// Where row `r`'s biases begin in tables of them.
+    #[inline(always)]
+    fn bias_at(&self, r: usize) -> usize {
+        self.plan.bias_at(self.block, r, self.kv_head, self.tile)
     }
 }
 
-/// The running softmax of one row: its maximum in units of ln 2, and lane by lane its sum.
+/// Scores of a block of rows, and what each row has gathered.
+#[derive(Clone, Copy)]
 pub(super) struct Running {
+    /// `[rows, 64]`
+    pub scores: *mut f32,
+    /// The largest score of each row in units of ln 2, `[rows]`.
     pub max: *mut f32,
+    /// Lane by lane the sum of each row, `[rows, 16]`.
     pub sum: *mut f32,
+    /// A row panel of outputs with rows of `ld`: they are multiplied where a maximum grows.
+    pub w: Width,
+    pub o: *mut f32,
+    pub ld: usize,
+}
+
+struct ForwardRows<'a, const PLAIN: bool>(Cell<'a>, Running);
+
+impl<const PLAIN: bool> Job for ForwardRows<'_, PLAIN> {
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // a row is a place in several tables
+    unsafe fn run<S: Vector>(self, s: S) {
+        let Self(cell, to) = self;
+        let mut keep = [0; TILE];
+        let gain = if PLAIN { None } else { cell.keep(s, &mut keep) };
+        for r in 0..cell.block.rows {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let mut bias = cell.bias;
+                if !PLAIN && !bias.is_null() {
+                    bias = bias.add(cell.bias_at(r));
+                }
+                let (row, state) = (to.scores.add(r * TILE), (to.max.add(r), to.sum.add(r * 16)));
+                let (bits, keep) = (cell.sight.bits[r], gain.map(|gain| (keep[r], gain)));
+                if let Some(by) = forward_row::<S, PLAIN>(s, cell.f, row, bits, keep, bias, state) {
+                    scale_row(s, to.w, to.o, to.ld, r, by);
+                }
+            }
+        }
+    }
 }
 
 /// One row of the forward: `scores[64]` become probabilities relative to the running maximum, all of
@@ -133,14 +187,14 @@ pub(super) struct Running {
 /// The pointers must be valid for a row.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // a vector is a place in several rows
-pub(super) unsafe fn forward_row<S: Vector, const PLAIN: bool>(
+unsafe fn forward_row<S: Vector, const PLAIN: bool>(
     s: S,
     f: &Scores,
     scores: *mut f32,
     bits: u64,
     keep: Option<(u64, f32)>,
     bias: *const f32,
-    state: Running,
+    (state_max, state_sum): (*mut f32, *mut f32),
 ) -> Option<f32> {
     let vectors = TILE / S::LANES;
     let minus = s.splat(f32::NEG_INFINITY);
@@ -159,20 +213,20 @@ pub(super) unsafe fn forward_row<S: Vector, const PLAIN: bool>(
                 max = s.max(max, x[v]);
             }
         }
-        let (old, new) = (*state.max, s.max_lane(max));
+        let (old, new) = (*state_max, s.max_lane(max));
         let mut factor = None;
         if new > old {
-            *state.max = new;
+            *state_max = new;
             if old > f32::NEG_INFINITY {
                 let by = scalar_exp2(s, old - new);
-                s.store_ptr(state.sum, s.mul(s.load_ptr(state.sum), s.splat(by)));
+                s.store_ptr(state_sum, s.mul(s.load_ptr(state_sum), s.splat(by)));
                 factor = Some(by);
             }
         }
-        let max = *state.max;
+        let max = *state_max;
         // Nothing seen yet: subtracting −∞ would make NaN.
         let shift = s.splat(if max == f32::NEG_INFINITY { 0.0 } else { max });
-        let mut sum = s.load_ptr(state.sum);
+        let mut sum = s.load_ptr(state_sum);
         for v in 0..vectors {
             let mut p = s.splat(0.0);
             if lanes::<S>(bits, v) != 0 {
@@ -187,7 +241,7 @@ pub(super) unsafe fn forward_row<S: Vector, const PLAIN: bool>(
             }
             s.store_ptr(scores.add(v * S::LANES), p);
         }
-        s.store_ptr(state.sum, sum);
+        s.store_ptr(state_sum, sum);
         factor
     }
 }
@@ -197,30 +251,78 @@ fn scalar_exp2<S: Vector>(s: S, x: f32) -> f32 {
     s.max_lane(s.exp2(s.splat(x)))
 }
 
-/// The end of a row: (1 / Σ, natural log-sum-exp); (0, −∞) where nothing was seen.
+/// The end of a row, from its maximum and its sums by lane: (1 / Σ, natural log-sum-exp); (0, −∞) where nothing was seen.
 ///
 /// # Safety
-/// The pointers must be valid for a row.
+/// `sum` must be readable for a vector.
 #[inline(always)]
-pub(super) unsafe fn finish_row<S: Vector>(s: S, state: Running) -> (f32, f32) {
+pub(super) unsafe fn finish_row<S: Vector>(s: S, max: f32, sum: *const f32) -> (f32, f32) {
     // SAFETY: the caller's promise.
-    let (max, sum) = unsafe { (*state.max, s.sum(s.load_ptr(state.sum))) };
+    let sum = unsafe { s.sum(s.load_ptr(sum)) };
     // The sum counts its own largest term as 1; a NaN stays one.
     if sum == 0.0 { (0.0, f32::NEG_INFINITY) } else { (1.0 / sum, max * LN_2 + sum.ln()) }
 }
 
-/// What a row of the backward needs besides its scores.
-pub(super) struct Given {
-    pub bits: u64,
-    pub keep: Option<(u64, f32)>,
-    /// The row's slice of the bias table, or null.
-    pub bias: *const f32,
-    /// Where the gradient of the bias table is added, or null.
+/// Rows of the backward.
+#[derive(Clone, Copy)]
+pub(super) struct Gradients {
+    /// `[rows, 64]`
+    pub scores: *mut f32,
+    /// Gradients of probabilities, `[rows, 64]`.
+    pub grads: *mut f32,
+    /// Log-sum-exp of each row in units of ln 2; +∞ where nothing was seen.
+    pub lse: *const f32,
+    /// Σ out · dout of each row.
+    pub delta: *const f32,
+    /// Where gradients of the tables of biases are added, or null.
     pub d_bias: *mut f32,
+}
+
+struct BackwardRows<'a, const PLAIN: bool>(Cell<'a>, Gradients);
+
+impl<const PLAIN: bool> Job for BackwardRows<'_, PLAIN> {
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // a row is a place in several tables
+    unsafe fn run<S: Vector>(self, s: S) {
+        let Self(cell, to) = self;
+        let mut keep = [0; TILE];
+        let gain = if PLAIN { None } else { cell.keep(s, &mut keep) };
+        for r in 0..cell.block.rows {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let mut given = Given {
+                    bits: cell.sight.bits[r],
+                    keep: gain.map(|gain| (keep[r], gain)),
+                    bias: cell.bias,
+                    d_bias: to.d_bias,
+                    lse: *to.lse.add(r),
+                    delta: *to.delta.add(r),
+                };
+                if !PLAIN && !given.bias.is_null() {
+                    let at = cell.bias_at(r);
+                    given.bias = given.bias.add(at);
+                    if !given.d_bias.is_null() {
+                        given.d_bias = given.d_bias.add(at);
+                    }
+                }
+                backward_row::<S, PLAIN>(s, cell.f, to.scores.add(r * TILE), to.grads.add(r * TILE), &given);
+            }
+        }
+    }
+}
+
+/// What a row of the backward needs besides its scores.
+struct Given {
+    bits: u64,
+    keep: Option<(u64, f32)>,
+    /// The row's slice of the bias table, or null.
+    bias: *const f32,
+    /// Where the gradient of the bias table is added, or null.
+    d_bias: *mut f32,
     /// Log-sum-exp in units of ln 2; +∞ where nothing was seen.
-    pub lse: f32,
+    lse: f32,
     /// Σ out · dout of the row.
-    pub delta: f32,
+    delta: f32,
 }
 
 /// One row of the backward: scores become dropped-out probabilities, and gradients of probabilities
@@ -229,7 +331,7 @@ pub(super) struct Given {
 /// # Safety
 /// The pointers must be valid for a row.
 #[inline(always)]
-pub(super) unsafe fn backward_row<S: Vector, const PLAIN: bool>(
+unsafe fn backward_row<S: Vector, const PLAIN: bool>(
     s: S,
     f: &Scores,
     scores: *mut f32,

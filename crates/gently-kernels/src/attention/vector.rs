@@ -3,7 +3,6 @@
 //! Here: [`Vector`], its three implementations, and [`dispatch`]. Not here: the kernels.
 
 use super::dropout::Dropout;
-use super::product::Block;
 use crate::cpu::Path;
 use crate::simd::{Simd, plain::Plain};
 
@@ -27,11 +26,12 @@ pub(super) trait Vector: Simd {
     /// All those places must be readable and writable.
     unsafe fn transpose(self, from: *const f32, stride: usize, to: *mut f32, to_stride: usize);
 
-    /// Runs one register block in a function of its own.
+    /// Runs a job in a function of its own with the same instructions: what several places need is compiled once, and
+    /// nothing around it disturbs its registers.
     ///
     /// # Safety
-    /// As [`Block::run`].
-    unsafe fn block<const T: bool, const MR: usize, const NV: usize>(self, block: Block);
+    /// As [`Job::run`].
+    unsafe fn job<J: Job>(self, job: J);
 
     /// [`Dropout::masks`].
     #[inline(always)]
@@ -118,9 +118,9 @@ pub(super) unsafe fn dispatch<J: Job>(path: Path, job: J) {
 
 impl Vector for Plain {
     #[inline(never)]
-    unsafe fn block<const T: bool, const MR: usize, const NV: usize>(self, block: Block) {
+    unsafe fn job<J: Job>(self, job: J) {
         // SAFETY: the caller's promise.
-        unsafe { block.run::<Plain, T, MR, NV>(self) }
+        unsafe { job.run(self) }
     }
     #[inline(always)]
     fn select_bits(self, bits: u32, yes: Self::V, no: Self::V) -> Self::V {
@@ -146,13 +146,14 @@ impl Vector for Plain {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::super::dropout::{self, Dropout};
-    use super::{Block, Job, Vector};
+    use super::{Job, Vector};
     use crate::simd::{avx2::Avx2, avx512::Avx512};
     use std::arch::x86_64::*;
 
     /// # Safety
     /// The processor must have the features named here, and [`Job::run`]'s promise.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    #[inline(never)]
     pub(super) unsafe fn run_avx512<J: Job>(job: J) {
         // SAFETY: the caller's promise.
         unsafe { job.run(Avx512::TOKEN) }
@@ -161,27 +162,10 @@ mod x86 {
     /// # Safety
     /// The processor must have the features named here, and [`Job::run`]'s promise.
     #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline(never)]
     pub(super) unsafe fn run_avx2<J: Job>(job: J) {
         // SAFETY: the caller's promise.
         unsafe { job.run(Avx2::TOKEN) }
-    }
-
-    /// # Safety
-    /// The processor must have the features named here, and [`Block::run`]'s promise.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-    #[inline(never)]
-    unsafe fn block_avx512<const T: bool, const MR: usize, const NV: usize>(block: Block) {
-        // SAFETY: the caller's promise.
-        unsafe { block.run::<Avx512, T, MR, NV>(Avx512::TOKEN) }
-    }
-
-    /// # Safety
-    /// The processor must have the features named here, and [`Block::run`]'s promise.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    #[inline(never)]
-    unsafe fn block_avx2<const T: bool, const MR: usize, const NV: usize>(block: Block) {
-        // SAFETY: the caller's promise.
-        unsafe { block.run::<Avx2, T, MR, NV>(Avx2::TOKEN) }
     }
 
     // SAFETY of all blocks below: a token exists only where the features do; pointers are the caller's promise.
@@ -191,8 +175,8 @@ mod x86 {
             unsafe { dropout::avx512::masks(d, bh, pair, tile) }
         }
         #[inline(always)]
-        unsafe fn block<const T: bool, const MR: usize, const NV: usize>(self, block: Block) {
-            unsafe { block_avx512::<T, MR, NV>(block) }
+        unsafe fn job<J: Job>(self, job: J) {
+            unsafe { run_avx512(job) }
         }
         #[inline(always)]
         fn select_bits(self, bits: u32, yes: __m512, no: __m512) -> __m512 {
@@ -248,8 +232,8 @@ mod x86 {
 
     impl Vector for Avx2 {
         #[inline(always)]
-        unsafe fn block<const T: bool, const MR: usize, const NV: usize>(self, block: Block) {
-            unsafe { block_avx2::<T, MR, NV>(block) }
+        unsafe fn job<J: Job>(self, job: J) {
+            unsafe { run_avx2(job) }
         }
         #[inline(always)]
         fn select_bits(self, bits: u32, yes: __m256, no: __m256) -> __m256 {

@@ -7,7 +7,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::PAGE;
-use crate::simd::Simd;
+use crate::simd::{Kernel, Simd};
 use crate::simd_math;
 use half::f16;
 
@@ -150,7 +150,15 @@ pub(super) unsafe fn page<S: Simd, T: Number, const M: usize>(
             let (lo, hi) = seen(score, queries[m].position, head.first);
             from = from.min(lo);
             end = end.max(hi);
-            fade[m] = soften(s, score, head.scales, &queries[m], head.first, (lo, hi), &mut weights[m]);
+            let row = &mut weights[m];
+            fade[m] = s.apart(Soften {
+                score,
+                scales: head.scales,
+                query: &queries[m],
+                first: head.first,
+                seen: (lo, hi),
+                row,
+            });
         }
 
         let mut c = 0;
@@ -165,70 +173,74 @@ pub(super) unsafe fn page<S: Simd, T: Number, const M: usize>(
     }
 }
 
-/// Turns a row of products into weights against the largest score so far; returns the factor of what was gathered
-/// before.
-///
-/// # Safety
-/// As [`page`].
-#[inline(always)]
-unsafe fn soften<S: Simd>(
-    s: S,
+/// Turns a row of products into weights against the largest score so far; gives the factor of what was gathered
+/// before. Pointers as in [`page`].
+struct Soften<'a> {
     score: Score,
     scales: *const f32,
-    query: &Query,
+    query: &'a Query,
+    /// Position of the page's first token.
     first: usize,
-    (lo, hi): (usize, usize),
-    row: &mut [f32; PAGE],
-) -> f32 {
-    // SAFETY: the caller's promise; rows have PAGE numbers.
-    unsafe {
-        let p = row.as_mut_ptr();
-        let mut i = 0;
-        while i < PAGE {
-            let mut v = s.mul(s.load_ptr(p.add(i)), s.splat(score.scale));
-            if !scales.is_null() {
-                v = s.mul(v, s.load_ptr(scales.add(i)));
-            }
-            if let Some(cap) = score.softcap {
-                v = s.mul(s.splat(cap), simd_math::tanh(s, s.mul(v, s.splat(1.0 / cap))));
-            }
-            if query.slope != 0.0 {
-                // Minus slope times distance: exact, for positions below 2²⁴.
-                let behind = s.splat(first as f32 + i as f32 - query.position as f32);
-                v = s.fma(s.splat(query.slope), s.add(s.load_ptr(RAMP.as_ptr()), behind), v);
-            }
-            s.store_ptr(p.add(i), v);
-            i += S::LANES;
-        }
-        row[..lo].fill(f32::NEG_INFINITY);
-        row[hi..].fill(f32::NEG_INFINITY);
+    /// Places that the query sees.
+    seen: (usize, usize),
+    row: &'a mut [f32; PAGE],
+}
 
-        let p = row.as_mut_ptr();
-        let mut most = s.load_ptr(p);
-        i = S::LANES;
-        while i < PAGE {
-            most = s.max(s.load_ptr(p.add(i)), most);
-            i += S::LANES;
+impl Kernel for Soften<'_> {
+    type Out = f32;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let Self { score, scales, query, first, seen: (lo, hi), row } = self;
+        // SAFETY: the caller's promise; rows have PAGE numbers.
+        unsafe {
+            let p = row.as_mut_ptr();
+            let mut i = 0;
+            while i < PAGE {
+                let mut v = s.mul(s.load_ptr(p.add(i)), s.splat(score.scale));
+                if !scales.is_null() {
+                    v = s.mul(v, s.load_ptr(scales.add(i)));
+                }
+                if let Some(cap) = score.softcap {
+                    v = s.mul(s.splat(cap), simd_math::tanh(s, s.mul(v, s.splat(1.0 / cap))));
+                }
+                if query.slope != 0.0 {
+                    // Minus slope times distance: exact, for positions below 2²⁴.
+                    let behind = s.splat(first as f32 + i as f32 - query.position as f32);
+                    v = s.fma(s.splat(query.slope), s.add(s.load_ptr(RAMP.as_ptr()), behind), v);
+                }
+                s.store_ptr(p.add(i), v);
+                i += S::LANES;
+            }
+            row[..lo].fill(f32::NEG_INFINITY);
+            row[hi..].fill(f32::NEG_INFINITY);
+
+            let p = row.as_mut_ptr();
+            let mut most = s.load_ptr(p);
+            i = S::LANES;
+            while i < PAGE {
+                most = s.max(s.load_ptr(p.add(i)), most);
+                i += S::LANES;
+            }
+            let [before, weight] = *query.norm;
+            let page_most = s.max_lane(most);
+            let most = if page_most > before { page_most } else { before };
+            if most == f32::NEG_INFINITY {
+                row.fill(0.0);
+                return 1.0;
+            }
+            let fade = s.max_lane(simd_math::exp(s, s.splat(before - most)));
+            let mut total = s.splat(0.0);
+            i = 0;
+            while i < PAGE {
+                let e = simd_math::exp(s, s.sub(s.load_ptr(p.add(i)), s.splat(most)));
+                total = s.add(total, e);
+                let e = if scales.is_null() { e } else { s.mul(e, s.load_ptr(scales.add(PAGE + i))) };
+                s.store_ptr(p.add(i), e);
+                i += S::LANES;
+            }
+            *query.norm = [most, weight * fade + s.sum(total)];
+            fade
         }
-        let [before, weight] = *query.norm;
-        let page_most = s.max_lane(most);
-        let most = if page_most > before { page_most } else { before };
-        if most == f32::NEG_INFINITY {
-            row.fill(0.0);
-            return 1.0;
-        }
-        let fade = s.max_lane(simd_math::exp(s, s.splat(before - most)));
-        let mut total = s.splat(0.0);
-        i = 0;
-        while i < PAGE {
-            let e = simd_math::exp(s, s.sub(s.load_ptr(p.add(i)), s.splat(most)));
-            total = s.add(total, e);
-            let e = if scales.is_null() { e } else { s.mul(e, s.load_ptr(scales.add(PAGE + i))) };
-            s.store_ptr(p.add(i), e);
-            i += S::LANES;
-        }
-        *query.norm = [most, weight * fade + s.sum(total)];
-        fade
     }
 }
 

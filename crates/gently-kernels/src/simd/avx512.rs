@@ -1,6 +1,6 @@
 //! AVX-512: 16 lanes, 32 registers, masked edges.
 
-use super::Simd;
+use super::{Kernel, Simd};
 use std::arch::x86_64::*;
 
 /// Proof that the processor has AVX-512 F, BW, DQ and VL, AVX2 and FMA.
@@ -94,6 +94,11 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn max_lane(self, a: __m512) -> f32 {
         unsafe { _mm512_reduce_max_ps(a) }
+    }
+    #[inline(always)]
+    fn apart<K: Kernel>(self, kernel: K) -> K::Out {
+        // SAFETY: a token exists only where the features do.
+        unsafe { super::run_avx512(kernel) }
     }
     #[inline(always)]
     fn prefetch(self, p: *const f32) {
