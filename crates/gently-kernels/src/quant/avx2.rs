@@ -56,6 +56,19 @@ fn run<const LOW: usize, const HIGH: usize, const HALVES: bool, const MIN: bool,
     g: usize,
     tile: usize,
     columns: usize,
+    out: &mut [Tile],
+) {
+    for (g, out) in (g..).zip(out) {
+        group::<LOW, HIGH, HALVES, MIN, SUPERS>(w, x, g, tile, columns, out);
+    }
+}
+
+fn group<const LOW: usize, const HIGH: usize, const HALVES: bool, const MIN: bool, const SUPERS: bool>(
+    w: &PackedMatrix,
+    x: &PackedRows,
+    g: usize,
+    tile: usize,
+    columns: usize,
     out: &mut Tile,
 ) {
     let layout = Layout { low: LOW, high: HIGH, halves: HALVES, zero: 0, min: MIN, supers: SUPERS };

@@ -5,7 +5,7 @@
 
 use super::BlockType;
 use super::packed::{GROUP, PackedMatrix};
-use super::product::{Tile, TileKernel, width_for};
+use super::product::{TOGETHER, Tile, TileKernel, width_for};
 use super::rows::PackedRows;
 use crate::cpu::Path;
 use crate::simd::{Kernel, Simd, dispatch};
@@ -21,7 +21,7 @@ pub(super) fn kernel(path: Path) -> TileKernel {
 }
 
 #[inline]
-fn run(path: Path, w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut Tile) {
+fn run(path: Path, w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut [Tile]) {
     dispatch(path, Floats { w, x, g, tile, columns, out });
 }
 
@@ -31,7 +31,7 @@ struct Floats<'a> {
     g: usize,
     tile: usize,
     columns: usize,
-    out: &'a mut Tile,
+    out: &'a mut [Tile],
 }
 
 impl Kernel for Floats<'_> {
@@ -84,74 +84,106 @@ impl Stored for Bf16 {
     }
 }
 
-/// Cuts the columns so that the sums fit the registers: 12 for 16 lanes, 6 for two vectors of 8.
+/// Cuts the columns so that the sums of two vectors of weights fit the registers: 12 for 16 lanes, 6 for 8.
 #[inline(always)]
 fn columns<S: Simd, W: Stored>(s: S, mut f: Floats) {
-    let most = if S::LANES == GROUP { 12 } else { 6 };
+    let (most, in_group) = if S::LANES == GROUP { (12, 1) } else { (6, 2) };
     let mut first = 0;
     while first < f.columns {
         let n = most.min(f.columns - first);
-        // SAFETY: `first` and the kernel's width lie in the tile: of the widths only 6 and 12 leave a rest
-        // that is not itself a width, namely 5, and that in a tile of 12.
-        unsafe {
-            match width_for(n) {
-                1 => tile::<S, W, 1>(s, &mut f, first),
-                2 => tile::<S, W, 2>(s, &mut f, first),
-                3 => tile::<S, W, 3>(s, &mut f, first),
-                4 => tile::<S, W, 4>(s, &mut f, first),
-                6 => tile::<S, W, 6>(s, &mut f, first),
-                8 => tile::<S, W, 8>(s, &mut f, first),
-                10 => tile::<S, W, 10>(s, &mut f, first),
-                _ => tile::<S, W, 12>(s, &mut f, first),
+        let mut i = 0;
+        while i < f.out.len() {
+            // Two vectors of weights: both halves of a group, or two groups, so that each number of the rows that is
+            // loaded is used twice.
+            let pair = in_group == 2 || f.out.len() - i >= 2;
+            // SAFETY: `first` and the kernel's width lie in the tile: of the widths only 6 and 12 leave a rest
+            // that is not itself a width, namely 5, and that in a tile of 12.
+            unsafe {
+                if pair {
+                    wide::<S, W, 2>(s, &mut f, first, n, i);
+                } else {
+                    wide::<S, W, 1>(s, &mut f, first, n, i);
+                }
             }
+            i += if pair && in_group == 1 { 2 } else { 1 };
         }
         first += n;
     }
 }
 
 /// # Safety
+/// The tile has columns `first .. first` plus the kernel's width of `n`.
+#[inline(always)]
+unsafe fn wide<S: Simd, W: Stored, const V: usize>(s: S, f: &mut Floats, first: usize, n: usize, i: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match width_for(n) {
+            1 => tile::<S, W, 1, V>(s, f, first, i),
+            2 => tile::<S, W, 2, V>(s, f, first, i),
+            3 => tile::<S, W, 3, V>(s, f, first, i),
+            4 => tile::<S, W, 4, V>(s, f, first, i),
+            6 => tile::<S, W, 6, V>(s, f, first, i),
+            8 => tile::<S, W, 8, V>(s, f, first, i),
+            10 => tile::<S, W, 10, V>(s, f, first, i),
+            _ => tile::<S, W, 12, V>(s, f, first, i),
+        }
+    }
+}
+
+/// C columns of V vectors of weights from group `i` of those asked for.
+///
+/// # Safety
 /// The tile has columns `first .. first + C`.
 #[inline(always)]
-unsafe fn tile<S: Simd, W: Stored, const C: usize>(s: S, f: &mut Floats, first: usize) {
+unsafe fn tile<S: Simd, W: Stored, const C: usize, const V: usize>(s: S, f: &mut Floats, first: usize, i: usize) {
     let (k, width) = (f.w.k(), f.x.width());
-    let group = f.w.group(f.g);
-    assert!(group.len() == k * GROUP * size_of::<W::T>() && first + C <= width);
+    let in_group = GROUP / S::LANES;
+    let groups = [f.w.group(f.g + i), f.w.group(f.g + i + V / in_group - 1)];
+    assert!(groups.iter().all(|g| g.len() == k * GROUP * size_of::<W::T>()) && first + C <= width);
     assert!((f.tile + 1) * k * width <= f.x.floats.len());
-    // Two vectors of 8 or one of 16.
-    let vectors = GROUP / S::LANES;
-    let mut sums = [[s.splat(0.0); C]; 2];
-    let mut w = group.as_ptr().cast::<W::T>();
+    let mut sums = [[s.splat(0.0); C]; V];
+    let mut w = groups[0].as_ptr().cast::<W::T>();
+    // The second vector: a group's second half, or the next group.
+    let second = groups[1].as_ptr().cast::<W::T>();
+    // SAFETY: a group has 16 weights at each place.
+    let mut w1 = if in_group == 2 { unsafe { second.add(S::LANES) } } else { second };
     // SAFETY: inside the rows' buffer, as asserted.
     let mut x = unsafe { f.x.floats.as_ptr().add(f.tile * k * width + first) };
     for _ in 0..k {
-        // SAFETY: this is place i of `k` in a group of k·16 weights and in a tile of k·width numbers.
+        // SAFETY: this is place i of `k` in groups of k·16 weights and in a tile of k·width numbers.
         unsafe {
             s.prefetch(w.cast::<u8>().wrapping_add(AHEAD).cast());
-            let w0 = W::load(s, w);
-            if vectors == 1 {
+            let v0 = W::load(s, w);
+            if V == 1 {
                 for c in 0..C {
-                    sums[0][c] = s.fma(w0, s.splat(*x.add(c)), sums[0][c]);
+                    sums[0][c] = s.fma(v0, s.splat(*x.add(c)), sums[0][c]);
                 }
             } else {
-                let w1 = W::load(s, w.add(S::LANES));
+                if in_group == 1 {
+                    s.prefetch(w1.cast::<u8>().wrapping_add(AHEAD).cast());
+                }
+                let v1 = W::load(s, w1);
                 for c in 0..C {
                     let x = s.splat(*x.add(c));
-                    sums[0][c] = s.fma(w0, x, sums[0][c]);
-                    sums[1][c] = s.fma(w1, x, sums[1][c]);
+                    sums[0][c] = s.fma(v0, x, sums[0][c]);
+                    sums[1][c] = s.fma(v1, x, sums[1][c]);
                 }
+                w1 = w1.add(GROUP);
             }
             w = w.add(GROUP);
             x = x.add(width);
         }
     }
     for c in 0..C.min(f.columns - first) {
-        let out = &mut f.out.0[first + c];
-        s.store(out, sums[0][c]);
-        if vectors == 2 {
-            s.store(&mut out[S::LANES..], sums[1][c]);
+        for v in 0..V {
+            let out = &mut f.out[i + v / in_group].0[first + c];
+            s.store(&mut out[v % in_group * S::LANES..], sums[v][c]);
         }
     }
 }
 
 /// Bytes between a load of weights and the line asked for meanwhile; it may lie in the next group.
 const AHEAD: usize = 1024;
+
+// Two vectors are all the groups that are asked for at once.
+const _: () = assert!(TOGETHER == 2);

@@ -37,6 +37,7 @@ impl Default for Epilogue<'_> {
 }
 
 /// Outputs of one tile: a vector of 16 rows for each column.
+#[derive(Clone, Copy)]
 #[repr(align(64))]
 pub(super) struct Tile(pub [[f32; GROUP]; MAX_WIDTH]);
 
@@ -44,9 +45,12 @@ impl Tile {
     const NEW: Tile = Tile([[0.0; GROUP]; MAX_WIDTH]);
 }
 
-/// Computes `columns` columns (of a tile kernel's width) of tile `tile` for group `g`.
+/// Most groups that a kernel computes at once.
+pub(super) const TOGETHER: usize = 2;
+
+/// Computes `columns` columns (of a tile kernel's width) of tile `tile` for up to [`TOGETHER`] groups from `g` on, one for each of `out`.
 pub(super) type TileKernel =
-    fn(w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut Tile);
+    fn(w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut [Tile]);
 
 /// The inner loop for a matrix on a path.
 fn tile_kernel(path: Path, w: &PackedMatrix) -> TileKernel {
@@ -123,12 +127,12 @@ impl<'a> Product<'a> {
             let wanted = n * if w.is_gated() { 2 } else { 1 };
             assert_eq!(bias.len(), wanted, "a bias has a number for each output");
         }
-        let tasks = if m == 0 { 0 } else { tasks(w) };
+        let tasks = if m == 0 { 0 } else { tasks(w, m) };
         let begun = (0..tasks).map(|_| AtomicBool::new(false)).collect();
         Product { path, w, x, y: Disjoint::new(y), stride, epilogue: *epilogue, begun }
     }
 
-    /// The number of tasks; it depends on the matrix alone.
+    /// The number of tasks; it depends on the shapes alone.
     pub fn tasks(&self) -> usize {
         self.begun.len()
     }
@@ -140,7 +144,7 @@ impl<'a> Product<'a> {
     pub fn run(&self, i: usize) {
         // A task writes its own outputs; run twice at once it would write them from two threads.
         assert!(!self.begun[i].swap(true, Ordering::Relaxed), "task {i} was run before");
-        dispatch(self.path, Part { product: self, groups: task_groups(self.w, i) });
+        dispatch(self.path, Part { product: self, groups: task_groups(self.w, self.x.rows(), i) });
     }
 }
 
@@ -196,19 +200,23 @@ pub(crate) fn argmax_on(path: Path, w: &PackedMatrix, x: &PackedRows) -> Vec<(us
     check(w, x);
     assert!(!w.is_gated(), "a gated matrix has no single output");
     let (m, kernel) = (x.rows(), tile_kernel(path, w));
-    let mut best = vec![(0, f32::NEG_INFINITY); m * tasks(w)];
+    let mut best = vec![(0, f32::NEG_INFINITY); m * tasks(w, m)];
     pool::parallel_chunks_mut(&mut best, m.max(1), |task, best| {
-        let mut out = Tile::NEW;
+        let mut out = [Tile::NEW; TOGETHER];
         for tile in 0..x.tiles() {
             let first = tile * x.width();
             let columns = x.width().min(m - first);
-            for g in task_groups(w, task) {
-                kernel(w, x, g, tile, columns, &mut out);
-                let rows = GROUP.min(w.n() - g * GROUP);
-                for (best, y) in best[first..].iter_mut().zip(&out.0[..columns]) {
-                    for (r, &y) in y[..rows].iter().enumerate() {
-                        if y > best.1 {
-                            *best = (g * GROUP + r, y);
+            let groups = task_groups(w, m, task);
+            for g in groups.clone().step_by(TOGETHER) {
+                let out = &mut out[..TOGETHER.min(groups.end - g)];
+                kernel(w, x, g, tile, columns, out);
+                for (g, out) in (g..).zip(out) {
+                    let rows = GROUP.min(w.n() - g * GROUP);
+                    for (best, y) in best[first..].iter_mut().zip(&out.0[..columns]) {
+                        for (r, &y) in y[..rows].iter().enumerate() {
+                            if y > best.1 {
+                                *best = (g * GROUP + r, y);
+                            }
                         }
                     }
                 }
@@ -232,15 +240,17 @@ fn check(w: &PackedMatrix, x: &PackedRows) {
     assert_eq!(w.row_kind(), x.kind(), "{} wants its rows as {:?}", w.block_type(), w.row_kind());
 }
 
-/// Tasks of a matrix: of about 16 KiB of weights (a µs or two to read), an even split for few threads, at most 256.
-fn tasks(w: &PackedMatrix) -> usize {
+/// Tasks of a product: of about 16 KiB of weights (a µs or two to read), an even split for few threads, at most 256. Many rows
+/// pass by a task's weights tile by tile: the more weights, the less often they do, as long as those stay in the second cache.
+fn tasks(w: &PackedMatrix, m: usize) -> usize {
     let bytes = w.groups() * w.output_group_bytes();
-    bytes.div_ceil(16 * 1024).max(1).next_multiple_of(8).min(256).min(w.groups())
+    let each = if m > 2 * MAX_WIDTH { 128 * 1024 } else { 16 * 1024 };
+    bytes.div_ceil(each).max(1).next_multiple_of(8).min(256).min(w.groups())
 }
 
 /// The groups of outputs of task `i`.
-fn task_groups(w: &PackedMatrix, i: usize) -> std::ops::Range<usize> {
-    let (groups, tasks) = (w.groups(), tasks(w));
+fn task_groups(w: &PackedMatrix, m: usize, i: usize) -> std::ops::Range<usize> {
+    let (groups, tasks) = (w.groups(), tasks(w, m));
     i * groups / tasks..(i + 1) * groups / tasks
 }
 
@@ -254,49 +264,59 @@ impl Kernel for Part<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Product { path, w, x, y, stride, epilogue, .. } = self.product;
+        let Product { path, w, x, .. } = self.product;
         let kernel = tile_kernel(*path, w);
-        let (mut out, mut up) = (Tile::NEW, Tile::NEW);
+        let mut out = [Tile::NEW; TOGETHER];
+        // Of a gated matrix a gate and its up, else two neighbours.
+        let each = if w.is_gated() { TOGETHER } else { 1 };
         // A tile of rows stays in the first cache while the task's weights pass by.
         for tile in 0..x.tiles() {
             let first = tile * x.width();
             let columns = x.width().min(x.rows() - first);
-            for g in self.groups.clone() {
-                let n = GROUP.min(w.n() - g * GROUP);
-                if w.is_gated() {
-                    kernel(w, x, 2 * g, tile, columns, &mut out);
-                    kernel(w, x, 2 * g + 1, tile, columns, &mut up);
-                } else {
-                    kernel(w, x, g, tile, columns, &mut out);
+            for g in self.groups.clone().step_by(TOGETHER / each) {
+                let count = (TOGETHER / each).min(self.groups.end - g);
+                kernel(w, x, g * each, tile, columns, &mut out[..count * each]);
+                for i in 0..count {
+                    let up = w.is_gated().then(|| &out[i * each + 1]);
+                    self.finish(s, g + i, first, columns, &out[i * each], up);
                 }
-                for c in 0..columns {
-                    // SAFETY: these outputs belong to this task alone, which runs once; they lie in y, which
-                    // `Product::new` checked.
-                    let y = unsafe { y.part((first + c) * stride + g * GROUP, n) };
-                    let mut i = 0;
-                    while i < n {
-                        let lanes = S::LANES.min(n - i);
-                        let at = g * GROUP + i;
-                        let mut v = s.load(&out.0[c][i..]);
-                        if let Some(bias) = epilogue.bias {
-                            v = s.add(v, s.load_part(&bias[at..at + lanes]));
-                        }
-                        v = simd_math::activation(s, epilogue.activation, v);
-                        if w.is_gated() {
-                            let mut u = s.load(&up.0[c][i..]);
-                            if let Some(bias) = epilogue.bias {
-                                u = s.add(u, s.load_part(&bias[w.n() + at..w.n() + at + lanes]));
-                            }
-                            v = s.mul(v, u);
-                        }
-                        let y = &mut y[i..i + lanes];
-                        if epilogue.accumulate {
-                            v = s.add(v, s.load_part(y));
-                        }
-                        s.store_part(y, v);
-                        i += lanes;
+            }
+        }
+    }
+}
+
+impl Part<'_> {
+    /// Writes the outputs of group `g` for `columns` rows from `first` on.
+    #[inline(always)]
+    fn finish<S: Simd>(&self, s: S, g: usize, first: usize, columns: usize, out: &Tile, up: Option<&Tile>) {
+        let Product { w, y, stride, epilogue, .. } = self.product;
+        let n = GROUP.min(w.n() - g * GROUP);
+        for c in 0..columns {
+            // SAFETY: these outputs belong to this task alone, which runs once; they lie in y, which
+            // `Product::new` checked.
+            let y = unsafe { y.part((first + c) * stride + g * GROUP, n) };
+            let mut i = 0;
+            while i < n {
+                let lanes = S::LANES.min(n - i);
+                let at = g * GROUP + i;
+                let mut v = s.load(&out.0[c][i..]);
+                if let Some(bias) = epilogue.bias {
+                    v = s.add(v, s.load_part(&bias[at..at + lanes]));
+                }
+                v = simd_math::activation(s, epilogue.activation, v);
+                if let Some(up) = up {
+                    let mut u = s.load(&up.0[c][i..]);
+                    if let Some(bias) = epilogue.bias {
+                        u = s.add(u, s.load_part(&bias[w.n() + at..w.n() + at + lanes]));
                     }
+                    v = s.mul(v, u);
                 }
+                let y = &mut y[i..i + lanes];
+                if epilogue.accumulate {
+                    v = s.add(v, s.load_part(y));
+                }
+                s.store_part(y, v);
+                i += lanes;
             }
         }
     }
