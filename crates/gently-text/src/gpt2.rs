@@ -1,4 +1,4 @@
-//! GPT-2's own two files, a vocabulary and a list of merges, as one `tokenizer.json`.
+//! GPT-2's own two files, a vocabulary and a list of merges, as one pipeline.
 //!
 //! Both spellings of the names are known: `vocab.json` with `merges.txt` (Hugging Face) and `encoder.json` with
 //! `vocab.bpe` (OpenAI).
@@ -12,8 +12,13 @@ use tokenizers::{AddedToken, Tokenizer};
 /// The name pairs, in the order they are looked for.
 pub(crate) const NAMES: [(&str, &str); 2] = [("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")];
 
-/// Builds the pipeline from the two files' texts and returns it as `tokenizer.json` text.
-pub(crate) fn to_json(vocab_text: &str, vocab_path: &Path, merges_text: &str, merges_path: &Path) -> Result<String> {
+/// Builds the pipeline from the two files' texts.
+pub(crate) fn pipeline(
+    vocab_text: &str,
+    vocab_path: &Path,
+    merges_text: &str,
+    merges_path: &Path,
+) -> Result<Tokenizer> {
     let vocab: std::collections::HashMap<String, u32> = serde_json::from_str(vocab_text).map_err(|e| Error::Json {
         path: vocab_path.into(),
         line: e.line(),
@@ -47,7 +52,7 @@ pub(crate) fn to_json(vocab_text: &str, vocab_path: &Path, merges_text: &str, me
     if has_end {
         tokenizer.add_special_tokens([AddedToken::from(END_OF_TEXT, true)]).map_err(Error::pipeline)?;
     }
-    tokenizer.to_string(false).map_err(Error::pipeline)
+    Ok(tokenizer)
 }
 
 /// GPT-2's splitting and spelling around a BPE model.

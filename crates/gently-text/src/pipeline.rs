@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::OnceLock;
-use tokenizers::Tokenizer;
+use tokenizers::{DecoderWrapper, Tokenizer};
 
 /// No published vocabulary is near this; a larger id is a damaged file.
 const MAX_ID: u32 = 1 << 24;
@@ -20,9 +20,8 @@ pub(crate) struct Pipeline {
     ordinary: Tokenizer,
     /// The same, but special tokens in a text are recognised. Made when first wanted.
     special: OnceLock<Tokenizer>,
-    /// The file as it was given, for saving.
-    text: String,
-    pub hash: u64,
+    /// The file as it was given, for saving; of a pipeline that was built, written when first wanted.
+    text: OnceLock<String>,
     pub vocab: usize,
     /// Where the pipeline is byte-level: each token's bytes.
     bytes: Option<TokenBytes>,
@@ -48,10 +47,17 @@ impl TokenBytes {
 
 impl Pipeline {
     /// Checks and loads the text of a `tokenizer.json`, already parsed as `value`; `path` is for messages.
-    pub fn new(text: String, value: &Value, path: &Path) -> Result<Self> {
+    pub fn read(text: String, value: &Value, path: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
         charsmap::check_all(&value["normalizer"]).map_err(|why| invalid(format!("the normalisation table: {why}")))?;
-        let mut ordinary = Tokenizer::from_bytes(text.as_bytes()).map_err(|e| invalid(e.to_string()))?;
+        let ordinary = text.parse::<Tokenizer>().map_err(|e| invalid(e.to_string()))?;
+        let pipeline = Self::built(ordinary, path)?;
+        Ok(Self { text: text.into(), ..pipeline })
+    }
+
+    /// Of a tokenizer that was put together here.
+    pub fn built(mut ordinary: Tokenizer, path: &Path) -> Result<Self> {
+        let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
         ordinary.set_encode_special_tokens(true);
         // A cut or padded sequence would silently change a corpus.
         ordinary.with_truncation(None).map_err(|e| invalid(e.to_string()))?;
@@ -68,12 +74,11 @@ impl Pipeline {
             .map(|(id, t)| (t.content, id))
             .collect();
         special_ids.sort_by_key(|&(_, id)| id);
-        let bytes = is_byte_level(&value["decoder"]).then(|| token_bytes(&ordinary, &vocab, max));
+        let bytes = is_byte_level(ordinary.get_decoder()).then(|| token_bytes(&ordinary, &vocab, max));
         Ok(Self {
             special: OnceLock::new(),
-            hash: json::content_hash(value),
+            text: OnceLock::new(),
             vocab: max as usize + 1,
-            text,
             bytes,
             special_ids,
             around: OnceLock::new(),
@@ -143,15 +148,20 @@ impl Pipeline {
         self.ordinary.id_to_token(id)
     }
 
+    /// The pipeline as a `tokenizer.json`.
     pub fn text(&self) -> &str {
-        &self.text
+        self.text.get_or_init(|| serde_json::to_string(&self.ordinary).expect("maps and numbers have a JSON form"))
+    }
+
+    pub fn hash(&self) -> u64 {
+        json::content_hash(&serde_json::from_str(self.text()).expect("the text was parsed before, or written here"))
     }
 }
 
-fn is_byte_level(decoder: &Value) -> bool {
-    match decoder["type"].as_str() {
-        Some("ByteLevel") => true,
-        Some("Sequence") => decoder["decoders"].as_array().is_some_and(|d| d.len() == 1 && d[0]["type"] == "ByteLevel"),
+fn is_byte_level(decoder: Option<&DecoderWrapper>) -> bool {
+    match decoder {
+        Some(DecoderWrapper::ByteLevel(_)) => true,
+        Some(DecoderWrapper::Sequence(all)) => matches!(all.get_decoders(), [DecoderWrapper::ByteLevel(_)]),
         _ => false,
     }
 }

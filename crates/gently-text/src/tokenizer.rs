@@ -5,7 +5,7 @@ use crate::json::{self, Recognised};
 use crate::pipeline::Pipeline;
 use crate::{Error, Result, gpt2};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// No published tokenizer file is near this.
 const MAX_FILE: u64 = 256 << 20;
@@ -36,7 +36,8 @@ pub struct Tokenizer {
 #[derive(Debug)]
 struct Inner {
     model: Model,
-    hash: u64,
+    /// Found when first wanted.
+    hash: OnceLock<u64>,
 }
 
 #[derive(Debug)]
@@ -73,21 +74,17 @@ impl Tokenizer {
     }
 
     fn direct(model: Model) -> Self {
-        let (value, specials) = match &model {
-            Model::Bytes(s) => (json::bytes_json(s), s),
-            Model::Characters(t, s) => (json::characters_json(t.chars(), s), s),
-            Model::Pipeline(p) => {
-                let (hash, end) = (p.hash, usual_end(&p.special_ids));
-                return Self::with_end(hash, end, model);
-            }
+        let end = match &model {
+            // These kinds have at most one special token, the end of text, whatever its name.
+            Model::Bytes(specials) | Model::Characters(_, specials) => specials.first().map(|&(_, id)| id),
+            Model::Pipeline(p) => usual_end(&p.special_ids),
         };
-        // These kinds have at most one special token, the end of text, whatever its name.
-        let end = specials.first().map(|&(_, id)| id);
-        Self::with_end(json::content_hash(&value), end, model)
+        Self { inner: Arc::new(Inner { model, hash: OnceLock::new() }), ends: end.into_iter().collect() }
     }
 
-    fn with_end(hash: u64, end: Option<u32>, model: Model) -> Self {
-        Self { inner: Arc::new(Inner { model, hash }), ends: end.into_iter().collect() }
+    /// Of a pipeline that was put together here; `path` is for messages.
+    pub(crate) fn built(pipeline: tokenizers::Tokenizer, path: &Path) -> Result<Self> {
+        Ok(Self::direct(Model::Pipeline(Box::new(Pipeline::built(pipeline, path)?))))
     }
 
     /// The same tokenizer, its texts and answers ended by these tokens, the end of text first. An empty list changes
@@ -125,7 +122,7 @@ impl Tokenizer {
         let model = match json::recognise(value) {
             Recognised::Bytes(s) => Model::Bytes(s),
             Recognised::Characters(chars, s) => Model::Characters(CharTable::from_ordered(chars), s),
-            Recognised::Other => Model::Pipeline(Box::new(Pipeline::new(text, value, path)?)),
+            Recognised::Other => Model::Pipeline(Box::new(Pipeline::read(text, value, path)?)),
         };
         Ok(Self::direct(model))
     }
@@ -136,8 +133,7 @@ impl Tokenizer {
     /// [`Error::Json`], [`Error::Merges`] with file and line, [`Error::Io`].
     pub fn from_gpt2_files(vocab: impl AsRef<Path>, merges: impl AsRef<Path>) -> Result<Self> {
         let (vocab, merges) = (vocab.as_ref(), merges.as_ref());
-        let text = gpt2::to_json(&read(vocab)?, vocab, &read(merges)?, merges)?;
-        Self::from_json(text, vocab)
+        Self::built(gpt2::pipeline(&read(vocab)?, vocab, &read(merges)?, merges)?, vocab)
     }
 
     /// From a file of `tokenizer.json`'s format, or from a folder with `tokenizer.json`, `vocab.json` and
@@ -439,7 +435,11 @@ impl Tokenizer {
     /// A number that is the same for the same tokenizer, whatever the layout of its file. Shards and
     /// checkpoints carry it, so that tokens of another tokenizer are refused.
     pub fn hash(&self) -> u64 {
-        self.inner.hash
+        *self.inner.hash.get_or_init(|| match &self.inner.model {
+            Model::Bytes(s) => json::content_hash(&json::bytes_json(s)),
+            Model::Characters(t, s) => json::content_hash(&json::characters_json(t.chars(), s)),
+            Model::Pipeline(p) => p.hash(),
+        })
     }
 }
 

@@ -52,5 +52,5 @@ pub fn train_bpe<S: AsRef<str> + Send>(
     if !seen {
         return Err(Error::EmptyText { what: "BPE vocabulary" });
     }
-    Tokenizer::from_json(pipeline.to_string(false).map_err(Error::pipeline)?, "trained BPE".as_ref())
+    Tokenizer::built(pipeline, "trained BPE".as_ref())
 }

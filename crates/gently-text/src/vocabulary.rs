@@ -9,6 +9,8 @@ use crate::{Error, Result, Tokenizer};
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use tokenizers::models::bpe::{BPE, BpeBuilder, Vocab};
+use tokenizers::{AddedToken, Tokenizer as Pipeline};
 
 /// SentencePiece's visible space.
 const SPACE: &str = "▁";
@@ -66,16 +68,21 @@ impl Tokenizer {
     pub fn from_vocabulary(vocabulary: &Vocabulary, path: &Path) -> Result<Self> {
         let reader = Reader { v: vocabulary, path };
         reader.check()?;
-        let json = match vocabulary.model {
+        let pipeline = match vocabulary.model {
             "gpt2" => reader.byte_level()?,
             "llama" => reader.sentencepiece()?,
             "t5" => reader.unigram()?,
             "bert" => reader.wordpiece()?,
             other => return Err(reader.invalid(format!("tokenizer model {other:?} is not supported"))),
         };
-        let tokenizer = Self::from_parsed(json.to_string(), &json, path)?;
-        Ok(tokenizer.with_ends(&vocabulary.ends))
+        Ok(Self::built(pipeline, path)?.with_ends(&vocabulary.ends))
     }
+}
+
+/// What a pipeline's model is made from.
+enum Source {
+    Json(Value),
+    Bpe(BpeBuilder),
 }
 
 struct Reader<'a> {
@@ -134,17 +141,13 @@ impl Reader<'_> {
     }
 
     /// Control and user-defined tokens are found in a text before it is cut.
-    fn added(&self, spelled: &[String]) -> Value {
-        let entry = |(id, content): (usize, &String)| {
+    fn added(&self, spelled: &[String]) -> impl Iterator<Item = AddedToken> {
+        // An empty token would be found everywhere.
+        spelled.iter().enumerate().filter(|(_, t)| !t.is_empty()).filter_map(|(id, content)| {
             let kind = self.kind(id);
             let special = matches!(kind, CONTROL | UNKNOWN) || (kind == 1 && self.names(id));
-            (special || kind == USER).then(|| {
-                json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-                       "normalized": false, "special": special})
-            })
-        };
-        // An empty token would be found everywhere.
-        spelled.iter().enumerate().filter(|(_, t)| !t.is_empty()).filter_map(entry).collect()
+            (special || kind == USER).then(|| AddedToken::from(content.clone(), special).normalized(false))
+        })
     }
 
     /// Whether the file names this token as its beginning or end.
@@ -176,15 +179,32 @@ impl Reader<'_> {
         json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special})
     }
 
-    fn file(&self, parts: [Value; 4], around: (Option<u32>, Option<u32>), spelled: &[String]) -> Value {
-        let [normalizer, pre_tokenizer, decoder, model] = parts;
-        json!({
-            "version": "1.0", "truncation": null, "padding": null,
-            "added_tokens": self.added(spelled),
+    /// The pipeline of these parts. A model of many merges is built by itself, since reading one from JSON takes longer than all
+    /// else that opening a file does: what stands for it in the JSON is then empty.
+    fn pipeline(
+        &self,
+        [normalizer, pre_tokenizer, decoder]: [Value; 3],
+        model: Source,
+        around: (Option<u32>, Option<u32>),
+        spelled: &[String],
+    ) -> Result<Pipeline> {
+        let (text, model) = match model {
+            Source::Json(text) => (text, None),
+            Source::Bpe(builder) => (json!({"type": "BPE", "vocab": {}, "merges": []}), Some(builder)),
+        };
+        let file = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
             "normalizer": normalizer, "pre_tokenizer": pre_tokenizer,
             "post_processor": self.around(around.0, around.1, spelled),
-            "decoder": decoder, "model": model,
-        })
+            "decoder": decoder, "model": text,
+        });
+        let failed = |e: tokenizers::Error| self.invalid(e.to_string());
+        let mut pipeline = file.to_string().parse::<Pipeline>().map_err(failed)?;
+        if let Some(builder) = model {
+            pipeline.with_model(builder.build().map_err(failed)?);
+        }
+        pipeline.add_tokens(self.added(spelled)).map_err(failed)?;
+        Ok(pipeline)
     }
 
     fn ends_around(&self, add_bos: bool) -> (Option<u32>, Option<u32>) {
@@ -197,7 +217,7 @@ impl Reader<'_> {
         self.v.tokens.iter().map(|t| (*t).to_owned()).collect()
     }
 
-    fn byte_level(&self) -> Result<Value> {
+    fn byte_level(&self) -> Result<Pipeline> {
         let Some(pre) = self.v.pre else {
             return Err(self.invalid("tokenizer.ggml.pre is missing: how a text is cut is not known".into()));
         };
@@ -216,9 +236,8 @@ impl Reader<'_> {
             let Some((a, b)) = known.next() else {
                 return Err(self.invalid(format!("merge {i}, {merge:?}, is not two tokens that make a third")));
             };
-            merges.push(json!([a, b]));
+            merges.push((a.to_owned(), b.to_owned()));
         }
-        let vocab: Map<String, Value> = numbers.iter().map(|(t, &id)| ((*t).to_owned(), id.into())).collect();
         let mut pieces: Vec<Value> = rule
             .patterns
             .iter()
@@ -226,19 +245,15 @@ impl Reader<'_> {
             .collect();
         let level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
         pieces.push(level.clone());
-        let model = json!({
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-            "ignore_merges": rule.ignore_merges, "vocab": vocab, "merges": merges,
-        });
+        let model = BPE::builder().vocab_and_merges(entries(&numbers), merges).ignore_merges(rule.ignore_merges);
         let pre_tokenizer = json!({"type": "Sequence", "pretokenizers": pieces});
         let spelled = self.spelled();
         // Llama 3's files, whose words are taken whole, start each text with a mark.
         let around = self.ends_around(matches!(pre, "llama-bpe" | "llama3" | "llama-v3"));
-        Ok(self.file([Value::Null, pre_tokenizer, level, model], around, &spelled))
+        self.pipeline([Value::Null, pre_tokenizer, level], Source::Bpe(model), around, &spelled)
     }
 
-    fn sentencepiece(&self) -> Result<Value> {
+    fn sentencepiece(&self) -> Result<Pipeline> {
         let numbers = self.numbers(self.v.tokens.iter().copied())?;
         if self.v.scores.is_empty() {
             return Err(self.invalid("a SentencePiece vocabulary needs scores".into()));
@@ -257,9 +272,13 @@ impl Reader<'_> {
             merges.extend(halves.map(|(a, b)| (self.v.scores[id], a, b)));
         }
         merges.sort_by(|x, y| y.0.total_cmp(&x.0).then((x.1, x.2).cmp(&(y.1, y.2))));
-        let merges: Vec<Value> = merges.iter().map(|&(_, a, b)| json!([self.v.tokens[a], self.v.tokens[b]])).collect();
-        let vocab: Map<String, Value> = numbers.iter().map(|(t, &id)| ((*t).to_owned(), id.into())).collect();
-        let unknown = self.unknown_token();
+        let halves = merges.iter().map(|&(_, a, b)| (self.v.tokens[a].to_owned(), self.v.tokens[b].to_owned()));
+        let model = BPE::builder().vocab_and_merges(entries(&numbers), halves.collect::<Vec<_>>()).fuse_unk(true);
+        let model = model.byte_fallback(self.has_bytes());
+        let model = match self.unknown_token() {
+            Some(token) => model.unk_token(token.to_owned()),
+            None => model,
+        };
         let prefix = self.v.add_space_prefix.unwrap_or(true);
         let mut normalizers = vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})];
         let mut decoders = vec![
@@ -271,18 +290,13 @@ impl Reader<'_> {
             normalizers.insert(0, json!({"type": "Prepend", "prepend": SPACE}));
             decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
         }
-        let model = json!({
-            "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": self.has_bytes(), "ignore_merges": false,
-            "vocab": vocab, "merges": merges,
-        });
         let normalizer = json!({"type": "Sequence", "normalizers": normalizers});
         let decoder = json!({"type": "Sequence", "decoders": decoders});
         let spelled = self.spelled();
-        Ok(self.file([normalizer, Value::Null, decoder, model], self.ends_around(true), &spelled))
+        self.pipeline([normalizer, Value::Null, decoder], Source::Bpe(model), self.ends_around(true), &spelled)
     }
 
-    fn unigram(&self) -> Result<Value> {
+    fn unigram(&self) -> Result<Pipeline> {
         self.numbers(self.v.tokens.iter().copied())?;
         if self.v.scores.is_empty() {
             return Err(self.invalid("a unigram vocabulary needs scores".into()));
@@ -313,11 +327,11 @@ impl Reader<'_> {
             "type": "Unigram", "unk_id": unknown, "vocab": vocab, "byte_fallback": self.has_bytes(),
         });
         let spelled = self.spelled();
-        Ok(self.file([normalizer, space.clone(), space, model], self.ends_around(false), &spelled))
+        self.pipeline([normalizer, space.clone(), space], Source::Json(model), self.ends_around(false), &spelled)
     }
 
     /// WordPiece: the file has a mark in front of words, Python has one in front of what continues a word.
-    fn wordpiece(&self) -> Result<Value> {
+    fn wordpiece(&self) -> Result<Pipeline> {
         let respelled = |(id, token): (usize, &&str)| match token.strip_prefix(SPACE) {
             Some(word) => word.to_owned(),
             None if self.kind(id) == 1 && !self.is_bracketed(token) => format!("##{token}"),
@@ -336,8 +350,8 @@ impl Reader<'_> {
         let normalizer = json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
                                 "strip_accents": null, "lowercase": true});
         let decoder = json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
-        let parts = [normalizer, json!({"type": "BertPreTokenizer"}), decoder, model];
-        Ok(self.file(parts, (class, separator), &spelled))
+        let parts = [normalizer, json!({"type": "BertPreTokenizer"}), decoder];
+        self.pipeline(parts, Source::Json(model), (class, separator), &spelled)
     }
 
     /// `[PAD]`, `[unused7]`: written as they are even where they are not marked as control tokens.
@@ -359,6 +373,11 @@ impl Reader<'_> {
         let bytes = self.v.tokens.iter().enumerate().filter(|(id, _)| matches!(self.kind(*id), BYTE | 1));
         bytes.filter_map(|(_, t)| byte_of(t)).collect::<HashSet<_>>().len() == 256
     }
+}
+
+/// A vocabulary in the form that models take.
+fn entries(numbers: &HashMap<&str, usize>) -> Vocab {
+    numbers.iter().map(|(token, &id)| ((*token).to_owned(), id as u32)).collect()
 }
 
 /// The byte that `<0x0A>` stands for.
