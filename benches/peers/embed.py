@@ -9,17 +9,14 @@ of both are compared: the largest difference of a number goes into the result be
 benches/results/embed-DATE.json. Quote ratios from there.
 """
 
-import argparse
-import datetime
 import json
-import os
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from run import HERE, ROOT, call, machine, say
+from compare import HERE, about, arguments, call, save, say
 
 
 def ours(a, texts, threads):
@@ -37,24 +34,17 @@ def theirs(a, texts, folder):
 
 
 def main():
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--model", type=Path, required=True, help="a folder such as all-MiniLM-L6-v2")
-    arguments.add_argument("--data", type=Path, required=True, help="a text whose lines are the documents")
-    arguments.add_argument("--count", type=int, default=1000, help="documents, from the first on; empty lines do not count")
-    arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--batch", type=int, default=32, help="of PyTorch")
-    arguments.add_argument("--most", type=int, default=256, help="tokens of a document, as the model's files say")
-    arguments.add_argument("--threads", type=int, default=2)
-    arguments.add_argument("--python", default=sys.executable, help="a Python with torch and transformers")
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    arguments.add_argument("--gently", type=Path, default=target / "release/gently")
-    arguments.add_argument("--out", type=Path, default=ROOT / "benches/results")
-    a = arguments.parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="a folder such as all-MiniLM-L6-v2")
+    parser.add_argument("--data", type=Path, required=True, help="a text whose lines are the documents")
+    parser.add_argument("--count", type=int, default=1000, help="documents, from the first on; empty lines do not count")
+    parser.add_argument("--batch", type=int, default=32, help="of PyTorch")
+    parser.add_argument("--most", type=int, default=256, help="tokens of a document, as the model's files say")
+    parser.add_argument("--python", default=sys.executable, help="a Python with torch and transformers")
+    a = parser.parse_args()
     a.model = a.model.resolve()
 
-    about = machine()
-    if about["load_before"] > 0.5:
-        say(f"warning: the machine is busy (load {about['load_before']:.1f}); figures will be wrong")
+    report = about(a)
     lines = [line.strip() for line in a.data.read_text(encoding="utf-8").splitlines()]
     documents = [line for line in lines if line][: a.count]
     if not documents or a.rounds < 1:
@@ -77,12 +67,7 @@ def main():
             say(f"round {round_ + 1}: documents/s: {rates}; vectors differ by at most {apart:.1e}")
     median = {name: statistics.median(r["documents_per_second"] for r in all_) for name, all_ in runs.items()}
     say(f"median {median['gently']:.1f} and {median['pytorch']:.1f}: ratio {median['gently'] / median['pytorch']:.2f}")
-    report = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": [Path(word).name if word.startswith("/") else word for word in sys.argv],
-        "commit": call(["git", "-C", ROOT, "rev-parse", "HEAD"])[0].strip(),
-        "machine": about,
-        "threads": a.threads,
+    report |= {
         "model": a.model.name,
         "documents": len(documents),
         "tokens": runs["gently"][0]["tokens"],
@@ -93,11 +78,7 @@ def main():
         "largest_difference": apart,
         "runs": runs,
     }
-    a.out.mkdir(parents=True, exist_ok=True)
-    stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d-%H%M%S")
-    path = a.out / f"embed-{stamp}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    print(path)
+    save(a, "embed", report)
 
 
 if __name__ == "__main__":

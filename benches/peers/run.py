@@ -12,21 +12,15 @@ For each case and each compute (f32, bf16):
 Everything, also each run's figure, goes into benches/results/train-DATE.json. Quote ratios from there.
 """
 
-import argparse
-import datetime
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-
+from compare import HERE, ROOT, about, arguments, call, save, say
 
 
 class Case(NamedTuple):
@@ -53,23 +47,6 @@ CASES = {
         3,
     ),
 }
-
-
-def say(text):
-    print(text, file=sys.stderr, flush=True)
-
-
-def call(command):
-    """Runs a program; its output and its peak resident memory in bytes."""
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        child = subprocess.Popen([str(c) for c in command], stdout=out, stderr=err)
-        _, status, used = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        err.seek(0)
-        if child.returncode != 0:
-            sys.exit(f"{' '.join(map(str, command))}\nfailed with {child.returncode}:\n{err.read()[-4000:]}")
-        return out.read(), used.ru_maxrss * 1024
 
 
 def ours(a, recipe, changes, compute, steps, decay):
@@ -102,16 +79,6 @@ def theirs(a, export, mode, compute, steps):
 def speed(run, warmup):
     seconds = run["seconds"][warmup:]
     return run["tokens_per_step"] * len(seconds) / sum(seconds)
-
-
-def machine():
-    names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "processors": os.cpu_count(),
-        "system": platform.platform(),
-        "load_before": os.getloadavg()[0],
-    }
 
 
 def case(a, name):
@@ -167,46 +134,26 @@ def case(a, name):
 
 
 def main():
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--data", type=Path, required=True, help="a text, such as tinyshakespeare.txt")
-    arguments.add_argument("--case", action="append", choices=CASES, help="default: all")
-    arguments.add_argument("--compute", action="append", choices=["f32", "bf16"], help="default: both")
-    arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--peer", action="append", choices=["eager", "compile"], help="default: both")
-    arguments.add_argument("--steps", type=int, help="steps of a timed run (default: by case)")
-    arguments.add_argument("--warmup", type=int, help="steps of a timed run that do not count (default: by case)")
-    arguments.add_argument("--curve", type=int, help="steps whose losses are compared (default: by case)")
-    arguments.add_argument("--threads", type=int, default=2)
-    arguments.add_argument("--python", default=sys.executable, help="a Python with torch")
+    parser = arguments(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="a text, such as tinyshakespeare.txt")
+    parser.add_argument("--case", action="append", choices=CASES, help="default: all")
+    parser.add_argument("--compute", action="append", choices=["f32", "bf16"], help="default: both")
+    parser.add_argument("--peer", action="append", choices=["eager", "compile"], help="default: both")
+    parser.add_argument("--steps", type=int, help="steps of a timed run (default: by case)")
+    parser.add_argument("--warmup", type=int, help="steps of a timed run that do not count (default: by case)")
+    parser.add_argument("--curve", type=int, help="steps whose losses are compared (default: by case)")
+    parser.add_argument("--python", default=sys.executable, help="a Python with torch")
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    arguments.add_argument("--gently", type=Path, default=target / "release/gently")
-    arguments.add_argument("--export", type=Path, default=target / "release/examples/peer_export")
-    arguments.add_argument("--out", type=Path, default=ROOT / "benches/results")
-    a = arguments.parse_args()
+    parser.add_argument("--export", type=Path, default=target / "release/examples/peer_export")
+    a = parser.parse_args()
     a.compute = a.compute or ["f32", "bf16"]
     a.peer = a.peer or ["eager", "compile"]
     a.data = a.data.resolve()
 
-    about = machine()
-    if a.rounds > 0 and about["load_before"] > 0.5:
-        say(f"warning: the machine is busy (load {about['load_before']:.1f}); figures will be wrong")
-    torch = call([a.python, "-c", "import torch; print(torch.__version__)"])[0].strip()
-    commit = call(["git", "-C", ROOT, "rev-parse", "HEAD"])[0].strip()
-    cases = [case(a, name) for name in (a.case or CASES)]
-    report = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": [Path(word).name if word.startswith("/") else word for word in sys.argv],
-        "commit": commit,
-        "machine": about,
-        "threads": a.threads,
-        "pytorch": torch,
-        "cases": cases,
-    }
-    a.out.mkdir(parents=True, exist_ok=True)
-    stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d-%H%M%S")
-    path = a.out / f"train-{stamp}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    print(path)
+    report = about(a)
+    report["pytorch"] = call([a.python, "-c", "import torch; print(torch.__version__)"])[0].strip()
+    report["cases"] = [case(a, name) for name in (a.case or CASES)]
+    save(a, "train", report)
 
 
 if __name__ == "__main__":

@@ -63,11 +63,13 @@ pub fn run(args: Args) -> Result<()> {
         Writer::new(&model, &prompt, &options)?
     };
     let mut text = String::new();
+    let mut read = None;
     if !args.json && !args.chat {
         data(&prompt)?;
     }
     for piece in writer.by_ref() {
         let piece = piece?;
+        read.get_or_insert_with(|| begun.elapsed().as_secs_f64());
         if args.json {
             text.push_str(&piece);
         } else {
@@ -76,6 +78,9 @@ pub fn run(args: Args) -> Result<()> {
     }
     let seconds = begun.elapsed().as_secs_f64();
     let tokens = writer.written().len();
+    // The prompt's reading ends with the first token; the rate is that of the others, where there are any.
+    let read = read.unwrap_or(seconds);
+    let rate = if tokens > 1 { (tokens - 1) as f64 / (seconds - read).max(1e-9) } else { tokens as f64 / seconds };
     if args.json {
         let end = match writer.end() {
             Some(End::Stop) => "stop",
@@ -86,12 +91,12 @@ pub fn run(args: Args) -> Result<()> {
         let report = json!({
             "model": model.path(), "prompt": prompt, "text": text, "end": end,
             "prompt_tokens": writer.prompt_tokens(), "tokens": tokens, "seconds": seconds,
-            "tokens_per_second": tokens as f64 / seconds,
+            "first_token_seconds": read, "tokens_per_second": rate,
         });
         data(&format!("{report}\n"))?;
     } else {
         data("\n")?;
-        say(&format!("{tokens} tokens, {:.0} tokens/s", tokens as f64 / seconds));
+        say(&format!("{tokens} tokens, {rate:.0} tokens/s; the first after {read:.2} s"));
     }
     Ok(())
 }
