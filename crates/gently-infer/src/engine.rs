@@ -126,7 +126,6 @@ impl Engine {
     /// [`Error::Busy`] when too many wait; [`Error::Tokens`], [`Error::Request`] and [`Error::Sampling`] for a request
     /// that this model cannot serve; [`Error::Stopped`].
     pub fn submit(&self, request: Request) -> Result<Stream> {
-        // By the caller: what a request costs to prepare does not hold up the others.
         let prepared = prepare(&self.plan, &self.options, request)?;
         if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
             return Err(Error::Stopped);

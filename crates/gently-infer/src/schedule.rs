@@ -270,7 +270,6 @@ type Events = Vec<(Ticket, Event)>;
 pub(crate) struct Prepared {
     request: Request,
     sampler: Sampler,
-    guide: Option<Box<Guide>>,
 }
 
 /// Requests and their sequences.
@@ -472,13 +471,15 @@ impl Scheduler {
             if promised + need(&next.request) > self.options.cache_bytes {
                 return;
             }
-            let Some((ticket, Prepared { request, sampler, guide })) = self.waiting.pop_front() else { return };
+            let Some((ticket, Prepared { request, sampler })) = self.waiting.pop_front() else { return };
             let room = self.plan.room().unwrap_or(usize::MAX);
             let base = request.prompt.len().saturating_sub(room);
             // At least the last token is read anew: its logits are needed.
             let known = self.prefix.lookup(&request.prompt[base..], request.prompt.len() - base - 1);
             let state = known.unwrap_or_else(|| self.plan.state());
             let tokens = request.prompt.clone();
+            // Not before: what waits takes no memory for its matcher.
+            let guide = request.grammar.as_ref().map(|g| Box::new(g.guide()));
             let mut running = Running {
                 ticket,
                 request,
@@ -624,6 +625,5 @@ pub(crate) fn prepare(plan: &Plan, options: &EngineOptions, request: Request) ->
         return Err(Error::Request { what });
     }
     let sampler = Sampler::new(request.sampling.clone())?;
-    let guide = request.grammar.as_ref().map(|g| Box::new(g.guide()));
-    Ok(Prepared { request, sampler, guide })
+    Ok(Prepared { request, sampler })
 }

@@ -25,7 +25,7 @@ fn limits(kind: Kind) -> ParserLimits {
         // A few seconds and some hundred megabytes at worst. Repetitions in a row cost the square of their number, and a
         // grammar's names can multiply them; strings to choose among and a schema's parts do not.
         initial_lexer_fuel: match kind {
-            Kind::Regex | Kind::Lark => 20_000,
+            Kind::Regex | Kind::Lark => 10_000,
             Kind::JsonSchema => 100_000,
             Kind::Choice => 1_000_000,
         },
