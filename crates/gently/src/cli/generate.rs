@@ -22,7 +22,7 @@ use std::time::Instant;
     gently generate smollm2-135m.gguf --chat --prompt \"What is the capital of France?\" --temperature 0\n  \
     gently generate smollm2-135m.gguf --chat --prompt \"Who is Ada, aged 36?\" --json-schema \\\n    \
     '{\"type\": \"object\", \"properties\": {\"name\": {\"type\": \"string\"}, \"age\": {\"type\": \"integer\"}}, \
-    \"required\": [\"name\", \"age\"]}'"
+    \"required\": [\"name\", \"age\"], \"additionalProperties\": false}'"
 )]
 pub struct Args {
     /// A GGUF file, a run folder, a checkpoint, or a Hugging Face model folder
