@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let model = TextModel::open(folder)?;
     let sampling = SamplingParams { temperature: 0.8, top_p: 0.95, seed: 42, ..Default::default() };
-    let options = WriteOptions { max_tokens: 300, sampling, stop: vec!["\n\n".into()] };
+    let options = WriteOptions { max_tokens: 300, sampling, stop: vec!["\n\n".into()], ..WriteOptions::default() };
     print!("{prompt}");
     for piece in Writer::new(&model, &prompt, &options)? {
         print!("{}", piece?);

@@ -106,7 +106,7 @@ def lookup(a, path):
     for _ in range(a.rounds):
         for name, more in [("with", []), ("without", ["--no-lookup"])]:
             said = json.loads(call(command + more)[0])
-            runs[name].append(said["tokens_per_second"])
+            runs[name].append(said["decode_tokens_per_second"])
             texts.add(said["text"])
     if len(texts) != 1:
         sys.exit("speculation changed the text")

@@ -4,7 +4,7 @@
 
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use crate::schedule::{End, Event, Request, Scheduler, Ticket, Token, check};
+use crate::schedule::{End, Event, Prepared, Request, Scheduler, Ticket, Token, prepare};
 use crate::speculate::Lookup;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +49,7 @@ impl Default for EngineOptions {
 /// A request on its way to the thread.
 struct Submission {
     ticket: Ticket,
-    request: Request,
+    prepared: Prepared,
     events: Sender<Event>,
 }
 
@@ -84,8 +84,7 @@ impl Engine {
     /// Starts an engine.
     pub fn new(plan: impl Into<Arc<Plan>>, options: EngineOptions) -> Self {
         let plan = plan.into();
-        // The inbox counts what waits, so the scheduler's own bound is never met.
-        let scheduler = Scheduler::new(plan.clone(), EngineOptions { queue: usize::MAX, ..options.clone() });
+        let scheduler = Scheduler::new(plan.clone(), options.clone());
         Self::start(plan, options, scheduler)
     }
 
@@ -101,7 +100,7 @@ impl Engine {
         options: EngineOptions,
     ) -> Result<Self> {
         let plan = plan.into();
-        let scheduler = Scheduler::new(plan.clone(), EngineOptions { queue: usize::MAX, ..options.clone() });
+        let scheduler = Scheduler::new(plan.clone(), options.clone());
         let scheduler = scheduler.with_draft(draft.into(), tokens)?;
         Ok(Self::start(plan, options, scheduler))
     }
@@ -127,7 +126,7 @@ impl Engine {
     /// [`Error::Busy`] when too many wait; [`Error::Tokens`], [`Error::Request`] and [`Error::Sampling`] for a request
     /// that this model cannot serve; [`Error::Stopped`].
     pub fn submit(&self, request: Request) -> Result<Stream> {
-        check(&self.plan, &self.options, &request)?;
+        let prepared = prepare(&self.plan, &self.options, request)?;
         if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
             return Err(Error::Stopped);
         }
@@ -138,7 +137,7 @@ impl Engine {
         }
         let ticket = Ticket::new();
         let (sender, events) = channel();
-        inbox.arrived.push_back(Submission { ticket: ticket.clone(), request, events: sender });
+        inbox.arrived.push_back(Submission { ticket: ticket.clone(), prepared, events: sender });
         drop(inbox);
         self.shared.wake.notify_one();
         Ok(Stream { ticket, events, end: None })
@@ -168,11 +167,9 @@ fn serve(mut scheduler: Scheduler, shared: &Shared) {
         while inbox.arrived.is_empty() && scheduler.is_idle() && going() {
             inbox = shared.wake.wait(inbox).unwrap_or_else(PoisonError::into_inner);
         }
-        for Submission { ticket, request, events } in std::mem::take(&mut inbox.arrived) {
-            // It was checked before; a sender dropped here ends the stream with an error.
-            if scheduler.submit_as(ticket.clone(), request).is_ok() {
-                streams.insert(ticket.id(), events);
-            }
+        for Submission { ticket, prepared, events } in std::mem::take(&mut inbox.arrived) {
+            streams.insert(ticket.id(), events);
+            scheduler.enqueue(ticket, prepared);
         }
         inbox.queued = scheduler.waiting();
         drop(inbox);
@@ -222,6 +219,7 @@ impl Iterator for Stream {
         }
         match self.events.recv() {
             Ok(Event::Token(token)) => Some(Ok(token)),
+            Ok(Event::Error(error)) => Some(Err(error.into())),
             Ok(Event::End(end)) => {
                 self.end = Some(end);
                 None

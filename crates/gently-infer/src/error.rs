@@ -53,6 +53,12 @@ pub enum Error {
     /// A sampling parameter out of range.
     #[error(transparent)]
     Sampling(#[from] gently_models::sampling::SamplingError),
+    /// A text cannot be held to its grammar.
+    #[error(transparent)]
+    Constraint(#[from] crate::ConstraintError),
+    /// From the tokenizer.
+    #[error(transparent)]
+    Text(#[from] gently_text::Error),
     /// From the model.
     #[error(transparent)]
     Model(#[from] gently_models::Error),
@@ -72,6 +78,8 @@ impl Error {
             Self::StateFile { .. } => {
                 Some("a state can be loaded only by the model and cache type that saved it".into())
             }
+            Self::Constraint(e) => e.hint(),
+            Self::Text(e) => e.hint(),
             Self::Model(e) => e.hint(),
             Self::Format(e) => e.hint().map(str::to_owned),
             Self::Tensor(e) => e.hint().map(str::to_owned),

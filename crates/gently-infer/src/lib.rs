@@ -1,7 +1,7 @@
 //! Running models: one plan, many sequences.
 //!
 //! Here: [`Plan`], a model lowered once into fused steps over packed weights; [`State`], what a sequence has read, in
-//! pages that forks share; [`PrefixCache`]; the [`Engine`], which batches requests of any age, streams their tokens, and
+//! pages that forks share; [`PrefixCache`]; [`Grammar`]s that texts are held to; the [`Engine`], which batches requests of any age, streams their tokens, and
 //! gives each the same tokens whatever runs beside it; and [`Encoder`], the same steps over whole documents, for
 //! embeddings. Not here: text (see `gently-text`), HTTP, and how a token is chosen from logits
 //! ([`gently_models::sampling`]).
@@ -24,6 +24,7 @@
 //! M hidden width of the MLP, V vocabulary.
 #![forbid(unsafe_code)]
 
+mod constraint;
 mod encoder;
 mod engine;
 mod error;
@@ -41,6 +42,7 @@ mod tune;
 mod weights;
 mod work;
 
+pub use constraint::{Constraint, ConstraintError, Grammar, Grammars, Guide, Kind};
 pub use encoder::Encoder;
 pub use engine::{Engine, EngineOptions, Stream};
 pub use error::{Error, Result};

@@ -26,6 +26,7 @@
 //! # Ok(()) }
 //! ```
 
+use crate::constraint::{Ahead, ConstraintError, Grammar, Guide};
 use crate::engine::EngineOptions;
 use crate::error::{Error, Result};
 use crate::plan::{Piece, Plan, Wanted};
@@ -61,6 +62,8 @@ pub struct Request {
     pub slide: bool,
     /// Give the log-probability of each token, and of this many likeliest ones.
     pub logprobs: Option<usize>,
+    /// What the text must be. Tokens that it forces are read together, unless log-probabilities are asked for.
+    pub grammar: Option<Grammar>,
 }
 
 impl Request {
@@ -75,6 +78,7 @@ impl Request {
             deadline: None,
             slide: false,
             logprobs: None,
+            grammar: None,
         }
     }
 }
@@ -100,13 +104,15 @@ pub enum End {
     Length,
     /// This stop token was chosen.
     Stop(u32),
+    /// The grammar allows nothing more.
+    Complete,
     /// The model's context is full.
     Context,
     /// Its stream was dropped.
     Cancelled,
     /// Its deadline came.
     Deadline,
-    /// The model refused its tokens.
+    /// The model refused its tokens, or the grammar's matcher could not go on.
     Failed,
 }
 
@@ -115,6 +121,8 @@ pub enum End {
 pub enum Event {
     /// A token was written.
     Token(Token),
+    /// The text cannot be held to its grammar; its end follows.
+    Error(ConstraintError),
     /// The text ended; the last event of a request.
     End(End),
 }
@@ -160,6 +168,11 @@ struct Running {
     gate: Gate,
     /// What the draft model has read.
     draft: Option<State>,
+    /// Follows the grammar, where there is one.
+    guide: Option<Box<Guide>>,
+    /// Whether all of the prompt was read; what was written before is given out then.
+    begun: bool,
+    early: Events,
     end: Option<End>,
 }
 
@@ -171,6 +184,92 @@ impl Running {
     fn written(&self) -> usize {
         self.tokens.len() - self.request.prompt.len()
     }
+
+    /// Chooses the next token from a row of logits, or ends the text.
+    fn choose(&mut self, row: &[f32], room: usize, masked: &mut Vec<f32>, events: &mut Events) {
+        if self.written() >= self.request.max_tokens {
+            self.end = Some(End::Length);
+            return;
+        }
+        let row = &row[..self.request.below.unwrap_or(row.len()).min(row.len())];
+        let id = match self.request.grammar {
+            None => Ok(Some(self.sampler.sample(row, &self.tokens))),
+            Some(_) => self.choose_within(row, masked),
+        };
+        match id {
+            Ok(Some(id)) => self.push(id, Some(row), room, events),
+            Ok(None) => self.end = Some(End::Complete),
+            Err(e) => self.fail(e, events),
+        }
+    }
+
+    /// Chooses what the grammar allows; nothing where the text is complete.
+    fn choose_within(&mut self, row: &[f32], masked: &mut Vec<f32>) -> Result<Option<u32>, ConstraintError> {
+        let lost = || ConstraintError::Vocabulary { reason: "the thread that computes masks has ended".into() };
+        let guide = self.guide.as_mut().ok_or_else(lost)?;
+        if let Some(id) = guide.forced()? {
+            return Ok(Some(id));
+        }
+        if !guide.mask(row, masked)? {
+            return Ok(None);
+        }
+        let id = self.sampler.sample(masked, &self.tokens);
+        guide.take(id)?;
+        Ok(Some(id))
+    }
+
+    /// Writes what the grammar leaves no choice of, at most `most` tokens, without asking the model.
+    fn write_forced(&mut self, most: usize, room: usize, events: &mut Events) {
+        if self.request.logprobs.is_some() {
+            return;
+        }
+        for _ in 0..most {
+            if self.end.is_some() || self.written() >= self.request.max_tokens {
+                return;
+            }
+            match self.guide.as_mut().map(|g| g.forced()) {
+                Some(Ok(Some(id))) => self.push(id, None, room, events),
+                Some(Err(e)) => self.fail(e, events),
+                _ => return,
+            }
+        }
+    }
+
+    /// Adds a token to the text, or ends it. The logits that it was chosen from are known where the model was asked.
+    fn push(&mut self, id: u32, row: Option<&[f32]>, room: usize, events: &mut Events) {
+        if self.request.stop.contains(&id) || self.guide.as_ref().is_some_and(|g| g.ends(id)) {
+            self.end = Some(End::Stop(id));
+            return;
+        }
+        let (mut logprob, mut top) = (None, Vec::new());
+        if let (Some(n), Some(row)) = (self.request.logprobs, row) {
+            let all = logprobs(row, id, n);
+            logprob = Some(all.0);
+            top = all.1;
+        }
+        self.tokens.push(id);
+        events.push((self.ticket.clone(), Event::Token(Token { id, logprob, top })));
+        if self.guide.as_ref().is_some_and(|g| g.is_complete()) {
+            self.end = Some(End::Complete);
+        } else if self.written() >= self.request.max_tokens {
+            self.end = Some(End::Length);
+        } else if self.tokens.len() - self.base > room && !self.request.slide {
+            self.end = Some(End::Context);
+        }
+    }
+
+    fn fail(&mut self, error: ConstraintError, events: &mut Events) {
+        events.push((self.ticket.clone(), Event::Error(error)));
+        self.end = Some(End::Failed);
+    }
+}
+
+type Events = Vec<(Ticket, Event)>;
+
+/// A request that this model can serve, and what serves it.
+pub(crate) struct Prepared {
+    request: Request,
+    sampler: Sampler,
 }
 
 /// Requests and their sequences.
@@ -178,7 +277,7 @@ pub struct Scheduler {
     plan: Arc<Plan>,
     options: EngineOptions,
     work: Work,
-    waiting: VecDeque<(Ticket, Request, Sampler)>,
+    waiting: VecDeque<(Ticket, Prepared)>,
     running: Vec<Running>,
     prefix: PrefixCache,
     /// Whose turn it is to read a prompt first.
@@ -186,6 +285,9 @@ pub struct Scheduler {
     times: Times,
     tuner: Tuner,
     draft: Option<Draft>,
+    ahead: Ahead,
+    /// Logits that a grammar allows.
+    masked: Vec<f32>,
 }
 
 impl Scheduler {
@@ -202,6 +304,8 @@ impl Scheduler {
             turn: 0,
             times: Times::default(),
             draft: None,
+            ahead: Ahead::default(),
+            masked: Vec::new(),
         }
     }
 
@@ -221,17 +325,16 @@ impl Scheduler {
     /// that this model cannot serve.
     pub fn submit(&mut self, request: Request) -> Result<Ticket> {
         let ticket = Ticket::new();
-        self.submit_as(ticket.clone(), request)?;
-        Ok(ticket)
-    }
-
-    pub(crate) fn submit_as(&mut self, ticket: Ticket, request: Request) -> Result<()> {
         if self.waiting.len() >= self.options.queue {
             return Err(Error::Busy { waiting: self.waiting.len() });
         }
-        let sampler = check(&self.plan, &self.options, &request)?;
-        self.waiting.push_back((ticket, request, sampler));
-        Ok(())
+        self.enqueue(ticket.clone(), prepare(&self.plan, &self.options, request)?);
+        Ok(ticket)
+    }
+
+    /// Puts a request into the queue, however long it is.
+    pub(crate) fn enqueue(&mut self, ticket: Ticket, prepared: Prepared) {
+        self.waiting.push_back((ticket, prepared));
     }
 
     /// Whether there is nothing to do.
@@ -259,7 +362,7 @@ impl Scheduler {
     pub fn step(&mut self, going: &dyn Fn() -> bool) -> Vec<(Ticket, Event)> {
         let mut events = Vec::new();
         self.expire(&mut events);
-        self.admit();
+        self.admit(&mut events);
         let inputs = self.compose();
         if inputs.is_empty() {
             return events;
@@ -268,6 +371,11 @@ impl Scheduler {
         let tickets: Vec<Ticket> = inputs.iter().map(|i| self.running[i.index].ticket.clone()).collect();
         let going = || going() && !tickets.iter().all(Ticket::is_cancelled);
 
+        for input in inputs.iter().filter(|i| i.wanted != Wanted::None) {
+            if let Some(guide) = self.running[input.index].guide.take_if(|g| g.wants_mask()) {
+                self.ahead.begin(input.index, guide);
+            }
+        }
         let mut pieces = Vec::with_capacity(inputs.len());
         let mut inputs_left = inputs.iter().peekable();
         for (index, running) in self.running.iter_mut().enumerate() {
@@ -280,6 +388,7 @@ impl Scheduler {
         let passed = self.plan.forward(&mut self.work, &mut pieces, &going);
         self.tuner.end(rows, threads, begun.elapsed().as_secs_f64());
         drop(pieces);
+        self.ahead.finish(|index, guide| self.running[index].guide = Some(guide));
         let logits = match passed {
             Ok(Some(logits)) => logits,
             // Called off: the states are as they were.
@@ -300,30 +409,28 @@ impl Scheduler {
             if input.wanted == Wanted::None {
                 continue;
             }
-            if running.written() == 0 && running.state.len() > PAGE {
+            if !running.begun && running.state.len() > PAGE {
                 // Requests that come while this one writes may begin alike.
                 self.prefix.insert(running.state.clone());
             }
-            let mut accepted = 0;
+            running.begun = true;
+            events.append(&mut running.early);
+            // Where the text ends before this pass chooses, and what was guessed to follow.
+            let (end, guess) = (running.tokens.len(), &input.tokens[input.tokens.len() - input.draft..]);
+            let agreed = |tokens: &[u32]| tokens[end..].iter().zip(guess).take_while(|(a, b)| a == b).count();
             for i in 0..=input.draft {
                 let Some(row) = logits.next() else { break };
-                if accepted < i || running.end.is_some() {
-                    continue;
-                }
-                if let Some(token) = choose(running, row, room) {
-                    let id = token.id;
-                    events.push((running.ticket.clone(), Event::Token(token)));
-                    // The next row's logits hold if this token is the one that was guessed.
-                    let guessed = input.tokens.get(input.tokens.len() - input.draft + i);
-                    if guessed == Some(&id) {
-                        accepted += 1;
-                    }
+                // A row's logits hold if the text went on as guessed, and are wanted if no grammar has decided already.
+                if running.end.is_none() && running.tokens.len() == end + i && agreed(&running.tokens) == i {
+                    running.choose(row, room, &mut self.masked, &mut events);
+                    running.write_forced(self.options.chunk, room, &mut events);
                 }
             }
             if input.draft > 0 {
-                running.gate.learn(accepted, input.draft, rows, &self.times);
-                // What was read beyond the last token chosen is not part of the text.
-                let keep = (running.tokens.len() - running.base - 1).min(running.state.len());
+                let agreed = agreed(&running.tokens);
+                running.gate.learn(agreed, input.draft, rows, &self.times);
+                // What was read beyond the last token that was guessed right is not part of the text.
+                let keep = ((end + agreed).min(running.tokens.len() - 1) - running.base).min(running.state.len());
                 // Cannot fail: it is no more than was read.
                 let _ = running.state.truncate(keep);
             }
@@ -344,8 +451,8 @@ impl Scheduler {
                 None
             }
         };
-        self.waiting.retain(|(ticket, request, _)| {
-            let fate = fate(ticket, request);
+        self.waiting.retain(|(ticket, prepared)| {
+            let fate = fate(ticket, &prepared.request);
             events.extend(fate.map(|end| (ticket.clone(), Event::End(end))));
             fate.is_none()
         });
@@ -356,24 +463,45 @@ impl Scheduler {
     }
 
     /// Takes requests from the queue, first come first served, while there is room.
-    fn admit(&mut self) {
+    fn admit(&mut self, events: &mut Events) {
         while self.running.len() < self.options.batch {
-            let Some((_, request, _)) = self.waiting.front() else { return };
+            let Some((_, next)) = self.waiting.front() else { return };
             let need = |r: &Request| worst_bytes(&self.plan, r);
             let promised: usize = self.running.iter().map(|r| need(&r.request)).sum();
-            if promised + need(request) > self.options.cache_bytes {
+            if promised + need(&next.request) > self.options.cache_bytes {
                 return;
             }
-            let Some((ticket, request, sampler)) = self.waiting.pop_front() else { return };
+            let Some((ticket, Prepared { request, sampler })) = self.waiting.pop_front() else { return };
             let room = self.plan.room().unwrap_or(usize::MAX);
             let base = request.prompt.len().saturating_sub(room);
             // At least the last token is read anew: its logits are needed.
             let known = self.prefix.lookup(&request.prompt[base..], request.prompt.len() - base - 1);
             let state = known.unwrap_or_else(|| self.plan.state());
             let tokens = request.prompt.clone();
-            let gate = Gate::default();
-            let running = Running { ticket, request, sampler, tokens, state, base, gate, draft: None, end: None };
+            // Not before: what waits takes no memory for its matcher.
+            let guide = request.grammar.as_ref().map(|g| Box::new(g.guide()));
+            let mut running = Running {
+                ticket,
+                request,
+                sampler,
+                tokens,
+                state,
+                base,
+                gate: Gate::default(),
+                draft: None,
+                guide,
+                begun: false,
+                early: Vec::new(),
+                end: None,
+            };
+            // What the grammar begins with is read together with the prompt.
+            let mut early = Vec::new();
+            running.write_forced(self.options.chunk, room, &mut early);
+            running.early = early;
             self.running.push(running);
+            if self.running.last().is_some_and(|r| r.end.is_some()) {
+                self.finish(events);
+            }
         }
     }
 
@@ -407,8 +535,9 @@ impl Scheduler {
                     }
                     _ => found[..found.len().min(most)].to_vec(),
                 };
-                draft = guess.len();
-                tokens.extend(guess);
+                let most = running.guide.as_mut().map_or(guess.len(), |g| g.allows(&guess));
+                draft = guess.len().min(most);
+                tokens.extend(&guess[..draft]);
             }
             rows += tokens.len();
             inputs.push(Input { index, tokens, wanted: Wanted::All, draft });
@@ -444,7 +573,8 @@ impl Scheduler {
                 i += 1;
                 continue;
             };
-            let running = self.running.remove(i);
+            let mut running = self.running.remove(i);
+            events.append(&mut running.early);
             self.prefix.insert(running.state);
             events.push((running.ticket, Event::End(end)));
         }
@@ -467,7 +597,7 @@ fn worst_bytes(plan: &Plan, request: &Request) -> usize {
 }
 
 /// Refuses what this model cannot serve, before it waits in a queue.
-pub(crate) fn check(plan: &Plan, options: &EngineOptions, request: &Request) -> Result<Sampler> {
+pub(crate) fn prepare(plan: &Plan, options: &EngineOptions, request: Request) -> Result<Prepared> {
     let (vocab, prompt) = (plan.config().vocab, &request.prompt);
     if prompt.is_empty() {
         return Err(Error::Tokens { what: "there is nothing to continue: the prompt has no tokens".into() });
@@ -485,37 +615,15 @@ pub(crate) fn check(plan: &Plan, options: &EngineOptions, request: &Request) -> 
     if request.logprobs.is_some_and(|n| n > MOST_LOGPROBS) {
         return Err(Error::Request { what: format!("logprobs is more than {MOST_LOGPROBS}") });
     }
-    let need = worst_bytes(plan, request);
+    if let Some(grammar) = request.grammar.as_ref().filter(|g| g.vocab() > vocab) {
+        let what = format!("a grammar of {} tokens, for a model of {vocab}", grammar.vocab());
+        return Err(Error::Request { what });
+    }
+    let need = worst_bytes(plan, &request);
     if need > options.cache_bytes {
         let what = format!("its keys and values may need {need} bytes, of {} there are", options.cache_bytes);
         return Err(Error::Request { what });
     }
-    Ok(Sampler::new(request.sampling.clone())?)
-}
-
-/// Chooses the next token of a sequence from a row of logits, or ends it.
-fn choose(running: &mut Running, row: &[f32], room: usize) -> Option<Token> {
-    if running.written() >= running.request.max_tokens {
-        running.end = Some(End::Length);
-        return None;
-    }
-    let row = &row[..running.request.below.unwrap_or(row.len()).min(row.len())];
-    let id = running.sampler.sample(row, &running.tokens);
-    if running.request.stop.contains(&id) {
-        running.end = Some(End::Stop(id));
-        return None;
-    }
-    let (mut logprob, mut top) = (None, Vec::new());
-    if let Some(n) = running.request.logprobs {
-        let all = logprobs(row, id, n);
-        logprob = Some(all.0);
-        top = all.1;
-    }
-    running.tokens.push(id);
-    if running.written() >= running.request.max_tokens {
-        running.end = Some(End::Length);
-    } else if running.tokens.len() - running.base > room && !running.request.slide {
-        running.end = Some(End::Context);
-    }
-    Some(Token { id, logprob, top })
+    let sampler = Sampler::new(request.sampling.clone())?;
+    Ok(Prepared { request, sampler })
 }

@@ -1,12 +1,14 @@
 //! Whatever runs beside a request, however passes are cut, and whatever is guessed or found in the cache: the same text.
 
 use gently_infer::{
-    Elem, End, Engine, EngineOptions, Error, Event, Lookup, Plan, PlanOptions, Request, Scheduler, Ticket,
+    Constraint, Elem, End, Engine, EngineOptions, Error, Event, Grammar, Grammars, Lookup, Plan, PlanOptions, Request,
+    Scheduler, Ticket,
 };
 use gently_models::Decoder;
 use gently_models::config::{DecoderConfig, Family};
 use gently_models::sampling::SamplingParams;
 use gently_tensor::{Device, Rng};
+use gently_text::Tokenizer;
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -44,7 +46,18 @@ fn options() -> EngineOptions {
     EngineOptions { threads: Some(1), lookup: None, prefix_bytes: 0, ..EngineOptions::default() }
 }
 
-/// One of a few prompts that begin alike, greedy or drawn.
+/// Grammars over the thirteen tokens, with texts that are forced in part and come again.
+fn grammar(which: u64) -> Option<Grammar> {
+    static GRAMMARS: OnceLock<Vec<Grammar>> = OnceLock::new();
+    let all = GRAMMARS.get_or_init(|| {
+        let grammars = Grammars::new(&Tokenizer::characters("abcdefghijkl".chars()).with_end_of_text("<end>")).unwrap();
+        let all = [Constraint::regex("(abc|dea){2,7}(fgh)?"), Constraint::choice(["abcabcabd", "abcabcabk", "l"])];
+        all.map(|c| grammars.compile(&c.unwrap()).unwrap()).into()
+    });
+    all.get(which as usize % 4).cloned()
+}
+
+/// One of a few prompts that begin alike, greedy or drawn, some held to a grammar.
 fn request(which: u64) -> Request {
     let mut rng = Rng::new(which / 3 % 4);
     let mut prompt: Vec<u32> = (0..1 + which % 20).map(|_| rng.below(VOCAB) as u32).collect();
@@ -56,6 +69,8 @@ fn request(which: u64) -> Request {
         sampling,
         stop: if which.is_multiple_of(5) { vec![4] } else { vec![] },
         slide: which.is_multiple_of(3),
+        logprobs: which.is_multiple_of(11).then_some(1),
+        grammar: grammar(which / 2),
         ..Request::new(prompt)
     }
 }
@@ -81,6 +96,7 @@ fn note(texts: &mut HashMap<u64, Text>, events: Vec<(Ticket, Event)>) {
         let text = texts.entry(ticket.id()).or_insert((Vec::new(), End::Failed));
         match event {
             Event::Token(token) => text.0.push(token.id),
+            Event::Error(error) => panic!("{error}"),
             Event::End(end) => text.1 = end,
         }
     }

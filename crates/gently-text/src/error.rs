@@ -117,6 +117,12 @@ pub enum Error {
         /// Why, with the line where there is one.
         reason: String,
     },
+    /// Tokens whose bytes depend on their neighbours.
+    #[error("the tokens of this tokenizer have no bytes of their own (its decoder is {decoder})")]
+    NoBytes {
+        /// The decoder's type in `tokenizer.json`.
+        decoder: String,
+    },
     /// The tokenizer's own pipeline refused.
     #[error("the tokenizer failed: {reason}")]
     Pipeline {
@@ -150,6 +156,10 @@ impl Error {
             Self::Template { .. } => {
                 Some("generate without the chat template, and write the prompt in its form".into())
             }
+            Self::NoBytes { .. } => Some(
+                "constraints need a tokenizer of bytes, characters, byte-level BPE or SentencePiece; WordPiece is none"
+                    .into(),
+            ),
             Self::Io { .. } | Self::TooLarge { .. } | Self::Invalid { .. } | Self::Pipeline { .. } => None,
         }
     }

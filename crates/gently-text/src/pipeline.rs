@@ -4,12 +4,13 @@
 //! bytes of each token where the pipeline is byte-level. Not here: byte and character vocabularies, which have
 //! their own direct code.
 
+use crate::spelling::{self, Spelling};
 use crate::{Error, Result, charsmap, json};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::OnceLock;
-use tokenizers::{DecoderWrapper, Tokenizer};
+use tokenizers::Tokenizer;
 
 /// No published vocabulary is near this; a larger id is a damaged file.
 const MAX_ID: u32 = 1 << 24;
@@ -25,6 +26,7 @@ pub(crate) struct Pipeline {
     pub vocab: usize,
     /// Where the pipeline is byte-level: each token's bytes.
     bytes: Option<TokenBytes>,
+    spelling: Spelling,
     pub special_ids: Vec<(String, u32)>,
     /// What stands in front of a text and behind it. Found when first wanted.
     around: OnceLock<(Vec<u32>, Vec<u32>)>,
@@ -74,12 +76,15 @@ impl Pipeline {
             .map(|(id, t)| (t.content, id))
             .collect();
         special_ids.sort_by_key(|&(_, id)| id);
-        let bytes = is_byte_level(ordinary.get_decoder()).then(|| token_bytes(&ordinary, &vocab, max));
+        let decoder = serde_json::to_value(ordinary.get_decoder()).map_err(|e| invalid(e.to_string()))?;
+        let spelling = Spelling::of(&decoder);
+        let bytes = (spelling == Spelling::ByteLevel).then(|| token_bytes(&ordinary, &vocab, max));
         Ok(Self {
             special: OnceLock::new(),
             text: OnceLock::new(),
             vocab: max as usize + 1,
             bytes,
+            spelling,
             special_ids,
             around: OnceLock::new(),
             ordinary,
@@ -132,6 +137,28 @@ impl Pipeline {
         true
     }
 
+    /// The bytes of a token inside a text; none for special tokens and numbers without a token.
+    pub fn bytes_within(&self, id: u32) -> Result<Option<Vec<u8>>> {
+        self.check(&[id])?;
+        if self.special_ids.binary_search_by_key(&id, |s| s.1).is_ok() {
+            return Ok(None);
+        }
+        let bytes = match (&self.bytes, &self.spelling) {
+            (Some(table), _) => table.get(id).to_vec(),
+            (None, Spelling::Steps(steps)) => {
+                self.id_to_token(id).map_or_else(Vec::new, |t| spelling::apply(steps, &t))
+            }
+            (None, Spelling::Unknown(name)) => return Err(Error::NoBytes { decoder: name.clone() }),
+            (None, Spelling::ByteLevel) => Vec::new(),
+        };
+        Ok(Some(bytes).filter(|b| !b.is_empty()))
+    }
+
+    /// Whether tokens have bytes of their own inside a text.
+    pub fn has_bytes_within(&self) -> bool {
+        !matches!(self.spelling, Spelling::Unknown(_))
+    }
+
     pub fn is_byte_level(&self) -> bool {
         self.bytes.is_some()
     }
@@ -155,14 +182,6 @@ impl Pipeline {
 
     pub fn hash(&self) -> u64 {
         json::content_hash(&serde_json::from_str(self.text()).expect("the text was parsed before, or written here"))
-    }
-}
-
-fn is_byte_level(decoder: Option<&DecoderWrapper>) -> bool {
-    match decoder {
-        Some(DecoderWrapper::ByteLevel(_)) => true,
-        Some(DecoderWrapper::Sequence(all)) => matches!(all.get_decoders(), [DecoderWrapper::ByteLevel(_)]),
-        _ => false,
     }
 }
 

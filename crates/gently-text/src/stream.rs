@@ -24,6 +24,8 @@ pub struct StreamDecoder {
 enum State {
     /// The bytes of a character that is not yet whole.
     Bytes(Vec<u8>),
+    /// As `Bytes`, of tokens as they are inside a text.
+    Within(Vec<u8>),
     /// Tokens whose text depends on their neighbours: a window of tokens, and how much of the window's text
     /// has been given out.
     Window { ids: Vec<u32>, given: usize },
@@ -43,6 +45,16 @@ impl StreamDecoder {
         Self { tokenizer: tokenizer.clone(), state }
     }
 
+    /// A decoder in the middle of a text, where a first token's leading space counts. Special tokens appear by name. As
+    /// [`Self::new`] where tokens have no bytes of their own.
+    pub fn within(tokenizer: &Tokenizer) -> Self {
+        let mut decoder = Self::new(tokenizer);
+        if !tokenizer.is_byte_exact() && tokenizer.has_bytes_within() {
+            decoder.state = State::Within(Vec::new());
+        }
+        decoder
+    }
+
     /// Takes one token and returns the text that is now certain, often empty in the middle of a character.
     ///
     /// # Errors
@@ -51,6 +63,11 @@ impl StreamDecoder {
         match &mut self.state {
             State::Bytes(pending) => {
                 self.tokenizer.push_bytes(&[id], pending)?;
+                Ok(take_whole(pending))
+            }
+            State::Within(pending) => {
+                let name = || self.tokenizer.token(id).unwrap_or_default().into_bytes();
+                pending.extend(self.tokenizer.bytes_within(id)?.unwrap_or_else(name));
                 Ok(take_whole(pending))
             }
             State::Window { ids, given } => {
@@ -84,7 +101,9 @@ impl StreamDecoder {
     /// As [`Tokenizer::decode`].
     pub fn finish(&mut self) -> Result<String> {
         match &mut self.state {
-            State::Bytes(pending) => Ok(String::from_utf8_lossy(&std::mem::take(pending)).into_owned()),
+            State::Bytes(pending) | State::Within(pending) => {
+                Ok(String::from_utf8_lossy(&std::mem::take(pending)).into_owned())
+            }
             State::Window { ids, given } => {
                 let text = self.tokenizer.decode(ids)?;
                 let rest = text.get(*given..).unwrap_or("").to_owned();

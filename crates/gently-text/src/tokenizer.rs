@@ -285,6 +285,30 @@ impl Tokenizer {
         Ok(out)
     }
 
+    /// The bytes that a token stands for inside a text, where nothing is stripped as at a text's beginning: `▁the` is
+    /// always ` the`. None for special tokens and for numbers without a token.
+    ///
+    /// # Errors
+    /// [`Error::UnknownId`] for a token outside the vocabulary; [`Error::NoBytes`] where the bytes of tokens depend on their
+    /// neighbours (WordPiece).
+    pub fn bytes_within(&self, id: u32) -> Result<Option<Vec<u8>>> {
+        let model = &self.inner.model;
+        let own = match model {
+            Model::Pipeline(p) => return p.bytes_within(id),
+            Model::Bytes(_) => u8::try_from(id).ok().map(|b| vec![b]),
+            Model::Characters(table, _) => table.chars().get(id as usize).map(|c| c.to_string().into_bytes()),
+        };
+        match own {
+            None if id as usize >= self.vocab_size() => Err(Error::UnknownId { id, vocab: self.vocab_size() }),
+            own => Ok(own),
+        }
+    }
+
+    /// Whether [`Self::bytes_within`] knows the bytes of tokens.
+    pub(crate) fn has_bytes_within(&self) -> bool {
+        !matches!(&self.inner.model, Model::Pipeline(p) if !p.has_bytes_within())
+    }
+
     pub(crate) fn push_bytes(&self, ids: &[u32], out: &mut Vec<u8>) -> Result<()> {
         let special = |list: &[(String, u32)], id: u32| -> Result<String> {
             list.iter()

@@ -214,3 +214,35 @@ fn a_text_loses_its_end_and_never_what_stands_around_it() {
     let bytes = Tokenizer::bytes();
     assert_eq!(bytes.encode_within("abc", 2).unwrap(), (vec![97, 98], true));
 }
+
+/// Inside a text a token's bytes are always the same; at its beginning SentencePiece strips a space.
+#[test]
+fn tokens_have_their_bytes_inside_a_text() {
+    let file = golden("vocab-sentencepiece.json");
+    let pieces = Tokenizer::from_vocabulary(&vocabulary(&file), "x".as_ref()).unwrap();
+    for text in ["the cat  sat", " 日本\n", "é\u{1}"] {
+        let ids = pieces.encode(text).unwrap();
+        let mut bytes: Vec<u8> = ids.iter().flat_map(|&id| pieces.bytes_within(id).unwrap().unwrap()).collect();
+        assert_eq!(bytes.remove(0), b' ', "the one in front of a text");
+        assert_eq!(String::from_utf8(bytes).unwrap(), text);
+        let (mut start, mut within) = (StreamDecoder::new(&pieces), StreamDecoder::within(&pieces));
+        let said = |d: &mut StreamDecoder| {
+            let pushed: String = ids.iter().map(|&id| d.push(id).unwrap()).collect();
+            pushed + &d.finish().unwrap()
+        };
+        assert_eq!((said(&mut start), said(&mut within)), (text.to_owned(), format!(" {text}")));
+    }
+    let bpe = Tokenizer::from_vocabulary(&tiny(), "x".as_ref()).unwrap();
+    assert_eq!(bpe.bytes_within(2).unwrap().unwrap(), b"ab");
+    assert_eq!(bpe.bytes_within(3).unwrap(), None, "a special token");
+    assert!(bpe.bytes_within(4).unwrap_err().to_string().contains("token 4"));
+    let letters = Tokenizer::characters("aé".chars()).with_end_of_text("<end>");
+    assert_eq!(letters.bytes_within(1).unwrap().unwrap(), "é".as_bytes());
+    assert_eq!((letters.bytes_within(2).unwrap(), letters.bytes_within(3).is_err()), (None, true));
+    let bytes = Tokenizer::bytes().with_end_of_text("<end>");
+    assert_eq!((bytes.bytes_within(255).unwrap(), bytes.bytes_within(256).unwrap()), (Some(vec![255]), None));
+    let tokens = vec!["[UNK]", "[CLS]", "[SEP]", "▁a", "b"];
+    let word = Tokenizer::from_vocabulary(&Vocabulary { model: "bert", tokens, ..Vocabulary::default() }, "x".as_ref());
+    let error = word.unwrap().bytes_within(3).unwrap_err();
+    assert!(error.to_string().contains("WordPiece") && error.hint().is_some(), "{error}");
+}

@@ -34,6 +34,7 @@ pub mod prelude {
     pub use crate::folder::ModelFolder;
     pub use crate::text_model::TextModel;
     pub use crate::write::{WriteOptions, Writer};
+    pub use gently_infer::Constraint;
     pub use gently_models::sampling::SamplingParams;
     pub use gently_models::{Batch, Compute, Decoder, DecoderConfig, ForwardCx};
     pub use gently_tensor::{DType, Device, Grads, Rng, Tensor, no_grad};

@@ -5,10 +5,11 @@
 
 use crate::folder::{self, Error};
 use crate::gguf;
-use gently_infer::{Elem, Engine, EngineOptions, Plan, PlanOptions};
+use gently_infer::{Elem, Engine, EngineOptions, Grammars, Plan, PlanOptions};
 use gently_models::WeightSource;
 use gently_text::{ChatTemplate, Tokenizer};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How a model is opened.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +32,8 @@ pub struct TextModel {
     engine: Engine,
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
+    /// Made when first wanted.
+    grammars: Mutex<Option<Arc<Grammars>>>,
 }
 
 impl TextModel {
@@ -59,7 +62,7 @@ impl TextModel {
             return Err(Error::Vocabulary { tokenizer: size, model, path });
         }
         let plan = Plan::of_files(&weights, options.plan)?;
-        Ok(Self { path, engine: Engine::new(plan, options.engine), tokenizer, template })
+        Ok(Self { path, engine: Engine::new(plan, options.engine), tokenizer, template, grammars: Mutex::default() })
     }
 
     /// The plan alone of the model that `path` means.
@@ -89,5 +92,19 @@ impl TextModel {
     /// Its chat template; `None` where it has none.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
+    }
+
+    /// What makes grammars for its vocabulary.
+    ///
+    /// # Errors
+    /// [`gently_infer::Error::Text`] and [`gently_infer::Error::Constraint`] for a tokenizer that constraints cannot be used
+    /// with.
+    pub fn grammars(&self) -> Result<Arc<Grammars>, gently_infer::Error> {
+        let mut made = self.grammars.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(grammars) = &*made {
+            return Ok(grammars.clone());
+        }
+        let grammars = Arc::new(Grammars::new(&self.tokenizer)?);
+        Ok(made.insert(grammars).clone())
     }
 }

@@ -4,7 +4,7 @@
 //! limit. Not here: the choice of tokens ([`gently_models::sampling`]).
 
 use crate::text_model::TextModel;
-use gently_infer::{Request, Stream};
+use gently_infer::{Constraint, Request, Stream};
 use gently_models::sampling::SamplingParams;
 use gently_text::StreamDecoder;
 use thiserror::Error;
@@ -40,11 +40,13 @@ pub struct WriteOptions {
     pub sampling: SamplingParams,
     /// The text ends before the first of these; they are not given out.
     pub stop: Vec<String>,
+    /// What the text must be.
+    pub constraint: Option<Constraint>,
 }
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        Self { max_tokens: 200, sampling: SamplingParams::default(), stop: Vec::new() }
+        Self { max_tokens: 200, sampling: SamplingParams::default(), stop: Vec::new(), constraint: None }
     }
 }
 
@@ -57,6 +59,8 @@ pub enum End {
     Stop,
     /// The model wrote a token that ends a text or an answer.
     EndOfText,
+    /// The constraint allows nothing more.
+    Complete,
     /// It was cancelled, or the engine went away.
     Cancelled,
 }
@@ -78,7 +82,8 @@ impl Writer {
     /// Starts after `prompt`. An empty prompt starts at the end-of-text token, or at token 0 where there is none.
     ///
     /// # Errors
-    /// A prompt outside the vocabulary, a sampling parameter out of range, an engine with a full queue.
+    /// A prompt outside the vocabulary, a sampling parameter out of range, a constraint that cannot be compiled, an engine with a
+    /// full queue.
     pub fn new(model: &TextModel, prompt: &str, options: &WriteOptions) -> Result<Self, Error> {
         Self::of_tokens(model, model.tokenizer().encode_prompt(prompt)?, options)
     }
@@ -101,17 +106,27 @@ impl Writer {
             prompt.push(tokenizer.end_of_text().unwrap_or(0));
         }
         let prompt_tokens = prompt.len();
+        let grammar = match &options.constraint {
+            Some(constraint) => Some(model.grammars()?.compile(constraint)?),
+            None => None,
+        };
+        // What a grammar allows counts every byte, a first space too.
+        let decoder = match grammar {
+            Some(_) => StreamDecoder::within(tokenizer),
+            None => StreamDecoder::new(tokenizer),
+        };
         let request = Request {
             max_tokens: options.max_tokens,
             sampling: options.sampling.clone(),
             stop: tokenizer.ends().to_vec(),
             below: Some(tokenizer.vocab_size()),
             slide: true,
+            grammar,
             ..Request::new(prompt)
         };
         Ok(Self {
             stream: model.engine().submit(request)?,
-            decoder: StreamDecoder::new(tokenizer),
+            decoder,
             stop: options.stop.iter().filter(|s| !s.is_empty()).cloned().collect(),
             held: String::new(),
             prompt_tokens,
@@ -154,6 +169,7 @@ impl Writer {
         let Some(token) = self.stream.next() else {
             return self.finish(match self.stream.end() {
                 Some(gently_infer::End::Stop(_)) => End::EndOfText,
+                Some(gently_infer::End::Complete) => End::Complete,
                 Some(gently_infer::End::Length | gently_infer::End::Context) => End::Length,
                 _ => End::Cancelled,
             });

@@ -46,7 +46,7 @@ fn smollm2_answers_from_its_file() {
     let mut generator = Generator::new(model, &ids, greedy.clone(), ForwardCx::default()).unwrap();
     let written: Vec<u32> = (0..8).map(|_| generator.next_token().unwrap()).collect();
     assert_eq!(written, [504, 3575, 282, 4649, 314, 7042, 30, 2]);
-    let options = WriteOptions { max_tokens: 30, sampling: greedy, stop: Vec::new() };
+    let options = WriteOptions { max_tokens: 30, sampling: greedy, ..WriteOptions::default() };
     // The engine computes on the file's own blocks, with rows rounded to bytes.
     let speaking = TextModel::open(&path).unwrap();
     let text = Writer::after_template(&speaking, prompt, &options).unwrap().collect_text().unwrap();
@@ -62,6 +62,39 @@ fn smollm2_answers_from_its_file() {
         template.render(&[Message::user("What is the capital of France?")], &ChatOptions::default()).unwrap();
     assert!(rendered.starts_with("<|im_start|>system\nYou are a helpful AI assistant named SmolLM"), "{rendered}");
     assert!(rendered.ends_with(prompt), "{rendered}");
+}
+
+#[test]
+fn smollm2_is_held_to_a_schema() {
+    let Some(path) = asset("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let model = TextModel::open(&path).unwrap();
+    let schema = r#"{"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+        "required": ["name", "age"], "additionalProperties": false}"#;
+    let ask = |question: &str, constraint: Result<Constraint, _>, temperature: f32, seed: u64| {
+        let template = model.chat_template().unwrap();
+        let prompt = template.render(&[Message::user(question)], &ChatOptions::default()).unwrap();
+        let sampling = SamplingParams { temperature, seed, top_p: 0.9, ..SamplingParams::default() };
+        let constraint = Some(constraint.unwrap());
+        let options = WriteOptions { sampling, constraint, max_tokens: 120, ..WriteOptions::default() };
+        let mut writer = Writer::after_template(&model, &prompt, &options).unwrap();
+        let text: String = writer.by_ref().map(Result::unwrap).collect();
+        (text, writer.end().unwrap())
+    };
+    for (temperature, seed) in [(0.0, 0), (0.8, 1), (0.8, 2)] {
+        let question = "Ada Lovelace was 36 years old. Answer in JSON with her name and age.";
+        let (text, end) = ask(question, Constraint::json_schema(schema), temperature, seed);
+        assert_eq!(end, gently::write::End::Complete, "{text}");
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert!(value["name"].is_string() && value["age"].is_i64(), "{text}");
+        assert_eq!(value.as_object().unwrap().len(), 2);
+        if temperature == 0.0 {
+            assert_eq!(text, r#"{"name": "Ada Lovelace", "age": 36}"#);
+        }
+    }
+    let (text, _) = ask("Is the sky green? Answer yes or no.", Constraint::choice(["yes", "no"]), 1.0, 3);
+    assert!(["yes", "no"].contains(&text.as_str()), "{text}");
+    let (text, _) = ask("When was Ada Lovelace born?", Constraint::regex(r"1[0-9]{3}-[01][0-9]"), 1.0, 4);
+    assert!(text.len() == 7 && text.starts_with('1') && text.as_bytes()[4] == b'-', "{text}");
 }
 
 #[test]

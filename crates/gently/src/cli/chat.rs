@@ -1,5 +1,6 @@
 //! `gently chat`: a conversation with a model.
 
+use super::constraint::Constraint;
 use super::failure::advise;
 use super::input;
 use super::output::{data, say};
@@ -25,7 +26,8 @@ use std::time::Instant;
 #[command(
     after_help = "Ctrl-C stops an answer, Ctrl-D ends the conversation, /help shows the commands. A line that ends in \\ goes \
     on in the next one; a line of \"\"\" begins and ends a longer text.\n\nExamples:\n  gently chat SmolLM2-135M-Instruct.Q4_1.gguf\n  \
-    echo \"Why is the sky blue?\" | gently chat models/SmolLM2 --temperature 0"
+    echo \"Why is the sky blue?\" | gently chat models/SmolLM2 --temperature 0\n  \
+    gently chat models/SmolLM2 --system \"Answer yes or no.\" --choice yes --choice no"
 )]
 pub struct Args {
     /// A GGUF file, a Hugging Face model folder, a run folder, or a checkpoint
@@ -42,12 +44,19 @@ pub struct Args {
     #[command(flatten)]
     sampling: Sampling,
     #[command(flatten)]
+    constraint: Constraint,
+    #[command(flatten)]
     engine: super::engine::Options,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
+    let constraint = args.constraint.read()?;
     let model = args.engine.open(&args.model)?;
+    if let Some(constraint) = &constraint {
+        // What cannot be compiled is told before the first question.
+        model.grammars()?.compile(constraint)?;
+    }
     let own;
     let template = match &args.template {
         Some(file) => {
@@ -61,8 +70,8 @@ pub fn run(args: Args) -> Result<()> {
             )
         })?,
     };
-    let options =
-        WriteOptions { max_tokens: args.max_tokens, sampling: args.sampling.params(), ..WriteOptions::default() };
+    let sampling = args.sampling.params();
+    let options = WriteOptions { max_tokens: args.max_tokens, sampling, constraint, ..WriteOptions::default() };
     let answering = stop_on_interrupt()?;
     let system = args.system.map(Message::system);
     let mut chat = Chat { model: &model, template, options, answering, messages: Vec::new(), system, last: None };

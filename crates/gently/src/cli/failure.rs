@@ -70,6 +70,7 @@ fn hint_of(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         gently::folder::Error,
         gently::recipes::Error,
         gently::write::Error,
+        gently_infer::ConstraintError,
         gently_infer::Error,
         gently_models::Error,
         gently_text::Error,

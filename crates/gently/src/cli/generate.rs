@@ -1,5 +1,6 @@
 //! `gently generate`: continue a prompt with a model, streaming.
 
+use super::constraint::Constraint;
 use super::failure::advise;
 use super::input;
 use super::output::{data, say};
@@ -18,7 +19,10 @@ use std::time::Instant;
 #[command(
     after_help = "Examples:\n  gently generate runs/quickstart --prompt \"In the beginning \" --max-tokens 300\n  \
     echo -n \"And God said\" | gently generate runs/quickstart --prompt - --temperature 0\n  \
-    gently generate smollm2-135m.gguf --chat --prompt \"What is the capital of France?\" --temperature 0"
+    gently generate smollm2-135m.gguf --chat --prompt \"What is the capital of France?\" --temperature 0\n  \
+    gently generate smollm2-135m.gguf --chat --prompt \"Who is Ada, aged 36?\" --json-schema \\\n    \
+    '{\"type\": \"object\", \"properties\": {\"name\": {\"type\": \"string\"}, \"age\": {\"type\": \"integer\"}}, \
+    \"required\": [\"name\", \"age\"], \"additionalProperties\": false}'"
 )]
 pub struct Args {
     /// A GGUF file, a run folder, a checkpoint, or a Hugging Face model folder
@@ -37,6 +41,8 @@ pub struct Args {
     max_tokens: usize,
     #[command(flatten)]
     sampling: Sampling,
+    #[command(flatten)]
+    constraint: Constraint,
     /// End before this text comes; may be given several times
     #[arg(long)]
     stop: Vec<String>,
@@ -53,8 +59,10 @@ pub fn run(args: Args) -> Result<()> {
         "-" => input::text(Path::new("-"), input::PROMPT)?,
         text => text.to_owned(),
     };
+    let constraint = args.constraint.read()?;
     let model = args.engine.open(&args.model)?;
-    let options = WriteOptions { max_tokens: args.max_tokens, sampling: args.sampling.params(), stop: args.stop };
+    let sampling = args.sampling.params();
+    let options = WriteOptions { max_tokens: args.max_tokens, sampling, stop: args.stop, constraint };
     let begun = Instant::now();
     let mut writer = if args.chat {
         let rendered = conversation(&model, args.system, &prompt)?;
@@ -62,14 +70,13 @@ pub fn run(args: Args) -> Result<()> {
     } else {
         Writer::new(&model, &prompt, &options)?
     };
-    let mut text = String::new();
-    let mut read = None;
+    let (mut text, mut first) = (String::new(), None);
     if !args.json && !args.chat {
         data(&prompt)?;
     }
     for piece in writer.by_ref() {
         let piece = piece?;
-        read.get_or_insert_with(|| begun.elapsed().as_secs_f64());
+        first.get_or_insert_with(|| begun.elapsed().as_secs_f64());
         if args.json {
             text.push_str(&piece);
         } else {
@@ -78,25 +85,28 @@ pub fn run(args: Args) -> Result<()> {
     }
     let seconds = begun.elapsed().as_secs_f64();
     let tokens = writer.written().len();
-    // The prompt's reading ends with the first token; the rate is that of the others, where there are any.
-    let read = read.unwrap_or(seconds);
-    let rate = if tokens > 1 { (tokens - 1) as f64 / (seconds - read).max(1e-9) } else { tokens as f64 / seconds };
+    // Of what came after the first: the prompt's time, and that of a constraint's beginning, is not that of writing.
+    let first = first.unwrap_or(seconds);
+    let rate = tokens.saturating_sub(1) as f64 / (seconds - first).max(1e-9);
     if args.json {
         let end = match writer.end() {
             Some(End::Stop) => "stop",
             Some(End::EndOfText) => "end_of_text",
+            Some(End::Complete) => "complete",
             Some(End::Cancelled) => "cancelled",
             _ => "length",
         };
         let report = json!({
             "model": model.path(), "prompt": prompt, "text": text, "end": end,
             "prompt_tokens": writer.prompt_tokens(), "tokens": tokens, "seconds": seconds,
-            "first_token_seconds": read, "tokens_per_second": rate,
+            "tokens_per_second": tokens as f64 / seconds,
+            "first_seconds": first, "decode_tokens_per_second": rate,
         });
         data(&format!("{report}\n"))?;
     } else {
         data("\n")?;
-        say(&format!("{tokens} tokens, {rate:.0} tokens/s; the first after {read:.2} s"));
+        let rate = if tokens > 1 { format!(", {rate:.0} tokens/s") } else { String::new() };
+        say(&format!("{tokens} tokens{rate}; first after {:.0} ms", 1e3 * first));
     }
     Ok(())
 }

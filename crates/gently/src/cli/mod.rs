@@ -4,6 +4,7 @@ pub mod failure;
 
 mod bench;
 mod chat;
+mod constraint;
 mod convert;
 mod data;
 mod doctor;

@@ -35,6 +35,26 @@ fn a_conversation_outlives_what_is_wrong_in_it() {
     assert!(once.ok && once.out.chars().count() == 8 + 1, "eight characters and an end: {:?}{}", once.out, once.err);
     assert_eq!(once.out, chat(&with, "/clear\nthe sea\n").out, "the same question, the same answer");
 
+    // Each answer is one of the choices; what its characters cannot write is told before the first question.
+    let choices = [&with[..], &["--choice", "the sea", "--choice", "old star"]].concat();
+    let said = chat(&choices, "the sea\nthe old\n");
+    assert!(said.ok && said.out.lines().count() == 2, "{}{}", said.out, said.err);
+    assert!(said.out.lines().all(|l| ["the sea", "old star"].contains(&l)), "{}", said.out);
+    let prompt = ["generate", &run, "--prompt", "the sea ", "--temperature", "1"];
+    let held = |more: &[&str]| succeed(&[&prompt[..], more].concat());
+    assert!(held(&["--regex", "(is|on) (a|the) sea"]).out.trim_end().ends_with(" sea"));
+    fs::write(at("lark"), "start: (WORD \" \")~2 WORD\nWORD: \"sea\" | \"night\"").unwrap();
+    let said = held(&["--grammar", &at("lark"), "--json"]).out;
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((said["text"].as_str().unwrap().split(' ').count(), &said["end"]), (3, &"complete".into()));
+    assert!(said["decode_tokens_per_second"].as_f64().unwrap() > 0.0);
+    let refused = |more: &[&str], parts: &[&str]| fail(&[&prompt[..], more].concat(), parts);
+    refused(&["--json-schema", "{\"type\": \"object\"}"], &["the JSON schema", "no token", "hint:"]);
+    fs::write(at("schema"), "{\"type\": }").unwrap();
+    refused(&["--json-schema", &at("schema")], &["schema", "line 1 column 10"]);
+    refused(&["--json-schema", &at("none")], &["none", "cannot read"]);
+    refused(&["--regex", "(a"], &["the regular expression", "unclosed", "hint:"]);
+
     fs::write(at("wrong.json"), "{\"role\": 3}").unwrap();
     let (saved, wrong) = (at("saved.json"), at("wrong.json"));
     let lines = format!(

@@ -1,0 +1,257 @@
+//! Grammars of one vocabulary.
+
+use super::{Constraint, ConstraintError, Guide, Kind};
+use crate::error::Result;
+use gently_text::Tokenizer;
+use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
+use llguidance::toktrie::{INVALID_TOKEN, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
+use llguidance::{Logger, Matcher, ParserFactory};
+use serde_json::{Value, json};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Longest token that a grammar may write; the trie has room for a little more.
+const MOST_TOKEN: usize = 1000;
+/// Most bytes of all tokens, as the trie numbers its nodes.
+const MOST_BYTES: usize = (1 << 22) - 1;
+/// Grammars kept for a next request.
+const KEPT: usize = 8;
+/// Room for grammars that are nested deeply.
+const STACK: usize = 64 << 20;
+
+/// What a grammar may cost; beyond it there is an error, never a wait.
+fn limits(kind: Kind) -> ParserLimits {
+    ParserLimits {
+        // A few seconds and some hundred megabytes at worst. Repetitions in a row cost the square of their number, and a
+        // grammar's names can multiply them; strings to choose among and a schema's parts do not.
+        initial_lexer_fuel: match kind {
+            Kind::Regex | Kind::Lark => 10_000,
+            Kind::JsonSchema => 100_000,
+            Kind::Choice => 1_000_000,
+        },
+        // 1 to 2 KiB each, for every text that is held to it: tens of megabytes.
+        max_lexer_states: 20_000,
+        verbose_errors: false,
+        ..ParserLimits::default()
+    }
+}
+
+/// Makes grammars for one vocabulary. Building it looks at every token; make it once for a model and share it.
+pub struct Grammars {
+    factory: ParserFactory,
+    ends: Arc<[u32]>,
+    /// Those made last, the latest first.
+    kept: Mutex<Vec<Grammar>>,
+}
+
+impl fmt::Debug for Grammars {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grammars").field("vocab", &self.vocab()).finish_non_exhaustive()
+    }
+}
+
+impl Grammars {
+    /// Grammars over a tokenizer's tokens, each with its bytes as they are inside a text. Special tokens are no text, and
+    /// those that end one may come wherever a grammar can end.
+    ///
+    /// # Errors
+    /// [`crate::Error::Text`] for a tokenizer whose tokens have no bytes of their own; [`ConstraintError::Vocabulary`] for an
+    /// oversized one.
+    pub fn new(tokenizer: &Tokenizer) -> Result<Self> {
+        let vocab = tokenizer.vocab_size();
+        let ends: Arc<[u32]> = tokenizer.ends().iter().copied().filter(|&id| (id as usize) < vocab).collect();
+        let mut words = Vec::with_capacity(vocab);
+        let mut bytes = 0usize;
+        for id in 0..vocab as u32 {
+            let own = tokenizer.bytes_within(id)?.filter(|_| !ends.contains(&id));
+            let word = match own {
+                Some(word) if word.len() <= MOST_TOKEN && word.first() != Some(&TokTrie::SPECIAL_TOKEN_MARKER) => word,
+                // Never chosen.
+                Some(_) => Vec::new(),
+                None => match tokenizer.token(id).filter(|name| name.len() < MOST_TOKEN) {
+                    Some(name) => [&[TokTrie::SPECIAL_TOKEN_MARKER], name.as_bytes()].concat(),
+                    None => Vec::new(),
+                },
+            };
+            bytes += word.len();
+            if bytes > MOST_BYTES {
+                let reason = format!("its tokens have more than {MOST_BYTES} bytes together");
+                return Err(ConstraintError::Vocabulary { reason }.into());
+            }
+            words.push(word);
+        }
+        let info = TokRxInfo::new(vocab as u32, ends.first().copied().unwrap_or(INVALID_TOKEN));
+        let mut trie = TokTrie::from(&info, &words);
+        if !ends.is_empty() {
+            trie = trie.with_eos_tokens(&ends);
+        }
+        let env: TokEnv = Arc::new(Words { trie, tokenizer: tokenizer.clone() });
+        let slices = llguidance::earley::SlicedBiasComputer::general_slices();
+        let factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices)
+            .map_err(|e| ConstraintError::Vocabulary { reason: super::sentence(&e.to_string()) })?;
+        Ok(Self { factory, ends, kept: Mutex::default() })
+    }
+
+    /// Number of tokens.
+    pub fn vocab(&self) -> usize {
+        self.factory.tok_env().tok_trie().vocab_size()
+    }
+
+    /// Compiles a constraint, or gives what was made of the same one lately.
+    ///
+    /// # Errors
+    /// [`crate::Error::Constraint`] for one that cannot be compiled within its bounds, or that no text of this vocabulary
+    /// satisfies.
+    pub fn compile(&self, constraint: &Constraint) -> Result<Grammar> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = kept.iter().position(|g| g.0.constraint == *constraint) {
+            let known = kept.remove(at);
+            kept.insert(0, known.clone());
+            return Ok(known);
+        }
+        drop(kept);
+        let failed = |reason: &dyn fmt::Display| ConstraintError::of(constraint.kind(), reason);
+        let matcher = std::thread::scope(|scope| {
+            let work = || self.matcher(constraint);
+            let thread = std::thread::Builder::new().name("gently-grammar".into()).stack_size(STACK);
+            match thread.spawn_scoped(scope, work) {
+                Ok(thread) => thread.join().unwrap_or_else(|_| Err(failed(&"the compiler failed"))),
+                Err(e) => Err(failed(&e)),
+            }
+        })?;
+        let grammar = Grammar(Arc::new(Compiled {
+            constraint: constraint.clone(),
+            vocab: self.vocab(),
+            ends: self.ends.clone(),
+            matcher: Mutex::new(matcher),
+        }));
+        // A grammar that allows nothing is told now rather than when a prompt was read.
+        grammar.guide().try_out().map_err(|e| match e {
+            ConstraintError::Stuck { kind, reason, .. } => ConstraintError::Compile { kind, reason },
+            e => e,
+        })?;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.insert(0, grammar.clone());
+        kept.truncate(KEPT);
+        Ok(grammar)
+    }
+
+    fn matcher(&self, constraint: &Constraint) -> Result<Matcher, ConstraintError> {
+        let text = &*constraint.text;
+        let failed = |e: &dyn fmt::Display| ConstraintError::of(constraint.kind, e);
+        let grammar = match constraint.kind {
+            Kind::Regex => TopLevelGrammar::from_regex(text),
+            Kind::Lark | Kind::Choice => TopLevelGrammar::from_lark(text.to_owned()),
+            Kind::JsonSchema => {
+                let mut schema: Value = serde_json::from_str(text).map_err(|e| failed(&e))?;
+                if schema == Value::Bool(true) {
+                    schema = json!({});
+                }
+                if let Some(object) = schema.as_object_mut() {
+                    // With free white space a model may write it for ever; this is how most JSON that it read is spaced.
+                    object.entry("x-guidance").or_insert_with(
+                        || json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "}),
+                    );
+                }
+                TopLevelGrammar::from_json_schema(schema)
+            }
+        };
+        let parser = self.factory.create_parser_from_init_ext(
+            GrammarInit::Serialized(grammar),
+            Logger::new(0, 0),
+            InferenceCapabilities { ff_tokens: true, ..InferenceCapabilities::default() },
+            limits(constraint.kind),
+        );
+        let matcher = Matcher::new(parser);
+        match matcher.get_error() {
+            // The place is one in what was made of it.
+            Some(e) if matches!(constraint.kind, Kind::Regex | Kind::Choice) => {
+                Err(failed(&e.split_once("): ").map_or(e.as_str(), |(_, rest)| rest)))
+            }
+            Some(e) => Err(failed(&e)),
+            None => Ok(matcher),
+        }
+    }
+}
+
+/// The tokens for `llguidance`.
+struct Words {
+    trie: TokTrie,
+    tokenizer: Tokenizer,
+}
+
+impl Words {
+    fn spells(&self, ids: &[u32], text: &[u8]) -> bool {
+        self.trie.decode_raw(ids) == text
+    }
+}
+
+impl TokenizerEnv for Words {
+    fn tok_trie(&self) -> &TokTrie {
+        &self.trie
+    }
+
+    /// The tokenizer's own tokens of a text inside another one; where they do not spell it, the longest that do.
+    fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<u32> {
+        if let Ok(text) = std::str::from_utf8(bytes) {
+            // A text's beginning gets a space from SentencePiece: what stands after a control character does not.
+            for front in ["", "\u{2}"] {
+                let (Ok(before), Ok(all)) =
+                    (self.tokenizer.encode(front), self.tokenizer.encode(&[front, text].concat()))
+                else {
+                    continue;
+                };
+                if let Some(ids) = all.strip_prefix(&before[..])
+                    && self.spells(ids, bytes)
+                {
+                    return ids.to_vec();
+                }
+            }
+        }
+        self.trie.greedy_tokenize(bytes)
+    }
+}
+
+/// A constraint made ready for one vocabulary. A clone is cheap; any number of texts may be held to it.
+#[derive(Clone)]
+pub struct Grammar(Arc<Compiled>);
+
+struct Compiled {
+    constraint: Constraint,
+    vocab: usize,
+    ends: Arc<[u32]>,
+    /// At its beginning: each text has a copy.
+    matcher: Mutex<Matcher>,
+}
+
+impl Grammar {
+    /// Follows a text from its beginning.
+    pub fn guide(&self) -> Guide {
+        // With a lexer of its own: what one text costs is not counted against another.
+        let matcher = self.0.matcher.lock().unwrap_or_else(PoisonError::into_inner).deep_clone();
+        Guide::new(self.0.constraint.kind, matcher, self.0.ends.clone())
+    }
+
+    /// What it was made of.
+    pub fn constraint(&self) -> &Constraint {
+        &self.0.constraint
+    }
+
+    /// Number of tokens of its vocabulary.
+    pub fn vocab(&self) -> usize {
+        self.0.vocab
+    }
+}
+
+impl PartialEq for Grammar {
+    /// Whether both are the same compiled grammar.
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl fmt::Debug for Grammar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Grammar").field(&self.0.constraint).finish()
+    }
+}
