@@ -117,6 +117,16 @@ pub enum Error {
         /// Why, with the line where there is one.
         reason: String,
     },
+    /// A template of a task cannot be read, or fails.
+    #[error("{}: {what}: {reason}", path.display())]
+    TextTemplate {
+        /// The file.
+        path: PathBuf,
+        /// What the template makes.
+        what: String,
+        /// Why, with the line where there is one.
+        reason: String,
+    },
     /// The tokenizer's own pipeline refused.
     #[error("the tokenizer failed: {reason}")]
     Pipeline {
@@ -150,7 +160,11 @@ impl Error {
             Self::Template { .. } => {
                 Some("generate without the chat template, and write the prompt in its form".into())
             }
-            Self::Io { .. } | Self::TooLarge { .. } | Self::Invalid { .. } | Self::Pipeline { .. } => None,
+            Self::Io { .. }
+            | Self::TooLarge { .. }
+            | Self::Invalid { .. }
+            | Self::Pipeline { .. }
+            | Self::TextTemplate { .. } => None,
         }
     }
 
