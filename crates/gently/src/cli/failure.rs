@@ -67,6 +67,7 @@ fn hint_of(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     }
     typed!(
         gently::embed::Error,
+        gently::eval::Error,
         gently::folder::Error,
         gently::recipes::Error,
         gently::write::Error,

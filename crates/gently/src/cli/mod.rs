@@ -9,6 +9,7 @@ mod data;
 mod doctor;
 mod embed;
 mod engine;
+mod eval;
 mod generate;
 mod gguf_file;
 mod input;
@@ -47,6 +48,8 @@ enum Command {
     /// Say how likely a text is to a model: log-likelihood, perplexity, bits per byte
     Score(score::Args),
     /// Turn texts into vectors with an encoder, or say how alike they are
+    /// Ask a model the questions of task files, and say how many it gets right
+    Eval(eval::Args),
     Embed(embed::Args),
     /// Prepare, inspect and fetch training text
     Data(data::Args),
@@ -75,6 +78,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Embed(args) => embed::run(args),
         Command::Data(args) => data::run(args),
         Command::Convert(args) => convert::run(args),
+        Command::Eval(args) => eval::run(args),
         Command::Quantize(args) => convert::quantize(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Spec(args) => spec::run(args),

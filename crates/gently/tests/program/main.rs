@@ -3,6 +3,7 @@
 mod bad_input;
 mod commands;
 mod embed;
+mod eval;
 mod kill;
 mod memory;
 mod profile;
