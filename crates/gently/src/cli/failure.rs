@@ -69,6 +69,7 @@ fn hint_of(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         gently::embed::Error,
         gently::eval::Error,
         gently::folder::Error,
+        gently::hub::Error,
         gently::recipes::Error,
         gently::write::Error,
         gently_infer::Error,

@@ -7,5 +7,6 @@ mod eval;
 mod kill;
 mod memory;
 mod profile;
+mod pull;
 mod run;
 mod talking;
