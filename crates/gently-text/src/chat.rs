@@ -14,24 +14,16 @@
 //! # Ok::<(), gently_text::Error>(())
 //! ```
 
+use crate::template::{environment, fuel, told};
 use crate::tokenizer::read;
 use crate::{Error, Result, python};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{Environment, ErrorKind, State};
-use minijinja_contrib::pycompat;
+use minijinja::value::{Value, ValueKind};
+use minijinja::{Environment, ErrorKind};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// No published template is near this.
-const MOST_SOURCE: usize = 1 << 20;
-/// Instructions, and units of 64 bytes of text, that a rendering may cost beside what its input costs.
-const FUEL: u64 = 400_000;
-/// Calls of macros within each other.
-const DEPTH: usize = 100;
-/// Words, strings and signs in one tag, and `elif` in a template: the reader of templates goes as deep as there are of them.
-const MOST_PARTS: usize = 800;
 const NAME: &str = "chat";
 
 /// One turn of a conversation.
@@ -96,18 +88,10 @@ impl ChatTemplate {
     /// [`Error::Template`] with the line, also for one that is too long or too deep.
     pub fn new(source: &str, tokens: TemplateTokens, path: &Path) -> Result<Self> {
         let fail = |reason: String| Error::Template { path: path.into(), reason };
-        if source.len() > MOST_SOURCE {
-            return Err(fail(format!("it has {} bytes, over the limit of {MOST_SOURCE}", source.len())));
-        }
-        check_depth(source).map_err(&fail)?;
-        let mut environment = Environment::new();
+        let mut environment = environment(source).map_err(&fail)?;
         // As transformers sets Jinja up.
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|e| fail(e.to_string()))?);
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_recursion_limit(DEPTH);
-        environment.set_unknown_method_callback(method);
-        environment.add_filter("tojson", tojson);
         environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
@@ -213,7 +197,7 @@ impl ChatTemplate {
         });
         // Long conversations are paid for by their length.
         let size = size + options.tools.as_ref().map_or(0, String::len);
-        environment.set_fuel(Some(FUEL + 4 * size as u64));
+        environment.set_fuel(Some(fuel(size)));
         let template = environment.get_template(NAME).map_err(|e| self.fail(told(&e)))?;
         template.render(Value::from(values)).map_err(|e| self.fail(told(&e)))
     }
@@ -221,96 +205,6 @@ impl ChatTemplate {
     fn fail(&self, reason: String) -> Error {
         Error::Template { path: self.path.clone(), reason }
     }
-}
-
-/// What went wrong, with the line, without the template's text.
-fn told(e: &minijinja::Error) -> String {
-    let detail = e.detail().map(|d| format!(": {d}")).unwrap_or_default();
-    let line = e.line().map(|n| format!(" (line {n})")).unwrap_or_default();
-    format!("{}{detail}{line}", e.kind())
-}
-
-/// Python's methods of strings and dictionaries; those that make long texts of short ones are paid for first.
-fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, minijinja::Error> {
-    match (name, value.as_str()) {
-        ("replace", Some(text)) => {
-            let length = |i: usize| args.get(i).and_then(Value::as_str).map_or(0, str::len) as u64;
-            let places = match length(0) {
-                0 => text.len() as u64 + 1,
-                n => text.len() as u64 / n,
-            };
-            state.consume_fuel(places.saturating_mul(length(1)) / 64)?;
-        }
-        // A width in a format makes a text of any length.
-        ("format", Some(_)) => return Err(minijinja::Error::from(ErrorKind::UnknownMethod)),
-        _ => {}
-    }
-    pycompat::unknown_method_callback(state, value, name, args)
-}
-
-/// `tojson` as transformers has it: nothing escaped for HTML, Python's spaces.
-fn tojson(state: &State, value: &Value, indent: Option<Value>, options: Kwargs) -> Result<String, minijinja::Error> {
-    let indent = match options.get::<Option<Value>>("indent")?.or(indent) {
-        Some(n) if n.is_integer() => Some(usize::try_from(n)?.min(16)),
-        _ => None,
-    };
-    // Read by some templates' authors as Jinja's: accepted where they ask for what is done anyway.
-    let _ = options.get::<Option<Value>>("ensure_ascii")?;
-    options.assert_all_used()?;
-    python::json(value, indent, &|fuel| state.consume_fuel(fuel))
-}
-
-/// Refuses tags so long that reading them could exhaust the stack: `- - - 1`, `a.b.c.d` and `a|b|c` are one call deeper for
-/// each part.
-fn check_depth(source: &str) -> Result<(), String> {
-    let bytes = source.as_bytes();
-    let (mut at, mut branches) = (0, 0);
-    while let Some(open) = source.get(at..).and_then(|rest| rest.find('{')).map(|n| at + n) {
-        let close: &[u8] = match bytes.get(open + 1) {
-            Some(b'{') => b"}}",
-            Some(b'%') => b"%}",
-            Some(b'#') => {
-                at = source[open..].find("#}").map_or(source.len(), |n| open + n + 2);
-                continue;
-            }
-            _ => {
-                at = open + 1;
-                continue;
-            }
-        };
-        at = open + 2;
-        let mut parts = 0;
-        while at < bytes.len() && !bytes[at..].starts_with(close) {
-            let start = at;
-            match bytes[at] {
-                b if b.is_ascii_whitespace() => {
-                    at += 1;
-                    continue;
-                }
-                quote @ (b'"' | b'\'') => {
-                    at += 1;
-                    while at < bytes.len() && bytes[at] != quote {
-                        at += if bytes[at] == b'\\' { 2 } else { 1 };
-                    }
-                    at += 1;
-                }
-                b if b.is_ascii_alphanumeric() || b == b'_' || b >= 0x80 => {
-                    let word = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_' || *b >= 0x80;
-                    at += bytes[at..].iter().take_while(|b| word(b)).count();
-                    branches += usize::from(&bytes[start..at] == b"elif");
-                }
-                _ => at += 1,
-            }
-            parts += 1;
-            if parts > MOST_PARTS || branches > MOST_PARTS {
-                let line = bytes[..start].iter().filter(|b| **b == b'\n').count() + 1;
-                return Err(format!("a tag or its branches have more than {MOST_PARTS} parts (line {line})"));
-            }
-        }
-        // Past the end of the tag, or of a template that ends within it.
-        at = if at < bytes.len() { at + 2 } else { bytes.len() };
-    }
-    Ok(())
 }
 
 /// The template without its `{% generation %}` and `{% endgeneration %}`, which Jinja does not know: blocks that do nothing

@@ -123,6 +123,16 @@ pub enum Error {
         /// The decoder's type in `tokenizer.json`.
         decoder: String,
     },
+    /// A template of a task cannot be read, or fails.
+    #[error("{}: {what}: {reason}", path.display())]
+    TextTemplate {
+        /// The file.
+        path: PathBuf,
+        /// What the template makes.
+        what: String,
+        /// Why, with the line where there is one.
+        reason: String,
+    },
     /// The tokenizer's own pipeline refused.
     #[error("the tokenizer failed: {reason}")]
     Pipeline {
@@ -160,7 +170,11 @@ impl Error {
                 "constraints need a tokenizer of bytes, characters, byte-level BPE or SentencePiece; WordPiece is none"
                     .into(),
             ),
-            Self::Io { .. } | Self::TooLarge { .. } | Self::Invalid { .. } | Self::Pipeline { .. } => None,
+            Self::Io { .. }
+            | Self::TooLarge { .. }
+            | Self::Invalid { .. }
+            | Self::Pipeline { .. }
+            | Self::TextTemplate { .. } => None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Tokenizers: text to token numbers and back.
 //!
 //! Here: one [`Tokenizer`] over bytes, characters, GPT-2's byte-level BPE, any `tokenizer.json`
-//! and newly trained BPE, and the [`Vocabulary`] of a GGUF file; [`ChatTemplate`]s; [`StreamDecoder`] for printing tokens as
+//! and newly trained BPE, and the [`Vocabulary`] of a GGUF file; [`ChatTemplate`]s, and [`Template`]s over the fields of an object; [`StreamDecoder`] for printing tokens as
 //! they are made; [`safe_cut`], which finds places where a long text may be cut without changing its tokens. Not here: reading
 //! corpora and writing token shards (`gently-train::data`), and the algorithms of BPE, WordPiece and Unigram, which are
 //! the `tokenizers` crate's.
@@ -29,6 +29,7 @@ mod python;
 mod spelling;
 mod split;
 mod stream;
+mod template;
 mod tokenizer;
 mod train;
 mod vocabulary;
@@ -38,6 +39,7 @@ pub use cut::safe_cut;
 pub use error::{Error, Result};
 pub use export::Export;
 pub use stream::StreamDecoder;
+pub use template::Template;
 pub use tokenizer::{Kind, Tokenizer};
 pub use train::{BpeOptions, train_bpe};
 pub use vocabulary::Vocabulary;

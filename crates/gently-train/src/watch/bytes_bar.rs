@@ -1,6 +1,6 @@
-//! A bar for work that is counted in bytes and comes before the first step: preparing texts, fetching them.
+//! A bar for work that is counted in bytes or items: preparing texts, fetching files, asking a model.
 //!
-//! Here: the one bar that `gently train` and `gently data` share. Not here: the run's own bar ([`super::Progress`]).
+//! Here: the one bar that `gently train`, `data`, `pull` and `eval` share. Not here: the run's own bar ([`super::Progress`]).
 //!
 //! ```
 //! let bar = gently_train::watch::BytesBar::stderr(); // hidden where standard error is no terminal
@@ -16,11 +16,20 @@ pub struct BytesBar(ProgressBar);
 impl BytesBar {
     /// An empty bar.
     pub fn stderr() -> Self {
-        let style = ProgressStyle::with_template("{msg:24} {wide_bar} {bytes}/{total_bytes} {eta}");
+        Self::of("{msg:24} {wide_bar} {bytes}/{total_bytes} {eta}")
+    }
+
+    /// An empty bar that counts items instead of bytes.
+    pub fn items() -> Self {
+        Self::of("{msg:24} {wide_bar} {pos}/{len} {eta}")
+    }
+
+    fn of(template: &str) -> Self {
+        let style = ProgressStyle::with_template(template);
         Self(ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
     }
 
-    /// Shows `done` of `total` bytes of `what`. A total that was an estimate and too low grows with what is done.
+    /// Shows `done` of `total` bytes or items of `what`. A total that was an estimate and too low grows with what is done.
     pub fn show(&self, what: &str, done: u64, total: u64) {
         self.0.set_length(total.max(done));
         self.0.set_position(done);
@@ -29,7 +38,7 @@ impl BytesBar {
         }
     }
 
-    /// Bytes done.
+    /// Bytes or items done.
     pub fn position(&self) -> u64 {
         self.0.position()
     }

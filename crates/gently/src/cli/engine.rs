@@ -45,8 +45,13 @@ impl Cache {
 impl Options {
     /// Opens a model for one person: one text at a time, of any length the model has room for.
     pub fn open(&self, path: &Path) -> Result<TextModel> {
+        self.open_for(path, 1)
+    }
+
+    /// Opens a model for up to `batch` texts at a time.
+    pub fn open_for(&self, path: &Path, batch: usize) -> Result<TextModel> {
         let engine = EngineOptions {
-            batch: 1,
+            batch,
             cache_bytes: usize::MAX,
             threads: self.threads,
             lookup: (!self.no_lookup).then(Lookup::default),

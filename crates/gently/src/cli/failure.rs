@@ -67,7 +67,9 @@ fn hint_of(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     }
     typed!(
         gently::embed::Error,
+        gently::eval::Error,
         gently::folder::Error,
+        gently::hub::Error,
         gently::recipes::Error,
         gently::write::Error,
         gently_infer::ConstraintError,

@@ -10,11 +10,13 @@ mod data;
 mod doctor;
 mod embed;
 mod engine;
+mod eval;
 mod generate;
 mod gguf_file;
 mod input;
 mod inspect;
 mod output;
+mod pull;
 mod quickstart;
 mod sampling;
 mod score;
@@ -47,8 +49,12 @@ enum Command {
     Chat(chat::Args),
     /// Say how likely a text is to a model: log-likelihood, perplexity, bits per byte
     Score(score::Args),
+    /// Ask a model the questions of task files, and say how many it gets right
+    Eval(eval::Args),
     /// Turn texts into vectors with an encoder, or say how alike they are
     Embed(embed::Args),
+    /// Fetch a published model from the Hugging Face Hub
+    Pull(pull::Args),
     /// Prepare, inspect and fetch training text
     Data(data::Args),
     /// Write a model in another format: Hugging Face folder or GGUF file
@@ -73,7 +79,9 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Generate(args) => generate::run(args),
         Command::Chat(args) => chat::run(args),
         Command::Score(args) => score::run(args),
+        Command::Eval(args) => eval::run(args),
         Command::Embed(args) => embed::run(args),
+        Command::Pull(args) => pull::run(args),
         Command::Data(args) => data::run(args),
         Command::Convert(args) => convert::run(args),
         Command::Quantize(args) => convert::quantize(args),

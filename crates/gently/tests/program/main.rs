@@ -3,8 +3,10 @@
 mod bad_input;
 mod commands;
 mod embed;
+mod eval;
 mod kill;
 mod memory;
 mod profile;
+mod pull;
 mod run;
 mod talking;

@@ -1,0 +1,152 @@
+//! `gently eval`: how well a model does at tasks.
+
+use super::failure::advise;
+use super::output::{data, say, table};
+use anyhow::{Context, Result};
+use clap::Args as ClapArgs;
+use gently::eval::{ANSWERS, EvalOptions, Figure, Run, Task};
+use gently_train::watch::BytesBar;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Options of `gently eval`.
+#[derive(ClapArgs)]
+#[command(after_help = "Examples:\n  gently eval SmolLM2-135M-Instruct.Q4_1.gguf --task examples/eval/facts.yaml\n  \
+    gently eval runs/quickstart --task a.yaml b.yaml --limit 100 --out results\n\n\
+    A task file has the keys of lm-evaluation-harness:\n  \
+    output_type: multiple_choice\n  data: items.jsonl\n  doc_to_text: \"Question: {{question}}\\nAnswer:\"\n  \
+    doc_to_choice: \"{{choices}}\"\n  doc_to_target: \"{{answer}}\"")]
+pub struct Args {
+    /// A GGUF file, a run folder, a checkpoint, or a Hugging Face model folder
+    model: PathBuf,
+    /// Task files (.yaml)
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    task: Vec<PathBuf>,
+    /// Ask only the first items of each task, this many
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+    /// Solved examples before each item, in place of what the task says
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1000))]
+    num_fewshot: Option<u32>,
+    /// Seed that draws the examples
+    #[arg(long, default_value_t = 1234)]
+    seed: u64,
+    /// Write what came of each item into this folder: one TASK.jsonl each, and results.json
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    engine: super::engine::Options,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    // What is wrong with the files is said before the model is read.
+    let tasks: Vec<Task> = args.task.iter().map(Task::open).collect::<Result<_, _>>()?;
+    let names = names(&tasks)?;
+    if let Some(folder) = &args.out {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    if let Some(threads) = args.engine.threads {
+        gently_kernels::pool::set_threads(threads);
+    }
+    let model = args.engine.open_for(&args.model, ANSWERS)?;
+    let options = EvalOptions {
+        limit: args.limit.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+        num_fewshot: args.num_fewshot.map(|n| n as usize),
+        seed: args.seed,
+    };
+    let mut rows = vec![["task", "n", "metric", "value", "stderr"].map(String::from).to_vec()];
+    let mut results = Vec::new();
+    for (task, name) in tasks.iter().zip(&names) {
+        let begun = Instant::now();
+        let mut run = Run::new(&model, task, &options)?;
+        let mut lines =
+            args.out.as_ref().map(|folder| Lines::create(&folder.join(format!("{name}.jsonl")))).transpose()?;
+        let bar = BytesBar::items();
+        let total = run.total() as u64;
+        bar.show(task.name(), 0, total);
+        for (i, outcome) in run.by_ref().enumerate() {
+            let outcome = outcome?;
+            bar.show(task.name(), i as u64 + 1, total);
+            if let Some(lines) = &mut lines {
+                lines.add(&outcome.to_json())?;
+            }
+        }
+        drop(bar);
+        lines.map(Lines::finish).transpose()?;
+        if run.cut() > 0 {
+            say(&format!(
+                "{}: {} of {total} prompts were longer than the model's context and lost their beginnings",
+                task.name(),
+                run.cut()
+            ));
+        }
+        let mut metrics = Vec::new();
+        for measure in run.measures() {
+            let Figure { count, value, stderr } = measure.figure;
+            let error = stderr.map_or_else(|| "none".into(), |e| format!("{e:.4}"));
+            rows.push(vec![task.name().into(), count.to_string(), measure.name(), format!("{value:.4}"), error]);
+            metrics.push(json!({
+                "metric": measure.metric.name(), "filter": measure.filter, "value": value, "stderr": stderr,
+            }));
+        }
+        results.push(json!({
+            "task": task.name(), "file": task.path(), "kind": task.kind().name(), "items": total,
+            "num_fewshot": run.num_fewshot(), "cut": run.cut(), "metrics": metrics,
+            "seconds": begun.elapsed().as_secs_f64(),
+        }));
+    }
+    let report = json!({"model": model.path(), "seed": args.seed, "limit": args.limit, "tasks": results});
+    if let Some(folder) = &args.out {
+        let path = folder.join("results.json");
+        gently_formats::atomic::write(&path, format!("{report:#}\n").as_bytes())?;
+        say(&format!("items and results are in {}", folder.display()));
+    }
+    data(&if args.json { format!("{report}\n") } else { table(&rows) })?;
+    Ok(())
+}
+
+/// Names of the tasks' files of items: all different, and of plain signs.
+fn names(tasks: &[Task]) -> Result<Vec<String>> {
+    let plain = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+    let mut seen = BTreeSet::new();
+    let mut names = Vec::new();
+    for task in tasks {
+        let name: String = task.name().chars().map(plain).collect();
+        let name = name.trim_start_matches('.').to_owned();
+        if name.is_empty() || !seen.insert(name.clone()) {
+            let what = format!("{}: the task's name {:?} is taken, or no name", task.path().display(), task.name());
+            return Err(advise(what, "give each task file a task: name of its own"));
+        }
+        names.push(name);
+    }
+    Ok(names)
+}
+
+/// A file of JSON lines.
+struct Lines {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl Lines {
+    fn create(path: &Path) -> Result<Self> {
+        let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { path: path.into(), file: BufWriter::new(file) })
+    }
+
+    fn add(&mut self, line: &Value) -> Result<()> {
+        writeln!(self.file, "{line}").with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    fn finish(mut self) -> Result<()> {
+        self.file.flush().with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}

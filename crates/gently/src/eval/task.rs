@@ -1,0 +1,641 @@
+//! Tasks: what is asked of a model, read from a YAML file.
+//!
+//! Here: the keys of a task file, which are those of lm-evaluation-harness, and the items that it names. Not here: making
+//! prompts of items (see [`super::prompt`]).
+
+use super::answer::{ExactMatch, Filter, Pipeline};
+use super::error::{Error, Result};
+use super::items;
+use super::keys::{Keys, wrong};
+use super::yaml::{self, Node, Value};
+use gently_text::Template;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// How a task is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The likeliest of some continuations is the answer.
+    MultipleChoice,
+    /// The answer is written.
+    Generate,
+    /// A text is read, and what is asked is how likely it is.
+    Rolling,
+}
+
+impl Kind {
+    /// Its name in a task file.
+    pub fn name(self) -> &'static str {
+        ["multiple_choice", "generate_until", "loglikelihood_rolling"][self as usize]
+    }
+}
+
+/// What is measured of an item: 1 or 0, or how well its text is foretold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metric {
+    /// The likeliest choice is right.
+    Acc,
+    /// The choice with the greatest log-likelihood for each of its characters is right.
+    AccNorm,
+    /// The choice with the greatest log-likelihood for each of its bytes is right.
+    AccBytes,
+    /// The written answer is right; of choices: the right one is what would have been written, token by token.
+    ExactMatch,
+    /// The perplexity for each word: for what stands between white space.
+    WordPerplexity,
+    /// The perplexity for each byte.
+    BytePerplexity,
+    /// Bits that each byte takes.
+    BitsPerByte,
+}
+
+impl Metric {
+    /// Its name in a task file.
+    pub fn name(self) -> &'static str {
+        const NAMES: [&str; 7] =
+            ["acc", "acc_norm", "acc_bytes", "exact_match", "word_perplexity", "byte_perplexity", "bits_per_byte"];
+        NAMES[self as usize]
+    }
+
+    /// Those that a kind of task has.
+    fn of(kind: Kind) -> &'static [Self] {
+        match kind {
+            Kind::MultipleChoice => &[Self::Acc, Self::AccNorm, Self::AccBytes, Self::ExactMatch],
+            Kind::Generate => &[Self::ExactMatch],
+            Kind::Rolling => &[Self::WordPerplexity, Self::BytePerplexity, Self::BitsPerByte],
+        }
+    }
+
+    /// Those of a kind that are measured unless the task says which.
+    fn default(kind: Kind) -> &'static [Self] {
+        match kind {
+            Kind::MultipleChoice => &[Self::Acc, Self::AccNorm],
+            other => Self::of(other),
+        }
+    }
+
+    /// How items are put together, as task files name it.
+    fn aggregation(self) -> &'static str {
+        match self {
+            Self::WordPerplexity | Self::BytePerplexity => "weighted_perplexity",
+            Self::BitsPerByte => "bits_per_byte",
+            _ => "mean",
+        }
+    }
+}
+
+/// Where a text or a target is from.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    /// A field of the item.
+    Field(String),
+    /// A template over its fields.
+    Template(Box<Template>),
+    /// The same number for all items.
+    Number(i64),
+    /// The same texts for all items.
+    Texts(Vec<String>),
+}
+
+/// How solved examples are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sampler {
+    /// Drawn anew for each item.
+    Random,
+    /// The first ones, in their order.
+    First,
+}
+
+/// Items and where they are from.
+#[derive(Debug, Clone)]
+pub(super) struct Items {
+    pub path: PathBuf,
+    pub all: Vec<serde_json::Value>,
+}
+
+/// How an answer is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Generation {
+    pub until: Vec<String>,
+    pub max_tokens: usize,
+}
+
+/// A task.
+#[derive(Debug, Clone)]
+pub struct Task {
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    pub(super) kind: Kind,
+    pub(super) description: Option<Source>,
+    pub(super) text: Source,
+    pub(super) choice: Option<Source>,
+    pub(super) target: Source,
+    pub(super) target_delimiter: String,
+    pub(super) fewshot_delimiter: String,
+    pub(super) metrics: Vec<Metric>,
+    pub(super) exact: ExactMatch,
+    /// At least one.
+    pub(super) filters: Vec<Pipeline>,
+    pub(super) num_fewshot: usize,
+    pub(super) sampler: Sampler,
+    pub(super) generation: Generation,
+    pub(super) items: Items,
+    /// Where solved examples are from; `None`: the items themselves, without the one that is asked.
+    pub(super) examples: Option<Items>,
+}
+
+const KEYS: [&str; 32] = [
+    "task",
+    "name",
+    "kind",
+    "output_type",
+    "data",
+    "items",
+    "dataset_path",
+    "dataset_kwargs",
+    "training_split",
+    "validation_split",
+    "test_split",
+    "fewshot_split",
+    "fewshot_data",
+    "fewshot_items",
+    "fewshot_config",
+    "num_fewshot",
+    "description",
+    "doc_to_text",
+    "doc_to_choice",
+    "doc_to_target",
+    "target_delimiter",
+    "fewshot_delimiter",
+    "generation_kwargs",
+    "metric_list",
+    "filter_list",
+    "repeats",
+    // What says nothing about scores.
+    "task_alias",
+    "tag",
+    "group",
+    "metadata",
+    "should_decontaminate",
+    "doc_to_decontamination_query",
+];
+
+/// Keys of lm-evaluation-harness that are refused by name.
+const ELSEWHERE: [(&str, &str); 12] = [
+    ("dataset_name", "items are read from files"),
+    ("custom_dataset", "it is Python code"),
+    ("process_docs", "it is Python code; process the items first"),
+    ("process_results", "it is Python code; use metric_list and filter_list"),
+    ("doc_to_image", "models here read text"),
+    ("doc_to_audio", "models here read text"),
+    ("use_prompt", "write the prompt in doc_to_text"),
+    ("gen_prefix", "write the prefix at the end of doc_to_text"),
+    ("include", "write the keys of the other file into this one"),
+    ("unsafe_code", "no code is run"),
+    ("class", "it is Python code"),
+    ("group_alias", "groups are not formed"),
+];
+
+/// Most solved examples before an item.
+const MOST_EXAMPLES: i64 = 1000;
+/// Most tokens of an answer.
+const MOST_TOKENS: i64 = 1 << 20;
+
+impl Task {
+    /// Reads a task file and its items.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is not YAML, has an unknown key or an impossible value (with the line), or names items that
+    /// are not there.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let io = |source| Error::Io { path: path.into(), source };
+        let mut bytes = Vec::new();
+        let file = std::fs::File::open(path).map_err(io)?;
+        file.take(yaml::MOST_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(io)?;
+        let text = String::from_utf8(bytes).map_err(|e| {
+            let valid = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+            let line = valid.iter().filter(|b| **b == b'\n').count() + 1;
+            wrong(path, line, "it is not UTF-8", Some("convert it with iconv first"))
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads the text of a task file; paths in it are relative to the folder of `path`.
+    ///
+    /// # Errors
+    /// As [`Task::open`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let root = Node::parse(text).map_err(|e| wrong(path, e.line, e.reason, None))?;
+        let keys = Keys::of(path, "", &root, &KEYS, &ELSEWHERE)?;
+        let missing = |key: &str, why: &str| wrong(path, root.line, format!("{key} is missing"), Some(why));
+
+        let kind = match (keys.get("kind"), keys.get("output_type")) {
+            (Some(_), Some(node)) => return Err(keys.wrong("output_type", node, "kind says the same already")),
+            (Some(_), None) => keys.choice("kind", &["multiple_choice", "generate", "perplexity"])?,
+            _ => keys.choice("output_type", &["multiple_choice", "generate_until", "loglikelihood_rolling"])?,
+        };
+        let kind = match kind {
+            Some(0) => Kind::MultipleChoice,
+            Some(1) => Kind::Generate,
+            Some(_) => Kind::Rolling,
+            None => {
+                let known = "it is multiple_choice, generate_until or loglikelihood_rolling";
+                return Err(missing("output_type", known));
+            }
+        };
+        if kind == Kind::Rolling {
+            // Texts are read as they are, with nothing in front and nothing to choose.
+            for key in
+                ["doc_to_choice", "description", "num_fewshot", "fewshot_config", "fewshot_data", "fewshot_items"]
+            {
+                if let Some(node) = keys.get(key).filter(|n| n.value != Value::Int(0)) {
+                    return Err(keys.wrong(key, node, "a task of loglikelihood_rolling has none"));
+                }
+            }
+        }
+        let stem = || path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = keys.text("task")?.or(keys.text("name")?).map_or_else(stem, str::to_owned);
+
+        if name.is_empty() || name.len() > 200 || name.chars().any(char::is_control) {
+            let line = keys.get("task").or(keys.get("name")).map_or(root.line, |n| n.line);
+            return Err(wrong(path, line, format!("{name:?} is no name for a task"), Some("such as my_task")));
+        }
+
+        let (items, examples) = files(&keys)?;
+        let mut fields: Vec<&str> =
+            items.all.iter().filter_map(|i| i.as_object()).flat_map(|o| o.keys().map(String::as_str)).collect();
+        fields.sort_unstable();
+        fields.dedup();
+
+        let source = |key: &str| -> Result<Option<Source>> {
+            let Some(node) = keys.get(key) else { return Ok(None) };
+            Ok(Some(match &node.value {
+                Value::Int(n) => Source::Number(*n),
+                Value::Text(t) if fields.binary_search(&t.as_str()).is_ok() => Source::Field(t.clone()),
+                Value::Text(t) => Source::Template(Box::new(Template::new(t, key, path)?)),
+                Value::List(_) => Source::Texts(keys.texts(key)?.unwrap_or_default()),
+                Value::Map(all) if key == "doc_to_choice" => {
+                    let text = |n: &Node| match &n.value {
+                        Value::Text(t) => Ok(t.clone()),
+                        _ => Err(keys.wrong(key, n, format!("it is {}, not a text", n.kind()))),
+                    };
+                    Source::Texts(all.iter().map(|e| text(&e.node)).collect::<Result<_>>()?)
+                }
+                _ => return Err(keys.wrong(key, node, format!("it is {}, not a template", node.kind()))),
+            }))
+        };
+        let text = match kind {
+            // What is before the text plays no part.
+            Kind::Rolling => Some(Source::Texts(Vec::new())),
+            _ => source("doc_to_text")?,
+        };
+        let text =
+            text.ok_or_else(|| missing("doc_to_text", "it is the prompt, such as \"Question: {{question}}\""))?;
+        let target = source("doc_to_target")?;
+        let target =
+            target.ok_or_else(|| missing("doc_to_target", "it is the right answer, such as \"{{answer}}\""))?;
+        let choice = source("doc_to_choice")?;
+        match (&choice, kind) {
+            (None, Kind::MultipleChoice) => {
+                return Err(missing(
+                    "doc_to_choice",
+                    "it is the list of answers, such as \"{{choices}}\" or [A, B, C]",
+                ));
+            }
+            (Some(Source::Number(_)), _) => return Err(missing("doc_to_choice", "a number is no list of answers")),
+            _ => {}
+        }
+        if let (Source::Number(_) | Source::Texts(_), Some(node), true) =
+            (&text, keys.get("doc_to_text"), kind != Kind::Rolling)
+        {
+            return Err(keys.wrong("doc_to_text", node, format!("it is {}, not a template", node.kind())));
+        }
+
+        let fewshot_delimiter = keys.text("fewshot_delimiter")?.unwrap_or("\n\n").to_owned();
+        keys.only("repeats", &[Value::Int(1)])?;
+        let (metrics, exact) = metrics(&keys, kind)?;
+        let (sampler, shown) = fewshot_config(&keys)?;
+        if let (Some(_), Some(_), Some(node)) = (&shown, &examples, keys.get("fewshot_config")) {
+            return Err(keys.wrong("fewshot_config", node, "samples, and another key that names examples"));
+        }
+        Ok(Self {
+            name,
+            path: path.into(),
+            kind,
+            description: source("description")?,
+            text,
+            choice,
+            target,
+            target_delimiter: keys.text("target_delimiter")?.unwrap_or(" ").to_owned(),
+            metrics,
+            exact,
+            filters: filters(&keys, kind)?,
+            num_fewshot: keys.count("num_fewshot", MOST_EXAMPLES)?.unwrap_or(0),
+            sampler,
+            generation: generation(&keys, kind, &fewshot_delimiter)?,
+            fewshot_delimiter,
+            items,
+            examples: shown.or(examples),
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The task file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How it is answered.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// How many items it has.
+    pub fn len(&self) -> usize {
+        self.items.all.len()
+    }
+
+    /// Whether it has no items; never, once read.
+    pub fn is_empty(&self) -> bool {
+        self.items.all.is_empty()
+    }
+
+    /// How many solved examples stand before an item, if nothing else is asked for.
+    pub fn num_fewshot(&self) -> usize {
+        self.num_fewshot
+    }
+
+    /// The names of what is measured: metric and, where answers go through filters, the filters' name.
+    pub fn measures<'t>(&'t self) -> Vec<(Metric, Option<&'t str>)> {
+        match self.kind {
+            Kind::MultipleChoice | Kind::Rolling => self.metrics.iter().map(|m| (*m, None)).collect(),
+            Kind::Generate => {
+                let name = |p: &'t Pipeline| Some(p.name.as_str()).filter(|name| *name != NO_FILTER);
+                self.filters.iter().map(|p| (Metric::ExactMatch, name(p))).collect()
+            }
+        }
+    }
+}
+
+/// The name of no filters.
+const NO_FILTER: &str = "none";
+
+/// The items, and the examples that are not among them.
+fn files(keys: &Keys<'_>) -> Result<(Items, Option<Items>)> {
+    let path = keys.path;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let read = |file: &str| -> Result<Items> {
+        let path = folder.join(file);
+        Ok(Items { all: items::read(&path)?, path })
+    };
+    let inline = |key: &str| -> Result<Option<Items>> { inline(keys, key) };
+    let given = ["data", "items", "dataset_path"].into_iter().filter(|k| keys.get(k).is_some()).collect::<Vec<_>>();
+    let mut examples = match (keys.text("fewshot_data")?, inline("fewshot_items")?) {
+        (Some(_), Some(_)) => {
+            let node = keys.get("fewshot_items").map_or(1, |n| n.line);
+            return Err(wrong(path, node, "both fewshot_data and fewshot_items are given", None));
+        }
+        (Some(file), None) => Some(read(file)?),
+        (None, shown) => shown,
+    };
+    let items = match given[..] {
+        ["data"] => read(keys.text("data")?.unwrap_or_default())?,
+        ["items"] => inline("items")?.ok_or_else(|| wrong(path, 1, "items is missing", None))?,
+        [_] => {
+            let splits = splits(keys)?;
+            let of = |key: &str| -> Result<Option<&str>> {
+                let Some(name) = keys.text(key)? else { return Ok(None) };
+                let node = keys.get(key).map_or(1, |n| n.line);
+                let known = || splits.iter().map(|s| s.0.as_str()).collect::<Vec<_>>().join(", ");
+                let found = splits.iter().find(|s| s.0 == name).map(|s| Some(s.0.as_str()));
+                found.ok_or_else(|| {
+                    wrong(path, node, format!("{key}: data_files has no {name:?}, but {}", known()), None)
+                })
+            };
+            let files = |split: &str| -> Result<Items> {
+                let files = splits.iter().find(|s| s.0 == split).map_or(&[][..], |s| &s.1[..]);
+                let mut parts = files.iter().map(|f| read(f)).collect::<Result<Vec<_>>>()?;
+                let mut first = parts.remove(0);
+                parts.into_iter().for_each(|p| first.all.extend(p.all));
+                Ok(first)
+            };
+            let split = of("test_split")?.map_or_else(|| of("validation_split"), |s| Ok(Some(s)))?;
+            let split = split.ok_or_else(|| {
+                wrong(path, 1, "neither test_split nor validation_split says which items to ask", None)
+            })?;
+            let shown = match of("fewshot_split")? {
+                Some(shown) => Some(shown),
+                None => of("training_split")?.map_or_else(|| of("validation_split"), |s| Ok(Some(s)))?,
+            };
+            let needed = examples.is_none() && keys.whole("num_fewshot")?.unwrap_or(0) > 0;
+            let asked = keys.get("fewshot_split").is_some() || needed;
+            if let Some(shown) = shown.filter(|s| asked && *s != split) {
+                examples = Some(files(shown)?);
+            }
+            files(split)?
+        }
+        [] => {
+            let hint = "data: FILE.jsonl, or items: with a list of items";
+            return Err(wrong(path, 1, "there are no items: data is missing", Some(hint)));
+        }
+        [first, second, ..] => {
+            let line = keys.get(second).map_or(1, |n| n.line);
+            return Err(wrong(path, line, format!("both {first} and {second} say where the items are"), None));
+        }
+    };
+    Ok((items, examples))
+}
+
+/// Items written into the task file.
+fn inline(keys: &Keys<'_>, key: &str) -> Result<Option<Items>> {
+    let Some(node) = keys.get(key) else { return Ok(None) };
+    let all: Vec<serde_json::Value> = keys.list(key)?.iter().map(Node::to_json).collect();
+    if all.is_empty() {
+        return Err(keys.wrong(key, node, "it has no items"));
+    }
+    if let Some(at) = all.iter().position(|item| !item.is_object()) {
+        return Err(keys.wrong(key, node, format!("item {} is not a map of fields", at + 1)));
+    }
+    Ok(Some(Items { path: keys.path.into(), all }))
+}
+
+/// Splits and their files, of a dataset that is local JSON.
+fn splits(keys: &Keys<'_>) -> Result<Vec<(String, Vec<String>)>> {
+    let path = keys.path;
+    let line = |key: &str| keys.get(key).map_or(1, |n| n.line);
+    if let Some(other) = keys.text("dataset_path")?.filter(|p| *p != "json") {
+        let hint = "write the items to a .jsonl file and name it with data:";
+        return Err(wrong(path, line("dataset_path"), format!("the dataset {other} is not fetched"), Some(hint)));
+    }
+    let Some(node) = keys.get("dataset_kwargs") else {
+        return Err(wrong(path, line("dataset_path"), "dataset_kwargs with data_files is missing", None));
+    };
+    let kwargs = Keys::of(path, "dataset_kwargs", node, &["data_files"], &[])?;
+    let list = |keys: &Keys<'_>, key: &str, node: &Node| match keys.texts(key)? {
+        Some(files) if !files.is_empty() => Ok(files),
+        _ => Err(keys.wrong(key, node, "it names no file")),
+    };
+    match kwargs.get("data_files") {
+        Some(Node { value: Value::Map(all), .. }) if !all.is_empty() => {
+            let node = kwargs.get("data_files").unwrap_or(node);
+            let known: Vec<&str> = all.iter().map(|e| e.key.as_str()).collect();
+            let files = Keys::of(path, "data_files", node, &known, &[])?;
+            known.iter().map(|k| Ok((k.to_string(), list(&files, k, node)?))).collect()
+        }
+        Some(files) => Ok(vec![("train".to_owned(), list(&kwargs, "data_files", files)?)]),
+        None => Err(kwargs.wrong("data_files", node, "it is missing")),
+    }
+}
+
+fn fewshot_config(keys: &Keys<'_>) -> Result<(Sampler, Option<Items>)> {
+    let Some(node) = keys.get("fewshot_config") else { return Ok((Sampler::Random, None)) };
+    let config = Keys::of(keys.path, "fewshot_config", node, &["sampler", "samples"], &[])?;
+    let sampler = match config.choice("sampler", &["default", "first_n"])? {
+        Some(1) => Sampler::First,
+        _ => Sampler::Random,
+    };
+    Ok((sampler, inline(&config, "samples")?))
+}
+
+fn metrics(keys: &Keys<'_>, kind: Kind) -> Result<(Vec<Metric>, ExactMatch)> {
+    let possible = Metric::of(kind);
+    let mut found = Vec::new();
+    let mut exact = ExactMatch::default();
+    for node in keys.list("metric_list")? {
+        const OPTIONS: [&str; 7] = [
+            "metric",
+            "aggregation",
+            "higher_is_better",
+            "ignore_case",
+            "ignore_punctuation",
+            "ignore_numbers",
+            "regexes_to_ignore",
+        ];
+        let entry = Keys::of(keys.path, "metric_list", node, &OPTIONS, &[])?;
+        let names: Vec<&str> = possible.iter().map(|m| m.name()).collect();
+        let Some(at) = entry.choice("metric", &names)? else {
+            return Err(entry.wrong("metric", node, "it is missing"));
+        };
+        let metric = possible[at];
+        if found.contains(&metric) {
+            return Err(entry.wrong("metric", node, format!("{} is given twice", metric.name())));
+        }
+        entry.only("aggregation", &[Value::Text(metric.aggregation().into())])?;
+        entry.only("higher_is_better", &[Value::Bool(kind != Kind::Rolling)])?;
+        let written = metric == Metric::ExactMatch && kind == Kind::Generate;
+        if let Some(key) = OPTIONS[3..].iter().find(|k| !written && entry.get(k).is_some()) {
+            return Err(entry.wrong(key, node, "it is an option of exact_match over written answers"));
+        }
+        exact.ignore_case |= entry.flag("ignore_case")?.unwrap_or(false);
+        exact.ignore_punctuation |= entry.flag("ignore_punctuation")?.unwrap_or(false);
+        exact.ignore_numbers |= entry.flag("ignore_numbers")?.unwrap_or(false);
+        for pattern in entry.list("regexes_to_ignore")? {
+            exact.ignored.push(entry.regex("regexes_to_ignore", pattern)?);
+        }
+        found.push(metric);
+    }
+    if found.is_empty() {
+        found = Metric::default(kind).to_vec();
+    }
+    Ok((found, exact))
+}
+
+fn filters(keys: &Keys<'_>, kind: Kind) -> Result<Vec<Pipeline>> {
+    let mut found: Vec<Pipeline> = Vec::new();
+    for node in keys.list("filter_list")? {
+        let entry = Keys::of(keys.path, "filter_list", node, &["name", "filter"], &[])?;
+        let name = entry.text("name")?.unwrap_or(NO_FILTER).to_owned();
+        if found.iter().any(|p| p.name == name) {
+            return Err(entry.wrong("name", node, format!("{name} is given twice")));
+        }
+        let mut filters = Vec::new();
+        for node in entry.list("filter")? {
+            const OPTIONS: [&str; 4] = ["function", "regex_pattern", "group_select", "fallback"];
+            const NAMES: [&str; 5] = ["regex", "remove_whitespace", "lowercase", "uppercase", "take_first"];
+            let step = Keys::of(keys.path, "filter", node, &OPTIONS, &[])?;
+            let function = step.choice("function", &NAMES)?;
+            if let Some(key) = OPTIONS[1..].iter().find(|k| function != Some(0) && step.get(k).is_some()) {
+                return Err(step.wrong(key, node, "it is an option of the filter regex"));
+            }
+            match function {
+                Some(0) => {
+                    let default = Node { line: node.line, value: Value::Text(r"#### (\-?[0-9\.\,]+)".into()) };
+                    filters.push(Filter::Regex {
+                        pattern: step.regex("regex_pattern", step.get("regex_pattern").unwrap_or(&default))?,
+                        select: step.whole("group_select")?.unwrap_or(0),
+                        fallback: step.text("fallback")?.unwrap_or("[invalid]").to_owned(),
+                    });
+                }
+                Some(1) => filters.push(Filter::RemoveWhitespace),
+                Some(2) => filters.push(Filter::Lowercase),
+                Some(3) => filters.push(Filter::Uppercase),
+                // There is one answer to an item, and it is taken.
+                Some(_) => {}
+                None => return Err(step.wrong("function", node, "it is missing")),
+            }
+        }
+        found.push(Pipeline { name, filters });
+    }
+    if let (false, true, Some(node)) = (found.is_empty(), kind != Kind::Generate, keys.get("filter_list")) {
+        return Err(keys.wrong("filter_list", node, "it is for written answers"));
+    }
+    if found.is_empty() {
+        found.push(Pipeline { name: NO_FILTER.into(), filters: Vec::new() });
+    }
+    Ok(found)
+}
+
+fn generation(keys: &Keys<'_>, kind: Kind, fewshot_delimiter: &str) -> Result<Generation> {
+    let mut found = Generation { until: vec![fewshot_delimiter.to_owned()], max_tokens: 256 };
+    let Some(node) = keys.get("generation_kwargs") else { return Ok(found) };
+    if kind != Kind::Generate {
+        let reason = format!("nothing is written in a task of {}", kind.name());
+        return Err(keys.wrong("generation_kwargs", node, reason));
+    }
+    let known = ["until", "max_gen_toks", "do_sample", "temperature"];
+    let kwargs = Keys::of(keys.path, "generation_kwargs", node, &known, &[])?;
+    kwargs.only("do_sample", &[Value::Bool(false)])?;
+    kwargs.only("temperature", &[Value::Int(0), Value::Float(0.0)])?;
+    if let Some(until) = kwargs.texts("until")? {
+        found.until = until;
+    }
+    if let Some(n) = kwargs.count("max_gen_toks", MOST_TOKENS)? {
+        found.max_tokens = n.max(1);
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = "task: t\noutput_type: generate_until\nitems:\n- {q: 'a: b', a: [x, \"y\\n\"]}\n- q: |\n    long\n  a: >-\n    c\n\
+        doc_to_text: \"{{q}}\"\ndoc_to_target: a\nnum_fewshot: 1\nfewshot_config: {sampler: first_n}\n\
+        generation_kwargs:\n  until: [\"\\n\"]\nfilter_list:\n- name: n\n  filter:\n  - {function: regex, regex_pattern: '(a|b)'}\n";
+
+    #[test]
+    fn files_cut_or_changed_anywhere_end_well() {
+        assert_eq!(Task::parse(WHOLE, Path::new("t")).unwrap().len(), 2);
+        let mut state = 7u64;
+        let mut refused = 0;
+        for at in 0..WHOLE.len() {
+            refused += usize::from(Task::parse(&WHOLE[..at], Path::new("t")).is_err());
+            for _ in 0..20 {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                let mut bytes = WHOLE.as_bytes().to_vec();
+                bytes[at] = b"\t\n !&*-:[]{}|>'\"%@?,#0aZ~<"[(state >> 33) as usize % 26];
+                let text = String::from_utf8(bytes).unwrap();
+                if let Err(e) = Task::parse(&text, Path::new("t")) {
+                    assert!(!e.to_string().is_empty());
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 1000, "{refused}");
+    }
+}
