@@ -143,11 +143,11 @@ impl Template {
 fn absent(name: &str, fields: &serde_json::Value, deepest: usize) -> Option<String> {
     let mut place = fields;
     for (depth, part) in name.split('.').enumerate().take(deepest) {
-        match (place.get(part), place.is_object()) {
+        match (place.get(part), place) {
             (Some(inner), _) => place = inner,
-            (None, true) => return Some(name.split('.').take(depth + 1).collect::<Vec<_>>().join(".")),
             // A method, or an index, of a text or list.
-            (None, false) => return None,
+            (None, serde_json::Value::String(_) | serde_json::Value::Array(_)) => return None,
+            (None, _) => return Some(name.split('.').take(depth + 1).collect::<Vec<_>>().join(".")),
         }
     }
     None

@@ -8,8 +8,10 @@ use crate::gguf;
 use gently_infer::{Elem, Engine, EngineOptions, Grammars, Plan, PlanOptions};
 use gently_models::WeightSource;
 use gently_text::{ChatTemplate, Tokenizer};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 /// How a model is opened.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,15 +55,13 @@ impl TextModel {
     pub fn open_with(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self, Error> {
         let path = folder::locate(path.as_ref())?;
         let weights = WeightSource::open(&path)?;
-        let (tokenizer, template) = match weights.gguf() {
-            Some(file) => (gguf::tokenizer(file)?, gguf::chat_template(file)?),
-            None => (Tokenizer::load(&path)?, ChatTemplate::load(&path)?),
-        };
+        let (words, plan) = beside(|| words(&weights, &path), || Plan::of_files(&weights, options.plan));
+        let (tokenizer, template) = words?;
         let (size, model) = (tokenizer.vocab_size(), weights.config().vocab);
         if size > model {
             return Err(Error::Vocabulary { tokenizer: size, model, path });
         }
-        let plan = Plan::of_files(&weights, options.plan)?;
+        let plan = plan?;
         Ok(Self { path, engine: Engine::new(plan, options.engine), tokenizer, template, grammars: Mutex::default() })
     }
 
@@ -107,4 +107,25 @@ impl TextModel {
         let grammars = Arc::new(Grammars::new(&self.tokenizer)?);
         Ok(made.insert(grammars).clone())
     }
+}
+
+/// A model's tokenizer and chat template.
+fn words(weights: &WeightSource, path: &Path) -> Result<(Tokenizer, Option<ChatTemplate>), Error> {
+    Ok(match weights.gguf() {
+        Some(file) => (gguf::tokenizer(file)?, gguf::chat_template(file)?),
+        None => (Tokenizer::load(path)?, ChatTemplate::load(path)?),
+    })
+}
+
+/// Does two things at once. A vocabulary is read on one thread while weights are packed on the others: neither needs the other,
+/// and a person waits for both.
+fn beside<A: Send, B>(first: impl Fn() -> A + Send + Sync, second: impl FnOnce() -> B) -> (A, B) {
+    thread::scope(|scope| match thread::Builder::new().spawn_scoped(scope, &first) {
+        Ok(running) => {
+            let second = second();
+            (running.join().unwrap_or_else(|panic| resume_unwind(panic)), second)
+        }
+        // No thread to be had: one after the other.
+        Err(_) => (first(), second()),
+    })
 }

@@ -25,15 +25,18 @@ mod figures;
 mod items;
 mod keys;
 pub mod likelihood;
+mod metric;
 mod outcome;
 mod prompt;
+mod sources;
 mod task;
 pub mod yaml;
 
 pub use error::{Error, Result};
 pub use figures::Figure;
+pub use metric::{Kind, Metric};
 pub use outcome::{Answer, Choices, Outcome, Read, Written};
-pub use task::{Kind, Metric, Task};
+pub use task::Task;
 
 use crate::text_model::TextModel;
 use crate::write::{WriteOptions, Writer};

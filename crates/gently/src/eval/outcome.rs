@@ -2,8 +2,8 @@
 
 use super::answer::{ExactMatch, Pipeline};
 use super::likelihood::Likelihood;
+use super::metric::Metric;
 use super::prompt::Prompt;
-use super::task::Metric;
 use serde_json::{Value, json};
 
 /// What came of an item.

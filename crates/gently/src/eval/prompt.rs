@@ -4,7 +4,9 @@
 //! here: tokens.
 
 use super::error::{Error, Result};
-use super::task::{Items, Kind, Sampler, Source, Task};
+use super::metric::Kind;
+use super::sources::{Items, Sampler};
+use super::task::{Source, Task};
 use gently_tensor::Rng;
 use serde_json::Value;
 
