@@ -116,8 +116,34 @@ def lookup(a, path):
     return {"work": "lookup", "median": median, "ratio": ratio, "runs": runs, "text": texts.pop()}
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 60},
+        "born": {"type": "integer"},
+        "works": {"type": "array", "items": {"type": "string", "maxLength": 60}, "maxItems": 6},
+        "summary": {"type": "string", "maxLength": 300},
+    },
+    "required": ["name", "born", "works", "summary"],
+}
+
+
+def constrained(a, path):
+    """Greedy answers of the same length, held to a JSON schema and free, without speculation."""
+    command = [a.gently, "generate", path, "--chat", "--prompt", "Describe William Shakespeare in JSON.", "--no-lookup"]
+    command += ["--max-tokens", 120, "--temperature", 0, "--json", "--threads", a.threads]
+    runs = {"schema": [], "free": []}
+    for _ in range(a.rounds):
+        for name, more in [("schema", ["--json-schema", json.dumps(SCHEMA)]), ("free", [])]:
+            runs[name].append(json.loads(call(command + more)[0])["decode_tokens_per_second"])
+    median = {name: statistics.median(of) for name, of in runs.items()}
+    ratio = median["schema"] / median["free"]
+    say(f"constrained: {median['schema']:.1f} tokens/s, free {median['free']:.1f}: {ratio:.2f}x")
+    return {"work": "constrained", "median": median, "ratio": ratio, "runs": runs}
+
+
 # Work that is timed by whole processes.
-ALONE = {"first-token": first_token, "lookup": lookup}
+ALONE = {"first-token": first_token, "lookup": lookup, "constrained": constrained}
 
 
 def file_of(a, ty):

@@ -92,7 +92,11 @@ impl Pipeline {
     }
 
     pub fn encode(&self, text: &str, specials: bool) -> Result<Vec<u32>> {
-        let tokenizer = if specials {
+        // A text that spells no special token is read alike by both, and the second takes megabytes. A normalizer might make one.
+        let spelled = || {
+            self.ordinary.get_normalizer().is_some() || self.special_ids.iter().any(|(token, _)| text.contains(token))
+        };
+        let tokenizer = if specials && spelled() {
             self.special.get_or_init(|| {
                 let mut t = self.ordinary.clone();
                 t.set_encode_special_tokens(false);
