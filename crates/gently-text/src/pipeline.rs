@@ -52,6 +52,7 @@ impl Pipeline {
     pub fn read(text: String, value: &Value, path: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
         charsmap::check_all(&value["normalizer"]).map_err(|why| invalid(format!("the normalisation table: {why}")))?;
+        check_merges(&value["model"]).map_err(invalid)?;
         let ordinary = text.parse::<Tokenizer>().map_err(|e| invalid(e.to_string()))?;
         let pipeline = Self::built(ordinary, path)?;
         Ok(Self { text: text.into(), ..pipeline })
@@ -189,6 +190,24 @@ impl Pipeline {
     }
 }
 
+/// Refuses merges that the library would write outside its room for the longest token.
+fn check_merges(model: &Value) -> Result<(), String> {
+    let (Some(vocab), Some(merges)) = (model["vocab"].as_object(), model["merges"].as_array()) else { return Ok(()) };
+    let longest = vocab.keys().map(String::len).max().unwrap_or(0);
+    let prefix = model["continuing_subword_prefix"].as_str().map_or(0, str::len);
+    for (i, merge) in merges.iter().enumerate() {
+        let halves = match merge {
+            Value::String(both) => both.split_once(' '),
+            other => other[0].as_str().zip(other[1].as_str()),
+        };
+        let Some((a, b)) = halves else { return Err(format!("merge {i} is not two tokens")) };
+        if !b.is_char_boundary(prefix) || a.len() + b.len() - prefix > longest {
+            return Err(format!("merge {i}, {a:?} and {b:?}, makes no token"));
+        }
+    }
+    Ok(())
+}
+
 fn token_bytes(tokenizer: &Tokenizer, vocab: &HashMap<String, u32>, max: u32) -> TokenBytes {
     let letter_to_byte: HashMap<char, u8> =
         json::byte_letters().iter().enumerate().map(|(b, &c)| (c, b as u8)).collect();
@@ -209,4 +228,38 @@ fn token_bytes(tokenizer: &Tokenizer, vocab: &HashMap<String, u32>, max: u32) ->
         all.ends.push(all.data.len() as u32);
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merges_that_make_no_token_are_named() {
+        let file = |merge: &str, prefix: &str| {
+            format!(
+                r###"{{"version": "1.0", "added_tokens": [], "model": {{"type": "BPE", "continuing_subword_prefix": {prefix},
+                "vocab": {{"ab": 0, "cd": 1, "##é": 2, "abé": 3}}, "merges": [{merge}]}}}}"###
+            )
+        };
+        let read = |merge: &str, prefix: &str| {
+            let text = file(merge, prefix);
+            let value = serde_json::from_str(&text).unwrap();
+            Pipeline::read(text, &value, Path::new("tokenizer.json")).map(|p| p.vocab)
+        };
+        assert_eq!(read(r###"["ab", "##é"]"###, r###""##""###).unwrap(), 4);
+        assert_eq!(read(r###""ab ##é""###, r###""##""###).unwrap(), 4);
+        // Longer than any token; a half shorter than the prefix; a prefix that ends inside a letter; not two.
+        for (merge, prefix) in [
+            (r#"["abé", "abé"]"#, "null"),
+            (r#"["ab", "c"]"#, r###""##""###),
+            (r#"["ab", "é"]"#, r##""#""##),
+            (r#""ab""#, "null"),
+            (r#"["ab"]"#, "null"),
+            ("7", "null"),
+        ] {
+            let e = read(merge, prefix).unwrap_err().to_string();
+            assert!(e.contains("tokenizer.json") && e.contains("merge 0"), "{merge} {prefix}: {e}");
+        }
+    }
 }
