@@ -54,7 +54,8 @@ fn smollm2_answers_from_its_file() {
     let plan = speaking.engine().plan();
     let quantized = plan.read(&mut Work::new(), &mut plan.state(), &ids).unwrap().to_vec();
     let worst = quantized.iter().zip(&logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(worst < 1.5, "{worst}");
+    // 0.740 by rounding rows to bytes: integer sums are the same on every machine.
+    assert!(worst < 0.8, "{worst}");
 
     // The template of the file puts its system message in front.
     let template = folder.chat_template().unwrap().unwrap();

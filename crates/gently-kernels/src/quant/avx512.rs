@@ -18,18 +18,20 @@ const AHEAD: usize = 1536;
 
 /// The inner loop for a layout.
 pub(super) fn kernel(layout: &Layout) -> TileKernel {
-    match (layout.low, layout.high, layout.min, layout.supers) {
-        (4, 0, false, false) => run::<4, 0, false, false, false>,
-        (4, 0, true, false) => run::<4, 0, false, true, false>,
-        (4, 1, false, false) => run::<4, 1, false, false, false>,
-        (4, 1, true, false) => run::<4, 1, false, true, false>,
-        (8, ..) => run::<8, 0, false, false, false>,
-        (2, 0, ..) => run::<2, 0, true, true, true>,
-        (2, ..) => run::<2, 1, true, false, true>,
-        (4, 0, ..) => run::<4, 0, false, true, true>,
-        (4, 1, ..) => run::<4, 1, false, true, true>,
-        _ => run::<4, 2, true, false, true>,
-    }
+    let run: fn(&PackedMatrix, &PackedRows, usize, usize, usize, &mut Tile) =
+        match (layout.low, layout.high, layout.min, layout.supers) {
+            (4, 0, false, false) => run::<4, 0, false, false, false>,
+            (4, 0, true, false) => run::<4, 0, false, true, false>,
+            (4, 1, false, false) => run::<4, 1, false, false, false>,
+            (4, 1, true, false) => run::<4, 1, false, true, false>,
+            (8, ..) => run::<8, 0, false, false, false>,
+            (2, 0, ..) => run::<2, 0, true, true, true>,
+            (2, ..) => run::<2, 1, true, false, true>,
+            (4, 0, ..) => run::<4, 0, false, true, true>,
+            (4, 1, ..) => run::<4, 1, false, true, true>,
+            _ => run::<4, 2, true, false, true>,
+        };
+    TileKernel::One(run)
 }
 
 /// Pointers to one group and one tile.
@@ -48,19 +50,6 @@ struct Args {
 }
 
 fn run<const LOW: usize, const HIGH: usize, const HALVES: bool, const MIN: bool, const SUPERS: bool>(
-    w: &PackedMatrix,
-    x: &PackedRows,
-    g: usize,
-    tile: usize,
-    columns: usize,
-    out: &mut [Tile],
-) {
-    for (g, out) in (g..).zip(out) {
-        group::<LOW, HIGH, HALVES, MIN, SUPERS>(w, x, g, tile, columns, out);
-    }
-}
-
-fn group<const LOW: usize, const HIGH: usize, const HALVES: bool, const MIN: bool, const SUPERS: bool>(
     w: &PackedMatrix,
     x: &PackedRows,
     g: usize,

@@ -12,12 +12,12 @@ use crate::simd::{Kernel, Simd, dispatch};
 
 /// The inner loop on a path.
 pub(super) fn kernel(path: Path) -> TileKernel {
-    match path {
+    TileKernel::Several(match path {
         Path::Plain => |w, x, g, tile, columns, out| run(Path::Plain, w, x, g, tile, columns, out),
         Path::Avx2 => |w, x, g, tile, columns, out| run(Path::Avx2, w, x, g, tile, columns, out),
         Path::Avx512 => |w, x, g, tile, columns, out| run(Path::Avx512, w, x, g, tile, columns, out),
         Path::Avx512Bf16 => |w, x, g, tile, columns, out| run(Path::Avx512Bf16, w, x, g, tile, columns, out),
-    }
+    })
 }
 
 #[inline]

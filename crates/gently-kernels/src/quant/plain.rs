@@ -6,13 +6,7 @@ use super::product::Tile;
 use super::rows::PackedRows;
 
 /// The integer types.
-pub(super) fn integers(w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut [Tile]) {
-    for (g, out) in (g..).zip(out) {
-        group(w, x, g, tile, columns, out);
-    }
-}
-
-fn group(w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut Tile) {
+pub(super) fn integers(w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut Tile) {
     let layout = Layout::of(w.block_type()).expect("an integer type");
     let (group, k, width) = (w.group(g), w.k(), x.width());
     let part = if layout.halves { 16 } else { 32 };

@@ -48,9 +48,25 @@ impl Tile {
 /// Most groups that a kernel computes at once.
 pub(super) const TOGETHER: usize = 2;
 
-/// Computes `columns` columns (of a tile kernel's width) of tile `tile` for up to [`TOGETHER`] groups from `g` on, one for each of `out`.
-pub(super) type TileKernel =
-    fn(w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut [Tile]);
+/// Computes `columns` columns (of a tile kernel's width) of tile `tile`.
+#[derive(Clone, Copy)]
+pub(super) enum TileKernel {
+    /// For group `g`.
+    One(fn(w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut Tile)),
+    /// For up to [`TOGETHER`] groups from `g` on, one for each of `out`.
+    Several(fn(w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut [Tile])),
+}
+
+impl TileKernel {
+    /// For the groups from `g` on, one for each of `out`.
+    #[inline(always)]
+    fn run(self, w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut [Tile]) {
+        match self {
+            Self::One(kernel) => (g..).zip(out).for_each(|(g, out)| kernel(w, x, g, tile, columns, out)),
+            Self::Several(kernel) => kernel(w, x, g, tile, columns, out),
+        }
+    }
+}
 
 /// The inner loop for a matrix on a path.
 fn tile_kernel(path: Path, w: &PackedMatrix) -> TileKernel {
@@ -62,10 +78,10 @@ fn tile_kernel(path: Path, w: &PackedMatrix) -> TileKernel {
         if path >= Path::Avx2 {
             return super::avx2::kernel(&layout);
         }
-        return plain::integers;
+        return TileKernel::One(plain::integers);
     }
     match Layout::of(w.block_type()) {
-        Some(_) => plain::integers,
+        Some(_) => TileKernel::One(plain::integers),
         None => super::floats::kernel(path),
     }
 }
@@ -209,7 +225,7 @@ pub(crate) fn argmax_on(path: Path, w: &PackedMatrix, x: &PackedRows) -> Vec<(us
             let groups = task_groups(w, m, task);
             for g in groups.clone().step_by(TOGETHER) {
                 let out = &mut out[..TOGETHER.min(groups.end - g)];
-                kernel(w, x, g, tile, columns, out);
+                kernel.run(w, x, g, tile, columns, out);
                 for (g, out) in (g..).zip(out) {
                     let rows = GROUP.min(w.n() - g * GROUP);
                     for (best, y) in best[first..].iter_mut().zip(&out.0[..columns]) {
@@ -275,7 +291,7 @@ impl Kernel for Part<'_> {
             let columns = x.width().min(x.rows() - first);
             for g in self.groups.clone().step_by(TOGETHER / each) {
                 let count = (TOGETHER / each).min(self.groups.end - g);
-                kernel(w, x, g * each, tile, columns, &mut out[..count * each]);
+                kernel.run(w, x, g * each, tile, columns, &mut out[..count * each]);
                 for i in 0..count {
                     let up = w.is_gated().then(|| &out[i * each + 1]);
                     self.finish(s, g + i, first, columns, &out[i * each], up);

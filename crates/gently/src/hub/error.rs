@@ -89,17 +89,7 @@ pub enum Error {
         /// Bytes free.
         free: u64,
     },
-    /// A folder that cannot be written.
-    #[error("cannot {action} {}", path.display())]
-    Io {
-        /// The folder.
-        path: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// A file that came is not the one published, or cannot be written.
+    /// A file that came is not the one published; a file or folder that cannot be written.
     #[error(transparent)]
     Data(#[from] data::Error),
 }
@@ -124,7 +114,7 @@ impl Error {
             Self::Room { .. } => "free some space, or choose another disk with --to".into(),
             Self::Data(data::Error::Digest { .. }) => "it was removed; fetch it again".into(),
             Self::Data(e) => return e.hint(),
-            Self::NoFile { .. } | Self::Path { .. } | Self::Io { .. } | Self::Setting { .. } => return None,
+            Self::NoFile { .. } | Self::Path { .. } | Self::Setting { .. } => return None,
         })
     }
 

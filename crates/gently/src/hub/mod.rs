@@ -23,6 +23,7 @@ pub use error::{Error, Result};
 pub use listing::Entry;
 pub use name::Name;
 
+use gently_train::data;
 use gently_train::data::fetch::{Exact, FetchProgress, Fetcher, Token};
 use std::path::{Path, PathBuf};
 
@@ -99,7 +100,7 @@ impl Hub {
         let entries = self.tree(name, &revision)?;
         let choice = choose(name, &entries)?;
         let bytes = choice.files.iter().map(|f| f.size).fold(0, u64::saturating_add);
-        std::fs::create_dir_all(folder).map_err(|source| Error::Io {
+        std::fs::create_dir_all(folder).map_err(|source| data::Error::Io {
             path: folder.into(),
             action: "create",
             source,
