@@ -145,21 +145,15 @@ pub(super) unsafe fn page<S: Simd, T: Number, const M: usize>(
         }
 
         let mut fade = [1.0f32; M];
+        let mut places = [(0, 0); M];
         let (mut from, mut end) = (PAGE, 0);
         for m in 0..M {
-            let (lo, hi) = seen(score, queries[m].position, head.first);
-            from = from.min(lo);
-            end = end.max(hi);
-            let row = &mut weights[m];
-            fade[m] = s.apart(Soften {
-                score,
-                scales: head.scales,
-                query: &queries[m],
-                first: head.first,
-                seen: (lo, hi),
-                row,
-            });
+            places[m] = seen(score, queries[m].position, head.first);
+            from = from.min(places[m].0);
+            end = end.max(places[m].1);
         }
+        let (scales, first) = (head.scales, head.first);
+        s.apart(Soften { score, scales, queries, first, seen: &places, rows: &mut weights, fade: &mut fade });
 
         let mut c = 0;
         while c + 4 * S::LANES <= dp {
@@ -173,74 +167,123 @@ pub(super) unsafe fn page<S: Simd, T: Number, const M: usize>(
     }
 }
 
-/// Turns a row of products into weights against the largest score so far; gives the factor of what was gathered
+/// Turns rows of products into weights against the largest score so far, and gives the factors of what was gathered
 /// before. Pointers as in [`page`].
+///
+/// All rows go through a step before the next: a row's maximum, its factor and its sum each wait for a run across a
+/// register, and the rows wait at the same time.
 struct Soften<'a> {
     score: Score,
     scales: *const f32,
-    query: &'a Query,
+    queries: &'a [Query],
     /// Position of the page's first token.
     first: usize,
-    /// Places that the query sees.
-    seen: (usize, usize),
-    row: &'a mut [f32; PAGE],
+    /// Places that each query sees.
+    seen: &'a [(usize, usize)],
+    rows: &'a mut [[f32; PAGE]],
+    fade: &'a mut [f32],
 }
 
-impl Kernel for Soften<'_> {
-    type Out = f32;
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> f32 {
-        let Self { score, scales, query, first, seen: (lo, hi), row } = self;
-        // SAFETY: the caller's promise; rows have PAGE numbers.
-        unsafe {
-            let p = row.as_mut_ptr();
-            let mut i = 0;
-            while i < PAGE {
-                let mut v = s.mul(s.load_ptr(p.add(i)), s.splat(score.scale));
-                if !scales.is_null() {
-                    v = s.mul(v, s.load_ptr(scales.add(i)));
-                }
-                if let Some(cap) = score.softcap {
-                    v = s.mul(s.splat(cap), simd_math::tanh(s, s.mul(v, s.splat(1.0 / cap))));
-                }
-                if query.slope != 0.0 {
-                    // Minus slope times distance: exact, for positions below 2²⁴.
-                    let behind = s.splat(first as f32 + i as f32 - query.position as f32);
-                    v = s.fma(s.splat(query.slope), s.add(s.load_ptr(RAMP.as_ptr()), behind), v);
-                }
-                s.store_ptr(p.add(i), v);
-                i += S::LANES;
-            }
-            row[..lo].fill(f32::NEG_INFINITY);
-            row[hi..].fill(f32::NEG_INFINITY);
+/// The score of a place that a query does not see.
+const UNSEEN: f32 = f32::NEG_INFINITY;
 
-            let p = row.as_mut_ptr();
-            let mut most = s.load_ptr(p);
-            i = S::LANES;
-            while i < PAGE {
-                most = s.max(s.load_ptr(p.add(i)), most);
-                i += S::LANES;
-            }
-            let [before, weight] = *query.norm;
-            let page_most = s.max_lane(most);
-            let most = if page_most > before { page_most } else { before };
-            if most == f32::NEG_INFINITY {
-                row.fill(0.0);
-                return 1.0;
-            }
-            let fade = s.max_lane(simd_math::exp(s, s.splat(before - most)));
-            let mut total = s.splat(0.0);
-            i = 0;
-            while i < PAGE {
-                let e = simd_math::exp(s, s.sub(s.load_ptr(p.add(i)), s.splat(most)));
-                total = s.add(total, e);
-                let e = if scales.is_null() { e } else { s.mul(e, s.load_ptr(scales.add(PAGE + i))) };
-                s.store_ptr(p.add(i), e);
-                i += S::LANES;
-            }
-            *query.norm = [most, weight * fade + s.sum(total)];
-            fade
+impl Kernel for Soften<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { score, scales, queries, first, seen, rows, fade } = self;
+        // Largest scores so far, and what the factors are exponentials of.
+        let (mut mosts, mut falls) = ([UNSEEN; MOST], [0.0; WIDEST]);
+        for (m, row) in rows.iter_mut().enumerate() {
+            // SAFETY: the caller's promise; rows have PAGE numbers.
+            let [before, page_most] = unsafe {
+                let query = &queries[m];
+                [(*query.norm)[0], scores(s, score, scales, query, first, seen[m], row)]
+            };
+            mosts[m] = if page_most > before { page_most } else { before };
+            falls[m] = if mosts[m] == UNSEEN { 0.0 } else { before - mosts[m] };
         }
+        let mut i = 0;
+        while i < fade.len() {
+            let e = simd_math::exp(s, s.load(&falls[i..]));
+            s.store(&mut falls[i..], e);
+            i += S::LANES;
+        }
+        for (m, row) in rows.iter_mut().enumerate() {
+            fade[m] = falls[m];
+            if mosts[m] == UNSEEN {
+                row.fill(0.0);
+                continue;
+            }
+            // SAFETY: as above.
+            unsafe {
+                let p = row.as_mut_ptr();
+                let mut total = s.splat(0.0);
+                let mut i = 0;
+                while i < PAGE {
+                    let e = simd_math::exp(s, s.sub(s.load_ptr(p.add(i)), s.splat(mosts[m])));
+                    total = s.add(total, e);
+                    let e = if scales.is_null() { e } else { s.mul(e, s.load_ptr(scales.add(PAGE + i))) };
+                    s.store_ptr(p.add(i), e);
+                    i += S::LANES;
+                }
+                let norm = &mut *queries[m].norm;
+                *norm = [mosts[m], norm[1] * fade[m] + s.sum(total)];
+            }
+        }
+    }
+}
+
+/// Lanes of the widest vectors.
+const WIDEST: usize = 16;
+
+/// Turns products into scores, and gives the largest.
+///
+/// # Safety
+/// As [`page`].
+#[inline(always)]
+unsafe fn scores<S: Simd>(
+    s: S,
+    score: Score,
+    scales: *const f32,
+    query: &Query,
+    first: usize,
+    (lo, hi): (usize, usize),
+    row: &mut [f32; PAGE],
+) -> f32 {
+    // SAFETY: the caller's promise; rows have PAGE numbers.
+    unsafe {
+        let p = row.as_mut_ptr();
+        let mut i = 0;
+        while i < PAGE {
+            let mut v = s.mul(s.load_ptr(p.add(i)), s.splat(score.scale));
+            if !scales.is_null() {
+                v = s.mul(v, s.load_ptr(scales.add(i)));
+            }
+            if let Some(cap) = score.softcap {
+                v = s.mul(s.splat(cap), simd_math::tanh(s, s.mul(v, s.splat(1.0 / cap))));
+            }
+            if query.slope != 0.0 {
+                // Minus slope times distance: exact, for positions below 2²⁴.
+                let behind = s.splat(first as f32 + i as f32 - query.position as f32);
+                v = s.fma(s.splat(query.slope), s.add(s.load_ptr(RAMP.as_ptr()), behind), v);
+            }
+            s.store_ptr(p.add(i), v);
+            i += S::LANES;
+        }
+        // Most pages are seen whole.
+        if (lo, hi) != (0, PAGE) {
+            row[..lo].fill(UNSEEN);
+            row[hi..].fill(UNSEEN);
+        }
+        let p = row.as_mut_ptr();
+        let mut most = s.load_ptr(p);
+        i = S::LANES;
+        while i < PAGE {
+            most = s.max(s.load_ptr(p.add(i)), most);
+            i += S::LANES;
+        }
+        s.max_lane(most)
     }
 }
 

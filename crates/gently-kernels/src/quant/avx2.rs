@@ -48,7 +48,7 @@ struct Args {
     x_scale: *const f32,
     x_scaled_sum: *const f32,
     x_start: *const i32,
-    x_half_sum: *const i32,
+    x_half_sum: [*const i32; 2],
     out: *mut f32,
 }
 
@@ -87,7 +87,7 @@ fn run<const LOW: usize, const HIGH: usize, const HALVES: bool, const MIN: bool,
                     x_scale: x.scale.as_ptr().add(first + c),
                     x_scaled_sum: x.scaled_sum.as_ptr().add(first + c),
                     x_start: x.start[start].as_ptr().add(first + c),
-                    x_half_sum: x.half_sum.as_ptr().add(2 * first + c),
+                    x_half_sum: [x.half_sum[0].as_ptr().add(first + c), x.half_sum[1].as_ptr().add(first + c)],
                     out: out.0.as_mut_ptr().cast::<f32>().add(16 * c + row),
                 };
                 match n {
@@ -251,7 +251,7 @@ unsafe fn columns_of<
             }
             for c in 0..C {
                 let x = a.ints.add((first + c) * BLOCK).cast::<i32>();
-                let half = a.x_half_sum.add(2 * first + c);
+                let half = [a.x_half_sum[0].add(first + c), a.x_half_sum[1].add(first + c)];
                 let mut dot = [_mm256_setzero_si256(); 2];
                 for h in 0..2 {
                     if LOW == 8 {
@@ -284,17 +284,12 @@ unsafe fn columns_of<
                     if h == 0 || HALVES {
                         let mut dot = dot[h];
                         if !MIN && LOW != 8 {
-                            let start =
-                                if HALVES { -a.zero * *half.add(h * a.width) } else { *a.x_start.add(first + c) };
+                            let start = if HALVES { -a.zero * *half[h] } else { *a.x_start.add(first + c) };
                             dot = _mm256_add_epi32(dot, _mm256_set1_epi32(start));
                         }
                         sum = _mm256_fmadd_ps(_mm256_mul_ps(d[h], xs), _mm256_cvtepi32_ps(dot), sum);
                         if MIN {
-                            let s = if HALVES {
-                                xd * *half.add(h * a.width) as f32
-                            } else {
-                                *a.x_scaled_sum.add(first + c)
-                            };
+                            let s = if HALVES { xd * *half[h] as f32 } else { *a.x_scaled_sum.add(first + c) };
                             let s = _mm256_set1_ps(s);
                             // The minimum of the K types is subtracted.
                             sum = if SUPERS { _mm256_fnmadd_ps(m[h], s, sum) } else { _mm256_fmadd_ps(m[h], s, sum) };

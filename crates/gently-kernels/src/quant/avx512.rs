@@ -11,6 +11,7 @@ use super::BLOCK;
 use super::packed::{Layout, PackedMatrix};
 use super::product::{Tile, TileKernel, width_for};
 use super::rows::{PackedRows, ZEROS};
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Bytes between a load of integers and the line asked for meanwhile; it may lie in the next group.
@@ -45,7 +46,7 @@ struct Args {
     x_scale: *const f32,
     x_scaled_sum: *const f32,
     x_start: *const i32,
-    x_half_sum: *const i32,
+    x_half_sum: [*const i32; 2],
     out: *mut f32,
 }
 
@@ -79,7 +80,7 @@ fn run<const LOW: usize, const HIGH: usize, const HALVES: bool, const MIN: bool,
             x_scale: x.scale.as_ptr().add(first),
             x_scaled_sum: x.scaled_sum.as_ptr().add(first),
             x_start: x.start[start].as_ptr().add(first),
-            x_half_sum: x.half_sum.as_ptr().add(2 * first),
+            x_half_sum: [x.half_sum[0].as_ptr().add(first), x.half_sum[1].as_ptr().add(first)],
             out: out.0.as_mut_ptr().cast(),
         };
         match width_for(columns) {
@@ -192,7 +193,30 @@ unsafe fn step<const T: usize, const C: usize, const LOW: usize, const HIGH: usi
             let four = x.add(c * BLOCK + 4 * T).cast::<i32>().read_unaligned();
             dot[c] = _mm512_dpbusd_epi32(dot[c], q, _mm512_set1_epi32(four));
         }
+        if C > 1 {
+            for dot in dot {
+                settle(dot);
+            }
+        }
     }
+}
+
+/// The same pointer, in a register of its own. Pointers that step together would else become one index beside several bases, and
+/// a processor splits an instruction that reads memory at a base and an index in two.
+#[inline(always)]
+fn own<T>(mut p: *const T) -> *const T {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", inout(reg) p, options(pure, nomem, nostack, preserves_flags)) };
+    p
+}
+
+/// Has `v` computed before what comes after is: the compiler would gather the steps of a column, each waiting for the last, and
+/// keep what they read in memory meanwhile.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn settle(v: &mut __m512i) {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", inout(zmm_reg) * v, options(nomem, nostack, preserves_flags)) };
 }
 
 /// All of K for 16 outputs and C columns.
@@ -211,24 +235,23 @@ unsafe fn columns_of<
     a: &Args,
 ) {
     let mut sums = [_mm512_setzero_ps(); C];
+    let (mut p, mut x) = (a.quads, a.ints);
+    let (mut x_scale, mut x_start, mut x_scaled_sum) = (a.x_scale, a.x_start, a.x_scaled_sum);
     for b in 0..a.k / BLOCK {
         // SAFETY: block b of the group and of the tile's columns.
         unsafe {
-            let p = a.quads.add(b * 64 * (LOW + HIGH));
             for line in 0..LOW + HIGH {
                 _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + 64 * line).cast());
             }
-            let first = b * a.width;
-            let x = a.ints.add(first * BLOCK);
             for h in 0..2 {
                 if h == 1 && !HALVES {
                     continue;
                 }
-                let half_sum = a.x_half_sum.add(2 * first + h * a.width);
+                let half_sum = a.x_half_sum[h].add(b * a.width);
                 let mut dot = [_mm512_setzero_si512(); C];
                 if !MIN {
                     for c in 0..C {
-                        let start = if HALVES { -a.zero * *half_sum.add(c) } else { *a.x_start.add(first + c) };
+                        let start = if HALVES { -a.zero * *half_sum.add(c) } else { *x_start.add(c) };
                         dot[c] = _mm512_set1_epi32(start);
                     }
                 }
@@ -247,11 +270,11 @@ unsafe fn columns_of<
                 let d = scale::<HALVES, MIN, SUPERS>(a, b, h, false);
                 let m = if MIN { scale::<HALVES, MIN, SUPERS>(a, b, h, true) } else { d };
                 for c in 0..C {
-                    let xd = *a.x_scale.add(first + c);
+                    let xd = *x_scale.add(c);
                     let both = _mm512_mul_ps(d, _mm512_set1_ps(xd));
                     let mut sum = _mm512_fmadd_ps(both, _mm512_cvtepi32_ps(dot[c]), sums[c]);
                     if MIN {
-                        let s = if HALVES { xd * *half_sum.add(c) as f32 } else { *a.x_scaled_sum.add(first + c) };
+                        let s = if HALVES { xd * *half_sum.add(c) as f32 } else { *x_scaled_sum.add(c) };
                         let s = _mm512_set1_ps(s);
                         // The minimum of the K types is subtracted.
                         sum = if SUPERS { _mm512_fnmadd_ps(m, s, sum) } else { _mm512_fmadd_ps(m, s, sum) };
@@ -259,6 +282,11 @@ unsafe fn columns_of<
                     sums[c] = sum;
                 }
             }
+            p = own(p.add(64 * (LOW + HIGH)));
+            x = own(x.add(a.width * BLOCK));
+            x_scale = own(x_scale.add(a.width));
+            x_start = own(x_start.add(a.width));
+            x_scaled_sum = own(x_scaled_sum.add(a.width));
         }
     }
     for (c, &sum) in sums.iter().enumerate() {

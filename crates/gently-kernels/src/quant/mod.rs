@@ -2,7 +2,7 @@
 //!
 //! Here: [`BlockType`] with plain [`dequantize`] and [`quantize`] in the byte layout of GGUF (ggml's
 //! `block_*` structures); [`PackedMatrix`], weights arranged once for products; [`PackedRows`], the activations
-//! they are multiplied with; [`product`] and [`argmax`]. Not here: files (bytes come in as slices), and models.
+//! they are multiplied with; [`product()`] and [`argmax`]. Not here: files (bytes come in as slices), and models.
 //!
 //! A quantized row is a run of blocks; a block is a few integers with a scale, and in some types a
 //! minimum. The K types cut a block of 256 into sub-blocks whose scales are themselves small integers.
@@ -32,6 +32,8 @@ mod product;
 #[cfg(test)]
 mod product_tests;
 mod rows;
+#[cfg(target_arch = "x86_64")]
+mod rows_avx512;
 #[cfg(test)]
 mod tests;
 
@@ -39,7 +41,7 @@ pub use arena::PackArena;
 pub use decode::dequantize;
 pub use encode::quantize;
 pub use packed::{GROUP, PACKING, PackedMatrix};
-pub use product::{Epilogue, Product, argmax, product, products};
+pub use product::{Epilogue, argmax, product};
 pub use rows::{PackedRows, RowKind};
 
 /// Values in a block of the simple types.

@@ -28,7 +28,7 @@ pub(super) fn integers(w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, 
                     *sum = (d * xd).mul_add(dot as f32, *sum);
                     if layout.min {
                         let s = match layout.halves {
-                            true => xd * x.half_sum[2 * first + h * width + c] as f32,
+                            true => xd * x.half_sum[h][first + c] as f32,
                             false => x.scaled_sum[first + c],
                         };
                         *sum = m.mul_add(s, *sum);

@@ -1,7 +1,6 @@
 //! Products of packed rows with a packed matrix, `y[M, N] = x[M, K] · W[N, K]ᵀ`.
 //!
-//! Here: [`product`], [`argmax`], and [`Product`], whose tasks a caller may mix with others in one parallel loop.
-//! Not here: the inner loops ([`super::plain`] and its fast twins).
+//! Here: [`product`], [`argmax`], and how their work is cut. Not here: the inner loops ([`super::plain`] and its fast twins).
 //!
 //! **The same bits, always.** An output is a sum over k in one fixed order: block by block, the integers of a
 //! block exactly, then one fused multiply-add with the product of the two scales (and one for the minimum);
@@ -16,7 +15,6 @@ use crate::gemm::Activation;
 use crate::pool::{self, Disjoint};
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::simd_math;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What happens to a product on its way to memory: `y = residual + act(x·Wᵀ + bias)`; of a gated matrix
 /// `y = residual + act(x·gateᵀ + bias₀) · (x·upᵀ + bias₁)`.
@@ -86,106 +84,12 @@ fn tile_kernel(path: Path, w: &PackedMatrix) -> TileKernel {
     }
 }
 
-/// A product cut in tasks, for callers that run several at once: `run` each of `0..tasks()` once, in any order, on
-/// any thread.
-///
-/// ```
-/// # use gently_kernels::quant::*;
-/// # let w = PackedMatrix::pack(BlockType::F32, &[0; 4 * 4 * 40], 40, 4).unwrap();
-/// # let mut x = PackedRows::new(w.row_kind(), 2, 4);
-/// # x.fill(2, &[1.0; 8], 4);
-/// let (mut a, mut b) = (vec![0.0; 2 * 40], vec![0.0; 2 * 40]);
-/// let first = Product::new(&w, &x, &mut a, 40, &Epilogue::default());
-/// let second = Product::new(&w, &x, &mut b, 40, &Epilogue::default());
-/// products(&[first, second]);
-/// ```
-pub struct Product<'a> {
-    path: Path,
-    w: &'a PackedMatrix,
-    x: &'a PackedRows,
-    y: Disjoint<'a, f32>,
-    stride: usize,
-    epilogue: Epilogue<'a>,
-    begun: Vec<AtomicBool>,
-}
-
-impl<'a> Product<'a> {
-    /// Prepares `y[m·stride + n] = …` for all rows of `x` and outputs of `w`.
-    ///
-    /// # Panics
-    /// When K or the form of the rows differ, or `y`, `stride` or a bias are too short.
-    pub fn new(
-        w: &'a PackedMatrix,
-        x: &'a PackedRows,
-        y: &'a mut [f32],
-        stride: usize,
-        epilogue: &Epilogue<'a>,
-    ) -> Product<'a> {
-        Self::on(cpu::path(), w, x, y, stride, epilogue)
-    }
-
-    /// [`Product::new`] on a chosen path.
-    pub(crate) fn on(
-        path: Path,
-        w: &'a PackedMatrix,
-        x: &'a PackedRows,
-        y: &'a mut [f32],
-        stride: usize,
-        epilogue: &Epilogue<'a>,
-    ) -> Product<'a> {
-        assert!(path.supported(), "path {} is not supported here", path.name());
-        check(w, x);
-        let (m, n) = (x.rows(), w.n());
-        assert!(stride >= n, "rows of {n} outputs do not fit in {stride}");
-        let fits = m == 0 || (m - 1).checked_mul(stride).and_then(|at| at.checked_add(n)).is_some_and(|l| l <= y.len());
-        assert!(fits, "{m} rows of {n} outputs leave y");
-        if let Some(bias) = epilogue.bias {
-            let wanted = n * if w.is_gated() { 2 } else { 1 };
-            assert_eq!(bias.len(), wanted, "a bias has a number for each output");
-        }
-        let tasks = if m == 0 { 0 } else { tasks(w, m) };
-        let begun = (0..tasks).map(|_| AtomicBool::new(false)).collect();
-        Product { path, w, x, y: Disjoint::new(y), stride, epilogue: *epilogue, begun }
-    }
-
-    /// The number of tasks; it depends on the shapes alone.
-    pub fn tasks(&self) -> usize {
-        self.begun.len()
-    }
-
-    /// Computes task `i`'s part of the outputs.
-    ///
-    /// # Panics
-    /// When there is no such task or it was run before.
-    pub fn run(&self, i: usize) {
-        // A task writes its own outputs; run twice at once it would write them from two threads.
-        assert!(!self.begun[i].swap(true, Ordering::Relaxed), "task {i} was run before");
-        dispatch(self.path, Part { product: self, groups: task_groups(self.w, self.x.rows(), i) });
-    }
-}
-
-/// Computes the product on all threads; see [`Product::new`] for the arguments.
+/// Computes `y[m·stride + n] = …` for all rows of `x` and outputs of `w`, on all threads.
 ///
 /// # Panics
-/// As [`Product::new`].
+/// When K or the form of the rows differ, or `y`, `stride` or a bias are too short.
 pub fn product(w: &PackedMatrix, x: &PackedRows, y: &mut [f32], stride: usize, epilogue: &Epilogue) {
     product_on(cpu::path(), w, x, y, stride, epilogue);
-}
-
-/// Computes several products in one parallel loop: one dispatch where there would be many.
-///
-/// # Panics
-/// When one of them was begun before.
-pub fn products(all: &[Product]) {
-    let tasks = all.iter().map(Product::tasks).sum();
-    pool::parallel(tasks, |mut i| {
-        for p in all {
-            if i < p.tasks() {
-                return p.run(i);
-            }
-            i -= p.tasks();
-        }
-    });
 }
 
 /// [`product`] on a chosen path.
@@ -197,8 +101,24 @@ pub(crate) fn product_on(
     stride: usize,
     epilogue: &Epilogue,
 ) {
-    let p = Product::on(path, w, x, y, stride, epilogue);
-    pool::parallel(p.tasks(), |i| p.run(i));
+    assert!(path.supported(), "path {} is not supported here", path.name());
+    check(w, x);
+    let (m, n) = (x.rows(), w.n());
+    assert!(stride >= n, "rows of {n} outputs do not fit in {stride}");
+    let fits = m == 0 || (m - 1).checked_mul(stride).and_then(|at| at.checked_add(n)).is_some_and(|l| l <= y.len());
+    assert!(fits, "{m} rows of {n} outputs leave y");
+    if let Some(bias) = epilogue.bias {
+        let wanted = n * if w.is_gated() { 2 } else { 1 };
+        assert_eq!(bias.len(), wanted, "a bias has a number for each output");
+    }
+    if m == 0 {
+        return;
+    }
+    let (cut, y) = (Cut::new(w, m), Disjoint::new(y));
+    pool::parallel(cut.tasks, |i| {
+        let part = Part { path, w, x, y: &y, stride, epilogue, groups: cut.groups(i) };
+        dispatch(path, part);
+    });
 }
 
 /// The largest output of each row and its index, the lowest of equals, without writing outputs: greedy decoding's
@@ -216,13 +136,14 @@ pub(crate) fn argmax_on(path: Path, w: &PackedMatrix, x: &PackedRows) -> Vec<(us
     check(w, x);
     assert!(!w.is_gated(), "a gated matrix has no single output");
     let (m, kernel) = (x.rows(), tile_kernel(path, w));
-    let mut best = vec![(0, f32::NEG_INFINITY); m * tasks(w, m)];
+    let cut = Cut::new(w, m);
+    let mut best = vec![(0, f32::NEG_INFINITY); m * cut.tasks];
     pool::parallel_chunks_mut(&mut best, m.max(1), |task, best| {
         let mut out = [Tile::NEW; TOGETHER];
         for tile in 0..x.tiles() {
             let first = tile * x.width();
             let columns = x.width().min(m - first);
-            let groups = task_groups(w, m, task);
+            let groups = cut.groups(task);
             for g in groups.clone().step_by(TOGETHER) {
                 let out = &mut out[..TOGETHER.min(groups.end - g)];
                 kernel.run(w, x, g, tile, columns, out);
@@ -256,23 +177,58 @@ fn check(w: &PackedMatrix, x: &PackedRows) {
     assert_eq!(w.row_kind(), x.kind(), "{} wants its rows as {:?}", w.block_type(), w.row_kind());
 }
 
-/// Tasks of a product: of about 16 KiB of weights (a µs or two to read), an even split for few threads, at most 256. Many rows
-/// pass by a task's weights tile by tile: the more weights, the less often they do, as long as those stay in the second cache.
-fn tasks(w: &PackedMatrix, m: usize) -> usize {
-    let bytes = w.groups() * w.output_group_bytes();
-    let each = if m > 2 * MAX_WIDTH { 128 * 1024 } else { 16 * 1024 };
-    bytes.div_ceil(each).max(1).next_multiple_of(8).min(256).min(w.groups())
+/// Most tasks of a product.
+const MOST_TASKS: usize = 256;
+
+/// A product's groups of outputs cut in tasks. Outputs do not depend on the cut, so it may depend on the threads.
+struct Cut {
+    /// Where each task ends.
+    ends: [usize; MOST_TASKS],
+    tasks: usize,
 }
 
-/// The groups of outputs of task `i`.
-fn task_groups(w: &PackedMatrix, m: usize, i: usize) -> std::ops::Range<usize> {
-    let (groups, tasks) = (w.groups(), tasks(w, m));
-    i * groups / tasks..(i + 1) * groups / tasks
+impl Cut {
+    /// Few rows wait for memory: large tasks, which cost the threads few meetings, then ever smaller ones, so that all end
+    /// together; the last are of about 16 KiB, a µs or two to read. Many rows pass by a task's weights tile by
+    /// tile: the more weights, the less often they do, as long as those stay in the second cache.
+    fn new(w: &PackedMatrix, m: usize) -> Cut {
+        let (groups, bytes) = (w.groups(), w.output_group_bytes().max(1));
+        let mut cut = Cut { ends: [0; MOST_TASKS], tasks: 0 };
+        if m > 2 * MAX_WIDTH {
+            let tasks = (groups * bytes).div_ceil(128 * 1024).max(1).next_multiple_of(8).min(MOST_TASKS).min(groups);
+            (1..=tasks).for_each(|i| cut.push(i * groups / tasks));
+            return cut;
+        }
+        let (least, shares) = ((16 * 1024 / bytes).max(1), 4 * pool::threads());
+        let mut end = 0;
+        while end < groups {
+            let left = groups - end;
+            end += if cut.tasks + 1 == MOST_TASKS { left } else { (left / shares).max(least).min(left) };
+            cut.push(end);
+        }
+        cut
+    }
+
+    fn push(&mut self, end: usize) {
+        self.ends[self.tasks] = end;
+        self.tasks += 1;
+    }
+
+    /// The groups of task `i`.
+    fn groups(&self, i: usize) -> std::ops::Range<usize> {
+        let start = if i == 0 { 0 } else { self.ends[i - 1] };
+        start..self.ends[i]
+    }
 }
 
 /// Some groups of outputs for all rows.
 struct Part<'a> {
-    product: &'a Product<'a>,
+    path: Path,
+    w: &'a PackedMatrix,
+    x: &'a PackedRows,
+    y: &'a Disjoint<'a, f32>,
+    stride: usize,
+    epilogue: &'a Epilogue<'a>,
     groups: std::ops::Range<usize>,
 }
 
@@ -280,8 +236,8 @@ impl Kernel for Part<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Product { path, w, x, .. } = self.product;
-        let kernel = tile_kernel(*path, w);
+        let Part { path, w, x, .. } = self;
+        let kernel = tile_kernel(path, w);
         let mut out = [Tile::NEW; TOGETHER];
         // Of a gated matrix a gate and its up, else two neighbours.
         let each = if w.is_gated() { TOGETHER } else { 1 };
@@ -305,11 +261,10 @@ impl Part<'_> {
     /// Writes the outputs of group `g` for `columns` rows from `first` on.
     #[inline(always)]
     fn finish<S: Simd>(&self, s: S, g: usize, first: usize, columns: usize, out: &Tile, up: Option<&Tile>) {
-        let Product { w, y, stride, epilogue, .. } = self.product;
+        let Part { w, y, stride, epilogue, .. } = self;
         let n = GROUP.min(w.n() - g * GROUP);
         for c in 0..columns {
-            // SAFETY: these outputs belong to this task alone, which runs once; they lie in y, which
-            // `Product::new` checked.
+            // SAFETY: these outputs belong to this task alone, which runs once; they lie in y (`product_on` checked).
             let y = unsafe { y.part((first + c) * stride + g * GROUP, n) };
             let mut i = 0;
             while i < n {

@@ -49,8 +49,8 @@ pub struct PackedRows {
     pub(super) scaled_sum: AlignedBuf<f32>,
     /// `[tile, block, width]` for each of [`ZEROS`]: minus the zero point times the sum of the integers.
     pub(super) start: [AlignedBuf<i32>; 3],
-    /// `[tile, block, 2, width]`: sums of the halves.
-    pub(super) half_sum: AlignedBuf<i32>,
+    /// `[tile, block, width]` for each half of a block: the sum of its integers.
+    pub(super) half_sum: [AlignedBuf<i32>; 2],
     /// `[tile, k, width]`
     pub(super) floats: AlignedBuf<f32>,
 }
@@ -84,7 +84,7 @@ impl PackedRows {
             scale: AlignedBuf::zeroed(blocks),
             scaled_sum: AlignedBuf::zeroed(blocks),
             start: [0; 3].map(|_| AlignedBuf::zeroed(blocks)),
-            half_sum: AlignedBuf::zeroed(2 * blocks),
+            half_sum: [0; 2].map(|_| AlignedBuf::zeroed(blocks)),
             floats: AlignedBuf::zeroed(floats),
         }
     }
@@ -129,17 +129,8 @@ impl PackedRows {
         self.width = kernel_width(rows.div_ceil(tiles).max(1));
     }
 
-    /// Sets row `m`, `x` being `[K]`. Numbers that are not finite make their whole block NaN.
-    ///
-    /// # Panics
-    /// When the row or the length is wrong.
-    pub fn set(&mut self, m: usize, x: &[f32]) {
-        assert!(m < self.rows, "row {m} of {}", self.rows);
-        assert_eq!(x.len(), self.k, "a row has {} numbers", self.k);
-        dispatch(cpu::path(), SetRow { to: Parts::new(self), m, x });
-    }
-
-    /// Makes the rows those of `x`, `[M, K]` with `stride` numbers from a row to the next, on all threads.
+    /// Makes the rows those of `x`, `[M, K]` with `stride` numbers from a row to the next, on all threads. Numbers that are not
+    /// finite make their whole block NaN.
     ///
     /// # Panics
     /// When `x` is too short or there is no room for M rows.
@@ -153,36 +144,52 @@ impl PackedRows {
         let k = self.k;
         assert!(rows == 0 || (rows - 1).checked_mul(stride).is_some_and(|at| at + k <= x.len()), "rows leave x");
         let parts = Parts::new(self);
+        let width = self.width;
         // Tasks of a few µs.
-        let chunk = (16 * 1024 / k.max(1)).max(1);
-        pool::parallel(rows.div_ceil(chunk), |task| {
-            for m in task * chunk..rows.min((task + 1) * chunk) {
-                dispatch(path, SetRow { to: parts, m, x: &x[m * stride..][..k] });
+        let chunk = (16 * 1024 / (k * width).max(1)).max(1);
+        let tiles = self.tiles();
+        pool::parallel(tiles.div_ceil(chunk), |task| {
+            for tile in task * chunk..tiles.min((task + 1) * chunk) {
+                let first = tile * width;
+                let of = TileOf { tile, rows: width.min(rows - first), x: &x[first * stride..], stride };
+                parts.set(path, of);
             }
         });
     }
 }
 
-/// The buffers of rows, open to writers of different rows.
+/// The rows of a tile: `rows` of them, each `stride` numbers after the one before.
 #[derive(Clone, Copy)]
-struct Parts {
-    kind: RowKind,
-    k: usize,
-    width: usize,
-    ints: *mut i8,
-    scale: *mut f32,
-    scaled_sum: *mut f32,
-    start: [*mut i32; 3],
-    half_sum: *mut i32,
-    floats: *mut f32,
+pub(super) struct TileOf<'a> {
+    pub(super) tile: usize,
+    pub(super) rows: usize,
+    pub(super) x: &'a [f32],
+    pub(super) stride: usize,
 }
 
-// SAFETY: writers of different rows write different elements, and `PackedRows` sets each row once.
+/// The buffers of rows, open to writers of different tiles.
+#[derive(Clone, Copy)]
+pub(super) struct Parts {
+    kind: RowKind,
+    pub(super) k: usize,
+    pub(super) width: usize,
+    pub(super) ints: *mut i8,
+    pub(super) scale: *mut f32,
+    pub(super) scaled_sum: *mut f32,
+    pub(super) start: [*mut i32; 3],
+    pub(super) half_sum: [*mut i32; 2],
+    pub(super) floats: *mut f32,
+}
+
+// SAFETY: writers of different tiles write different elements, and `PackedRows` sets each tile once.
 unsafe impl Sync for Parts {}
 
 impl Parts {
     fn new(rows: &mut PackedRows) -> Parts {
+        let tiles = rows.tiles() * rows.width * rows.k;
+        assert!(rows.ints.len().max(rows.floats.len()) >= tiles, "tiles leave the buffers");
         let [a, b, c] = &mut rows.start;
+        let [first, second] = &mut rows.half_sum;
         Parts {
             kind: rows.kind,
             k: rows.k,
@@ -191,60 +198,77 @@ impl Parts {
             scale: rows.scale.as_mut_ptr(),
             scaled_sum: rows.scaled_sum.as_mut_ptr(),
             start: [a.as_mut_ptr(), b.as_mut_ptr(), c.as_mut_ptr()],
-            half_sum: rows.half_sum.as_mut_ptr(),
+            half_sum: [first.as_mut_ptr(), second.as_mut_ptr()],
             floats: rows.floats.as_mut_ptr(),
         }
     }
+
+    /// Writes a tile; its rows lie in `of.x`, whose length the callers checked.
+    fn set(self, path: Path, of: TileOf) {
+        #[cfg(target_arch = "x86_64")]
+        if path >= Path::Avx512 && path.supported() {
+            // SAFETY: the processor has the features; the tile is one of these, in this form, and this task's alone.
+            unsafe {
+                match self.kind {
+                    RowKind::Int8 if cpu::has_vnni() => return super::rows_avx512::integers(&self, of),
+                    RowKind::F32 if self.width > 1 => return super::rows_avx512::floats(&self, of),
+                    _ => {}
+                }
+            }
+        }
+        dispatch(path, SetTile { to: self, of });
+    }
 }
 
-/// Writes row `m`, which is one of the rows, from `x` of the right length.
-struct SetRow<'a> {
+/// Writes a tile, number by number.
+struct SetTile<'a> {
     to: Parts,
-    m: usize,
-    x: &'a [f32],
+    of: TileOf<'a>,
 }
 
-impl Kernel for SetRow<'_> {
+impl Kernel for SetTile<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let SetRow { to, m, x } = self;
-        let (tile, column) = (m / to.width, m % to.width);
-        if to.kind == RowKind::F32 {
-            let at = tile * to.k * to.width + column;
-            if to.width == 1 {
-                // SAFETY: this row's `k` numbers, inside the buffer as `m` is a row.
-                unsafe { std::slice::from_raw_parts_mut(to.floats.add(at), to.k) }.copy_from_slice(x);
-                return;
-            }
-            for (i, &v) in x.iter().enumerate() {
-                // SAFETY: as above, `width` apart.
-                unsafe { *to.floats.add(at + i * to.width) = v }
-            }
-            return;
-        }
-        for (i, x) in x.chunks_exact(BLOCK).enumerate() {
-            let mut q = [0i8; BLOCK];
-            let (scale, halves) = block(x, &mut q);
-            let sum = halves[0] + halves[1];
-            let first = (tile * (to.k / BLOCK) + i) * to.width;
-            let at = first + column;
-            // SAFETY: `at` is the place of this block of this row, inside the buffers as `m` is a row.
-            unsafe {
-                to.ints.add(at * BLOCK).cast::<[i8; BLOCK]>().write(q);
-                *to.scale.add(at) = scale;
-                *to.scaled_sum.add(at) = scale * sum as f32;
-                for (start, zero) in to.start.iter().zip(ZEROS) {
-                    *start.add(at) = -zero * sum;
+        let SetTile { to, of } = self;
+        for column in 0..of.rows {
+            let x = &of.x[column * of.stride..][..to.k];
+            if to.kind == RowKind::F32 {
+                let at = of.tile * to.k * to.width + column;
+                if to.width == 1 {
+                    // SAFETY: this row's `k` numbers, inside the buffer as the tile is.
+                    unsafe { std::slice::from_raw_parts_mut(to.floats.add(at), to.k) }.copy_from_slice(x);
+                    continue;
                 }
-                *to.half_sum.add(2 * first + column) = halves[0];
-                *to.half_sum.add(2 * first + to.width + column) = halves[1];
+                for (i, &v) in x.iter().enumerate() {
+                    // SAFETY: as above, `width` apart.
+                    unsafe { *to.floats.add(at + i * to.width) = v }
+                }
+                continue;
+            }
+            for (i, x) in x.chunks_exact(BLOCK).enumerate() {
+                let mut q = [0i8; BLOCK];
+                let (scale, halves) = block(x, &mut q);
+                let sum = halves[0] + halves[1];
+                let at = (of.tile * (to.k / BLOCK) + i) * to.width + column;
+                // SAFETY: `at` is the place of this block of this row, inside the buffers as the tile is.
+                unsafe {
+                    to.ints.add(at * BLOCK).cast::<[i8; BLOCK]>().write(q);
+                    *to.scale.add(at) = scale;
+                    *to.scaled_sum.add(at) = scale * sum as f32;
+                    for (start, zero) in to.start.iter().zip(ZEROS) {
+                        *start.add(at) = -zero * sum;
+                    }
+                    for (half_sum, half) in to.half_sum.iter().zip(halves) {
+                        *half_sum.add(at) = half;
+                    }
+                }
             }
         }
     }
 }
 
-/// Rounds 32 numbers to integers of at most 127 in size. Returns the value of 1 and the sums of the halves.
+/// Rounds 32 numbers to integers of at most 127 in size. Returns the value of 1 (NaN where one is not finite) and the sums of the halves.
 #[inline(always)]
 fn block(x: &[f32], q: &mut [i8; BLOCK]) -> (f32, [i32; 2]) {
     let x: &[f32; BLOCK] = x.try_into().expect("a whole block");
@@ -252,6 +276,10 @@ fn block(x: &[f32], q: &mut [i8; BLOCK]) -> (f32, [i32; 2]) {
     let mut top = 0u32;
     for v in x {
         top = top.max(v.to_bits() & 0x7fff_ffff);
+    }
+    if top >= f32::INFINITY.to_bits() {
+        *q = [0; BLOCK];
+        return (f32::NAN, [0; 2]);
     }
     let scale = f32::from_bits(top) / 127.0;
     // Below the normal numbers the inverse would overflow.
