@@ -252,10 +252,11 @@ stored!(f32, Data::F32(d) => d, &[]);
 stored!(half::f16, Data::F16(d) => d, &[]);
 stored!(i8, Data::I8(d, scales) => d, scales);
 
-/// Queries of a tile, so that four vectors of scores of each, and those of keys, fit into registers.
+/// Queries of a tile, so that their scores with four vectors of keys (two, where they are twelve) fit into registers. The
+/// more queries, the fewer times a key is loaded and widened.
 #[inline(always)]
-fn heights<S: Simd>() -> [usize; 3] {
-    if S::REGISTERS >= 32 { [6, 3, 1] } else { [2, 1, 1] }
+fn heights<S: Simd>() -> [usize; 4] {
+    if S::REGISTERS >= 32 { [12, 6, 3, 1] } else { [2, 1, 1, 1] }
 }
 
 impl Run<'_> {
@@ -315,14 +316,15 @@ impl Run<'_> {
                         // Conditions on constants: heights that a set of registers does not have are not compiled.
                         if S::REGISTERS >= 32 {
                             match m {
-                                6 => tile::page::<S, T, 6>(s, score, &head, &queries, d, dp),
-                                3 => tile::page::<S, T, 3>(s, score, &head, &queries, d, dp),
-                                _ => tile::page::<S, T, 1>(s, score, &head, &queries, d, dp),
+                                12 => tile::page::<S, T, 12, 2>(s, score, &head, &queries, d, dp),
+                                6 => tile::page::<S, T, 6, 4>(s, score, &head, &queries, d, dp),
+                                3 => tile::page::<S, T, 3, 4>(s, score, &head, &queries, d, dp),
+                                _ => tile::page::<S, T, 1, 4>(s, score, &head, &queries, d, dp),
                             }
                         } else {
                             match m {
-                                2 => tile::page::<S, T, 2>(s, score, &head, &queries, d, dp),
-                                _ => tile::page::<S, T, 1>(s, score, &head, &queries, d, dp),
+                                2 => tile::page::<S, T, 2, 4>(s, score, &head, &queries, d, dp),
+                                _ => tile::page::<S, T, 1, 4>(s, score, &head, &queries, d, dp),
                             }
                         }
                     }

@@ -1,6 +1,6 @@
 //! The arithmetic of attention over one page: some queries of one key head against its keys and values.
 //!
-//! Here: scores of up to six queries with all keys of a page, the online softmax, the weighted sum of values, and
+//! Here: scores of up to twelve queries with all keys of a page, the online softmax, the weighted sum of values, and
 //! the join of chunks. Not here: which queries meet which pages (see [`super::attend`]).
 
 // Loops over register arrays are by index: they unroll, iterators over parts of them may not.
@@ -12,7 +12,7 @@ use crate::simd_math;
 use half::f16;
 
 /// Most queries of a tile.
-pub(super) const MOST: usize = 6;
+pub(super) const MOST: usize = 12;
 
 /// A number of a page.
 pub(super) trait Number: Copy {
@@ -100,13 +100,13 @@ fn seen(score: Score, position: usize, first: usize) -> (usize, usize) {
     (from.saturating_sub(first).min(end), end)
 }
 
-/// M queries against one head of one page.
+/// M queries against one head of one page. Sums of M queries and W vectors of keys, or of channels, stay in registers.
 ///
 /// # Safety
 /// Pointers of the page and the queries must be valid for D, dp and PAGE, with no two queries sharing a sum or a norm;
 /// places up to each query's own position have been written.
 #[inline(always)]
-pub(super) unsafe fn page<S: Simd, T: Number, const M: usize>(
+pub(super) unsafe fn page<S: Simd, T: Number, const M: usize, const W: usize>(
     s: S,
     score: Score,
     head: &Head<T>,
@@ -119,29 +119,28 @@ pub(super) unsafe fn page<S: Simd, T: Number, const M: usize>(
     unsafe {
         let mut at = 0;
         while at < PAGE {
-            let mut acc = [[s.splat(0.0); 4]; M];
+            let mut acc = [[s.splat(0.0); W]; M];
             let mut c = 0;
             while c < d {
                 let keys = head.keys.add(c * PAGE + at);
-                let k0 = T::load(s, keys);
-                let k1 = T::load(s, keys.add(S::LANES));
-                let k2 = T::load(s, keys.add(2 * S::LANES));
-                let k3 = T::load(s, keys.add(3 * S::LANES));
+                let mut k = [s.splat(0.0); W];
+                for v in 0..W {
+                    k[v] = T::load(s, keys.add(v * S::LANES));
+                }
                 for m in 0..M {
                     let q = s.splat(*queries[m].q.add(c));
-                    acc[m][0] = s.fma(q, k0, acc[m][0]);
-                    acc[m][1] = s.fma(q, k1, acc[m][1]);
-                    acc[m][2] = s.fma(q, k2, acc[m][2]);
-                    acc[m][3] = s.fma(q, k3, acc[m][3]);
+                    for v in 0..W {
+                        acc[m][v] = s.fma(q, k[v], acc[m][v]);
+                    }
                 }
                 c += 1;
             }
             for m in 0..M {
-                for v in 0..4 {
+                for v in 0..W {
                     s.store_ptr(weights[m].as_mut_ptr().add(at + v * S::LANES), acc[m][v]);
                 }
             }
-            at += 4 * S::LANES;
+            at += W * S::LANES;
         }
 
         let mut fade = [1.0f32; M];
@@ -156,9 +155,9 @@ pub(super) unsafe fn page<S: Simd, T: Number, const M: usize>(
         s.apart(Soften { score, scales, queries, first, seen: &places, rows: &mut weights, fade: &mut fade });
 
         let mut c = 0;
-        while c + 4 * S::LANES <= dp {
-            gather::<S, T, M, 4>(s, head, queries, &weights, &fade, (from, end), c, dp);
-            c += 4 * S::LANES;
+        while c + W * S::LANES <= dp {
+            gather::<S, T, M, W>(s, head, queries, &weights, &fade, (from, end), c, dp);
+            c += W * S::LANES;
         }
         while c < dp {
             gather::<S, T, M, 1>(s, head, queries, &weights, &fade, (from, end), c, dp);
