@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result};
 use gently_kernels::gemm::Activation;
-use gently_kernels::quant::{BlockType, Epilogue, PackedMatrix, PackedRows, RowKind, product};
+use gently_kernels::quant::{BlockType, Epilogue, PackArena, PackedMatrix, PackedRows, RowKind, product};
 use std::borrow::Cow;
 
 /// Rows of a matrix as they are stored.
@@ -36,18 +36,21 @@ pub(crate) struct Matrix {
 
 impl Matrix {
     /// Packs parts that lie below each other; neighbours of the same type become one.
-    pub fn pack(name: &str, parts: Vec<Stored<'_>>, cols: usize, bias: Option<Vec<f32>>) -> Result<Self> {
+    pub fn pack(
+        arena: &mut PackArena,
+        name: &str,
+        parts: &[Stored<'_>],
+        cols: usize,
+        bias: Option<Vec<f32>>,
+    ) -> Result<Self> {
         let rows = parts.iter().map(|p| p.rows).sum();
         let mut packed = Vec::new();
         let mut at = 0;
-        let mut parts = parts.into_iter().peekable();
-        while let Some(mut part) = parts.next() {
-            while let Some(next) = parts.next_if(|next| next.ty == part.ty) {
-                part.rows += next.rows;
-                part.bytes.to_mut().extend_from_slice(&next.bytes);
-            }
-            packed.push((Self::part(name, &part, cols)?, at));
-            at += part.rows;
+        for same in parts.chunk_by(|a, b| a.ty == b.ty) {
+            let pieces: Vec<&[u8]> = same.iter().map(|p| &*p.bytes).collect();
+            let n = same.iter().map(|p| p.rows).sum();
+            packed.push((arena.pack(same[0].ty, &pieces, n, cols).map_err(|e| lowering(name, &e))?, at));
+            at += n;
         }
         if bias.as_ref().is_some_and(|b| b.len() != rows) {
             return Err(Error::Lowering { what: format!("the bias of {name} is not {rows} numbers") });
@@ -55,17 +58,19 @@ impl Matrix {
         Ok(Self { parts: packed, bias, rows, cols })
     }
 
-    fn part(name: &str, part: &Stored<'_>, cols: usize) -> Result<PackedMatrix> {
-        PackedMatrix::pack(part.ty, &part.bytes, part.rows, cols).map_err(|e| lowering(name, &e))
-    }
-
     /// Packs gate and up, `[rows, cols]` each, so that a product gives `activation(gate)·up`.
-    pub fn gated(name: &str, [gate, up]: [Stored<'_>; 2], cols: usize, bias: Option<Vec<f32>>) -> Result<Self> {
+    pub fn gated(
+        arena: &mut PackArena,
+        name: &str,
+        [gate, up]: [Stored<'_>; 2],
+        cols: usize,
+        bias: Option<Vec<f32>>,
+    ) -> Result<Self> {
         let rows = gate.rows;
         if up.rows != rows || bias.as_ref().is_some_and(|b| b.len() != 2 * rows) {
             return Err(Error::Lowering { what: format!("gate, up and bias of {name} differ in size") });
         }
-        let packed = PackedMatrix::pack_gated(gate.ty, &gate.bytes, &up.bytes, rows, cols);
+        let packed = arena.pack_gated(gate.ty, &gate.bytes, &up.bytes, rows, cols);
         Ok(Self { parts: vec![(packed.map_err(|e| lowering(name, &e))?, 0)], bias, rows, cols })
     }
 
@@ -161,7 +166,7 @@ mod tests {
         let w: Vec<f32> = parts.iter().flat_map(|p| values(p, cols)).collect();
         let rows = w.len() / cols;
         let bias = ramp(rows, 50);
-        let matrix = Matrix::pack("w", parts, cols, Some(bias.clone())).unwrap();
+        let matrix = Matrix::pack(&mut PackArena::new(), "w", &parts, cols, Some(bias.clone())).unwrap();
         assert_eq!((matrix.rows, matrix.types().count()), (rows, 4), "neighbours of a type are one");
 
         let x = ramp(n * cols, 60);
@@ -186,7 +191,7 @@ mod tests {
         let (rows, cols) = (20, 32);
         let [gate, up] = [1, 2].map(|seed| stored(BlockType::F32, rows, cols, seed));
         let (g, u, bias) = (values(&gate, cols), values(&up, cols), ramp(2 * rows, 3));
-        let matrix = Matrix::gated("w", [gate, up], cols, Some(bias.clone())).unwrap();
+        let matrix = Matrix::gated(&mut PackArena::new(), "w", [gate, up], cols, Some(bias.clone())).unwrap();
         let x = ramp(cols, 4);
         let mut y = vec![0.0; rows];
         let finish = Finish { activation: Activation::Silu, add: false };

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::matrix::{Matrix, Stored};
 use gently_kernels::gemm::Activation;
 use gently_kernels::norm;
-use gently_kernels::quant::BlockType;
+use gently_kernels::quant::{BlockType, PackArena};
 use gently_models::config::{DecoderConfig, MlpKind, NormKind};
 use gently_models::weights::WeightSource;
 use gently_models::{Decoder, Param};
@@ -235,11 +235,13 @@ struct Parts<'a> {
     source: Source<'a>,
     rest: BTreeSet<String>,
     hash: Xxh3,
+    /// All matrices lie side by side: whole layers in huge pages.
+    arena: PackArena,
 }
 
 impl<'a> Parts<'a> {
     fn new(source: Source<'a>) -> Self {
-        Self { rest: source.names(), source, hash: Xxh3::new() }
+        Self { rest: source.names(), source, hash: Xxh3::new(), arena: PackArena::new() }
     }
 
     fn take(&mut self, name: &str) -> Result<Option<(Vec<Stored<'a>>, usize)>> {
@@ -287,7 +289,7 @@ impl<'a> Parts<'a> {
 
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
         let (parts, bias) = self.rows(name, rows, cols)?;
-        Matrix::pack(name, parts, cols, bias)
+        Matrix::pack(&mut self.arena, name, &parts, cols, bias)
     }
 
     /// Gate over up, `[2·rows, cols]`.
@@ -295,7 +297,9 @@ impl<'a> Parts<'a> {
         let (parts, bias) = self.rows(name, 2 * rows, cols)?;
         let (gate, up) = halves(name, parts, rows, cols)?;
         match (<[_; 1]>::try_from(gate), <[_; 1]>::try_from(up)) {
-            (Ok([gate]), Ok([up])) if gate.ty == up.ty => Ok(Up::One(Matrix::gated(name, [gate, up], cols, bias)?)),
+            (Ok([gate]), Ok([up])) if gate.ty == up.ty => {
+                Ok(Up::One(Matrix::gated(&mut self.arena, name, [gate, up], cols, bias)?))
+            }
             (gate, up) => {
                 let whole = |half: Result<[Stored<'a>; 1], Vec<Stored<'a>>>| half.map_or_else(|v| v, |one| one.into());
                 let (first, second) = match bias {
@@ -305,8 +309,8 @@ impl<'a> Parts<'a> {
                     }
                     None => (None, None),
                 };
-                let gate = Matrix::pack(name, whole(gate), cols, first)?;
-                Ok(Up::Two(gate, Matrix::pack(name, whole(up), cols, second)?))
+                let gate = Matrix::pack(&mut self.arena, name, &whole(gate), cols, first)?;
+                Ok(Up::Two(gate, Matrix::pack(&mut self.arena, name, &whole(up), cols, second)?))
             }
         }
     }

@@ -72,7 +72,7 @@ fn bench(ty: BlockType, m: usize, own: Option<Shape>, read: f64, peak: f64) {
         let mut arena = PackArena::new();
         let mut pack = || match gated {
             true => arena.pack_gated(ty, &raw, &raw, n, k).expect("sizes agree"),
-            false => arena.pack(ty, &raw, n, k).expect("sizes agree"),
+            false => arena.pack(ty, &[&raw], n, k).expect("sizes agree"),
         };
         let start = Instant::now();
         let one = pack();

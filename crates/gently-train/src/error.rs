@@ -80,6 +80,8 @@ pub enum Error {
         place: Source,
         /// The known key nearest to it.
         suggestion: Option<String>,
+        /// What its section has, if there is such a section.
+        keys: Vec<String>,
     },
     /// A value of a wrong type or out of range.
     #[error("{key} = {value} ({place}): {why}")]
@@ -260,14 +262,18 @@ impl Error {
             }
         }
         match self {
-            Self::UnknownKey { suggestion, .. } => {
-                suggestion.as_ref().map(|key| format!("did you mean {key}?"))
+            Self::UnknownKey { suggestion: Some(key), .. } => Some(format!("did you mean {key}?")),
+            Self::UnknownKey { key, keys, .. } if !keys.is_empty() => {
+                let section = key.split_once('.').map_or("", |(section, _)| section);
+                Some(format!("[{section}] has {}", keys.join(", ")))
+            }
+            Self::UnknownKey { .. } => Some(SECTIONS.into()),
+            Self::Value { key, .. } => {
+                let section = key.split_once('.').map_or("", |(section, _)| section);
+                Some(format!("the book's page Configuration keys says what [{section}] takes, and its defaults"))
             }
             Self::NotAnAssignment { .. } => Some("write it as section.key=value, such as train.steps=500".into()),
-            Self::NotASection { .. } => Some(
-                "the sections are [model], [data], [tokenizer], [train], [optimizer], [eval], [sample], [checkpoint] and [spike]"
-                    .into(),
-            ),
+            Self::NotASection { .. } => Some(SECTIONS.into()),
             Self::ConfigMismatch { .. } => {
                 Some("continue with the run's own value, or begin a new run in another folder".into())
             }
@@ -303,6 +309,10 @@ impl Error {
         }
     }
 }
+
+/// What a recipe is made of.
+const SECTIONS: &str =
+    "the sections are [model], [data], [tokenizer], [train], [optimizer], [eval], [sample], [checkpoint] and [spike]";
 
 /// What makes a run smaller.
 const LESS_MEMORY: &str = "lower train.micro_batch (the same updates) or train.block, or set train.recompute=true";

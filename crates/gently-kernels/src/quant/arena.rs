@@ -20,7 +20,7 @@ const CHUNK: usize = 32 << 20;
 /// ```
 /// use gently_kernels::quant::{BlockType, PackArena};
 /// let mut arena = PackArena::new();
-/// let a = arena.pack(BlockType::F32, &[0; 4 * 32], 4, 8).unwrap();
+/// let a = arena.pack(BlockType::F32, &[&[0; 4 * 16], &[0; 4 * 16]], 4, 8).unwrap();
 /// let b = arena.pack_gated(BlockType::F32, &[0; 4 * 32], &[0; 4 * 32], 4, 8).unwrap();
 /// assert_eq!((a.n(), b.is_gated()), (4, true));
 /// ```
@@ -83,12 +83,12 @@ impl PackArena {
         PackArena::default()
     }
 
-    /// [`PackedMatrix::pack`] in this memory.
+    /// [`PackedMatrix::pack`] in this memory, of N rows in one piece or in several that lie below each other.
     ///
     /// # Errors
-    /// As there.
-    pub fn pack(&mut self, ty: BlockType, bytes: &[u8], n: usize, k: usize) -> Result<PackedMatrix, QuantError> {
-        PackedMatrix::arrange(Some(self), ty, &[bytes], n, k)
+    /// As there; a piece that is no whole number of rows is one.
+    pub fn pack(&mut self, ty: BlockType, rows: &[&[u8]], n: usize, k: usize) -> Result<PackedMatrix, QuantError> {
+        PackedMatrix::arrange(Some(self), ty, &[rows], n, k)
     }
 
     /// [`PackedMatrix::pack_gated`] in this memory.
@@ -103,7 +103,7 @@ impl PackArena {
         n: usize,
         k: usize,
     ) -> Result<PackedMatrix, QuantError> {
-        PackedMatrix::arrange(Some(self), ty, &[gate, up], n, k)
+        PackedMatrix::arrange(Some(self), ty, &[&[gate], &[up]], n, k)
     }
 
     /// An arena whose first chunk has no more than `len` bytes.

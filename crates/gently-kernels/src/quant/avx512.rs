@@ -167,7 +167,9 @@ unsafe fn scale<const HALVES: bool, const MIN: bool, const SUPERS: bool>(
         let parts = if HALVES { 16 } else { 8 };
         let heads = if MIN { 2 } else { 1 };
         let sup = a.scales.add(b / 8 * heads * (32 + 16 * parts));
-        let d = _mm512_cvt_roundph_ps::<_MM_FROUND_CUR_DIRECTION>(_mm256_loadu_si256(sup.add(if min { 32 } else { 0 }).cast()));
+        let d = _mm512_cvt_roundph_ps::<_MM_FROUND_CUR_DIRECTION>(_mm256_loadu_si256(
+            sup.add(if min { 32 } else { 0 }).cast(),
+        ));
         let j = b % 8 * parts / 8 + h + if min { parts } else { 0 };
         let s = _mm_loadu_si128(sup.add(32 * heads + 16 * j).cast());
         let s = if min { _mm512_cvtepu8_epi32(s) } else { _mm512_cvtepi8_epi32(s) };

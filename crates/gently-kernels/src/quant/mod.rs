@@ -27,6 +27,8 @@ mod encode;
 mod encode_k;
 mod floats;
 mod packed;
+#[cfg(target_arch = "x86_64")]
+mod packed_avx512;
 mod plain;
 mod product;
 #[cfg(test)]

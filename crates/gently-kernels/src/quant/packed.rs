@@ -30,6 +30,8 @@ use super::decode::{half_at, k_integer, k_scales};
 use super::rows::RowKind;
 use super::{BLOCK, BlockType, QuantError, SUPER, check_size};
 use crate::buffer::AlignedBuf;
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::{self, Path};
 use crate::pool;
 
 /// Rows of a group.
@@ -118,7 +120,7 @@ impl Layout {
     }
 
     /// Place of the scales (or minima) of block `b` of a simple type.
-    const fn simple_at(&self, k: usize, b: usize, min: bool) -> usize {
+    pub(super) const fn simple_at(&self, k: usize, b: usize, min: bool) -> usize {
         HALVES * (b + if min { k / BLOCK } else { 0 })
     }
 }
@@ -141,7 +143,7 @@ impl PackedMatrix {
     /// # Errors
     /// When K is no whole number of blocks or `bytes` has another size than N rows need.
     pub fn pack(ty: BlockType, bytes: &[u8], n: usize, k: usize) -> Result<PackedMatrix, QuantError> {
-        Self::arrange(None, ty, &[bytes], n, k)
+        Self::arrange(None, ty, &[&[bytes]], n, k)
     }
 
     /// Arranges two matrices `[N, K]` for a gated product, `y[M, N] = act(x·gateᵀ) · (x·upᵀ)`: their groups of 16
@@ -150,21 +152,25 @@ impl PackedMatrix {
     /// # Errors
     /// As [`PackedMatrix::pack`].
     pub fn pack_gated(ty: BlockType, gate: &[u8], up: &[u8], n: usize, k: usize) -> Result<PackedMatrix, QuantError> {
-        Self::arrange(None, ty, &[gate, up], n, k)
+        Self::arrange(None, ty, &[&[gate], &[up]], n, k)
     }
 
-    /// In the arena's memory or, without one, in its own.
+    /// In the arena's memory or, without one, in its own. Each part is the bytes of its rows, in one piece or several.
     pub(super) fn arrange(
         arena: Option<&mut PackArena>,
         ty: BlockType,
-        parts: &[&[u8]],
+        parts: &[&[&[u8]]],
         n: usize,
         k: usize,
     ) -> Result<PackedMatrix, QuantError> {
         let row = ty.row_bytes(k).ok_or(QuantError::Length { ty, len: k })?;
         let len = n.checked_mul(k).ok_or(QuantError::Length { ty, len: usize::MAX })?;
         for part in parts {
-            check_size(ty, len, part.len())?;
+            check_size(ty, len, part.iter().map(|piece| piece.len()).sum())?;
+            for piece in *part {
+                let rows = piece.len().checked_div(row).unwrap_or(0);
+                check_size(ty, rows * k, piece.len())?;
+            }
         }
         let layout = Layout::of(ty);
         let group_bytes = match layout {
@@ -172,6 +178,8 @@ impl PackedMatrix {
             None => row * GROUP,
         };
         let groups = n.div_ceil(GROUP) * parts.len();
+        #[cfg(target_arch = "x86_64")]
+        let fast = cpu::path() >= Path::Avx512;
         let fill = |data: &mut [u8]| {
             // Tasks of about 64 KiB.
             let Some(some) = (64 * 1024usize).checked_div(group_bytes) else { return };
@@ -180,8 +188,16 @@ impl PackedMatrix {
                 for (i, out) in out.chunks_exact_mut(group_bytes).enumerate() {
                     let g = task * some + i;
                     let (part, first) = (parts[g % parts.len()], g / parts.len() * GROUP);
+                    #[cfg(target_arch = "x86_64")]
+                    if fast && n - first >= GROUP {
+                        let rows = std::array::from_fn(|r| row_of(part, (first + r) * row));
+                        // SAFETY: the processor has AVX-512, with all that its path asks for.
+                        if unsafe { super::packed_avx512::group(ty, &rows, k, out) } {
+                            continue;
+                        }
+                    }
                     for r in 0..GROUP.min(n - first) {
-                        let bytes = &part[(first + r) * row..][..row];
+                        let bytes = &row_of(part, (first + r) * row)[..row];
                         match &layout {
                             Some(layout) => put_blocks(ty, layout, bytes, k, r, out),
                             None => put_floats(ty.block_bytes(), bytes, r, out),
@@ -298,6 +314,17 @@ impl PackedMatrix {
             }
         }
     }
+}
+
+/// What lies from byte `at` on, in the piece that has it.
+fn row_of<'a>(pieces: &[&'a [u8]], mut at: usize) -> &'a [u8] {
+    for piece in pieces {
+        if at < piece.len() {
+            return &piece[at..];
+        }
+        at -= piece.len();
+    }
+    &[]
 }
 
 /// Number `at` of a float group.

@@ -76,10 +76,12 @@ fn bits(x: &[f32]) -> Vec<u32> {
 
 #[test]
 fn packed_rows_are_the_file_s_numbers() {
-    for ty in BlockType::ALL {
-        let c = case(ty, 1, 37, 512);
-        for (r, wanted) in c.wide.chunks_exact(512).enumerate() {
-            let mut row = vec![0.0; 512];
+    // Floats also with a rest of 16 and of 8 numbers.
+    let odd = [BlockType::F32, BlockType::F16, BlockType::Bf16].map(|ty| (ty, 45));
+    for (ty, k) in BlockType::ALL.map(|ty| (ty, 512)).into_iter().chain(odd) {
+        let c = case(ty, 1, 37, k);
+        for (r, wanted) in c.wide.chunks_exact(k).enumerate() {
+            let mut row = vec![0.0; k];
             c.w.row(r, &mut row);
             assert_eq!(row, wanted, "{ty} row {r}");
         }
@@ -107,7 +109,9 @@ fn an_arena_s_matrices_keep_to_themselves() {
         .into_iter()
         .flat_map(|(n, k)| [BlockType::Q4_0, BlockType::F16, BlockType::Q8_0].map(|ty| (ty, n, k)))
         .map(|(ty, n, k)| {
-            let w = arena.pack(ty, &bytes_of(ty, &random(1, n * k)), n, k).unwrap();
+            let bytes = bytes_of(ty, &random(1, n * k));
+            let (above, below) = bytes.split_at(n / 3 * ty.row_bytes(k).unwrap());
+            let w = arena.pack(ty, &[above, below], n, k).unwrap();
             (case(ty, 1, n, k), w)
         })
         .collect();
@@ -117,8 +121,9 @@ fn an_arena_s_matrices_keep_to_themselves() {
         assert_eq!(w.packed(), c.w.packed());
     }
     let mut arena = PackArena::new();
-    assert!(arena.pack(BlockType::Q8_0, &[0; 3], usize::MAX / 32 * 32, 32).is_err());
-    assert_eq!(arena.pack(BlockType::Q8_0, &[], 0, 32).unwrap().bytes(), 0);
+    assert!(arena.pack(BlockType::Q8_0, &[&[0; 3]], usize::MAX / 32 * 32, 32).is_err());
+    assert!(arena.pack(BlockType::Q8_0, &[&[0; 3], &[0; 65]], 2, 32).is_err());
+    assert_eq!(arena.pack(BlockType::Q8_0, &[&[]], 0, 32).unwrap().bytes(), 0);
 }
 
 #[test]

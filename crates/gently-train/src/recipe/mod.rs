@@ -141,6 +141,7 @@ impl Recipe {
         if !known.contains(&assignment.key) {
             return Err(Error::UnknownKey {
                 suggestion: nearest(&assignment.key, &known),
+                keys: keys_of_section(&assignment.key, &known),
                 place: assignment.source,
                 key: assignment.key,
             });
@@ -274,6 +275,13 @@ fn nearest(key: &str, known: &[String]) -> Option<String> {
         .filter(|(score, _)| *score > 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate.clone())
+}
+
+/// The keys of the section that `key` names, without its name.
+fn keys_of_section(key: &str, known: &[String]) -> Vec<String> {
+    let section = key.split_once('.').map_or("", |(section, _)| section);
+    let rest = |key: &String| Some(key.strip_prefix(section)?.strip_prefix('.')?.to_owned());
+    known.iter().filter_map(rest).collect()
 }
 
 #[cfg(test)]

@@ -72,6 +72,10 @@ fn unknown_keys_are_refused_with_place_and_suggestion() {
     assert!(error.to_string().contains("--set"), "{error}");
     let error = tiny().set("train.lr=1").unwrap_err();
     assert_eq!(error.hint().unwrap(), "did you mean optimizer.lr?");
+    let hint = tiny().set("eval.nonsense=1").unwrap_err().hint().unwrap();
+    assert!(hint.starts_with("[eval] has ") && hint.contains("every"), "{hint}");
+    let hint = tiny().set("zzz.qqq=1").unwrap_err().hint().unwrap();
+    assert!(hint.starts_with("the sections are [model]"), "{hint}");
     assert!(refused("[modle]\nlayers = 1\n").contains("modle.layers"));
     assert!(refused("steps = 4\n").contains("steps"));
 }
