@@ -206,6 +206,7 @@ unsafe fn step<const T: usize, const C: usize, const LOW: usize, const HIGH: usi
 /// The same pointer, in a register of its own. Pointers that step together would else become one index beside several bases, and
 /// a processor splits an instruction that reads memory at a base and an index in two.
 #[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block)] // the address alone passes, and nothing reads there
 fn own<T>(mut p: *const T) -> *const T {
     // SAFETY: no instruction at all.
     unsafe { asm!("/* {0} */", inout(reg) p, options(pure, nomem, nostack, preserves_flags)) };
