@@ -99,24 +99,31 @@ fn q8_0(b: &[u8], x: &mut [f32]) {
     }
 }
 
-/// The integer of number i in a block of a K type, before its zero point is taken off.
+/// The integers of run `run` of a block of a K type, before their zero point is taken off: 32 numbers, four in a word, the first
+/// in its lowest byte.
 ///
-/// Numbers lie in runs of 32 side by side; a byte holds the same place of 2 or 4 runs.
-pub(super) fn k_integer(ty: BlockType, b: &[u8], i: usize) -> u8 {
-    let (run, place) = (i / 32, i % 32);
+/// Runs lie side by side; a byte holds the same place of 2 or 4 of them.
+pub(super) fn k_run(ty: BlockType, b: &[u8], run: usize) -> [u32; 8] {
+    let word = |from: usize, t: usize| {
+        let at = from + 4 * t;
+        u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
+    };
+    // The bits from `shift` on of the bytes from `from` on, as many as `mask` has; a word's bytes are shifted as one, and the mask
+    // takes off what came from the next.
+    let bits = |from: usize, shift: usize, mask: u32| -> [u32; 8] {
+        std::array::from_fn(|t| word(from, t) >> shift & (mask * 0x0101_0101))
+    };
     // Two bits: four runs share 32 bytes. Four bits: two runs do.
-    let two = |qs: &[u8]| qs[run / 4 * 32 + place] >> (2 * (run % 4)) & 3;
-    let four = |qs: &[u8]| qs[run / 2 * 32 + place] >> (4 * (run % 2)) & 15;
+    let two = |from: usize| bits(from + run / 4 * 32, 2 * (run % 4), 3);
+    let four = |from: usize| bits(from + run / 2 * 32, 4 * (run % 2), 15);
+    let join = |low: [u32; 8], high: [u32; 8], by: usize| std::array::from_fn(|t| low[t] | high[t] << by);
     match ty {
-        BlockType::Q2K => two(&b[16..]),
-        BlockType::Q3K => two(&b[32..]) | (b[place] >> run & 1) << 2,
-        BlockType::Q4K => four(&b[16..]),
-        BlockType::Q5K => four(&b[48..]) | (b[16 + place] >> run & 1) << 4,
+        BlockType::Q2K => two(16),
+        BlockType::Q3K => join(two(32), bits(0, run, 1), 2),
+        BlockType::Q4K => four(16),
+        BlockType::Q5K => join(four(48), bits(16, run, 1), 4),
         // Here the two runs that share a byte are 64 numbers apart.
-        BlockType::Q6K => {
-            let low = b[run / 4 * 64 + run % 2 * 32 + place] >> (4 * (run % 4 / 2)) & 15;
-            low | (two(&b[128..])) << 4
-        }
+        BlockType::Q6K => join(bits(run / 4 * 64 + run % 2 * 32, 4 * (run % 4 / 2), 15), two(128), 4),
         _ => unreachable!("{ty} is no K type"),
     }
 }
@@ -168,22 +175,28 @@ fn q6k(b: &[u8], x: &mut [f32]) {
 
 /// (d·s)·q − dmin·m in parts of `part` numbers.
 fn affine_parts(ty: BlockType, part: usize, b: &[u8], x: &mut [f32]) {
-    for (j, x) in x.chunks_exact_mut(part).enumerate() {
-        let (s, m, d, dmin) = k_scales(ty, b, j);
-        let (scale, min) = (d * s as f32, dmin * m as f32);
-        for (i, x) in x.iter_mut().enumerate() {
-            *x = scale * k_integer(ty, b, j * part + i) as f32 - min;
+    for (run, x) in x.chunks_exact_mut(32).enumerate() {
+        let q = k_run(ty, b, run).map(u32::to_le_bytes);
+        for (j, (x, q)) in x.chunks_exact_mut(part).zip(q.as_flattened().chunks_exact(part)).enumerate() {
+            let (s, m, d, dmin) = k_scales(ty, b, run * (32 / part) + j);
+            let (scale, min) = (d * s as f32, dmin * m as f32);
+            for (x, &q) in x.iter_mut().zip(q) {
+                *x = scale * q as f32 - min;
+            }
         }
     }
 }
 
 /// (d·s)·(q − zero) in 16 parts.
 fn centred_parts(ty: BlockType, zero: i8, b: &[u8], x: &mut [f32]) {
-    for (j, x) in x.chunks_exact_mut(16).enumerate() {
-        let (s, _, d, _) = k_scales(ty, b, j);
-        let scale = d * s as f32;
-        for (i, x) in x.iter_mut().enumerate() {
-            *x = scale * (k_integer(ty, b, j * 16 + i) as i8 - zero) as f32;
+    for (run, x) in x.chunks_exact_mut(32).enumerate() {
+        let q = k_run(ty, b, run).map(u32::to_le_bytes);
+        for (j, (x, q)) in x.chunks_exact_mut(16).zip(q.as_flattened().chunks_exact(16)).enumerate() {
+            let (s, _, d, _) = k_scales(ty, b, 2 * run + j);
+            let scale = d * s as f32;
+            for (x, &q) in x.iter_mut().zip(q) {
+                *x = scale * (q as i8 - zero) as f32;
+            }
         }
     }
 }

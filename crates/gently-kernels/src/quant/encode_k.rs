@@ -156,7 +156,7 @@ fn centred_block(ty: BlockType, half: i32, scale_half: i32, x: &[f32], b: &mut [
     fits
 }
 
-/// The integers, spread as [`super::decode::k_integer`] reads them.
+/// The integers, spread as [`super::decode::k_run`] reads them.
 fn put_integers(ty: BlockType, b: &mut [u8], q: &[u8; SUPER]) {
     let place = match ty {
         BlockType::Q2K => 16..80,

@@ -26,7 +26,7 @@
 //! ```
 
 use super::arena::{PackArena, Piece};
-use super::decode::{half_at, k_integer, k_scales};
+use super::decode::{half_at, k_run, k_scales};
 use super::rows::RowKind;
 use super::{BLOCK, BlockType, QuantError, SUPER, check_size};
 use crate::buffer::AlignedBuf;
@@ -439,20 +439,29 @@ fn put_super(ty: BlockType, layout: &Layout, block: &[u8], sup: usize, r: usize,
         }
     }
     let bytes = layout.quad_bytes();
-    for (b, quads) in quads[sup * 8 * bytes..][..8 * bytes].chunks_exact_mut(bytes).enumerate() {
-        for i in 0..BLOCK {
-            let q = k_integer(ty, block, b * BLOCK + i);
-            let (t, lane) = (i / 4, 4 * r + i % 4);
-            if layout.low == 4 {
-                quads[64 * (t % 4) + lane] |= (q & 15) << (4 * (t / 4));
-            } else {
-                quads[64 * (t / 4) + lane] |= (q & 3) << (2 * (t % 4));
+    for (run, quads) in quads[sup * 8 * bytes..][..8 * bytes].chunks_exact_mut(bytes).enumerate() {
+        let q = k_run(ty, block, run);
+        let mut put = |plane: usize, word: u32| quads[64 * plane + 4 * r..][..4].copy_from_slice(&word.to_le_bytes());
+        // Some bits of several quads, each above the one before.
+        let joined = |quads: [usize; 4], shift: usize, bits: usize| {
+            let mask = ((1 << bits) - 1) * 0x0101_0101;
+            (0..4).map(|i| (q[quads[i]] >> shift & mask) << (i * bits)).fold(0, |a, b| a | b)
+        };
+        let (first, second) = ([0, 1, 2, 3], [4, 5, 6, 7]);
+        if layout.low == 4 {
+            for t in 0..4 {
+                put(t, q[t] & 0x0f0f_0f0f | (q[t + 4] & 0x0f0f_0f0f) << 4);
             }
-            let high = q >> layout.low;
-            match layout.high {
-                0 => {}
-                1 => quads[64 * layout.low + lane] |= high << t,
-                _ => quads[64 * layout.low + 64 * (t / 4) + lane] |= high << (2 * (t % 4)),
+        } else {
+            put(0, joined(first, 0, 2));
+            put(1, joined(second, 0, 2));
+        }
+        match layout.high {
+            0 => {}
+            1 => put(layout.low, joined(first, layout.low, 1) | joined(second, layout.low, 1) << 4),
+            _ => {
+                put(layout.low, joined(first, layout.low, 2));
+                put(layout.low + 1, joined(second, layout.low, 2));
             }
         }
     }
