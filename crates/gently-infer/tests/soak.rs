@@ -18,7 +18,7 @@ use gently_text::Tokenizer;
 use peak_alloc::PeakAlloc;
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -42,8 +42,9 @@ const HEAP_SLACK: usize = 256 << 10;
 const PEAK_SLACK: usize = 8 << 20;
 /// The same for resident memory: the C library's allocator spreads while threads come and go.
 const RESIDENT_SLACK: u64 = 24 << 20;
-/// A request that has not ended after so long is stuck: the longest takes well under a second.
-const STUCK: Duration = Duration::from_secs(120);
+/// A request that has not ended after so many seconds is stuck: the longest takes well under one. Counted one by one, so that a
+/// process that was halted for a while finds nothing stuck.
+const STUCK: u32 = 120;
 
 fn model(layers: usize, width: usize, seed: u64) -> Arc<Plan> {
     let cfg = DecoderConfig {
@@ -267,14 +268,16 @@ fn round(engine: &Arc<Engine>, texts: &Arc<Vec<Text>>, rng: &Rng) -> Tally {
     drop(done);
     let mut tally = Tally::default();
     for _ in 0..CLIENTS {
-        tally.add(ended.recv_timeout(STUCK).unwrap_or_else(|e| panic!("a client has not ended: {e}; {:?}", engine.load())));
+        let mut waits = (0..STUCK).map(|_| ended.recv_timeout(Duration::from_secs(1)));
+        let found = waits.find(|w| !matches!(w, Err(RecvTimeoutError::Timeout)));
+        tally.add(found.and_then(Result::ok).unwrap_or_else(|| panic!("a client has not ended: {:?}", engine.load())));
     }
     // Streams that were dropped have nobody who sees their end.
-    let since = Instant::now();
-    while !engine.load().is_idle() {
-        assert!(since.elapsed() < STUCK, "requests of nobody are still there: {:?}", engine.load());
+    let idle = (0..1000 * STUCK).any(|_| {
         std::thread::sleep(Duration::from_millis(1));
-    }
+        engine.load().is_idle()
+    });
+    assert!(idle, "requests of nobody are still there: {:?}", engine.load());
     tally
 }
 
