@@ -2,8 +2,8 @@
 #![no_main]
 use gently_fuzz::Place;
 use gently_infer::{Plan, PlanOptions, State, Work};
-use gently_models::config::{DecoderConfig, Family};
 use gently_models::Decoder;
+use gently_models::config::{DecoderConfig, Family};
 use gently_tensor::{Device, Rng};
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
@@ -11,8 +11,16 @@ use std::sync::LazyLock;
 static PLACE: LazyLock<Place> = LazyLock::new(|| Place::new("state"));
 static PLAN: LazyLock<Plan> = LazyLock::new(|| {
     gently_kernels::pool::set_threads(1);
-    let cfg =
-        DecoderConfig { vocab: 5, context: 80, layers: 1, heads: 1, width: 2, ..DecoderConfig::preset(Family::Llama) };
+    let cfg = DecoderConfig {
+        vocab: 5,
+        context: 80,
+        layers: 1,
+        heads: 1,
+        kv_heads: Some(1),
+        width: 2,
+        mlp_width: Some(2),
+        ..DecoderConfig::preset(Family::Llama)
+    };
     Plan::new(&Decoder::new(&cfg, &Rng::new(1), &Device::Cpu).unwrap(), PlanOptions::default()).unwrap()
 });
 
