@@ -1,6 +1,6 @@
 //! A thread that runs a [`Scheduler`], and streams of its tokens.
 //!
-//! Here: [`Engine`], its options and [`Stream`]. Not here: what goes into a pass (see [`crate::schedule`]).
+//! Here: [`Engine`], its options, its [`Load`] and [`Stream`]. Not here: what goes into a pass (see [`crate::schedule`]).
 
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -53,11 +53,36 @@ struct Submission {
     events: Sender<Event>,
 }
 
+/// What an engine holds at a moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Requests that wait.
+    pub waiting: usize,
+    /// Sequences being written.
+    pub running: usize,
+    /// Bytes of keys and values of the sequences being written.
+    pub state_bytes: usize,
+    /// Bytes of keys and values kept for sequences that begin alike.
+    pub prefix_bytes: usize,
+}
+
+impl Load {
+    /// Whether nothing waits and nothing is written.
+    pub fn is_idle(&self) -> bool {
+        self.waiting == 0 && self.running == 0
+    }
+
+    fn of(scheduler: &Scheduler) -> Self {
+        let (state_bytes, prefix_bytes) = scheduler.state_bytes();
+        Self { waiting: scheduler.waiting(), running: scheduler.running(), state_bytes, prefix_bytes }
+    }
+}
+
 #[derive(Default)]
 struct Inbox {
     arrived: VecDeque<Submission>,
-    /// Requests that wait in the scheduler.
-    queued: usize,
+    /// What the scheduler holds.
+    load: Load,
 }
 
 struct Shared {
@@ -120,6 +145,12 @@ impl Engine {
         &self.plan
     }
 
+    /// What it holds between its last pass and its next, with the requests that have arrived since.
+    pub fn load(&self) -> Load {
+        let inbox = self.shared.inbox();
+        Load { waiting: inbox.load.waiting + inbox.arrived.len(), ..inbox.load }
+    }
+
     /// Starts a request and gives the stream of its tokens. Dropping the stream cancels the request.
     ///
     /// # Errors
@@ -131,7 +162,7 @@ impl Engine {
             return Err(Error::Stopped);
         }
         let mut inbox = self.shared.inbox();
-        let waiting = inbox.arrived.len() + inbox.queued;
+        let waiting = inbox.arrived.len() + inbox.load.waiting;
         if waiting >= self.options.queue {
             return Err(Error::Busy { waiting });
         }
@@ -171,10 +202,11 @@ fn serve(mut scheduler: Scheduler, shared: &Shared) {
             streams.insert(ticket.id(), events);
             scheduler.enqueue(ticket, prepared);
         }
-        inbox.queued = scheduler.waiting();
+        inbox.load = Load::of(&scheduler);
         drop(inbox);
         let events = scheduler.step(&going);
-        shared.inbox().queued = scheduler.waiting();
+        // Before its last events are given out: who has seen the end of a request sees its place free.
+        shared.inbox().load = Load::of(&scheduler);
         for (ticket, event) in events {
             let ended = matches!(event, Event::End(_));
             // A receiver that is gone has cancelled by being dropped.

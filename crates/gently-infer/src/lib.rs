@@ -44,7 +44,7 @@ mod work;
 
 pub use constraint::{Constraint, ConstraintError, Grammar, Grammars, Guide, Kind};
 pub use encoder::Encoder;
-pub use engine::{Engine, EngineOptions, Stream};
+pub use engine::{Engine, EngineOptions, Load, Stream};
 pub use error::{Error, Result};
 pub use gently_kernels::kv::Elem;
 pub use plan::{Piece, Plan, PlanOptions, Wanted};

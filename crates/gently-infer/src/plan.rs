@@ -192,6 +192,7 @@ impl Plan {
         let (k, v) = (heads * d, (heads + cfg.kv_heads()) * d);
         for (i, layer) in self.lowered.weights.layers.iter().enumerate() {
             if !going() {
+                pieces.iter_mut().for_each(|p| p.state.release());
                 return Ok(None);
             }
             self.lowered.fork(layer, work, n);

@@ -15,6 +15,8 @@ pub struct PrefixCache {
     budget: usize,
     entries: Vec<Entry>,
     clock: u64,
+    /// Bytes of the pages held, each counted once.
+    held: usize,
 }
 
 #[derive(Debug)]
@@ -56,14 +58,20 @@ impl PrefixCache {
         }
         self.entries.retain(|e| !state.tokens().starts_with(e.state.tokens()));
         self.entries.push(Entry { state, used: self.clock });
-        while self.bytes() > self.budget {
+        self.held = self.count();
+        while self.held > self.budget {
             let Some(oldest) = (0..self.entries.len()).min_by_key(|i| self.entries[*i].used) else { return };
             self.entries.remove(oldest);
+            self.held = self.count();
         }
     }
 
     /// Bytes of the pages held, each counted once.
     pub fn bytes(&self) -> usize {
+        self.held
+    }
+
+    fn count(&self) -> usize {
         let pages = self.entries.iter().flat_map(|e| e.state.pages());
         let unique: HashMap<*const Page, usize> = pages.map(|p| (Arc::as_ptr(p), p.shape().bytes())).collect();
         unique.values().sum()
@@ -82,5 +90,6 @@ impl PrefixCache {
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.entries.clear();
+        self.held = 0;
     }
 }

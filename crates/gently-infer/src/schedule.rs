@@ -291,8 +291,9 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// A scheduler with nothing to do.
+    /// A scheduler with nothing to do. A batch or a chunk of 0, in which nothing would ever be written, is taken as 1.
     pub fn new(plan: Arc<Plan>, options: EngineOptions) -> Self {
+        let options = EngineOptions { batch: options.batch.max(1), chunk: options.chunk.max(1), ..options };
         Self {
             prefix: PrefixCache::new(options.prefix_bytes),
             tuner: Tuner::new(options.threads),

@@ -75,6 +75,8 @@ impl State {
 
     /// The pages that the next `n` tokens are written into, each ours alone, and the place of the first in the first.
     pub(crate) fn reserve(&mut self, n: usize) -> (&mut [Arc<Page>], usize) {
+        // No more than these: a pass that was called off may have wanted more.
+        self.pages.truncate((self.len() + n).div_ceil(PAGE));
         let first = self.len() / PAGE;
         for page in self.pages.iter_mut().skip(first) {
             // Copies the page if a fork shares it.
@@ -84,6 +86,11 @@ impl State {
             self.pages.push(Arc::new(Page::new(self.shape)));
         }
         (&mut self.pages[first..], self.tokens.len() % PAGE)
+    }
+
+    /// Gives back pages for tokens that were not read after all.
+    pub(crate) fn release(&mut self) {
+        self.pages.truncate(self.len().div_ceil(PAGE));
     }
 
     /// The tokens whose keys and values have been written.

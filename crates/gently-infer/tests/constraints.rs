@@ -370,6 +370,23 @@ fn batch_mates_change_nothing() {
 }
 
 #[test]
+fn guesses_outside_the_tokenizers_vocabulary_are_not_asked_of_the_grammar() {
+    let tiny = bytes();
+    let padding = tiny.tokenizer.vocab_size() as u32 + 1;
+    let grammar = tiny.grammar(Constraint::regex("[ab]{30}"));
+    // What followed these letters before is a token that only the model has.
+    let prompt = [97, 97, padding, 98, 97, padding, 97, 98, padding, 98, 98, padding, 97, 97].to_vec();
+    for seed in 0..8 {
+        let request = Request { prompt: prompt.clone(), ..tiny.request(&grammar, seed) };
+        let (alone, _) = tiny.run(vec![request.clone()], options());
+        assert_eq!((alone[0].ids.len(), &alone[0].error), (30, &None));
+        let lookup = Some(Lookup { longest: 2, shortest: 1, draft: 4 });
+        let (guessed, _) = tiny.run(vec![request], EngineOptions { lookup, ..options() });
+        assert_eq!(guessed, alone, "seed {seed}");
+    }
+}
+
+#[test]
 fn tokens_that_end_a_text_come_where_it_can_end() {
     let tiny = bytes();
     let grammar = tiny.grammar(Constraint::regex("(ab)*"));

@@ -248,6 +248,25 @@ fn a_pass_that_cannot_be_made_changes_nothing() {
 }
 
 #[test]
+fn a_pass_called_off_between_layers_gives_its_pages_back() {
+    let plan = plan(&model(&base(Family::Llama)));
+    let (mut work, mut state) = (Work::new(), plan.state());
+    let ids = tokens(250, 6);
+    plan.read(&mut work, &mut state, &ids[..10]).unwrap();
+    let bytes = state.bytes();
+    // The first layer is computed, the second is not; what comes then needs fewer pages.
+    let asked = std::cell::Cell::new(0);
+    let going = || asked.replace(asked.get() + 1) == 0;
+    let mut pieces = [Piece { state: &mut state, tokens: &ids[10..], wanted: Wanted::Last }];
+    assert!(plan.forward(&mut work, &mut pieces, &going).unwrap().is_none());
+    assert_eq!((asked.get(), state.bytes(), state.tokens()), (2, bytes, &ids[..10]));
+    let got = plan.read(&mut work, &mut state, &ids[10..15]).unwrap().to_vec();
+    let all = read(&plan, &mut plan.state(), &ids[..15], &[15]);
+    assert_eq!(got, all[14 * VOCAB..]);
+    assert_eq!(state.bytes(), bytes);
+}
+
+#[test]
 fn beginnings_are_shared_within_a_budget() {
     let plan = plan(&model(&base(Family::Llama)));
     let mut work = Work::new();

@@ -131,6 +131,11 @@ fn what_is_wrong_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let error = load(dir.path()).err().unwrap();
     assert!(error.to_string().contains("config.json") && error.hint().is_some(), "{error}");
+    for deep in ["[".repeat(1 << 20), "{\"a\":".repeat(1 << 20)] {
+        std::fs::write(dir.path().join("config.json"), deep).unwrap();
+        let error = load(dir.path()).err().unwrap();
+        assert!(error.to_string().contains("config.json"), "{error}");
+    }
 
     // Weights of another model.
     let other = tempfile::tempdir().unwrap();

@@ -1,8 +1,7 @@
 //! Chat templates: a conversation as the one text that a model was taught to answer.
 //!
 //! Here: Jinja templates from a folder or a GGUF file, rendered as `transformers` renders them, with a budget: a hostile
-//! template costs a bounded time and memory. One way around the budget is known: a list added to itself more than 32 times
-//! over is written out by the library before it is charged. Not here: turning the text into tokens (see [`crate::Tokenizer`]).
+//! template costs a bounded time and memory. Not here: turning the text into tokens (see [`crate::Tokenizer`]).
 //!
 //! ```
 //! use gently_text::{ChatOptions, ChatTemplate, Message, TemplateTokens};
@@ -14,6 +13,7 @@
 //! # Ok::<(), gently_text::Error>(())
 //! ```
 
+use crate::running::Program;
 use crate::template::{environment, fuel, told};
 use crate::tokenizer::read;
 use crate::{Error, Result, python};
@@ -76,6 +76,7 @@ impl Default for ChatOptions {
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    program: Program,
     source: String,
     tokens: TemplateTokens,
     path: PathBuf,
@@ -91,14 +92,15 @@ impl ChatTemplate {
         let mut environment = environment(source).map_err(&fail)?;
         // As transformers sets Jinja up.
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|e| fail(e.to_string()))?);
+        let syntax = syntax.map_err(|e| fail(e.to_string()))?;
+        environment.set_syntax(syntax.clone());
         environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
         // `{% generation %}` marks what the model says, for training; it prints nothing.
         let plain = without_generation(source);
-        environment.add_template_owned(NAME, plain).map_err(|e| fail(told(&e)))?;
-        Ok(Self { environment, source: source.to_owned(), tokens, path: path.into() })
+        let program = Program::new(&mut environment, NAME, plain, syntax).map_err(|e| fail(told(&e)))?;
+        Ok(Self { environment, program, source: source.to_owned(), tokens, path: path.into() })
     }
 
     /// The template of a model folder: `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`; `None` where
@@ -198,8 +200,7 @@ impl ChatTemplate {
         // Long conversations are paid for by their length.
         let size = size + options.tools.as_ref().map_or(0, String::len);
         environment.set_fuel(Some(fuel(size)));
-        let template = environment.get_template(NAME).map_err(|e| self.fail(told(&e)))?;
-        template.render(Value::from(values)).map_err(|e| self.fail(told(&e)))
+        self.program.render(&environment, Value::from(values)).map_err(|e| self.fail(told(&e)))
     }
 
     fn fail(&self, reason: String) -> Error {
@@ -214,7 +215,8 @@ fn without_generation(source: &str) -> String {
     let mut rest = source;
     while let Some(at) = rest.find("{%") {
         out.push_str(&rest[..at]);
-        let Some(end) = rest[at..].find("%}").map(|n| at + n + 2) else {
+        // Not in `{%}`, whose sign belongs to the beginning.
+        let Some(end) = rest[at + 2..].find("%}").map(|n| at + n + 4) else {
             rest = &rest[at..];
             break;
         };
@@ -239,5 +241,7 @@ mod tests {
         let marked = "a{%- generation -%} b {% endgeneration %}c{% if generation %}{% endif %}";
         assert_eq!(without_generation(marked), "a{%- if true -%} b {% endif %}c{% if generation %}{% endif %}");
         assert_eq!(without_generation("a {% b"), "a {% b");
+        // Found by fuzzing: the sign of a beginning taken for that of an end.
+        assert_eq!(without_generation("a{%}b{%%}c{%}generation%}"), "a{%}b{%%}c{%}generation%}");
     }
 }

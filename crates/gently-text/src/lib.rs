@@ -26,6 +26,7 @@ mod gpt2;
 mod json;
 mod pipeline;
 mod python;
+mod running;
 mod spelling;
 mod split;
 mod stream;

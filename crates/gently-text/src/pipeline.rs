@@ -14,6 +14,10 @@ use tokenizers::Tokenizer;
 
 /// No published vocabulary is near this; a larger id is a damaged file.
 const MAX_ID: u32 = 1 << 24;
+/// Numbers without a token that are believed, beside some for each token: tables have a place for every number.
+const MOST_HOLES: usize = 1 << 16;
+/// How many bytes a byte of text may become, replaced by one rule after another.
+const MOST_GROWTH: usize = 1 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Pipeline {
@@ -53,6 +57,12 @@ impl Pipeline {
         let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
         charsmap::check_all(&value["normalizer"]).map_err(|why| invalid(format!("the normalisation table: {why}")))?;
         check_merges(&value["model"]).map_err(invalid)?;
+        for part in ["normalizer", "pre_tokenizer", "decoder"] {
+            let growth = growth(&value[part]);
+            if growth > MOST_GROWTH {
+                return Err(invalid(format!("its {part} may make a text more than {MOST_GROWTH} times as long")));
+            }
+        }
         let ordinary = text.parse::<Tokenizer>().map_err(|e| invalid(e.to_string()))?;
         let pipeline = Self::built(ordinary, path)?;
         Ok(Self { text: text.into(), ..pipeline })
@@ -69,6 +79,9 @@ impl Pipeline {
         let max = vocab.values().copied().max().ok_or_else(|| invalid("the vocabulary is empty".into()))?;
         if max >= MAX_ID {
             return Err(invalid(format!("token number {max} is over the limit of {MAX_ID}")));
+        }
+        if max as usize > MOST_HOLES + 16 * vocab.len() {
+            return Err(invalid(format!("token number {max} is far beyond its {} tokens", vocab.len())));
         }
         let mut special_ids: Vec<(String, u32)> = ordinary
             .get_added_tokens_decoder()
@@ -190,6 +203,28 @@ impl Pipeline {
     }
 }
 
+/// How many times as long a text may become by the `Replace` steps in a part of a pipeline: each multiplies.
+fn growth(part: &Value) -> usize {
+    let each = |all: &Value| {
+        let all = all.as_array().into_iter().flatten();
+        all.fold(1usize, |n, step| n.saturating_mul(growth(step)))
+    };
+    match part["type"].as_str() {
+        Some("Sequence") => {
+            ["normalizers", "pretokenizers", "decoders"].iter().map(|k| each(&part[k])).max().unwrap_or(1)
+        }
+        Some("Replace") => {
+            let content = part["content"].as_str().map_or(0, str::len);
+            match part["pattern"]["String"].as_str().map(str::len) {
+                Some(pattern @ 1..) => content.div_ceil(pattern).max(1),
+                // Of a pattern that may match nothing there is one more between any two letters.
+                _ => content.saturating_add(1),
+            }
+        }
+        _ => 1,
+    }
+}
+
 /// Refuses merges that the library would write outside its room for the longest token.
 fn check_merges(model: &Value) -> Result<(), String> {
     let (Some(vocab), Some(merges)) = (model["vocab"].as_object(), model["merges"].as_array()) else { return Ok(()) };
@@ -233,6 +268,41 @@ fn token_bytes(tokenizer: &Tokenizer, vocab: &HashMap<String, u32>, max: u32) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_ask_for_more_than_they_hold_are_named() {
+        let read = |vocab: &str, normalizer: &str| {
+            let text = format!(
+                r#"{{"version": "1.0", "added_tokens": [], "normalizer": {normalizer},
+                "model": {{"type": "BPE", "vocab": {vocab}, "merges": []}}}}"#
+            );
+            let value = serde_json::from_str(&text).unwrap();
+            Pipeline::read(text, &value, Path::new("tokenizer.json")).map(|p| p.vocab)
+        };
+        let says = |vocab, normalizer: &str| read(vocab, normalizer).unwrap_err().to_string();
+        assert_eq!(read(r#"{"a": 0, "b": 60000}"#, "null").unwrap(), 60001);
+        assert!(says(r#"{"a": 0, "b": 16000000}"#, "null").contains("16000000 is far beyond its 2 tokens"));
+        assert!(says(r#"{"a": 16777216}"#, "null").contains("over the limit"));
+        // Each step is small; together they are a bomb.
+        let replace = |pattern: &str, content: &str| {
+            format!(r#"{{"type": "Replace", "pattern": {pattern}, "content": "{content}"}}"#)
+        };
+        let many =
+            |n: usize, step: &str| format!(r#"{{"type": "Sequence", "normalizers": [{}]}}"#, vec![step; n].join(", "));
+        let space = replace(r#"{"String": " "}"#, "▁");
+        assert_eq!(read(r#"{"a": 0}"#, &many(4, &space)).unwrap(), 1);
+        for (n, step) in [
+            (40, replace(r#"{"String": "a"}"#, "aa")),
+            (30, replace(r#"{"String": ""}"#, "a")),
+            (30, replace(r#"{"Regex": "a*"}"#, "aa")),
+            (2, many(2, &many(4, &replace(r#"{"String": "a"}"#, "aa")))),
+        ] {
+            assert!(says(r#"{"a": 0}"#, &many(n, &step)).contains("its normalizer may make a text"), "{step}");
+        }
+        let long = "a".repeat(2000);
+        assert!(says(r#"{"a": 0}"#, &replace(r#"{"String": "a"}"#, &long)).contains("its normalizer"));
+        assert_eq!(read(r#"{"a": 0}"#, &replace(&format!(r#"{{"String": "{long}"}}"#), "b")).unwrap(), 1);
+    }
 
     #[test]
     fn merges_that_make_no_token_are_named() {

@@ -12,6 +12,7 @@
 //! # Ok::<(), gently_text::Error>(())
 //! ```
 
+use crate::running::{self, Program};
 use crate::{Error, Result, python};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
@@ -20,7 +21,9 @@ use minijinja_contrib::pycompat;
 use std::path::{Path, PathBuf};
 
 /// No published template is near this.
-const MOST_SOURCE: usize = 1 << 20;
+const MOST_SOURCE: usize = 256 << 10;
+/// Values of an expression may stand in each other this deep.
+const MOST_NESTED: usize = 64;
 /// Instructions, and units of 64 bytes of text, that a rendering may cost beside what its input costs.
 const FUEL: u64 = 400_000;
 /// Calls of macros within each other.
@@ -45,6 +48,7 @@ pub(crate) fn environment(source: &str) -> Result<Environment<'static>, String> 
     environment.set_recursion_limit(DEPTH);
     environment.set_unknown_method_callback(method);
     environment.add_filter("tojson", tojson);
+    running::bound(&mut environment);
     Ok(environment)
 }
 
@@ -52,6 +56,7 @@ pub(crate) fn environment(source: &str) -> Result<Environment<'static>, String> 
 #[derive(Debug, Clone)]
 pub struct Template {
     environment: Environment<'static>,
+    program: Program,
     source: String,
     what: String,
     path: PathBuf,
@@ -67,9 +72,11 @@ impl Template {
         let mut environment = environment(source).map_err(fail)?;
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
-        environment.set_syntax(syntax.map_err(|e| fail(e.to_string()))?);
+        let syntax = syntax.map_err(|e| fail(e.to_string()))?;
+        environment.set_syntax(syntax.clone());
         environment.add_template_owned(NAME, source.to_owned()).map_err(|e| fail(told(&e)))?;
-        Ok(Self { environment, source: source.to_owned(), what: what.into(), path: path.into() })
+        let program = Program::new(&mut environment, NAME, source.into(), syntax).map_err(|e| fail(told(&e)))?;
+        Ok(Self { environment, program, source: source.to_owned(), what: what.into(), path: path.into() })
     }
 
     /// The template's text.
@@ -83,8 +90,7 @@ impl Template {
     /// [`Error::TextTemplate`]: a field that is not there by its name, what the template itself says, a budget exceeded.
     pub fn render(&self, fields: &serde_json::Value) -> Result<String> {
         let environment = self.funded(fields);
-        let template = environment.get_template(NAME).map_err(|e| self.fail(&e, fields))?;
-        template.render(self.values(fields)?).map_err(|e| self.fail(&e, fields))
+        self.program.render(&environment, self.values(fields)?).map_err(|e| self.fail(&e, fields))
     }
 
     /// The value of a template that is nothing but one `{{ expression }}`, such as a list; `None` for any other template.
@@ -95,14 +101,20 @@ impl Template {
         let inner = self.source.trim().strip_prefix("{{").and_then(|s| s.strip_suffix("}}"));
         let Some(inner) = inner.map(|s| s.trim_matches('-')) else { return Ok(None) };
         let environment = self.funded(fields);
-        // Two tags and what is between them are no expression.
-        let Ok(expression) = environment.compile_expression(inner) else { return Ok(None) };
-        let value = expression.eval(self.values(fields)?).map_err(|e| self.fail(&e, fields))?;
-        if value.is_undefined() {
-            return Err(self.fail(&minijinja::Error::from(ErrorKind::UndefinedError), fields));
+        let json = |value: &Value| match value.is_undefined() {
+            true => Ok(None),
+            false if is_deep(value, MOST_NESTED) => Err(format!("values stand more than {MOST_NESTED} deep")),
+            false => serde_json::to_value(value).map(Some).map_err(|e| e.to_string()),
+        };
+        let value =
+            running::value(&environment, inner, self.values(fields)?, json).map_err(|e| self.fail(&e, fields))?;
+        match value {
+            // Two tags and what is between them are no expression.
+            None => Ok(None),
+            Some(Ok(Some(value))) => Ok(Some(value)),
+            Some(Ok(None)) => Err(self.fail(&minijinja::Error::from(ErrorKind::UndefinedError), fields)),
+            Some(Err(reason)) => Err(self.error(reason)),
         }
-        let fail = |e: serde_json::Error| self.error(e.to_string());
-        serde_json::to_value(&value).map(Some).map_err(fail)
     }
 
     fn values(&self, fields: &serde_json::Value) -> Result<Value> {
@@ -151,6 +163,18 @@ fn absent(name: &str, fields: &serde_json::Value, deepest: usize) -> Option<Stri
         }
     }
     None
+}
+
+/// Whether values stand in this one deeper than `most`.
+fn is_deep(value: &Value, most: usize) -> bool {
+    let inner = |all: &Value| all.try_iter().map(|all| all.collect::<Vec<_>>()).unwrap_or_default();
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable => most == 0 || inner(value).iter().any(|v| is_deep(v, most - 1)),
+        ValueKind::Map => {
+            most == 0 || inner(value).iter().any(|key| value.get_item(key).is_ok_and(|v| is_deep(&v, most - 1)))
+        }
+        _ => false,
+    }
 }
 
 /// Bytes of a value's texts, about.

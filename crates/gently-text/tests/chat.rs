@@ -1,6 +1,6 @@
 //! Chat templates against `transformers` (see `golden/make.py`), and hostile ones.
 
-use gently_text::{ChatOptions, ChatTemplate, Error, Message, TemplateTokens};
+use gently_text::{ChatOptions, ChatTemplate, Error, Message, Template, TemplateTokens};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -81,6 +81,27 @@ fn hostile_templates_end() {
         "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s | replace('', ns.s) %}{% endfor %}",
         "{% set ns = namespace(s=[1]) %}{% for i in range(99) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s | tojson }}",
         "{{ '{:>9999999999}'.format(1) }}",
+        // Lists: doubled in a loop, in macros, in other words, with themselves inside, and written out by 33 sums.
+        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x | length }}",
+        "{% macro m(x, n) %}{% if n %}{{ m(x + x, n - 1) }}{% endif %}{% endmacro %}{{ m([1], 60) }}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] | sum(start=[]) %}{% endfor %}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x | chain(ns.x) %}{% endfor %}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + [ns.x] + ns.x %}{% endfor %}",
+        "{% set ns = namespace(x=[1] * 1000000000000) %}{% for i in range(60) %}{% set ns.x = ns.x + [1] %}{% endfor %}",
+        // Values in values without end: by a loop, by filters, cut again and again, in themselves, one in the other.
+        "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}",
+        "{% set ns = namespace(x=1) %}{% for i in range(99999) %}{% set ns.x = {'a': ns.x} %}{% endfor %}{{ ns.x }}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(99999) %}{% set ns.x = (ns.x, 1) %}{% endfor %}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(99999) %}{% set ns.x = ns.x | batch(1) %}{% endfor %}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(99999) %}{% set ns.x = ns.x[:] %}{% endfor %}{{ ns.x | length }}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(99999) %}{% set ns.x = ns.x * 1 %}{% endfor %}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(99999) %}{% set ns.x = [] + [ns.x] %}{% endfor %}",
+        "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
+        "{% set ns = namespace() %}{% set ns.x = [{'a': ns}] %}{{ ns == ns }}",
+        "{% set ns = namespace(x=1) %}{% for i in range(99999) %}{% set ns.x = namespace(x=ns.x) %}{% endfor %}",
+        "{% set ns = namespace(x=1) %}{% for i in range(99999) %}{% set n = namespace() %}{% set n.x = ns.x %}{% set ns.x = n %}{% endfor %}",
+        "{% macro m() %}{% endmacro %}{% set ns = namespace() %}{% set ns.x = m %}",
+        "{% set x = 'a' * 9000000 %}{% for i in range(99999) %}{% set y = x[8999999:] %}{% endfor %}",
         // Depth.
         "{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}",
         "{% set ns = namespace(f=1) %}{% macro a() %}{{ b() }}{% endmacro %}{% macro b() %}{{ a() }}{% endmacro %}{{ a() }}",
@@ -89,6 +110,14 @@ fn hostile_templates_end() {
         let found =
             ChatTemplate::new(source, tokens(), "x".as_ref()).and_then(|t| t.render(&[], &ChatOptions::default()));
         assert!(matches!(found, Err(Error::Template { .. })), "{source}");
+    }
+    // As deep as a template's own length allows, and then printed, compared, cut and dropped.
+    for (wrap, end) in
+        [("[a]", "{{ a }}"), ("{'k': a}", "{{ a == [a] }}"), ("(a,)", "{{ a[0:] }}"), ("a[:]", "{{ a }}")]
+    {
+        let wraps = format!("{{%set a={wrap}%}}").repeat(200_000 / (wrap.len() + 10));
+        let source = format!("{{% set a = [1] %}}{wraps}{end}");
+        let _ = ChatTemplate::new(&source, tokens(), "x".as_ref()).unwrap().render(&[], &ChatOptions::default());
     }
     // Deep and long tags: brackets, signs, chains, branches.
     for (open, part) in
@@ -110,6 +139,42 @@ fn hostile_templates_end() {
     assert!(ChatTemplate::new(&long, tokens(), "x".as_ref()).unwrap_err().to_string().contains("over the limit"));
     let e = ChatTemplate::new("\n\n{% if %}", tokens(), "x".as_ref()).unwrap_err().to_string();
     assert!(e.contains("line 3"), "{e}");
+}
+
+#[test]
+fn sums_are_what_they_were() {
+    let item = serde_json::json!({"a": [1, 2], "s": "x", "n": 2});
+    for (source, text) in [
+        ("{{ a + [3] + a }}", "[1, 2, 3, 1, 2]"),
+        ("{{ (a + a)[1:] }}{{ (a + a)[-1] }}{{ (a + [9])[2] }}", "[2, 1, 2]29"),
+        ("{{ ([] + a + []) | length }}{{ [] + [] }}", "2[]"),
+        ("{{ s + 'y' + s }}{{ n + 1 }}{{ n + 0.5 }}{{ 1.5 + 1.5 }}", "xyx32.53.0"),
+        ("{{ 9223372036854775807 + 1 }}", "9223372036854775808"),
+        ("{{ (1,) + (2, 3) }}", "(1, 2, 3)"),
+        ("{{ a | sum }}{{ [n, 0.5] | sum }}{{ [{'k': 3}] | sum(attribute='k') }}{{ [] | sum }}", "32.530"),
+        ("{% for x in a + a %}{{ x }}{% endfor %}{{ 2 in a + [] }}{{ a + [] == a }}", "1212TrueTrue"),
+        ("{{ (a + ['b']) | join('-') }}{{ (a + [[3]]) | tojson }}", "1-2-b[1, 2, [3]]"),
+        ("{{ a * 2 }}{{ 2 * a }}{{ a * 0 }}{{ s * 3 }}{{ 2 * 3 }}{{ n * 1.5 }}", "[1, 2, 1, 2][1, 2, 1, 2][]xxx63.0"),
+        ("{{ a[::-1] }}{{ 'abc'[1:] }}{{ (1, 2, 3)[:2] }}{{ a[-1:] }}{{ a[5:] }}", "[2, 1]bc(1, 2)[2][]"),
+        (
+            "{% set ns = namespace(k=1, l=a) %}{% set ns.m = ns.k + 1 %}{% for x in a %}{% set ns.k = ns.k + x %}{% endfor %}\
+            {{ ns.k }}{{ ns.m }}{{ ns.l }}{{ ns.z is defined }}{{ ns.k if ns.m else 0 }}",
+            "42[1, 2]False4",
+        ),
+        ("{% set ns = namespace({'k': 7}) %}{% set ns.f = true %}{{ ns.k }}{{ ns.f }}{{ ns | length }}", "7True2"),
+    ] {
+        let template = Template::new(source, "text", "t.yaml".as_ref()).unwrap();
+        assert_eq!(template.render(&item).unwrap(), text, "{source}");
+    }
+    let value = |source: &str| Template::new(source, "text", "t.yaml".as_ref()).unwrap().value(&item).unwrap().unwrap();
+    assert_eq!(value("{{ a + [3] }}"), serde_json::json!([1, 2, 3]));
+    for source in ["{{ a + 1 }}", "{{ a + (1,) }}", "{{ s + 1 }}", "{{ [s] | sum }}", "{{ [[1]] | sum }}"] {
+        let e = Template::new(source, "text", "t.yaml".as_ref()).unwrap().render(&item).unwrap_err().to_string();
+        assert!(e.contains("line 1"), "{source}: {e}");
+    }
+    // Many small sums cost little more than what they hold.
+    let source = "{% set ns = namespace(x=[]) %}{% for i in range(20000) %}{% set ns.x = ns.x + [i] %}{% endfor %}{{ ns.x | length }}";
+    assert_eq!(template(source).render(&[], &ChatOptions::default()).unwrap(), "20000");
 }
 
 #[test]

@@ -229,7 +229,7 @@ impl Grammar {
     pub fn guide(&self) -> Guide {
         // With a lexer of its own: what one text costs is not counted against another.
         let matcher = self.0.matcher.lock().unwrap_or_else(PoisonError::into_inner).deep_clone();
-        Guide::new(self.0.constraint.kind, matcher, self.0.ends.clone())
+        Guide::new(self.0.constraint.kind, self.0.vocab, matcher, self.0.ends.clone())
     }
 
     /// What it was made of.

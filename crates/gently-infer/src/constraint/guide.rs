@@ -17,6 +17,8 @@ type Result<T, E = ConstraintError> = std::result::Result<T, E>;
 /// [mask](Guide::mask) the logits, choose, and [take](Guide::take) what was chosen; until it [is complete](Guide::is_complete).
 pub struct Guide {
     kind: Kind,
+    /// Number of tokens that the matcher knows.
+    vocab: usize,
     matcher: Matcher,
     /// Tokens that end a text where the grammar can end.
     ends: Arc<[u32]>,
@@ -37,9 +39,9 @@ impl fmt::Debug for Guide {
 }
 
 impl Guide {
-    pub(super) fn new(kind: Kind, matcher: Matcher, ends: Arc<[u32]>) -> Self {
+    pub(super) fn new(kind: Kind, vocab: usize, matcher: Matcher, ends: Arc<[u32]>) -> Self {
         let forced = VecDeque::new();
-        Self { kind, matcher, ends, mask: None, forced, looked: false, exhausted: false, taken: 0 }
+        Self { kind, vocab, matcher, ends, mask: None, forced, looked: false, exhausted: false, taken: 0 }
     }
 
     /// The next token, where the grammar leaves no choice. It counts as taken.
@@ -147,8 +149,10 @@ impl Guide {
 
     /// How many of these tokens may come next.
     pub(crate) fn allows(&mut self, tokens: &[u32]) -> usize {
+        // A model's vocabulary may be padded beyond the tokenizer's, and the matcher gives up when it is asked about such a token.
+        let known = tokens.iter().take_while(|id| (**id as usize) < self.vocab).count();
         match self.forced.is_empty() && !self.is_complete() {
-            true => self.matcher.validate_tokens(tokens).unwrap_or(0),
+            true => self.matcher.validate_tokens(&tokens[..known]).unwrap_or(0),
             false => 0,
         }
     }

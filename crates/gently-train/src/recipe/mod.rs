@@ -263,6 +263,10 @@ fn known_keys() -> Vec<String> {
 
 /// The known key that `key` was most likely meant to be: near in spelling, or of the same last part.
 fn nearest(key: &str, known: &[String]) -> Option<String> {
+    // Comparing costs the product of the lengths, and nobody misspells at such length.
+    if key.len() > 200 {
+        return None;
+    }
     let last = |key: &str| key.rsplit_once('.').map_or(key.to_owned(), |(_, k)| k.to_owned());
     let score = |candidate: &String| {
         let whole = strsim::jaro_winkler(key, candidate);

@@ -78,6 +78,20 @@ fn unknown_keys_are_refused_with_place_and_suggestion() {
     assert!(hint.starts_with("the sections are [model]"), "{hint}");
     assert!(refused("[modle]\nlayers = 1\n").contains("modle.layers"));
     assert!(refused("steps = 4\n").contains("steps"));
+    // As large as a recipe may be: many keys, and a long one.
+    let many: String = (0..80_000).map(|i| format!("k{i} = 1\n")).collect();
+    assert_eq!(refused(&format!("[train]\n{many}")), "unknown key train.k0 (r.toml:2)");
+    assert!(refused(&format!("[train]\n{} = 1\n", "k".repeat(1 << 20))).contains("(r.toml:2)"));
+}
+
+#[test]
+fn nesting_has_a_bottom() {
+    for (open, close) in [("[", "]"), ("{a = ", "}")] {
+        let deep = format!("[train]\nsteps = {}1{}\n", open.repeat(100_000), close.repeat(100_000));
+        assert!(refused(&deep).contains("r.toml"), "{open}");
+    }
+    assert!(refused(&format!("[{}a]\nsteps = 1\n", "a.".repeat(100_000))).contains("r.toml"));
+    assert!(refused(&format!("[train]\n{}a = 1\n", "a.".repeat(100_000))).contains("r.toml"));
 }
 
 #[test]

@@ -37,7 +37,9 @@ pub(super) fn read(path: &Path) -> Result<String> {
 /// All assignments of a TOML text in file order. `restore` reads a line's trailing comment as its source, which is
 /// what a resolved `config.toml` carries.
 pub(super) fn parse(text: &str, file: &str, restore: bool) -> Result<Vec<Assignment>> {
-    let line_of = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
+    // Looked up, not counted anew for each of many keys.
+    let breaks: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
+    let line_of = |at: usize| breaks.partition_point(|b| *b < at) + 1;
     let syntax = |e: toml::de::Error| Error::Syntax {
         file: file.into(),
         line: e.span().map_or(1, |span| line_of(span.start)),

@@ -19,7 +19,9 @@ use std::time::Instant;
     gently eval runs/quickstart --task a.yaml b.yaml --limit 100 --out results\n\n\
     A task file has the keys of lm-evaluation-harness:\n  \
     output_type: multiple_choice\n  data: items.jsonl\n  doc_to_text: \"Question: {{question}}\\nAnswer:\"\n  \
-    doc_to_choice: \"{{choices}}\"\n  doc_to_target: \"{{answer}}\"")]
+    doc_to_choice: \"{{choices}}\"\n  doc_to_target: \"{{answer}}\"\n\n\
+    tag, group, task_alias, metadata, should_decontaminate and doc_to_decontamination_query may be there and do nothing:\n\
+    they have no part in scores. Any other key that is not known is an error.")]
 pub struct Args {
     /// A GGUF file, a run folder, a checkpoint, or a Hugging Face model folder
     model: PathBuf,

@@ -34,6 +34,12 @@ pub enum Metric {
     AccNorm,
     /// The choice with the greatest log-likelihood for each of its bytes is right.
     AccBytes,
+    /// The choice that the prompt makes likelier than it is by itself, by the greatest factor, is right.
+    AccMutualInfo,
+    /// The harmonic mean of precision and recall of choice 1, of two.
+    F1,
+    /// The correlation of what is picked with what is right (Matthews; for more than two choices Gorodkin's).
+    Mcc,
     /// The written answer is right; of choices: the right one is what would have been written, token by token.
     ExactMatch,
     /// The perplexity for each word: for what stands between white space.
@@ -47,15 +53,27 @@ pub enum Metric {
 impl Metric {
     /// Its name in a task file.
     pub fn name(self) -> &'static str {
-        const NAMES: [&str; 7] =
-            ["acc", "acc_norm", "acc_bytes", "exact_match", "word_perplexity", "byte_perplexity", "bits_per_byte"];
+        const NAMES: [&str; 10] = [
+            "acc",
+            "acc_norm",
+            "acc_bytes",
+            "acc_mutual_info",
+            "f1",
+            "mcc",
+            "exact_match",
+            "word_perplexity",
+            "byte_perplexity",
+            "bits_per_byte",
+        ];
         NAMES[self as usize]
     }
 
     /// Those that a kind of task has.
     fn of(kind: Kind) -> &'static [Self] {
         match kind {
-            Kind::MultipleChoice => &[Self::Acc, Self::AccNorm, Self::AccBytes, Self::ExactMatch],
+            Kind::MultipleChoice => {
+                &[Self::Acc, Self::AccNorm, Self::AccBytes, Self::AccMutualInfo, Self::F1, Self::Mcc, Self::ExactMatch]
+            }
             Kind::Generate => &[Self::ExactMatch],
             Kind::Rolling => &[Self::WordPerplexity, Self::BytePerplexity, Self::BitsPerByte],
         }
@@ -74,6 +92,8 @@ impl Metric {
         match self {
             Self::WordPerplexity | Self::BytePerplexity => "weighted_perplexity",
             Self::BitsPerByte => "bits_per_byte",
+            Self::F1 => "f1",
+            Self::Mcc => "matthews_corrcoef",
             _ => "mean",
         }
     }

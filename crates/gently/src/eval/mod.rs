@@ -101,6 +101,8 @@ pub struct Run<'a> {
     ready: VecDeque<Outcome>,
     /// Scores of the items given out, by measure.
     scores: Vec<Vec<f64>>,
+    /// The right choice and the likeliest one of each of them.
+    labels: Vec<(usize, usize)>,
     /// Texts that were read, together.
     read: Read,
     /// Items whose prompt was longer than the model's context.
@@ -129,6 +131,7 @@ impl<'a> Run<'a> {
             next: 0,
             ready: VecDeque::new(),
             scores: vec![Vec::new(); task.measures().len()],
+            labels: Vec::new(),
             read: Read::default(),
             cut: 0,
             failed: false,
@@ -157,10 +160,15 @@ impl<'a> Run<'a> {
             .map(|((metric, filter), scores)| Measure {
                 metric,
                 filter: filter.map(str::to_owned),
-                figure: match self.task.kind {
-                    // Long texts weigh more than short ones.
-                    Kind::Rolling => Figure { count: scores.len(), value: self.read.measure(metric), stderr: None },
-                    _ => Figure::of(scores),
+                figure: {
+                    let of_all = |value| Figure { count: scores.len(), value, stderr: None };
+                    match (self.task.kind, metric) {
+                        // Long texts weigh more than short ones.
+                        (Kind::Rolling, _) => of_all(self.read.measure(metric)),
+                        (_, Metric::F1) => of_all(figures::f1(&self.labels)),
+                        (_, Metric::Mcc) => of_all(figures::mcc(&self.labels)),
+                        _ => Figure::of(scores),
+                    }
                 },
             })
             .collect()
@@ -205,41 +213,72 @@ impl<'a> Run<'a> {
     /// Scores the next items' choices.
     fn choose(&mut self) -> Result<()> {
         let (room, most) = self.sizes();
+        let asks = |metric| self.task.metrics.contains(&metric);
+        let (mutual, labels, f1) =
+            (asks(Metric::AccMutualInfo), asks(Metric::F1) || asks(Metric::Mcc), asks(Metric::F1));
         let (mut prompts, mut groups, mut tokens) = (Vec::new(), Vec::new(), 0);
         while self.next < self.total && tokens < most && prompts.len() < BATCH_ITEMS {
             let item = self.next;
             let prompt = self.prompt()?;
-            let mut pairs: Vec<Pair> = Vec::with_capacity(prompt.choices.len());
-            for (i, choice) in prompt.choices.iter().enumerate() {
-                let continuation = format!("{}{choice}", self.task.target_delimiter);
-                let pair = self.cutter.pair(&prompt.context, &continuation).map_err(|e| self.of_item(item, e))?;
-                let number = i + 1;
-                let reason = match pair {
-                    Some(pair) if pair.continuation.len() > room => {
-                        let n = pair.continuation.len();
-                        format!("choice {number} has {n} tokens, more than the model's context of {room}")
-                    }
-                    Some(pair) => {
-                        pairs.push(pair);
-                        continue;
-                    }
-                    None if prompt.context.trim().is_empty() => {
-                        format!("choice {number} has no tokens, or the empty prompt has none")
-                    }
-                    None => format!("choice {number} has no tokens of its own after the prompt"),
-                };
-                return Err(self.wrong(item, reason));
+            if labels && prompt.gold.len() != 1 {
+                let n = prompt.gold.len();
+                return Err(self.wrong(item, format!("{n} choices are right; f1 and mcc are of tasks with one")));
             }
-            tokens += pairs.iter().map(|p| p.continuation.len()).sum::<usize>();
-            tokens += pairs.iter().map(|p| p.context.len()).max().unwrap_or(0).min(room);
+            if f1 && prompt.choices.len() > 2 {
+                let n = prompt.choices.len();
+                return Err(self.wrong(item, format!("there are {n} choices; f1 is of tasks with two")));
+            }
+            let delimiter = &self.task.target_delimiter;
+            let texts = prompt.choices.iter().map(|choice| match &prompt.continuation {
+                Some(text) => (format!("{}{choice}", prompt.context), format!("{delimiter}{text}")),
+                None => (prompt.context.clone(), format!("{delimiter}{choice}")),
+            });
+            let mut of_item = vec![self.pairs(item, texts, room)?];
+            if mutual {
+                let alone = prompt.choices.iter().map(|choice| (String::new(), format!("{delimiter}{choice}")));
+                of_item.push(self.pairs(item, alone, room)?);
+            }
+            for pairs in &of_item {
+                tokens += pairs.iter().map(|p| p.continuation.len()).sum::<usize>();
+                let contexts = pairs.iter().map(|p| p.context.len().min(room));
+                tokens +=
+                    if prompt.continuation.is_some() { contexts.sum::<usize>() } else { contexts.max().unwrap_or(0) };
+            }
             prompts.push((item, prompt));
-            groups.push(pairs);
+            groups.extend(of_item);
         }
-        let scored = self.scorer.score(&groups)?;
-        for ((item, prompt), likelihoods) in prompts.into_iter().zip(scored) {
-            self.ready.push_back(Outcome::chosen(item, prompt, likelihoods, &self.task.metrics));
+        let mut scored = self.scorer.score(&groups)?.into_iter();
+        for (item, prompt) in prompts {
+            let likelihoods = scored.next().unwrap_or_default();
+            let alone = if mutual { scored.next().unwrap_or_default() } else { Vec::new() };
+            self.ready.push_back(Outcome::chosen(item, prompt, likelihoods, alone, &self.task.metrics));
         }
         Ok(())
+    }
+
+    /// Contexts and continuations of an item's choices, in tokens.
+    fn pairs(&self, item: usize, texts: impl Iterator<Item = (String, String)>, room: usize) -> Result<Vec<Pair>> {
+        let mut pairs = Vec::new();
+        for (i, (context, continuation)) in texts.enumerate() {
+            let number = i + 1;
+            let pair = self.cutter.pair(&context, &continuation).map_err(|e| self.of_item(item, e))?;
+            let reason = match pair {
+                Some(pair) if pair.continuation.len() > room => {
+                    let n = pair.continuation.len();
+                    format!("choice {number} has {n} tokens, more than the model's context of {room}")
+                }
+                Some(pair) => {
+                    pairs.push(pair);
+                    continue;
+                }
+                None if context.trim().is_empty() => {
+                    format!("choice {number} has no tokens, or the empty prompt has none")
+                }
+                None => format!("choice {number} has no tokens of its own after the prompt"),
+            };
+            return Err(self.wrong(item, reason));
+        }
+        Ok(pairs)
     }
 
     /// Writes the next items' answers, all at once.
@@ -300,6 +339,9 @@ impl Iterator for Run<'_> {
         self.cut += usize::from(outcome.cut);
         if let Answer::Read(read) = &outcome.answer {
             self.read = self.read.and(read);
+        }
+        if let Answer::Chosen(chosen) = &outcome.answer {
+            self.labels.push((chosen.right[0], chosen.picked));
         }
         self.scores.iter_mut().zip(&outcome.scores).for_each(|(all, score)| all.push(*score));
         Some(Ok(outcome))

@@ -48,6 +48,12 @@ pub struct Choices {
     pub picked_bytes: usize,
     /// Those that are right.
     pub right: Vec<usize>,
+    /// Where choices are prompts: what follows each of them, whose likelihood was asked.
+    pub continuation: Option<String>,
+    /// How likely each is with nothing in front; where mutual information is measured.
+    pub alone: Vec<Likelihood>,
+    /// The one whose likelihood the prompt raises by the greatest factor; where that is measured.
+    pub picked_mutual: Option<usize>,
 }
 
 /// A written answer.
@@ -119,19 +125,32 @@ impl Outcome {
         }
     }
 
-    pub(super) fn chosen(item: usize, prompt: Prompt, likelihoods: Vec<Likelihood>, metrics: &[Metric]) -> Self {
-        let Prompt { context, choices: texts, gold: right, .. } = prompt;
-        let best = |length: fn(&str) -> usize| {
-            let each = likelihoods.iter().zip(&texts).map(|(l, text)| l.sum / length(text) as f64);
-            // The first of equals, as numpy's argmax.
+    /// `alone` is empty, or has the likelihood of each choice with nothing in front.
+    pub(super) fn chosen(
+        item: usize,
+        prompt: Prompt,
+        likelihoods: Vec<Likelihood>,
+        alone: Vec<Likelihood>,
+        metrics: &[Metric],
+    ) -> Self {
+        let Prompt { context, choices: texts, gold: right, continuation, .. } = prompt;
+        // The first of equals, as numpy's argmax.
+        let greatest = |each: &mut dyn Iterator<Item = f64>| {
             each.enumerate().fold((0, f64::NEG_INFINITY), |best, (i, v)| if v > best.1 { (i, v) } else { best }).0
         };
+        let best = |length: fn(&str) -> usize| {
+            greatest(&mut likelihoods.iter().zip(&texts).map(|(l, text)| l.sum / length(text) as f64))
+        };
+        let raised = greatest(&mut likelihoods.iter().zip(&alone).map(|(l, a)| l.sum - a.sum));
+        let picked_mutual = (!alone.is_empty()).then_some(raised);
         let picked = best(|_| 1);
         let picked_norm = best(|text| text.chars().count());
         let picked_bytes = best(str::len);
         let score = |metric: &Metric| {
             f64::from(match metric {
-                Metric::Acc => right.contains(&picked),
+                // Of all items together something else is made of these.
+                Metric::Acc | Metric::F1 | Metric::Mcc => right.contains(&picked),
+                Metric::AccMutualInfo => right.contains(&raised),
                 Metric::AccNorm => right.contains(&picked_norm),
                 Metric::AccBytes => right.contains(&picked_bytes),
                 _ => right.iter().any(|g| likelihoods[*g].greedy),
@@ -140,10 +159,20 @@ impl Outcome {
         Self {
             item,
             prompt: context,
-            cut: likelihoods.iter().any(|l| l.cut),
+            cut: likelihoods.iter().chain(&alone).any(|l| l.cut),
             scores: metrics.iter().map(score).collect(),
             names: metrics.iter().map(|m| m.name().to_owned()).collect(),
-            answer: Answer::Chosen(Choices { texts, likelihoods, picked, picked_norm, picked_bytes, right }),
+            answer: Answer::Chosen(Choices {
+                texts,
+                likelihoods,
+                picked,
+                picked_norm,
+                picked_bytes,
+                right,
+                continuation,
+                alone,
+                picked_mutual,
+            }),
         }
     }
 
@@ -173,14 +202,24 @@ impl Outcome {
         let scores: Value = self.names.iter().cloned().zip(self.scores.iter().map(|s| Value::from(*s))).collect();
         let mut line = json!({"item": self.item + 1, "prompt": self.prompt, "cut": self.cut});
         let more = match &self.answer {
-            Answer::Chosen(c) => json!({
-                "choices": c.texts,
-                "log_likelihoods": c.likelihoods.iter().map(|l| l.sum).collect::<Vec<_>>(),
-                "tokens": c.likelihoods.iter().map(|l| l.tokens).collect::<Vec<_>>(),
-                "greedy": c.likelihoods.iter().map(|l| l.greedy).collect::<Vec<_>>(),
-                "picked": c.picked, "picked_norm": c.picked_norm, "picked_bytes": c.picked_bytes,
-                "right": c.right, "scores": scores,
-            }),
+            Answer::Chosen(c) => {
+                let mut more = json!({
+                    "choices": c.texts,
+                    "log_likelihoods": c.likelihoods.iter().map(|l| l.sum).collect::<Vec<_>>(),
+                    "tokens": c.likelihoods.iter().map(|l| l.tokens).collect::<Vec<_>>(),
+                    "greedy": c.likelihoods.iter().map(|l| l.greedy).collect::<Vec<_>>(),
+                    "picked": c.picked, "picked_norm": c.picked_norm, "picked_bytes": c.picked_bytes,
+                    "right": c.right, "scores": scores,
+                });
+                if let Some(text) = &c.continuation {
+                    more["continuation"] = json!(text);
+                }
+                if let Some(picked) = c.picked_mutual {
+                    more["log_likelihoods_alone"] = c.alone.iter().map(|l| l.sum).collect();
+                    more["picked_mutual"] = json!(picked);
+                }
+                more
+            }
             Answer::Read(r) => json!({
                 "log_likelihood": r.log_likelihood, "tokens": r.tokens, "words": r.words, "bytes": r.bytes,
                 "scores": scores,

@@ -21,6 +21,8 @@ pub(super) struct Prompt {
     pub gold: Vec<usize>,
     /// Written answers that are right, or the text to read.
     pub targets: Vec<String>,
+    /// Where the choices are prompts, each after the context: what follows each of them.
+    pub continuation: Option<String>,
 }
 
 /// A question with its answers, before it is laid out.
@@ -35,6 +37,8 @@ enum Target {
     Index(Vec<usize>),
     /// Texts, any of which is right.
     Texts(Vec<String>),
+    /// The right one of choices that are prompts, and what follows each.
+    Prompts(usize, String),
 }
 
 /// An item of a list, for messages.
@@ -80,9 +84,13 @@ pub(super) fn prompt(task: &Task, index: usize, shots: usize, seed: u64) -> Resu
     for (items, shown) in examples(task, index, shots, seed)? {
         let solved = solve(task, Place { items, index: shown })?;
         context.push_str(&solved.question);
-        let answer = match &solved.target {
+        let answer = match solved.target {
             Target::Index(all) => solved.choices[all[0]].clone(),
             Target::Texts(all) => all.first().cloned().unwrap_or_default(),
+            Target::Prompts(right, follows) => {
+                context.push_str(&solved.choices[right]);
+                follows
+            }
         };
         if !answer.is_empty() {
             context.push_str(&task.target_delimiter);
@@ -95,13 +103,18 @@ pub(super) fn prompt(task: &Task, index: usize, shots: usize, seed: u64) -> Resu
     Ok(match target {
         Target::Index(gold) if task.kind == Kind::Generate => {
             let targets = gold.iter().map(|g| choices[*g].clone()).collect();
-            Prompt { context, choices: Vec::new(), gold: Vec::new(), targets }
+            Prompt { context, choices: Vec::new(), gold: Vec::new(), targets, continuation: None }
         }
-        Target::Index(gold) => Prompt { context, choices, gold, targets: Vec::new() },
+        Target::Index(gold) => Prompt { context, choices, gold, targets: Vec::new(), continuation: None },
+        Target::Prompts(right, follows) => {
+            Prompt { context, choices, gold: vec![right], targets: Vec::new(), continuation: Some(follows) }
+        }
         Target::Texts(targets) if task.kind == Kind::Rolling && targets.len() != 1 => {
             return Err(place.wrong(format!("doc_to_target gives {} texts, not one", targets.len())));
         }
-        Target::Texts(targets) => Prompt { context, choices: Vec::new(), gold: Vec::new(), targets },
+        Target::Texts(targets) => {
+            Prompt { context, choices: Vec::new(), gold: Vec::new(), targets, continuation: None }
+        }
     })
 }
 
@@ -152,19 +165,63 @@ fn text(source: &Source, place: Place<'_>) -> Result<String> {
 
 /// A question with its answers.
 fn solve(task: &Task, place: Place<'_>) -> Result<Solved> {
-    let question = text(&task.text, place)?;
     let choices = match &task.choice {
         Some(source) => choices(source, place)?,
         None => Vec::new(),
     };
-    let chosen = task.choice.is_some();
-    if chosen && is_number(&question) && matches!(task.text, Source::Template(_)) {
-        return Err(place.wrong(
-            "doc_to_text gives a number: choices that are prompts, with one answer to all of them, are not implemented",
-        ));
+    let question = match question(task, place)? {
+        Question::Text(question) => question,
+        Question::Number(n) if task.prompts => {
+            let count = choices.len();
+            let right = usize::try_from(n).ok().filter(|n| *n < count).ok_or_else(|| {
+                place.wrong(format!("doc_to_text gives {n}, but the {count} choices are 0 to {}", count - 1))
+            })?;
+            let follows = match &task.target {
+                Source::Field(name) => plain(place.field(name)?),
+                other => Some(text(other, place)?),
+            };
+            let follows = follows.ok_or_else(|| place.wrong("doc_to_target gives no text"))?;
+            return Ok(Solved { question: String::new(), choices, target: Target::Prompts(right, follows) });
+        }
+        Question::Number(n) => {
+            return Err(place.wrong(format!("doc_to_text gives the number {n}, where it gave the first item a text")));
+        }
+    };
+    if task.prompts {
+        return Err(place.wrong("doc_to_text gives a text, where it gave the first item the number of a choice"));
     }
-    let target = target(&task.target, &choices, chosen, place)?;
+    let target = target(&task.target, &choices, task.choice.is_some(), place)?;
     Ok(Solved { question, choices, target })
+}
+
+/// What `doc_to_text` gives.
+enum Question {
+    Text(String),
+    /// Of a task with choices: these are the prompts, and this one is right.
+    Number(i64),
+}
+
+fn question(task: &Task, place: Place<'_>) -> Result<Question> {
+    let chosen = task.kind == Kind::MultipleChoice && task.choice.is_some();
+    Ok(match &task.text {
+        Source::Number(n) => Question::Number(*n),
+        Source::Field(name) => match place.field(name)?.as_i64() {
+            Some(n) if chosen => Question::Number(n),
+            _ => Question::Text(text(&task.text, place)?),
+        },
+        source => {
+            let text = text(source, place)?;
+            match text.parse() {
+                Ok(n) if chosen && is_number(&text) => Question::Number(n),
+                _ => Question::Text(text),
+            }
+        }
+    })
+}
+
+/// Whether a task's choices are prompts: `doc_to_text` gives the first item a number.
+pub(super) fn of_prompts(task: &Task) -> bool {
+    matches!(question(task, Place { items: &task.items, index: 0 }), Ok(Question::Number(_)))
 }
 
 fn is_number(text: &str) -> bool {
@@ -299,5 +356,26 @@ mod tests {
             assert!(e.starts_with("t.yaml: item 1: ") && e.contains(word), "{e}");
         }
         assert_eq!(prompt(&task("doc_to_target: '{{1}}'\n"), 0, 0, 0).unwrap().gold, [1]);
+    }
+
+    #[test]
+    fn choices_may_be_prompts() {
+        let text = |a: &str, b: &str| {
+            format!(
+                "output_type: multiple_choice\nitems:\n- {{c: [x, y], t: end, n: {a}}}\n- {{c: [v, w], t: stop, n: {b}}}\n\
+                doc_to_text: n\ndoc_to_choice: c\ndoc_to_target: t\nfewshot_config: {{sampler: first_n}}\n"
+            )
+        };
+        let parse = |text: &str| Task::parse(text, Path::new("t.yaml")).unwrap();
+        let task = parse(&text("1", "0"));
+        let made = prompt(&task, 0, 1, 0).unwrap();
+        assert_eq!((made.context.as_str(), &made.choices[..]), ("v stop\n\n", &["x".to_owned(), "y".into()][..]));
+        assert_eq!((made.continuation.as_deref(), &made.gold[..]), (Some("end"), &[1][..]));
+        let rendered = parse(&text("1", "0").replace("doc_to_text: n", "doc_to_text: '{{n}}'"));
+        assert_eq!(prompt(&rendered, 0, 1, 0).unwrap(), made);
+        let says = |task: &Task, item| prompt(task, item, 0, 0).unwrap_err().to_string();
+        assert!(says(&parse(&text("2", "0")), 0).contains("doc_to_text gives 2, but the 2 choices are 0 to 1"));
+        assert!(says(&parse(&text("1", "why")), 1).contains("the first item the number of a choice"));
+        assert!(says(&parse(&text("why", "1")), 1).contains("the first item a text"));
     }
 }

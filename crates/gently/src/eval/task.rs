@@ -7,6 +7,7 @@ use super::answer::{ExactMatch, Filter, Pipeline};
 use super::error::{Error, Result};
 use super::keys::{Keys, wrong};
 use super::metric::{Kind, Metric, metrics};
+use super::prompt::of_prompts;
 use super::sources::{Items, Sampler, fewshot_config, files};
 use super::yaml::{self, Node, Value};
 use gently_text::Template;
@@ -41,6 +42,8 @@ pub struct Task {
     pub(super) kind: Kind,
     pub(super) description: Option<Source>,
     pub(super) text: Source,
+    /// Whether the choices are prompts, of which `text` gives the right one's number.
+    pub(super) prompts: bool,
     pub(super) choice: Option<Source>,
     pub(super) target: Source,
     pub(super) target_delimiter: String,
@@ -219,9 +222,12 @@ impl Task {
             (Some(Source::Number(_)), _) => return Err(missing("doc_to_choice", "a number is no list of answers")),
             _ => {}
         }
-        if let (Source::Number(_) | Source::Texts(_), Some(node), true) =
-            (&text, keys.get("doc_to_text"), kind != Kind::Rolling)
-        {
+        let unfit = match text {
+            Source::Number(_) => kind != Kind::MultipleChoice,
+            Source::Texts(_) => kind != Kind::Rolling,
+            _ => false,
+        };
+        if let (true, Some(node)) = (unfit, keys.get("doc_to_text")) {
             return Err(keys.wrong("doc_to_text", node, format!("it is {}, not a template", node.kind())));
         }
 
@@ -232,12 +238,13 @@ impl Task {
         if let (Some(_), Some(_), Some(node)) = (&shown, &examples, keys.get("fewshot_config")) {
             return Err(keys.wrong("fewshot_config", node, "samples, and another key that names examples"));
         }
-        Ok(Self {
+        let mut task = Self {
             name,
             path: path.into(),
             kind,
             description: source("description")?,
             text,
+            prompts: false,
             choice,
             target,
             target_delimiter: keys.text("target_delimiter")?.unwrap_or(" ").to_owned(),
@@ -250,7 +257,9 @@ impl Task {
             fewshot_delimiter,
             items,
             examples: shown.or(examples),
-        })
+        };
+        task.prompts = of_prompts(&task);
+        Ok(task)
     }
 
     /// Its name.

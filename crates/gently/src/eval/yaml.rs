@@ -21,6 +21,8 @@ pub const MOST_BYTES: usize = 64 << 20;
 const MOST_DEPTH: usize = 32;
 /// Keys of one map.
 const MOST_KEYS: usize = 4096;
+/// Bytes of a key, which is compared with those that are known.
+const MOST_KEY_BYTES: usize = 1024;
 
 /// A value and where it begins.
 #[derive(Debug, Clone, PartialEq)]
@@ -135,6 +137,9 @@ impl Node {
                     };
                     if name == "<<" {
                         return refuse(node.line, "merge keys (<<) are not read; write the keys themselves".into());
+                    }
+                    if name.len() > MOST_KEY_BYTES {
+                        return refuse(node.line, format!("a key has more than {MOST_KEY_BYTES} bytes"));
                     }
                     if all.len() >= MOST_KEYS {
                         return refuse(node.line, format!("a map has more than {MOST_KEYS} keys"));
@@ -272,6 +277,7 @@ mod tests {
             ("a: [1\nb: 2\n", 2, "not YAML"),
             ("? [a]\n: 1\n", 1, "key"),
             (&deep, 1, "within each other"),
+            (&format!("a: 1\n? {}\n: 1\n", "k".repeat(2000)), 2, "1024 bytes"),
             ("a:\n\tb: 1\n", 2, "not YAML"),
         ] {
             let e = Node::parse(text).unwrap_err();

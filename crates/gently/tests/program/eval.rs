@@ -131,5 +131,12 @@ fn items_that_do_not_fit_their_task_are_named() {
         TASK.replace("'{{q}}'", "'{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}'");
     says(&endless, one, &["item 1: doc_to_text", "fuel"]);
     says(&format!("{TASK}num_fewshot: 1\n"), one, &["1 solved examples are asked for, but there are 0"]);
-    says(&TASK.replace("'{{q}}'", "'7'"), one, &["gives a number", "not implemented"]);
+    says(&TASK.replace("'{{q}}'", "'7'"), one, &["item 1", "doc_to_text gives 7, but the 2 choices are 0 to 1"]);
+    let three = one.replace("\"on\"", "\"on\", \"a\"");
+    says(&format!("{TASK}metric_list: [{{metric: f1}}]\n"), &three, &["item 1", "there are 3 choices; f1"]);
+    says(
+        &format!("{TASK}metric_list: [{{metric: mcc}}]\n").replace("'{{a}}'", "'{{[0, 1]}}'"),
+        one,
+        &["2 choices are right"],
+    );
 }
