@@ -12,16 +12,19 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+# For peers in Rust: their allocator keeps what it has had. With its default a quarter of their time goes into fresh pages.
+KEEP = {"MIMALLOC_PURGE_DELAY": -1}
 
 
 def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def call(command):
-    """Runs a program; its output and its peak resident memory in bytes."""
+def call(command, **variables):
+    """Runs a program; its output and its peak resident memory in bytes. `variables` go into its environment."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        child = subprocess.Popen([str(c) for c in command], stdout=out, stderr=err)
+        env = os.environ | {name: str(value) for name, value in variables.items()}
+        child = subprocess.Popen([str(c) for c in command], stdout=out, stderr=err, env=env)
         _, status, used = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)

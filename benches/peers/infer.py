@@ -2,6 +2,9 @@
 """Runs Gently and llama.cpp in turn on the same GGUF files and writes what came out.
 
     infer.py --gently PROGRAM --llama FOLDER --model FILE.gguf [--types Q4_0,Q8_0] [--work decode,prefill] [--rounds 5]
+             [--candle PROGRAM]
+
+With --candle, `infer` of candle/ takes its turn as well, at the work that it can do: one stream, at most 4096 tokens.
 
 Files of the other types are made once by llama.cpp's own quantizer, through F32, so that both programs read the same
 bytes. A round runs every program once, each with one warm-up of its own; a figure is the median of the rounds. Everything,
@@ -14,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from compare import ROOT, about, arguments, call, save, say
+from compare import KEEP, ROOT, about, arguments, call, save, say
 
 # name: (prefill, decode, depth, batch)
 WORK = {
@@ -57,6 +60,18 @@ def theirs(a, path, work):
     lengths = ["-p", prefill, "-n", decode, "-d", depth, "-r", 1, "-o", "json"]
     out, _ = call([program] + common + lengths)
     return {"tokens_per_second": json.loads(out)[0]["avg_ts"]}
+
+
+def candle(a, path, work):
+    prefill, decode, depth, _ = WORK[work]
+    lengths = ["--prefill", prefill, "--decode", decode, "--depth", depth]
+    out, peak = call([a.candle, path, *lengths, "--threads", a.threads], RAYON_NUM_THREADS=a.threads, **KEEP)
+    return json.loads(out) | {"peak_bytes": peak}
+
+
+def candle_knows(work):
+    prefill, decode, depth, batch = WORK[work]
+    return batch == 1 and prefill + decode + depth <= 4096
 
 
 def memory(a, path):
@@ -167,6 +182,7 @@ def file_of(a, ty):
 def main():
     parser = arguments(__doc__)
     parser.add_argument("--llama", required=True, help="the folder of llama.cpp's programs")
+    parser.add_argument("--candle", help="the program `infer` of candle/")
     parser.add_argument("--model", required=True)
     parser.add_argument("--files", default=ROOT / "target/peers/files", help="where files of other types are kept")
     parser.add_argument("--types", default="Q4_0,Q4_1,Q8_0,F16,F32")
@@ -184,16 +200,18 @@ def main():
                 say(f"{ty}:")
                 results.append({"type": ty} | ALONE[work](a, path))
                 continue
-            runs = {"gently": [], "llama.cpp": []}
+            programs = {"gently": ours, "llama.cpp": theirs}
+            if a.candle and candle_knows(work):
+                programs["candle"] = candle
+            runs = {name: [] for name in programs}
             for _ in range(a.rounds):
-                runs["gently"].append(ours(a, path, work))
-                runs["llama.cpp"].append(theirs(a, path, work))
+                for name, program in programs.items():
+                    runs[name].append(program(a, path, work))
             median = {name: statistics.median(r["tokens_per_second"] for r in of) for name, of in runs.items()}
-            ratio = median["gently"] / median["llama.cpp"]
-            say(
-                f"{ty:5} {work:13} gently {median['gently']:7.1f} tokens/s, llama.cpp {median['llama.cpp']:7.1f}: {ratio:.2f}x"
-            )
-            results.append({"type": ty, "work": work, "ratio": ratio, "median": median, "runs": runs})
+            ratios = {name: median["gently"] / median[name] for name in median if name != "gently"}
+            others = ", ".join(f"{name} {median[name]:7.1f}: {ratio:.2f}x" for name, ratio in ratios.items())
+            say(f"{ty:5} {work:13} gently {median['gently']:7.1f} tokens/s, {others}")
+            results.append({"type": ty, "work": work, "ratio": ratios, "median": median, "runs": runs})
     save(a, "infer", report | {"results": results})
 
 

@@ -4,6 +4,7 @@
 #
 #   scripts/fetch-assets.sh && benches/peers/infer.sh
 #
+# PEER_CANDLE=1 takes candle's quantized Llama along.
 # It needs a C++ compiler and takes about ten minutes the first time. PEER_LLAMA names a folder with llama-bench,
 # llama-batched-bench and llama-quantize that are there already.
 set -euo pipefail
@@ -27,4 +28,10 @@ if [ ! -x "$llama/llama-bench" ]; then
     ninja -C "$target/peers/llama/build" llama-bench llama-batched-bench llama-quantize
 fi
 model="${PEER_MODEL:-target/assets/SmolLM2-135M-Instruct.Q4_1.gguf}"
-exec python3 benches/peers/infer.py --gently "$target/release/gently" --llama "$llama" --model "$model" "$@"
+candle=()
+if [ -n "${PEER_CANDLE:-}" ]; then
+    RUSTFLAGS="-C target-cpu=native" cargo build --release --quiet --bin infer --features infer \
+        --target-dir "$target/peers/candle" --manifest-path benches/peers/candle/Cargo.toml
+    candle=(--candle "$target/peers/candle/release/infer")
+fi
+exec python3 benches/peers/infer.py --gently "$target/release/gently" --llama "$llama" --model "$model" "${candle[@]}" "$@"

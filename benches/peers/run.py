@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Runs Gently and PyTorch in turn on the same model, weights, batches and settings, and writes what came out.
+"""Runs Gently and its peers in turn on the same model, weights, batches and settings, and writes what came out.
 
-    run.py --data tinyshakespeare.txt [--case shakespeare-cpu] [--rounds 5] [--steps 60] [--python PYTHON]
+    run.py --data tinyshakespeare.txt [--case shakespeare-cpu] [--peer NAME] [--rounds 5] [--steps 60] [--python PYTHON]
 
-For each case and each compute (f32, bf16):
-  - the losses of the first --curve steps, ours against PyTorch eager: largest relative difference (not with dropout:
-    two programs do not draw the same random numbers);
+Peers are PyTorch (eager, compile) and, where asked for, candle and burn, which compute in f32 whatever Gently does: they
+have no bf16 on a CPU that trains. For each case and each compute (f32, bf16):
+  - the losses of the first --curve steps, ours against PyTorch eager, candle and burn, those of them that are asked for:
+    largest relative difference (not with dropout: two programs do not draw the same random numbers);
   - tokens per second: --rounds rounds, each a run of every program in turn; the first --warmup steps of a run do not
     count; a run's figure is its tokens over its seconds, a program's figure the median of its runs;
   - peak memory: the largest resident set of each program's process over its runs.
@@ -20,7 +21,10 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from compare import HERE, ROOT, about, arguments, call, save, say
+from compare import HERE, KEEP, ROOT, about, arguments, call, save, say
+
+# Peers in Rust: programs of their own projects beside this file.
+RUST = ["candle", "burn"]
 
 
 class Case(NamedTuple):
@@ -69,11 +73,22 @@ def ours(a, recipe, changes, compute, steps, decay):
     }
 
 
-def theirs(a, export, mode, compute, steps):
-    """One run of train_peer.py."""
-    command = [a.python, HERE / "train_peer.py", "--export", export, "--steps", steps, "--mode", mode]
-    out, peak = call(command + ["--compute", compute, "--threads", a.threads])
+def theirs(a, export, peer, compute, steps):
+    """One run of train_peer.py, or of a peer in Rust."""
+    if peer in RUST:
+        command = [getattr(a, peer), "--export", export, "--steps", steps, "--threads", a.threads]
+        out, peak = call(command, RAYON_NUM_THREADS=a.threads, **KEEP)
+    else:
+        command = [a.python, HERE / "train_peer.py", "--export", export, "--steps", steps, "--mode", peer]
+        out, peak = call(command + ["--compute", compute, "--threads", a.threads])
     return json.loads(out) | {"peak_bytes": peak}
+
+
+def named(peer, compute):
+    """A peer as the report names it."""
+    if peer in RUST:
+        return peer if compute == "f32" else f"{peer} (f32)"
+    return f"pytorch {peer}"
 
 
 def speed(run, warmup):
@@ -101,17 +116,24 @@ def case(a, name):
             command.append(change)
         call(command)
         for compute in a.compute:
-            if curve > 0:
+            against = [peer for peer in a.peer if peer in RUST and compute == "f32"]
+            if {"eager", "compile"} & set(a.peer):
+                against.append("eager")
+            if curve > 0 and against:
                 mine = ours(a, recipe, changes, compute, curve, decay)["losses"]
-                peer = theirs(a, export, "eager", compute, curve)["losses"]
-                worst = max(abs(x - y) / abs(y) for x, y in zip(mine, peer, strict=True))
-                result["curve"][compute] = {"gently": mine, "pytorch": peer, "largest_relative_difference": worst}
-                say(f"{name} {compute}: losses of {curve} steps differ by at most {worst:.2e}")
+                losses, worst = {"gently": mine}, {}
+                for peer in against:
+                    of = theirs(a, export, peer, compute, curve)["losses"]
+                    losses[named(peer, compute)] = of
+                    difference = max(abs(x - y) / abs(y) for x, y in zip(mine, of, strict=True))
+                    worst[named(peer, compute)] = difference
+                    say(f"{name} {compute}: losses of {curve} steps differ from {peer}'s by at most {difference:.2e}")
+                result["curve"][compute] = {"losses": losses, "largest_relative_difference": worst}
             if a.rounds == 0:
                 continue
             programs = {"gently": lambda: ours(a, recipe, changes, compute, steps, decay)}
-            for mode in a.peer:
-                programs[f"pytorch {mode}"] = lambda mode=mode: theirs(a, export, mode, compute, steps)
+            for peer in a.peer:
+                programs[named(peer, compute)] = lambda peer=peer: theirs(a, export, peer, compute, steps)
             figures = {program: [] for program in programs}
             peaks = {program: 0 for program in programs}
             for round_ in range(a.rounds):
@@ -121,15 +143,16 @@ def case(a, name):
                     peaks[program] = max(peaks[program], done["peak_bytes"])
                     say(f"{name} {compute} round {round_ + 1}: {program} {figures[program][-1]:.0f} tokens/s")
             medians = {program: statistics.median(values) for program, values in figures.items()}
-            peer = max((p for p in medians if p != "gently"), key=medians.get)
+            ratios = {peer: medians["gently"] / medians[peer] for peer in medians if peer != "gently"}
             result["speed"][compute] = {
                 "tokens_per_second": figures,
                 "median": medians,
-                "gently_over_best_pytorch": medians["gently"] / medians[peer],
+                "gently_over": ratios,
                 "peak_bytes": peaks,
             }
-            say(f"{name} {compute}: {medians['gently'] / medians[peer]:.2f} times {peer}, the better")
-            say(f"{name} {compute}: peak memory {peaks['gently'] / 1e6:.0f} MB against {peaks[peer] / 1e6:.0f} MB")
+            say(f"{name} {compute}: gently {medians['gently']:.0f} tokens/s, {peaks['gently'] / 1e6:.0f} MB")
+            for peer, ratio in ratios.items():
+                say(f"{name} {compute}: {ratio:.2f} times {peer}, which takes {peaks[peer] / 1e6:.0f} MB")
     return result
 
 
@@ -138,20 +161,24 @@ def main():
     parser.add_argument("--data", type=Path, required=True, help="a text, such as tinyshakespeare.txt")
     parser.add_argument("--case", action="append", choices=CASES, help="default: all")
     parser.add_argument("--compute", action="append", choices=["f32", "bf16"], help="default: both")
-    parser.add_argument("--peer", action="append", choices=["eager", "compile"], help="default: both")
+    parser.add_argument("--peer", action="append", choices=["eager", "compile", *RUST], help="default: PyTorch's two")
     parser.add_argument("--steps", type=int, help="steps of a timed run (default: by case)")
     parser.add_argument("--warmup", type=int, help="steps of a timed run that do not count (default: by case)")
     parser.add_argument("--curve", type=int, help="steps whose losses are compared (default: by case)")
     parser.add_argument("--python", default=sys.executable, help="a Python with torch")
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     parser.add_argument("--export", type=Path, default=target / "release/examples/peer_export")
+    for peer in RUST:
+        program = target / "peers" / peer / "release/train"
+        parser.add_argument(f"--{peer}", type=Path, default=program, help=f"the program of {peer}/")
     a = parser.parse_args()
     a.compute = a.compute or ["f32", "bf16"]
     a.peer = a.peer or ["eager", "compile"]
     a.data = a.data.resolve()
 
     report = about(a)
-    report["pytorch"] = call([a.python, "-c", "import torch; print(torch.__version__)"])[0].strip()
+    if {"eager", "compile"} & set(a.peer):
+        report["pytorch"] = call([a.python, "-c", "import torch; print(torch.__version__)"])[0].strip()
     report["cases"] = [case(a, name) for name in (a.case or CASES)]
     save(a, "train", report)
 
