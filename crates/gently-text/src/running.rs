@@ -164,7 +164,7 @@ fn is_list(value: &Value) -> bool {
 
 /// What the library itself makes of an expression over `a`, `b`, `c` and `d`: once, so that nothing can grow on its way.
 fn plain(state: &State, expression: &'static str, values: &[&Value]) -> Result<Value, Error> {
-    let values: Value = ["a", "b", "c", "d"].into_iter().zip(values.iter().copied().cloned()).collect();
+    let values = Value::from_pairs(["a", "b", "c", "d"].into_iter().zip(values.iter().copied().cloned()));
     state.env().compile_expression(expression)?.eval(values)
 }
 
@@ -237,6 +237,10 @@ fn sum(
 fn depth(state: &State, value: &Value, most: usize) -> Result<usize, Error> {
     let wrong = |what: &str| Err(Error::new(ErrorKind::InvalidOperation, what.to_owned()));
     state.consume_fuel(1)?;
+    // Macros and loops look like maps, and hold what was there when they were made.
+    if value.as_object().is_some_and(|o| o.type_name().starts_with("minijinja::vm::")) {
+        return wrong("only data can be kept in a namespace");
+    }
     let found = match value.kind() {
         _ if value.downcast_object_ref::<Space>().is_some() => {
             return wrong("a namespace cannot stand in another value");

@@ -53,7 +53,7 @@ fn every_number_is_the_harness_number() {
                 Answer::Chosen(c) if c.continuation.is_some() => Some(outcome.prompt.clone() + &c.texts[0]),
                 _ => Some(outcome.prompt.clone()),
             };
-            assert_eq!(context.as_deref(), item["context"].as_str(), "{name}");
+            assert!(context.is_none_or(|c| c == item["context"]), "{name}: {}", item["context"]);
             match &outcome.answer {
                 Answer::Chosen(chosen) => {
                     let all = item["pairs"].as_array().unwrap();
