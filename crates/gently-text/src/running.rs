@@ -34,7 +34,7 @@ pub(crate) fn bound(environment: &mut Environment<'_>) {
     environment.add_function(REPEAT, repeat);
     environment.add_function(CUT, cut);
     environment.add_function("namespace", |state: &State, values: Option<Value>, named: Kwargs| {
-        Space::new(state, values, &named)
+        Space::made_of(state, values, &named)
     });
     // Not Jinja's; they join lists as `+` does, or wrap them.
     environment.remove_filter("chain");

@@ -13,7 +13,7 @@ pub(super) struct Space(Mutex<BTreeMap<String, Value>>);
 
 impl Space {
     /// `namespace(values, name=value)`.
-    pub fn new(state: &State, values: Option<Value>, named: &Kwargs) -> Result<Value, Error> {
+    pub fn made_of(state: &State, values: Option<Value>, named: &Kwargs) -> Result<Value, Error> {
         let space = Value::from_object(Self::default());
         if let Some(values) = values {
             if values.kind() != ValueKind::Map {
