@@ -70,13 +70,6 @@ impl Deref for Piece {
     }
 }
 
-impl From<AlignedBuf<u8>> for Piece {
-    fn from(buffer: AlignedBuf<u8>) -> Piece {
-        let len = buffer.len();
-        Piece { chunk: Arc::new(Chunk::new(buffer)), start: 0, len }
-    }
-}
-
 impl PackArena {
     /// An arena with no memory yet.
     pub fn new() -> PackArena {

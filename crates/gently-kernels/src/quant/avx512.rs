@@ -9,7 +9,7 @@
 
 use super::BLOCK;
 use super::packed::{Layout, PackedMatrix};
-use super::product::{Tile, TileKernel, width_for};
+use super::product::{Tile, TileKernel, by_layout, width_for};
 use super::rows::{PackedRows, ZEROS};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -19,20 +19,7 @@ const AHEAD: usize = 1536;
 
 /// The inner loop for a layout.
 pub(super) fn kernel(layout: &Layout) -> TileKernel {
-    let run: fn(&PackedMatrix, &PackedRows, usize, usize, usize, &mut Tile) =
-        match (layout.low, layout.high, layout.min, layout.supers) {
-            (4, 0, false, false) => run::<4, 0, false, false, false>,
-            (4, 0, true, false) => run::<4, 0, false, true, false>,
-            (4, 1, false, false) => run::<4, 1, false, false, false>,
-            (4, 1, true, false) => run::<4, 1, false, true, false>,
-            (8, ..) => run::<8, 0, false, false, false>,
-            (2, 0, ..) => run::<2, 0, true, true, true>,
-            (2, ..) => run::<2, 1, true, false, true>,
-            (4, 0, ..) => run::<4, 0, false, true, true>,
-            (4, 1, ..) => run::<4, 1, false, true, true>,
-            _ => run::<4, 2, true, false, true>,
-        };
-    TileKernel::One(run)
+    TileKernel::One(by_layout!(layout, run))
 }
 
 /// Pointers to one group and one tile.

@@ -42,7 +42,7 @@ mod tests;
 pub use arena::PackArena;
 pub use decode::dequantize;
 pub use encode::quantize;
-pub use packed::{GROUP, PACKING, PackedMatrix};
+pub use packed::{GROUP, PackedMatrix};
 pub use product::{Epilogue, argmax, product};
 pub use rows::{PackedRows, RowKind};
 

@@ -29,15 +29,12 @@ use super::arena::{PackArena, Piece};
 use super::decode::{half_at, k_run, k_scales};
 use super::rows::RowKind;
 use super::{BLOCK, BlockType, QuantError, SUPER, check_size};
-use crate::buffer::AlignedBuf;
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::{self, Path};
 use crate::pool;
 
 /// Rows of a group.
 pub const GROUP: usize = 16;
-/// The version of the packed layout: a cache of packed bytes is of use only to the same version.
-pub const PACKING: u32 = 1;
 /// Bytes of the half-precision scales of a group.
 const HALVES: usize = 2 * GROUP;
 
@@ -214,30 +211,9 @@ impl PackedMatrix {
         Ok(PackedMatrix { ty, n, k, gated: parts.len() == 2, group_bytes, data })
     }
 
-    /// A matrix from [`PackedMatrix::packed`] of an earlier one, as from a cache on disk. The layout is of this version
-    /// of the crate ([`PACKING`]) and the same on every processor; any bytes of the right size give some matrix.
-    ///
-    /// # Errors
-    /// When K is no whole number of blocks or `data` has another size than such a matrix.
-    pub fn from_packed(
-        ty: BlockType,
-        n: usize,
-        k: usize,
-        gated: bool,
-        data: AlignedBuf<u8>,
-    ) -> Result<PackedMatrix, QuantError> {
-        let row = ty.row_bytes(k).ok_or(QuantError::Length { ty, len: k })?;
-        let group_bytes = Layout::of(ty).map_or(row.saturating_mul(GROUP), |layout| layout.group_bytes(k));
-        let groups = n.div_ceil(GROUP).saturating_mul(if gated { 2 } else { 1 });
-        let expected = groups.saturating_mul(group_bytes);
-        if data.len() != expected {
-            return Err(QuantError::Bytes { ty, expected, found: data.len() });
-        }
-        Ok(PackedMatrix { ty, n, k, gated, group_bytes, data: data.into() })
-    }
-
-    /// The packed bytes, for [`PackedMatrix::from_packed`].
-    pub fn packed(&self) -> &[u8] {
+    /// The packed bytes.
+    #[cfg(test)]
+    pub(super) fn packed(&self) -> &[u8] {
         &self.data
     }
 

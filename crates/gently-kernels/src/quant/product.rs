@@ -66,6 +66,28 @@ impl TileKernel {
     }
 }
 
+/// The form of `$run` for a layout: its bits in both planes, scales of halves, minima, scales under scales. An instruction set is
+/// one function generic over these.
+#[cfg(target_arch = "x86_64")]
+macro_rules! by_layout {
+    ($layout:expr, $run:ident) => {
+        match ($layout.low, $layout.high, $layout.min, $layout.supers) {
+            (4, 0, false, false) => $run::<4, 0, false, false, false>,
+            (4, 0, true, false) => $run::<4, 0, false, true, false>,
+            (4, 1, false, false) => $run::<4, 1, false, false, false>,
+            (4, 1, true, false) => $run::<4, 1, false, true, false>,
+            (8, ..) => $run::<8, 0, false, false, false>,
+            (2, 0, ..) => $run::<2, 0, true, true, true>,
+            (2, ..) => $run::<2, 1, true, false, true>,
+            (4, 0, ..) => $run::<4, 0, false, true, true>,
+            (4, 1, ..) => $run::<4, 1, false, true, true>,
+            _ => $run::<4, 2, true, false, true>,
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(super) use by_layout;
+
 /// The inner loop for a matrix on a path.
 fn tile_kernel(path: Path, w: &PackedMatrix) -> TileKernel {
     #[cfg(target_arch = "x86_64")]

@@ -89,20 +89,6 @@ fn packed_rows_are_the_file_s_numbers() {
 }
 
 #[test]
-fn packed_bytes_come_back() {
-    let c = case(BlockType::Q4_1, 1, 37, 256);
-    let bytes = crate::buffer::AlignedBuf::from_slice(c.w.packed());
-    let again = PackedMatrix::from_packed(BlockType::Q4_1, 37, 256, false, bytes.clone()).unwrap();
-    let rows = c.rows(cpu::path());
-    let mut y = vec![0.0; 37];
-    product(&again, &rows, &mut y, 37, &Epilogue::default());
-    assert_eq!(y, c.run(cpu::path()));
-    assert!(PackedMatrix::from_packed(BlockType::Q4_1, 37, 256, true, bytes.clone()).is_err());
-    assert!(PackedMatrix::from_packed(BlockType::Q4_0, 37, 256, false, bytes.clone()).is_err());
-    assert!(PackedMatrix::from_packed(BlockType::Q4_1, usize::MAX, 256, true, bytes).is_err());
-}
-
-#[test]
 fn an_arena_s_matrices_keep_to_themselves() {
     let mut arena = PackArena::new();
     let made: Vec<(Case, PackedMatrix)> = [(37, 256), (5, 32), (16, 64), (100, 96)]
