@@ -7,7 +7,6 @@
 use crate::spelling::{self, Spelling};
 use crate::{Error, Result, charsmap, json};
 use serde_json::Value;
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::OnceLock;
 use tokenizers::Tokenizer;
@@ -69,19 +68,27 @@ impl Pipeline {
     }
 
     /// Of a tokenizer that was put together here.
-    pub fn built(mut ordinary: Tokenizer, path: &Path) -> Result<Self> {
+    pub fn built(ordinary: Tokenizer, path: &Path) -> Result<Self> {
+        let vocab = ordinary.get_vocab(true);
+        let mut tokens: Vec<(u32, &str)> = vocab.iter().map(|(token, &id)| (id, token.as_str())).collect();
+        tokens.sort_unstable();
+        Self::of_tokens(ordinary, &tokens, path)
+    }
+
+    /// Of a tokenizer whose tokens, added ones too, are known in the order of their numbers: asking it for them makes copies of
+    /// all, twice.
+    pub fn of_tokens(mut ordinary: Tokenizer, tokens: &[(u32, &str)], path: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
         ordinary.set_encode_special_tokens(true);
         // A cut or padded sequence would silently change a corpus.
         ordinary.with_truncation(None).map_err(|e| invalid(e.to_string()))?;
         ordinary.with_padding(None);
-        let vocab = ordinary.get_vocab(true);
-        let max = vocab.values().copied().max().ok_or_else(|| invalid("the vocabulary is empty".into()))?;
+        let &(max, _) = tokens.last().ok_or_else(|| invalid("the vocabulary is empty".into()))?;
         if max >= MAX_ID {
             return Err(invalid(format!("token number {max} is over the limit of {MAX_ID}")));
         }
-        if max as usize > MOST_HOLES + 16 * vocab.len() {
-            return Err(invalid(format!("token number {max} is far beyond its {} tokens", vocab.len())));
+        if max as usize > MOST_HOLES + 16 * tokens.len() {
+            return Err(invalid(format!("token number {max} is far beyond its {} tokens", tokens.len())));
         }
         let mut special_ids: Vec<(String, u32)> = ordinary
             .get_added_tokens_decoder()
@@ -92,7 +99,7 @@ impl Pipeline {
         special_ids.sort_by_key(|&(_, id)| id);
         let decoder = serde_json::to_value(ordinary.get_decoder()).map_err(|e| invalid(e.to_string()))?;
         let spelling = Spelling::of(&decoder);
-        let bytes = (spelling == Spelling::ByteLevel).then(|| token_bytes(&ordinary, &vocab, max));
+        let bytes = (spelling == Spelling::ByteLevel).then(|| token_bytes(&ordinary, tokens));
         Ok(Self {
             special: OnceLock::new(),
             text: OnceLock::new(),
@@ -243,23 +250,31 @@ fn check_merges(model: &Value) -> Result<(), String> {
     Ok(())
 }
 
-fn token_bytes(tokenizer: &Tokenizer, vocab: &HashMap<String, u32>, max: u32) -> TokenBytes {
-    let letter_to_byte: HashMap<char, u8> =
-        json::byte_letters().iter().enumerate().map(|(b, &c)| (c, b as u8)).collect();
+/// Of tokens in the order of their numbers. Added ones are stored as themselves, the others in byte letters.
+fn token_bytes(tokenizer: &Tokenizer, tokens: &[(u32, &str)]) -> TokenBytes {
+    let letters = json::byte_letters();
+    let beyond = letters.iter().map(|&c| c as usize + 1).max().unwrap_or(0);
+    let mut byte_of: Vec<Option<u8>> = vec![None; beyond];
+    letters.iter().enumerate().for_each(|(b, &c)| byte_of[c as usize] = Some(b as u8));
     let added = tokenizer.get_added_tokens_decoder();
-    let mut tokens: Vec<Vec<u8>> = vec![Vec::new(); max as usize + 1];
-    for (token, &id) in vocab {
-        // Added tokens are stored as themselves, the others in byte letters.
-        let spelled = if added.contains_key(&id) {
-            None
-        } else {
-            token.chars().map(|c| letter_to_byte.get(&c).copied()).collect::<Option<Vec<u8>>>()
+    let size = tokens.last().map_or(0, |t| t.0 as usize + 1);
+    let mut all = TokenBytes { data: Vec::new(), ends: Vec::with_capacity(size) };
+    for &(id, token) in tokens {
+        // Numbers without a token have no bytes; of two tokens with one number the first has it.
+        if (id as usize) < all.ends.len() {
+            continue;
+        }
+        all.ends.resize(id as usize, all.data.len() as u32);
+        let start = all.data.len();
+        let mut letter = |c: char| {
+            let byte = byte_of.get(c as usize).copied().flatten();
+            byte.inspect(|&b| all.data.push(b)).is_some()
         };
-        tokens[id as usize] = spelled.unwrap_or_else(|| token.as_bytes().to_vec());
-    }
-    let mut all = TokenBytes { data: Vec::new(), ends: Vec::with_capacity(tokens.len()) };
-    for t in tokens {
-        all.data.extend_from_slice(&t);
+        let spelled = !added.contains_key(&id) && token.chars().all(&mut letter);
+        if !spelled {
+            all.data.truncate(start);
+            all.data.extend_from_slice(token.as_bytes());
+        }
         all.ends.push(all.data.len() as u32);
     }
     all

@@ -84,7 +84,11 @@ impl Tokenizer {
 
     /// Of a pipeline that was put together here; `path` is for messages.
     pub(crate) fn built(pipeline: tokenizers::Tokenizer, path: &Path) -> Result<Self> {
-        Ok(Self::direct(Model::Pipeline(Box::new(Pipeline::built(pipeline, path)?))))
+        Ok(Self::of_pipeline(Pipeline::built(pipeline, path)?))
+    }
+
+    pub(crate) fn of_pipeline(pipeline: Pipeline) -> Self {
+        Self::direct(Model::Pipeline(Box::new(pipeline)))
     }
 
     /// The same tokenizer, its texts and answers ended by these tokens, the end of text first. An empty list changes

@@ -4,13 +4,14 @@
 //! error. Not here: reading GGUF files (`gently-formats`); the algorithms, which the `tokenizers` crate runs.
 
 use crate::charsmap;
+use crate::pipeline::Pipeline;
 use crate::split;
 use crate::{Error, Result, Tokenizer};
 use serde_json::{Map, Value, json};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
-use tokenizers::models::bpe::{BPE, BpeBuilder, Vocab};
-use tokenizers::{AddedToken, Tokenizer as Pipeline};
+use tokenizers::AddedToken;
+use tokenizers::models::bpe::{BPE, Vocab};
 
 /// SentencePiece's visible space.
 const SPACE: &str = "▁";
@@ -75,14 +76,14 @@ impl Tokenizer {
             "bert" => reader.wordpiece()?,
             other => return Err(reader.invalid(format!("tokenizer model {other:?} is not supported"))),
         };
-        Ok(Self::built(pipeline, path)?.with_ends(&vocabulary.ends))
+        Ok(Self::of_pipeline(pipeline).with_ends(&vocabulary.ends))
     }
 }
 
 /// What a pipeline's model is made from.
 enum Source {
     Json(Value),
-    Bpe(BpeBuilder),
+    Bpe(BPE),
 }
 
 struct Reader<'a> {
@@ -130,10 +131,10 @@ impl Reader<'_> {
     }
 
     /// Token to number. A spelling may be there once only.
-    fn numbers<'t>(&self, spelled: impl Iterator<Item = &'t str>) -> Result<HashMap<&'t str, usize>> {
-        let mut numbers = HashMap::with_capacity(self.v.tokens.len());
-        for (id, token) in spelled.enumerate() {
-            if let Some(first) = numbers.insert(token, id) {
+    fn numbers(&self, spelled: &[&str]) -> Result<Vocab> {
+        let mut numbers = Vocab::with_capacity(spelled.len());
+        for (id, &token) in spelled.iter().enumerate() {
+            if let Some(first) = numbers.insert(token.to_owned(), id as u32) {
                 return Err(self.invalid(format!("tokens {first} and {id} are both {token:?}")));
             }
         }
@@ -141,12 +142,12 @@ impl Reader<'_> {
     }
 
     /// Control and user-defined tokens are found in a text before it is cut.
-    fn added(&self, spelled: &[String]) -> impl Iterator<Item = AddedToken> {
+    fn added(&self, spelled: &[&str]) -> impl Iterator<Item = AddedToken> {
         // An empty token would be found everywhere.
         spelled.iter().enumerate().filter(|(_, t)| !t.is_empty()).filter_map(|(id, content)| {
             let kind = self.kind(id);
             let special = matches!(kind, CONTROL | UNKNOWN) || (kind == 1 && self.names(id));
-            (special || kind == USER).then(|| AddedToken::from(content.clone(), special).normalized(false))
+            (special || kind == USER).then(|| AddedToken::from((*content).to_owned(), special).normalized(false))
         })
     }
 
@@ -156,16 +157,16 @@ impl Reader<'_> {
     }
 
     /// What is put around a text: numbers in front and behind.
-    fn around(&self, front: Option<u32>, behind: Option<u32>, spelled: &[String]) -> Value {
+    fn around(&self, front: Option<u32>, behind: Option<u32>, spelled: &[&str]) -> Value {
         if front.is_none() && behind.is_none() {
             return Value::Null;
         }
         let mut special = Map::new();
         let mut single = Vec::new();
         let mut token = |id: u32, single: &mut Vec<Value>| {
-            let content = spelled[id as usize].clone();
+            let content = spelled[id as usize];
             single.push(json!({"SpecialToken": {"id": content, "type_id": 0}}));
-            special.insert(content.clone(), json!({"id": content, "ids": [id], "tokens": [content]}));
+            special.insert(content.to_owned(), json!({"id": content, "ids": [id], "tokens": [content]}));
         };
         if let Some(id) = front {
             token(id, &mut single);
@@ -186,11 +187,11 @@ impl Reader<'_> {
         [normalizer, pre_tokenizer, decoder]: [Value; 3],
         model: Source,
         around: (Option<u32>, Option<u32>),
-        spelled: &[String],
+        spelled: &[&str],
     ) -> Result<Pipeline> {
         let (text, model) = match model {
             Source::Json(text) => (text, None),
-            Source::Bpe(builder) => (json!({"type": "BPE", "vocab": {}, "merges": []}), Some(builder)),
+            Source::Bpe(model) => (json!({"type": "BPE", "vocab": {}, "merges": []}), Some(model)),
         };
         let file = json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
@@ -199,22 +200,19 @@ impl Reader<'_> {
             "decoder": decoder, "model": text,
         });
         let failed = |e: tokenizers::Error| self.invalid(e.to_string());
-        let mut pipeline = file.to_string().parse::<Pipeline>().map_err(failed)?;
-        if let Some(builder) = model {
-            pipeline.with_model(builder.build().map_err(failed)?);
+        let mut pipeline = file.to_string().parse::<tokenizers::Tokenizer>().map_err(failed)?;
+        if let Some(model) = model {
+            pipeline.with_model(model);
         }
         pipeline.add_tokens(self.added(spelled)).map_err(failed)?;
-        Ok(pipeline)
+        let tokens: Vec<(u32, &str)> = spelled.iter().enumerate().map(|(id, &token)| (id as u32, token)).collect();
+        Pipeline::of_tokens(pipeline, &tokens, self.path)
     }
 
     fn ends_around(&self, add_bos: bool) -> (Option<u32>, Option<u32>) {
         let bos = self.v.bos.filter(|_| self.v.add_bos.unwrap_or(add_bos));
         let eos = self.v.ends.first().copied().filter(|_| self.v.add_eos.unwrap_or(false));
         (bos, eos)
-    }
-
-    fn spelled(&self) -> Vec<String> {
-        self.v.tokens.iter().map(|t| (*t).to_owned()).collect()
     }
 
     fn byte_level(&self) -> Result<Pipeline> {
@@ -224,18 +222,16 @@ impl Reader<'_> {
         let Some(rule) = split::rule(pre) else {
             return Err(self.invalid(format!("the rule {pre:?} for cutting text is not known")));
         };
-        let numbers = self.numbers(self.v.tokens.iter().copied())?;
+        let numbers = self.numbers(&self.v.tokens)?;
+        let longest = self.v.tokens.iter().map(|t| t.len()).max().unwrap_or(0);
         let mut merges = Vec::with_capacity(self.v.merges.len());
         for (i, merge) in self.v.merges.iter().enumerate() {
-            // An entry may hold a space only where it starts: both halves are at least a character long.
-            let halves = merge.char_indices().skip(1).filter(|(_, c)| *c == ' ').map(|(at, _)| merge.split_at(at));
-            let mut known = halves.map(|(a, b)| (a, &b[1..])).filter(|(a, b)| {
-                let whole = [*a, *b].concat();
-                [*a, *b, whole.as_str()].iter().all(|t| numbers.contains_key(*t))
-            });
-            let Some((a, b)) = known.next() else {
-                return Err(self.invalid(format!("merge {i}, {merge:?}, is not two tokens that make a third")));
-            };
+            // Whether they are tokens, making the model finds out too, so the one way there is to cut this is taken on trust.
+            // But it believes that a merge is no longer than the longest token.
+            let mut halves = halves(merge).filter(|(a, b)| a.len() + b.len() <= longest);
+            let (first, second) = (halves.next(), halves.next());
+            let cut = if second.is_none() { first } else { cut_of(merge, &numbers) };
+            let Some((a, b)) = cut else { return Err(self.not_a_merge(i)) };
             merges.push((a.to_owned(), b.to_owned()));
         }
         let mut pieces: Vec<Value> = rule
@@ -245,22 +241,36 @@ impl Reader<'_> {
             .collect();
         let level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
         pieces.push(level.clone());
-        let model = BPE::builder().vocab_and_merges(entries(&numbers), merges).ignore_merges(rule.ignore_merges);
+        let builder = BPE::builder().vocab_and_merges(numbers, merges).ignore_merges(rule.ignore_merges);
+        let model = match builder.build() {
+            Ok(model) => model,
+            Err(e) => return Err(self.first_that_is_none()?.unwrap_or_else(|| self.invalid(e.to_string()))),
+        };
         let pre_tokenizer = json!({"type": "Sequence", "pretokenizers": pieces});
-        let spelled = self.spelled();
         // Llama 3's files, whose words are taken whole, start each text with a mark.
         let around = self.ends_around(matches!(pre, "llama-bpe" | "llama3" | "llama-v3"));
-        self.pipeline([Value::Null, pre_tokenizer, level], Source::Bpe(model), around, &spelled)
+        self.pipeline([Value::Null, pre_tokenizer, level], Source::Bpe(model), around, &self.v.tokens)
+    }
+
+    fn not_a_merge(&self, i: usize) -> Error {
+        self.invalid(format!("merge {i}, {:?}, is not two tokens that make a third", self.v.merges[i]))
+    }
+
+    /// The error about the first merge that is none.
+    fn first_that_is_none(&self) -> Result<Option<Error>> {
+        let numbers = self.numbers(&self.v.tokens)?;
+        let wrong = self.v.merges.iter().position(|merge| cut_of(merge, &numbers).is_none());
+        Ok(wrong.map(|i| self.not_a_merge(i)))
     }
 
     fn sentencepiece(&self) -> Result<Pipeline> {
-        let numbers = self.numbers(self.v.tokens.iter().copied())?;
+        let numbers = self.numbers(&self.v.tokens)?;
         if self.v.scores.is_empty() {
             return Err(self.invalid("a SentencePiece vocabulary needs scores".into()));
         }
         // SentencePiece merges the pair whose whole has the best score: as a list of merges, in the order of scores, and
         // within one whole by its halves' numbers (transformers' `generate_merges`).
-        let mut merges: Vec<(f64, usize, usize)> = Vec::new();
+        let mut merges: Vec<(f64, u32, u32)> = Vec::new();
         for (id, token) in self.v.tokens.iter().enumerate() {
             if self.kind(id) != 1 {
                 continue;
@@ -272,13 +282,15 @@ impl Reader<'_> {
             merges.extend(halves.map(|(a, b)| (self.v.scores[id], a, b)));
         }
         merges.sort_by(|x, y| y.0.total_cmp(&x.0).then((x.1, x.2).cmp(&(y.1, y.2))));
-        let halves = merges.iter().map(|&(_, a, b)| (self.v.tokens[a].to_owned(), self.v.tokens[b].to_owned()));
-        let model = BPE::builder().vocab_and_merges(entries(&numbers), halves.collect::<Vec<_>>()).fuse_unk(true);
+        let text = |id: u32| self.v.tokens[id as usize].to_owned();
+        let halves: Vec<(String, String)> = merges.iter().map(|&(_, a, b)| (text(a), text(b))).collect();
+        let model = BPE::builder().vocab_and_merges(numbers, halves).fuse_unk(true);
         let model = model.byte_fallback(self.has_bytes());
         let model = match self.unknown_token() {
             Some(token) => model.unk_token(token.to_owned()),
             None => model,
         };
+        let model = Source::Bpe(model.build().map_err(|e| self.invalid(e.to_string()))?);
         let prefix = self.v.add_space_prefix.unwrap_or(true);
         let mut normalizers = vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})];
         let mut decoders = vec![
@@ -292,12 +304,11 @@ impl Reader<'_> {
         }
         let normalizer = json!({"type": "Sequence", "normalizers": normalizers});
         let decoder = json!({"type": "Sequence", "decoders": decoders});
-        let spelled = self.spelled();
-        self.pipeline([normalizer, Value::Null, decoder], Source::Bpe(model), self.ends_around(true), &spelled)
+        self.pipeline([normalizer, Value::Null, decoder], model, self.ends_around(true), &self.v.tokens)
     }
 
     fn unigram(&self) -> Result<Pipeline> {
-        self.numbers(self.v.tokens.iter().copied())?;
+        self.numbers(&self.v.tokens)?;
         if self.v.scores.is_empty() {
             return Err(self.invalid("a unigram vocabulary needs scores".into()));
         }
@@ -326,8 +337,8 @@ impl Reader<'_> {
         let model = json!({
             "type": "Unigram", "unk_id": unknown, "vocab": vocab, "byte_fallback": self.has_bytes(),
         });
-        let spelled = self.spelled();
-        self.pipeline([normalizer, space.clone(), space], Source::Json(model), self.ends_around(false), &spelled)
+        let model = Source::Json(model);
+        self.pipeline([normalizer, space.clone(), space], model, self.ends_around(false), &self.v.tokens)
     }
 
     /// WordPiece: the file has a mark in front of words, Python has one in front of what continues a word.
@@ -338,10 +349,11 @@ impl Reader<'_> {
             None => (*token).to_owned(),
         };
         let spelled: Vec<String> = self.v.tokens.iter().enumerate().map(respelled).collect();
-        let numbers = self.numbers(spelled.iter().map(String::as_str))?;
-        let vocab: Map<String, Value> = numbers.iter().map(|(t, &id)| ((*t).to_owned(), id.into())).collect();
-        let unknown = self.v.unknown.map_or("[UNK]", |id| &spelled[id as usize]);
-        let find = |said: Option<u32>, name: &str| said.or_else(|| Some(*numbers.get(name)? as u32));
+        let spelled: Vec<&str> = spelled.iter().map(String::as_str).collect();
+        let numbers = self.numbers(&spelled)?;
+        let vocab: Map<String, Value> = numbers.iter().map(|(t, &id)| (t.clone(), id.into())).collect();
+        let unknown = self.v.unknown.map_or("[UNK]", |id| spelled[id as usize]);
+        let find = |said: Option<u32>, name: &str| said.or_else(|| numbers.get(name).copied());
         let (class, separator) = (find(self.v.class.or(self.v.bos), "[CLS]"), find(self.v.separator, "[SEP]"));
         let model = json!({
             "type": "WordPiece", "unk_token": unknown, "continuing_subword_prefix": "##",
@@ -375,9 +387,18 @@ impl Reader<'_> {
     }
 }
 
-/// A vocabulary in the form that models take.
-fn entries(numbers: &HashMap<&str, usize>) -> Vocab {
-    numbers.iter().map(|(token, &id)| ((*token).to_owned(), id as u32)).collect()
+/// The ways to cut `left right`: an entry may hold a space only where it starts, since both halves are at least a character long.
+fn halves(merge: &str) -> impl Iterator<Item = (&str, &str)> {
+    let spaces = merge.char_indices().skip(1).filter(|(_, c)| *c == ' ');
+    spaces.map(|(at, _)| (&merge[..at], &merge[at + 1..]))
+}
+
+/// The first way that makes two tokens whose whole is a third.
+fn cut_of<'m>(merge: &'m str, numbers: &Vocab) -> Option<(&'m str, &'m str)> {
+    halves(merge).find(|(a, b)| {
+        let whole = [*a, *b].concat();
+        [*a, *b, whole.as_str()].iter().all(|t| numbers.contains_key(*t))
+    })
 }
 
 /// The byte that `<0x0A>` stands for.
