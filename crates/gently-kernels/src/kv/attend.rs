@@ -18,7 +18,7 @@ const CHUNK: usize = 4;
 /// Rows (queries times heads of a group) that are cut by chunks of the sequence.
 const FEW: usize = 24;
 /// Rows of a block of many queries.
-const BLOCK: usize = 48;
+const BLOCK: usize = 96;
 
 /// How attention scores queries and keys.
 #[derive(Debug, Clone, Copy)]
@@ -92,23 +92,22 @@ impl<'a> Attend<'a> {
         let tokens = (BLOCK / group).max(1);
         for (span, s) in spans.iter().enumerate().filter(|(_, s)| s.rows > 0) {
             let blocks = s.rows.div_ceil(tokens);
-            // The last blocks see the most keys: they go first.
-            for block in (0..blocks).rev() {
+            // A key head's blocks follow each other, so that its pages stay in the second cache from one to the next. The last
+            // blocks see the most keys: they go first.
+            for (kv_head, block) in (0..shape.kv_heads).flat_map(|head| (0..blocks).rev().map(move |b| (head, b))) {
                 let t = (block * tokens, s.rows.min((block + 1) * tokens));
                 let seen_from = spec.window.map_or(0, |w| (s.start + t.0 + 1).saturating_sub(w));
                 let chunks = (seen_from / (CHUNK * PAGE), (s.start + t.1).div_ceil(CHUNK * PAGE));
                 let rows = (t.1 - t.0) * group;
-                for kv_head in 0..shape.kv_heads {
-                    let whole = Task { span, kv_head, t, chunks, part: None };
-                    if rows > FEW || chunks.1 - chunks.0 == 1 {
-                        tasks.push(whole);
-                        continue;
-                    }
-                    joins.push(Task { part: Some(parts), ..whole });
-                    for chunk in chunks.0..chunks.1 {
-                        tasks.push(Task { chunks: (chunk, chunk + 1), part: Some(parts), ..whole });
-                        parts += rows;
-                    }
+                let whole = Task { span, kv_head, t, chunks, part: None };
+                if rows > FEW || chunks.1 - chunks.0 == 1 {
+                    tasks.push(whole);
+                    continue;
+                }
+                joins.push(Task { part: Some(parts), ..whole });
+                for chunk in chunks.0..chunks.1 {
+                    tasks.push(Task { chunks: (chunk, chunk + 1), part: Some(parts), ..whole });
+                    parts += rows;
                 }
             }
         }
@@ -274,10 +273,11 @@ impl Run<'_> {
         let all_norms: &mut [[f32; 2]] = bytemuck::cast_slice_mut(all_norms);
         all.fill(0.0);
         all_norms.fill([f32::NEG_INFINITY, 0.0]);
+        let pages = (span.start + task.t.1).div_ceil(PAGE).min(task.chunks.1 * CHUNK);
         for chunk in task.chunks.0..task.chunks.1 {
             sums.fill(0.0);
             norms.fill([f32::NEG_INFINITY, 0.0]);
-            let last = (span.start + task.t.1).div_ceil(PAGE).min((chunk + 1) * CHUNK);
+            let last = pages.min((chunk + 1) * CHUNK);
             for page in chunk * CHUNK..last {
                 let (data, scales) = T::of(&cx.pages[task.span][page]);
                 let at = cx.layer * cx.shape.kv_heads + task.kv_head;
@@ -289,9 +289,17 @@ impl Run<'_> {
                     first: page * PAGE,
                 };
                 let head = if scales.is_empty() { Head { scales: std::ptr::null(), ..head } } else { head };
+                // The head's next page comes meanwhile, a part with each tile of many: it may be far away. Few rows read on and on.
+                let next = match rows > FEW && page + 1 < pages {
+                    true => &T::of(&cx.pages[task.span][page + 1]).0[at * cx.shape.head()..][..cx.shape.head()],
+                    false => &[],
+                };
                 let mut r = 0;
                 while r < rows {
                     let m = heights::<S>().into_iter().find(|m| *m <= rows - r).unwrap_or(1);
+                    for line in next[r * next.len() / rows..(r + m) * next.len() / rows].chunks(64 / size_of::<T>()) {
+                        s.prefetch(line.as_ptr().cast());
+                    }
                     let mut queries = [Query {
                         q: std::ptr::null(),
                         position: 0,

@@ -9,6 +9,7 @@ use super::product::{TOGETHER, Tile, TileKernel, width_for};
 use super::rows::PackedRows;
 use crate::cpu::Path;
 use crate::simd::{Kernel, Simd, dispatch};
+use std::ops::Range;
 
 /// The inner loop on a path.
 pub(super) fn kernel(path: Path) -> TileKernel {
@@ -21,12 +22,78 @@ pub(super) fn kernel(path: Path) -> TileKernel {
 }
 
 #[inline]
-fn run(path: Path, w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut [Tile]) {
-    dispatch(path, Floats { w, x, g, tile, columns, out });
+fn run(path: Path, w: &Floats, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut [Tile]) {
+    dispatch(path, Product { w, x, g, tile, columns, out });
 }
 
-struct Floats<'a> {
-    w: &'a PackedMatrix,
+/// A matrix, some of whose groups may have been made f32 beforehand.
+pub(super) struct Floats<'a> {
+    pub matrix: &'a PackedMatrix,
+    /// Groups from `first` on, or empty.
+    wide: &'a [f32],
+    first: usize,
+}
+
+/// Tiles of rows that pay for widening weights beforehand: half precision takes the processor as long to widen as to multiply
+/// once, and a tile is some twelve multiplications.
+const MANY_TILES: usize = 4;
+
+/// Numbers of room that [`Floats::widened`] needs for `groups` groups of outputs that `tiles` tiles of rows pass by; 0 where
+/// they are best read as they are.
+pub(super) fn wide_words(w: &PackedMatrix, groups: usize, tiles: usize) -> usize {
+    let narrow = matches!(w.block_type(), BlockType::F16 | BlockType::Bf16);
+    let each = if w.is_gated() { 2 } else { 1 };
+    if narrow && tiles >= MANY_TILES { groups * each * w.k() * GROUP } else { 0 }
+}
+
+impl<'a> Floats<'a> {
+    /// Read as it is.
+    pub fn of(matrix: &'a PackedMatrix) -> Self {
+        Self { matrix, wide: &[], first: 0 }
+    }
+
+    /// With these groups of rows made f32 in `room`, unless that is empty.
+    #[inline(always)]
+    pub fn widened<S: Simd>(s: S, matrix: &'a PackedMatrix, groups: Range<usize>, room: &'a mut [f32]) -> Self {
+        if room.is_empty() {
+            return Self::of(matrix);
+        }
+        let (each, first) = (matrix.k() * GROUP, groups.start);
+        assert_eq!(room.len(), groups.len() * each, "room for the groups");
+        for (g, room) in groups.zip(room.chunks_exact_mut(each)) {
+            match matrix.block_type() {
+                BlockType::F16 => widen::<S, F16>(s, matrix.group(g), room),
+                _ => widen::<S, Bf16>(s, matrix.group(g), room),
+            }
+        }
+        Self { matrix, wide: room, first }
+    }
+
+    #[inline(always)]
+    fn group(&self, g: usize) -> &[u8] {
+        match self.wide.is_empty() {
+            true => self.matrix.group(g),
+            false => {
+                let each = self.matrix.k() * GROUP;
+                bytemuck::cast_slice(&self.wide[(g - self.first) * each..][..each])
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn widen<S: Simd, W: Stored>(s: S, from: &[u8], to: &mut [f32]) {
+    assert_eq!(from.len(), to.len() * size_of::<W::T>());
+    let from = from.as_ptr().cast::<W::T>();
+    for (i, to) in to.chunks_exact_mut(S::LANES).enumerate() {
+        // SAFETY: the bytes hold as many numbers as there are places, as asserted, and groups are whole vectors.
+        let v = unsafe { W::load(s, from.add(i * S::LANES)) };
+        s.store(to, v);
+    }
+}
+
+struct Product<'a> {
+    w: &'a Floats<'a>,
     x: &'a PackedRows,
     g: usize,
     tile: usize,
@@ -34,11 +101,12 @@ struct Floats<'a> {
     out: &'a mut [Tile],
 }
 
-impl Kernel for Floats<'_> {
+impl Kernel for Product<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        match self.w.block_type() {
+        match self.w.matrix.block_type() {
+            _ if !self.w.wide.is_empty() => columns::<S, F32>(s, self),
             BlockType::F32 => columns::<S, F32>(s, self),
             BlockType::F16 => columns::<S, F16>(s, self),
             _ => columns::<S, Bf16>(s, self),
@@ -86,7 +154,7 @@ impl Stored for Bf16 {
 
 /// Cuts the columns so that the sums of two vectors of weights fit the registers: 12 for 16 lanes, 6 for 8.
 #[inline(always)]
-fn columns<S: Simd, W: Stored>(s: S, mut f: Floats) {
+fn columns<S: Simd, W: Stored>(s: S, mut f: Product) {
     let (most, in_group) = if S::LANES == GROUP { (12, 1) } else { (6, 2) };
     let mut first = 0;
     while first < f.columns {
@@ -114,7 +182,7 @@ fn columns<S: Simd, W: Stored>(s: S, mut f: Floats) {
 /// # Safety
 /// The tile has columns `first .. first` plus the kernel's width of `n`.
 #[inline(always)]
-unsafe fn wide<S: Simd, W: Stored, const V: usize>(s: S, f: &mut Floats, first: usize, n: usize, i: usize) {
+unsafe fn wide<S: Simd, W: Stored, const V: usize>(s: S, f: &mut Product, first: usize, n: usize, i: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         match width_for(n) {
@@ -135,8 +203,8 @@ unsafe fn wide<S: Simd, W: Stored, const V: usize>(s: S, f: &mut Floats, first: 
 /// # Safety
 /// The tile has columns `first .. first + C`.
 #[inline(always)]
-unsafe fn tile<S: Simd, W: Stored, const C: usize, const V: usize>(s: S, f: &mut Floats, first: usize, i: usize) {
-    let (k, width) = (f.w.k(), f.x.width());
+unsafe fn tile<S: Simd, W: Stored, const C: usize, const V: usize>(s: S, f: &mut Product, first: usize, i: usize) {
+    let (k, width) = (f.w.matrix.k(), f.x.width());
     let in_group = GROUP / S::LANES;
     let groups = [f.w.group(f.g + i), f.w.group(f.g + i + V / in_group - 1)];
     assert!(groups.iter().all(|g| g.len() == k * GROUP * size_of::<W::T>()) && first + C <= width);

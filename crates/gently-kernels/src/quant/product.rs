@@ -7,14 +7,17 @@
 //! floats number by number. So it does not depend on M, on the other rows, on threads, or on how work is
 //! cut; with integer blocks not even on the instruction set.
 
+use super::floats::{self, Floats};
 use super::packed::{GROUP, Layout, PackedMatrix};
 use super::plain;
 use super::rows::{MAX_WIDTH, PackedRows, kernel_width};
 use crate::cpu::{self, Path};
 use crate::gemm::Activation;
+use crate::gemm::scratch::{self, Slot};
 use crate::pool::{self, Disjoint};
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::simd_math;
+use std::ops::Range;
 
 /// What happens to a product on its way to memory: `y = residual + act(x·Wᵀ + bias)`; of a gated matrix
 /// `y = residual + act(x·gateᵀ + bias₀) · (x·upᵀ + bias₁)`.
@@ -52,15 +55,15 @@ pub(super) enum TileKernel {
     /// For group `g`.
     One(fn(w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut Tile)),
     /// For up to [`TOGETHER`] groups from `g` on, one for each of `out`.
-    Several(fn(w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut [Tile])),
+    Several(fn(w: &Floats, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut [Tile])),
 }
 
 impl TileKernel {
     /// For the groups from `g` on, one for each of `out`.
     #[inline(always)]
-    fn run(self, w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut [Tile]) {
+    fn run(self, w: &Floats, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut [Tile]) {
         match self {
-            Self::One(kernel) => (g..).zip(out).for_each(|(g, out)| kernel(w, x, g, tile, columns, out)),
+            Self::One(kernel) => (g..).zip(out).for_each(|(g, out)| kernel(w.matrix, x, g, tile, columns, out)),
             Self::Several(kernel) => kernel(w, x, g, tile, columns, out),
         }
     }
@@ -136,10 +139,18 @@ pub(crate) fn product_on(
     if m == 0 {
         return;
     }
-    let (cut, y) = (Cut::new(w, m), Disjoint::new(y));
-    pool::parallel(cut.tasks, |i| {
-        let part = Part { path, w, x, y: &y, stride, epilogue, groups: cut.groups(i) };
-        dispatch(path, part);
+    let (cut, y) = (Cut::new(w, m, x.tiles()), Disjoint::new(y));
+    let parts = cut.parts(x.tiles());
+    pool::parallel(cut.tasks * parts, |i| {
+        let (groups, tiles) = (cut.groups(i / parts), cut.tiles(i % parts, x.tiles()));
+        let words = floats::wide_words(w, groups.len(), tiles.len());
+        let part = Part { path, w, x, y: &y, stride, epilogue, groups, tiles, wide: &mut [] };
+        match words {
+            0 => dispatch(path, part),
+            _ => scratch::with(Slot::A, words, |room| {
+                dispatch(path, Part { wide: bytemuck::cast_slice_mut(room), ..part });
+            }),
+        }
     });
 }
 
@@ -158,7 +169,7 @@ pub(crate) fn argmax_on(path: Path, w: &PackedMatrix, x: &PackedRows) -> Vec<(us
     check(w, x);
     assert!(!w.is_gated(), "a gated matrix has no single output");
     let (m, kernel) = (x.rows(), tile_kernel(path, w));
-    let cut = Cut::new(w, m);
+    let cut = Cut::new(w, m, x.tiles());
     let mut best = vec![(0, f32::NEG_INFINITY); m * cut.tasks];
     pool::parallel_chunks_mut(&mut best, m.max(1), |task, best| {
         let mut out = [Tile::NEW; TOGETHER];
@@ -168,7 +179,7 @@ pub(crate) fn argmax_on(path: Path, w: &PackedMatrix, x: &PackedRows) -> Vec<(us
             let groups = cut.groups(task);
             for g in groups.clone().step_by(TOGETHER) {
                 let out = &mut out[..TOGETHER.min(groups.end - g)];
-                kernel.run(w, x, g, tile, columns, out);
+                kernel.run(&Floats::of(w), x, g, tile, columns, out);
                 for (g, out) in (g..).zip(out) {
                     let rows = GROUP.min(w.n() - g * GROUP);
                     for (best, y) in best[first..].iter_mut().zip(&out.0[..columns]) {
@@ -202,21 +213,36 @@ fn check(w: &PackedMatrix, x: &PackedRows) {
 /// Most tasks of a product.
 const MOST_TASKS: usize = 256;
 
-/// A product's groups of outputs cut in tasks. Outputs do not depend on the cut, so it may depend on the threads.
+/// A product cut in tasks: groups of outputs, and parts of the rows for each. Outputs do not depend on the cut, so it may depend
+/// on the threads.
 struct Cut {
-    /// Where each task ends.
+    /// Where the groups of each task end.
     ends: [usize; MOST_TASKS],
     tasks: usize,
+    /// Tiles of rows that a task takes.
+    tiles: usize,
 }
 
 impl Cut {
     /// Few rows wait for memory: large tasks, which cost the threads few meetings, then ever smaller ones, so that all end
-    /// together; the last are of about 16 KiB, a µs or two to read. Many rows pass by a task's weights tile by
-    /// tile: the more weights, the less often they do, as long as those stay in the second cache.
-    fn new(w: &PackedMatrix, m: usize) -> Cut {
+    /// together; the last are of about 16 KiB, a µs or two to read. Many rows pass by a task's weights tile by tile: the more
+    /// weights, the less often they do, as long as those stay in the second cache. Floats as rows are four times as long as
+    /// integers and leave that cache in between, so their weights take most of it, and what is too coarse for the threads then is
+    /// made finer by the rows.
+    fn new(w: &PackedMatrix, m: usize, tiles: usize) -> Cut {
         let (groups, bytes) = (w.groups(), w.output_group_bytes().max(1));
-        let mut cut = Cut { ends: [0; MOST_TASKS], tasks: 0 };
+        let mut cut = Cut { ends: [0; MOST_TASKS], tasks: 0, tiles };
         if m > 2 * MAX_WIDTH {
+            if Layout::of(w.block_type()).is_none() {
+                let wide = bytes * 4 / w.block_type().block_bytes();
+                let each = if w.is_gated() { 1 } else { TOGETHER };
+                let most = (WIDE_BYTES / wide / each).max(1);
+                let all = groups.div_ceil(each);
+                let tasks = all.div_ceil(most).min(MOST_TASKS);
+                (1..=tasks).for_each(|i| cut.push((i * all / tasks * each).min(groups)));
+                cut.tiles = (tiles * tasks).div_ceil(FLOAT_TASKS * pool::threads()).max(LEAST_TILES);
+                return cut;
+            }
             let tasks = (groups * bytes).div_ceil(128 * 1024).max(1).next_multiple_of(8).min(MOST_TASKS).min(groups);
             (1..=tasks).for_each(|i| cut.push(i * groups / tasks));
             return cut;
@@ -237,13 +263,31 @@ impl Cut {
     }
 
     /// The groups of task `i`.
-    fn groups(&self, i: usize) -> std::ops::Range<usize> {
+    fn groups(&self, i: usize) -> Range<usize> {
         let start = if i == 0 { 0 } else { self.ends[i - 1] };
         start..self.ends[i]
     }
+
+    /// Parts that `all` tiles are cut into.
+    fn parts(&self, all: usize) -> usize {
+        all.div_ceil(self.tiles)
+    }
+
+    /// The tiles of part `i` of `all`.
+    fn tiles(&self, i: usize, all: usize) -> Range<usize> {
+        i * self.tiles..all.min((i + 1) * self.tiles)
+    }
 }
 
-/// Some groups of outputs for all rows.
+/// Memory of a task's float weights as f32: a third of the second cache of the processors that have vectors of 16, which the rows
+/// and the outputs pass through too.
+const WIDE_BYTES: usize = 320 * 1024;
+/// Tasks for each thread that a product of floats with many rows is cut into at least, where it has the rows.
+const FLOAT_TASKS: usize = 4;
+/// Fewest tiles of rows that make it worth reading a task's weights.
+const LEAST_TILES: usize = 16;
+
+/// Some groups of outputs for some tiles of rows.
 struct Part<'a> {
     path: Path,
     w: &'a PackedMatrix,
@@ -251,25 +295,30 @@ struct Part<'a> {
     y: &'a Disjoint<'a, f32>,
     stride: usize,
     epilogue: &'a Epilogue<'a>,
-    groups: std::ops::Range<usize>,
+    groups: Range<usize>,
+    tiles: Range<usize>,
+    /// Room for the weights as f32, empty where they are read as they are.
+    wide: &'a mut [f32],
 }
 
 impl Kernel for Part<'_> {
     type Out = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
+    fn run<S: Simd>(mut self, s: S) {
+        let room = std::mem::take(&mut self.wide);
         let Part { path, w, x, .. } = self;
         let kernel = tile_kernel(path, w);
         let mut out = [Tile::NEW; TOGETHER];
         // Of a gated matrix a gate and its up, else two neighbours.
         let each = if w.is_gated() { TOGETHER } else { 1 };
+        let weights = Floats::widened(s, w, self.groups.start * each..self.groups.end * each, room);
         // A tile of rows stays in the first cache while the task's weights pass by.
-        for tile in 0..x.tiles() {
+        for tile in self.tiles.clone() {
             let first = tile * x.width();
             let columns = x.width().min(x.rows() - first);
             for g in self.groups.clone().step_by(TOGETHER / each) {
                 let count = (TOGETHER / each).min(self.groups.end - g);
-                kernel.run(w, x, g * each, tile, columns, &mut out[..count * each]);
+                kernel.run(&weights, x, g * each, tile, columns, &mut out[..count * each]);
                 for i in 0..count {
                     let up = w.is_gated().then(|| &out[i * each + 1]);
                     self.finish(s, g + i, first, columns, &out[i * each], up);

@@ -181,6 +181,32 @@ fn bits_do_not_depend_on_batch_mates_threads_or_cuts() {
 }
 
 #[test]
+fn many_rows_of_floats_have_the_bits_of_one() {
+    // Enough of both for several tasks of outputs and several parts of the rows, with what is left over at both ends.
+    let (m, n, k) = (230, 16 * 43 + 3, 128);
+    for ty in [BlockType::F32, BlockType::F16, BlockType::Bf16] {
+        let c = case(ty, m, n, k);
+        let bytes = bytes_of(ty, &random(1, n * k));
+        let gated = PackedMatrix::pack_gated(ty, &bytes, &bytes, n, k).unwrap();
+        for path in cpu::available() {
+            let epilogue = Epilogue { activation: Activation::Silu, ..Epilogue::default() };
+            let on = |w: &PackedMatrix, x: &[f32], m: usize| {
+                let mut y = vec![f32::NAN; m * n];
+                product_on(path, w, &rows_on(path, w.row_kind(), x, m, k), &mut y, n, &epilogue);
+                bits(&y)
+            };
+            for w in [&c.w, &gated] {
+                let all = on(w, &c.x, m);
+                for row in [0, 7, 95, 100, 191, 192, 193, m - 1] {
+                    let alone = on(w, &c.x[row * k..(row + 1) * k], 1);
+                    assert_eq!(all[row * n..(row + 1) * n], alone, "{ty} {path:?} row {row}, gated: {}", w.is_gated());
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn rows_are_arranged_the_same_on_every_path() {
     let bits = |x: &[f32]| x.iter().map(|v| if v.is_nan() { 1 } else { v.to_bits() }).collect::<Vec<_>>();
     for kind in [RowKind::Int8, RowKind::F32] {
