@@ -83,7 +83,7 @@ impl Tokenizer {
 /// What a pipeline's model is made from.
 enum Source {
     Json(Value),
-    Bpe(BPE),
+    Bpe(Box<BPE>),
 }
 
 struct Reader<'a> {
@@ -202,7 +202,7 @@ impl Reader<'_> {
         let failed = |e: tokenizers::Error| self.invalid(e.to_string());
         let mut pipeline = file.to_string().parse::<tokenizers::Tokenizer>().map_err(failed)?;
         if let Some(model) = model {
-            pipeline.with_model(model);
+            pipeline.with_model(*model);
         }
         pipeline.add_tokens(self.added(spelled)).map_err(failed)?;
         let tokens: Vec<(u32, &str)> = spelled.iter().enumerate().map(|(id, &token)| (id as u32, token)).collect();
@@ -249,7 +249,7 @@ impl Reader<'_> {
         let pre_tokenizer = json!({"type": "Sequence", "pretokenizers": pieces});
         // Llama 3's files, whose words are taken whole, start each text with a mark.
         let around = self.ends_around(matches!(pre, "llama-bpe" | "llama3" | "llama-v3"));
-        self.pipeline([Value::Null, pre_tokenizer, level], Source::Bpe(model), around, &self.v.tokens)
+        self.pipeline([Value::Null, pre_tokenizer, level], Source::Bpe(model.into()), around, &self.v.tokens)
     }
 
     fn not_a_merge(&self, i: usize) -> Error {
@@ -290,7 +290,7 @@ impl Reader<'_> {
             Some(token) => model.unk_token(token.to_owned()),
             None => model,
         };
-        let model = Source::Bpe(model.build().map_err(|e| self.invalid(e.to_string()))?);
+        let model = Source::Bpe(model.build().map_err(|e| self.invalid(e.to_string()))?.into());
         let prefix = self.v.add_space_prefix.unwrap_or(true);
         let mut normalizers = vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})];
         let mut decoders = vec![
