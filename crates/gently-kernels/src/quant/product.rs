@@ -283,7 +283,7 @@ impl Cut {
 /// and the outputs pass through too.
 const WIDE_BYTES: usize = 320 * 1024;
 /// Tasks for each thread that a product of floats with many rows is cut into at least, where it has the rows.
-const FLOAT_TASKS: usize = 4;
+const FLOAT_TASKS: usize = 8;
 /// Fewest tiles of rows that make it worth reading a task's weights.
 const LEAST_TILES: usize = 16;
 
