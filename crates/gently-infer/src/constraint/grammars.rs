@@ -27,7 +27,8 @@ fn limits(kind: Kind) -> ParserLimits {
         initial_lexer_fuel: match kind {
             Kind::Regex | Kind::Lark => 10_000,
             Kind::JsonSchema => 100_000,
-            Kind::Choice => 1_000_000,
+            // What of GBNF may be a terminal was counted.
+            Kind::Choice | Kind::Gbnf => 1_000_000,
         },
         // 1 to 2 KiB each, for every text that is held to it: tens of megabytes.
         max_lexer_states: 20_000,
@@ -141,7 +142,7 @@ impl Grammars {
         let failed = |e: &dyn fmt::Display| ConstraintError::of(constraint.kind, e);
         let grammar = match constraint.kind {
             Kind::Regex => TopLevelGrammar::from_regex(text),
-            Kind::Lark | Kind::Choice => TopLevelGrammar::from_lark(text.to_owned()),
+            Kind::Lark | Kind::Gbnf | Kind::Choice => TopLevelGrammar::from_lark(text.to_owned()),
             Kind::JsonSchema => {
                 let mut schema: Value = serde_json::from_str(text).map_err(|e| failed(&e))?;
                 if schema == Value::Bool(true) {
@@ -165,7 +166,7 @@ impl Grammars {
         let matcher = Matcher::new(parser);
         match matcher.get_error() {
             // The place is one in what was made of it.
-            Some(e) if matches!(constraint.kind, Kind::Regex | Kind::Choice) => {
+            Some(e) if matches!(constraint.kind, Kind::Regex | Kind::Gbnf | Kind::Choice) => {
                 Err(failed(&e.split_once("): ").map_or(e.as_str(), |(_, rest)| rest)))
             }
             Some(e) => Err(failed(&e)),

@@ -1,4 +1,4 @@
-//! What a text must be: a regular expression, a JSON schema, a Lark grammar or one of some strings.
+//! What a text must be: a regular expression, a JSON schema, a grammar in Lark or GBNF, or one of some strings.
 //!
 //! Here: [`Constraint`], what is wanted; [`Grammars`], which makes [`Grammar`]s of them for one vocabulary; [`Guide`], which
 //! follows one text and says which tokens may come next. The grammars, their matcher and the masks are the `llguidance`
@@ -22,6 +22,7 @@
 //! ```
 
 mod ahead;
+mod gbnf;
 mod grammars;
 mod guide;
 mod schema;
@@ -50,6 +51,8 @@ pub enum Kind {
     JsonSchema,
     /// A grammar in `llguidance`'s dialect of Lark.
     Lark,
+    /// A grammar in GBNF, as `llama.cpp` reads it.
+    Gbnf,
     /// One of some strings.
     Choice,
 }
@@ -60,6 +63,7 @@ impl fmt::Display for Kind {
             Self::Regex => "the regular expression",
             Self::JsonSchema => "the JSON schema",
             Self::Lark => "the grammar",
+            Self::Gbnf => "the GBNF grammar",
             Self::Choice => "the choice",
         })
     }
@@ -69,7 +73,7 @@ impl fmt::Display for Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Constraint {
     kind: Kind,
-    /// A regular expression, a schema's JSON, or Lark.
+    /// A regular expression, a schema's JSON, or Lark (of GBNF and choices, too).
     text: Arc<str>,
 }
 
@@ -111,6 +115,28 @@ impl Constraint {
             return Err(ConstraintError::of(Kind::Lark, "multipleOf is known in a JSON schema of its own only"));
         }
         Self::of(Kind::Lark, grammar)
+    }
+
+    /// The text is what this grammar's rule `root` derives, in GBNF, the notation of `llama.cpp`. Its language is kept to the
+    /// character: however a text may be read, it is allowed. A special token may be named, as in `<|im_end|>`; tokens by number and
+    /// by exclusion are errors.
+    ///
+    /// ```
+    /// # use gently_infer::Constraint;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let list = Constraint::gbnf("root ::= (\"- \" [^\\n]+ \"\\n\"){3}")?;
+    /// let wrong = Constraint::gbnf("root ::= item+\nitem ::= \"- \" text").unwrap_err();
+    /// assert!(wrong.to_string().contains("line 2, column 15: there is no rule text"));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConstraintError::Compile`] for what is no GBNF, with line and column; for an empty or an oversized one.
+    pub fn gbnf(grammar: &str) -> Result<Self, ConstraintError> {
+        let kind = Kind::Gbnf;
+        bounded(kind, grammar)?;
+        let lark = gbnf::to_lark(grammar).map_err(|e| ConstraintError::of(kind, e))?;
+        Ok(Self { kind, text: lark.into() })
     }
 
     /// The text is one of these strings.
@@ -210,6 +236,9 @@ impl ConstraintError {
             Self::Compile { kind: Kind::Lark, .. } => {
                 "rules are lower case, terminals upper case, and the first rule is start, as in: start: \"yes\" | /[0-9]+/"
                     .into()
+            }
+            Self::Compile { kind: Kind::Gbnf, .. } => {
+                "rules are written name ::= what it derives, and the text is what root derives, as in: root ::= \"yes\" | [0-9]+".into()
             }
             Self::Compile { kind: Kind::Choice, .. } => "give one or more strings that are not empty".into(),
             Self::Stuck { .. } => {

@@ -16,7 +16,7 @@ pub struct Constraint {
     /// The whole text matches this regular expression
     #[arg(long, value_name = "EXPRESSION")]
     regex: Option<String>,
-    /// The text is derived by the Lark grammar in this file
+    /// The text is derived by the grammar in this file: GBNF if its name ends in .gbnf, else Lark
     #[arg(long, value_name = "FILE")]
     grammar: Option<PathBuf>,
     /// The text is one of these; give it several times
@@ -40,7 +40,9 @@ impl Constraint {
         }
         if let Some(file) = &self.grammar {
             let text = input::text(file, LONGEST)?;
-            return Ok(Some(Constrained::lark(&text).with_context(|| file.display().to_string())?));
+            let gbnf = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("gbnf"));
+            let constraint = if gbnf { Constrained::gbnf(&text) } else { Constrained::lark(&text) };
+            return Ok(Some(constraint.with_context(|| file.display().to_string())?));
         }
         if let Some(expression) = &self.regex {
             return Ok(Some(Constrained::regex(expression)?));

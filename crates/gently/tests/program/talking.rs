@@ -48,10 +48,16 @@ fn a_conversation_outlives_what_is_wrong_in_it() {
     let said: serde_json::Value = serde_json::from_str(&said).unwrap();
     assert_eq!((said["text"].as_str().unwrap().split(' ').count(), &said["end"]), (3, &"complete".into()));
     assert!(said["decode_tokens_per_second"].as_f64().unwrap() > 0.0);
+    fs::write(at("words.gbnf"), "root ::= word (\" \" word){2}\nword ::= \"sea\" | \"night\"").unwrap();
+    let said = held(&["--grammar", &at("words.gbnf")]).out;
+    let words = said.strip_prefix("the sea ").unwrap_or(&said).trim_end();
+    assert!(words.split(' ').filter(|w| ["sea", "night"].contains(w)).count() == 3, "{said}");
     let refused = |more: &[&str], parts: &[&str]| fail(&[&prompt[..], more].concat(), parts);
     refused(&["--json-schema", "{\"type\": \"object\"}"], &["the JSON schema", "no token", "hint:"]);
     fs::write(at("schema"), "{\"type\": }").unwrap();
     refused(&["--json-schema", &at("schema")], &["schema", "line 1 column 10"]);
+    fs::write(at("wrong.gbnf"), "root ::= word\n").unwrap();
+    refused(&["--grammar", &at("wrong.gbnf")], &["wrong.gbnf", "line 1, column 10: there is no rule word", "hint:"]);
     refused(&["--json-schema", &at("none")], &["none", "cannot read"]);
     refused(&["--regex", "(a"], &["the regular expression", "unclosed", "hint:"]);
 
