@@ -37,13 +37,16 @@ pub(super) struct Floats<'a> {
 /// Tiles of rows that pay for widening weights beforehand: half precision takes the processor as long to widen as to multiply
 /// once, and a tile is some twelve multiplications.
 const MANY_TILES: usize = 4;
+/// Most numbers made f32 beforehand: 1 MiB, a second cache. Tasks of very long or very many outputs have more.
+const MOST_WIDE: usize = 1 << 18;
 
 /// Numbers of room that [`Floats::widened`] needs for `groups` groups of outputs that `tiles` tiles of rows pass by; 0 where
 /// they are best read as they are.
 pub(super) fn wide_words(w: &PackedMatrix, groups: usize, tiles: usize) -> usize {
     let narrow = matches!(w.block_type(), BlockType::F16 | BlockType::Bf16);
     let each = if w.is_gated() { 2 } else { 1 };
-    if narrow && tiles >= MANY_TILES { groups * each * w.k() * GROUP } else { 0 }
+    let words = groups * each * w.k() * GROUP;
+    if narrow && tiles >= MANY_TILES && words <= MOST_WIDE { words } else { 0 }
 }
 
 impl<'a> Floats<'a> {
