@@ -9,7 +9,8 @@ their longest, takes the mean of a text's rows and makes it of length one. Print
 tokenising and computing all texts; the vectors go to --out as .npy, in the order of the texts.
 
 --export writes the encoder with its pooling for ONNX Runtime, its attention, norms and GELU fused by ONNX Runtime's own
-optimizer for transformers; `--program onnxruntime` reads it from --onnx.
+optimizer for transformers; `--program onnxruntime` reads it from --onnx. `--program onnxruntime-int8` makes its products from
+bytes, as ONNX Runtime's dynamic quantization writes them beside that file.
 """
 
 import argparse
@@ -94,6 +95,17 @@ def sentence_transformers_program(a):
     return f"sentence-transformers {sentence_transformers.__version__}, PyTorch {torch.__version__}", embed
 
 
+def onnxruntime_bytes_program(a):
+    """Weights as bytes with a scale for each output, activations rounded to bytes when they come."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    small = Path(a.onnx).with_suffix(".int8.onnx")
+    if not small.exists():
+        quantize_dynamic(a.onnx, small, per_channel=True)
+    name, embed = onnxruntime_program(argparse.Namespace(**vars(a) | {"onnx": str(small)}))
+    return f"{name}, dynamic int8", embed
+
+
 def onnxruntime_program(a):
     import onnxruntime
 
@@ -111,6 +123,7 @@ def onnxruntime_program(a):
 PROGRAMS = {
     "sentence-transformers": sentence_transformers_program,
     "onnxruntime": onnxruntime_program,
+    "onnxruntime-int8": onnxruntime_bytes_program,
     "transformers": transformers_program,
 }
 

@@ -12,6 +12,7 @@ also each round's figure, goes into benches/results/infer-DATE.json. Quote ratio
 """
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -113,7 +114,8 @@ five with thirteen crates of cod and waited for ice. The Elsa came in on Friday 
 
 def lookup(a, path):
     """Greedy writing of a text that stands in its prompt, with speculation by lookup and without."""
-    prompt = COPY + "\n" + COPY + "\n" + COPY[:40]
+    # So often that models as small as these go on as it does. How far they do is told: the rest is no copy.
+    prompt = 4 * (COPY + "\n") + COPY[:40]
     command = [a.gently, "generate", path, "--prompt", prompt, "--max-tokens", 100, "--temperature", 0, "--json"]
     command += ["--threads", a.threads]
     runs = {"with": [], "without": []}
@@ -127,8 +129,13 @@ def lookup(a, path):
         sys.exit("speculation changed the text")
     median = {name: statistics.median(of) for name, of in runs.items()}
     ratio = median["with"] / median["without"]
-    say(f"lookup: {median['with']:.1f} tokens/s with it, {median['without']:.1f} without: {ratio:.2f}x, same text")
-    return {"work": "lookup", "median": median, "ratio": ratio, "runs": runs, "text": texts.pop()}
+    text = texts.pop()
+    copied = len(os.path.commonprefix([text, COPY[40:]])) / min(len(text), len(COPY) - 40)
+    say(
+        f"lookup: {median['with']:.1f} tokens/s with it, {median['without']:.1f} without: {ratio:.2f}x, same text, "
+        f"{100 * copied:.0f} % of it as in the prompt"
+    )
+    return {"work": "lookup", "median": median, "ratio": ratio, "copied": copied, "runs": runs, "text": text}
 
 
 SCHEMA = {

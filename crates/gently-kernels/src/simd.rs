@@ -65,6 +65,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn round(self, a: Self::V) -> Self::V;
     /// a · 2ⁿ for integral n in −252..=254, with gradual underflow and overflow to ∞.
     fn ldexp(self, a: Self::V, n: Self::V) -> Self::V;
+    /// p · 2ⁿ for integral n in −127..=0 and p in [½, 2], where n = −127 gives 0.
+    fn scale_down(self, p: Self::V, n: Self::V) -> Self::V;
     /// Sum of the lanes, in a fixed order.
     fn sum(self, a: Self::V) -> f32;
     /// Largest lane.
@@ -72,6 +74,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
 
     /// Asks for the cache line at `p`, which may be any address, to be brought to L1.
     fn prefetch(self, p: *const f32);
+    /// The same for the second cache.
+    fn prefetch_far(self, p: *const f32);
     /// Loads a whole vector.
     ///
     /// # Safety
@@ -281,6 +285,10 @@ pub(crate) mod plain {
             a.map(|x| (x + 12_582_912.0) - 12_582_912.0)
         }
         #[inline(always)]
+        fn scale_down(self, p: Self::V, n: Self::V) -> Self::V {
+            std::array::from_fn(|i| p[i] * f32::from_bits(((n[i] as i32 + 127) as u32) << 23))
+        }
+        #[inline(always)]
         fn ldexp(self, a: Self::V, n: Self::V) -> Self::V {
             // In two steps, because 2ⁿ itself may lie outside the range of normal numbers.
             map2(a, n, |a, n| {
@@ -304,6 +312,8 @@ pub(crate) mod plain {
         }
         #[inline(always)]
         fn prefetch(self, _p: *const f32) {}
+        #[inline(always)]
+        fn prefetch_far(self, _p: *const f32) {}
         #[inline(always)]
         unsafe fn load_ptr(self, p: *const f32) -> Self::V {
             // SAFETY: the caller promises LANES readable floats.

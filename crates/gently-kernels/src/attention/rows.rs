@@ -230,7 +230,7 @@ unsafe fn forward_row<S: Vector, const PLAIN: bool>(
         for v in 0..vectors {
             let mut p = s.splat(0.0);
             if lanes::<S>(bits, v) != 0 {
-                p = s.exp2(s.sub(x[v], shift));
+                p = simd_math::exp2(s, s.sub(x[v], shift));
                 sum = s.add(sum, p);
                 if !PLAIN {
                     if let Some((keep, gain)) = keep {
@@ -248,7 +248,7 @@ unsafe fn forward_row<S: Vector, const PLAIN: bool>(
 
 #[inline(always)]
 fn scalar_exp2<S: Vector>(s: S, x: f32) -> f32 {
-    s.max_lane(s.exp2(s.splat(x)))
+    s.max_lane(simd_math::exp2(s, s.splat(x)))
 }
 
 /// The end of a row, from its maximum and its sums by lane: (1 / Σ, natural log-sum-exp); (0, −∞) where nothing was seen.
@@ -349,7 +349,7 @@ unsafe fn backward_row<S: Vector, const PLAIN: bool>(
             if on != 0 {
                 let bias = if PLAIN || given.bias.is_null() { given.bias } else { given.bias.add(at) };
                 let (x, tanh) = f.modify::<S, PLAIN>(s, s.load_ptr(scores.add(at)), bias);
-                p = s.select_bits(on, s.exp2(s.sub(x, lse)), zero);
+                p = s.select_bits(on, simd_math::exp2(s, s.sub(x, lse)), zero);
                 let mut dp = s.load_ptr(grads.add(at));
                 let mut kept = p;
                 if !PLAIN && let Some((keep, gain)) = given.keep {

@@ -1,4 +1,4 @@
-//! What attention asks of vectors beyond [`Simd`]: lane masks from bits, transposes, 2^x, bf16 rounding.
+//! What attention asks of vectors beyond [`Simd`]: lane masks from bits, transposes, bf16 rounding.
 //!
 //! Here: [`Vector`], its three implementations, and [`dispatch`]. Not here: the kernels.
 
@@ -6,19 +6,10 @@ use super::dropout::Dropout;
 use crate::cpu::Path;
 use crate::simd::{Simd, plain::Plain};
 
-/// A polynomial for (2^r − 1) / r on |r| ≤ ½, minimax in the relative error of 2^r (9e-8), made for
-/// this file by iteratively reweighted least squares. 2^0 is exactly 1.
-// The first is near ln 2, but its own number.
-#[allow(clippy::approx_constant)]
-const EXP2: [f32; 5] = [0.693_147, 0.240_222_42, 0.055_507_336, 0.009_671_513, 0.001_326_472_7];
-
 /// Vectors with masks.
 pub(super) trait Vector: Simd {
     /// Lane by lane: `yes` where the bit is set, else `no`.
     fn select_bits(self, bits: u32, yes: Self::V, no: Self::V) -> Self::V;
-
-    /// p · 2ⁿ for integral n in −127..=0 and p in [½, 2], where n = −127 gives 0.
-    fn scale_down(self, p: Self::V, n: Self::V) -> Self::V;
 
     /// `to[c·to_stride + r] = from[r·stride + c]` for r, c in 0..LANES.
     ///
@@ -37,20 +28,6 @@ pub(super) trait Vector: Simd {
     #[inline(always)]
     fn dropout_masks(self, d: &Dropout, bh: usize, pair: usize, tile: usize) -> [u64; 2] {
         d.masks(bh, pair, tile)
-    }
-
-    /// 2^x for x ≤ 0 and a little above; exactly 0 below −127.5 and for −∞.
-    #[inline(always)]
-    fn exp2(self, x: Self::V) -> Self::V {
-        // `max` returns its second operand on NaN, so NaN stays.
-        let x = self.max(self.splat(-127.0), x);
-        let n = self.round(x);
-        let r = self.sub(x, n);
-        let mut p = self.splat(EXP2[4]);
-        for c in [EXP2[3], EXP2[2], EXP2[1], EXP2[0], 1.0] {
-            p = self.fma(p, r, self.splat(c));
-        }
-        self.scale_down(p, n)
     }
 
     /// The nearest bf16 of each lane, ties to even.
@@ -127,10 +104,6 @@ impl Vector for Plain {
         std::array::from_fn(|i| if bits >> i & 1 == 1 { yes[i] } else { no[i] })
     }
     #[inline(always)]
-    fn scale_down(self, p: Self::V, n: Self::V) -> Self::V {
-        std::array::from_fn(|i| p[i] * f32::from_bits(((n[i] as i32 + 127) as u32) << 23))
-    }
-    #[inline(always)]
     unsafe fn transpose(self, from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
         for r in 0..8 {
             for c in 0..8 {
@@ -183,14 +156,6 @@ mod x86 {
             unsafe { _mm512_mask_blend_ps(bits as u16, no, yes) }
         }
         #[inline(always)]
-        fn scale_down(self, p: __m512, n: __m512) -> __m512 {
-            // scalef reaches the subnormal numbers, which cost time and mean nothing here.
-            unsafe {
-                let alive = _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(n, _mm512_set1_ps(-127.0));
-                _mm512_maskz_scalef_ps(alive, p, n)
-            }
-        }
-        #[inline(always)]
         unsafe fn transpose(self, from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
             unsafe {
                 let mut r = [_mm512_setzero_ps(); 16];
@@ -241,13 +206,6 @@ mod x86 {
                 let lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
                 let set = _mm256_and_si256(_mm256_set1_epi32(bits as i32), lanes);
                 _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lanes)))
-            }
-        }
-        #[inline(always)]
-        fn scale_down(self, p: __m256, n: __m256) -> __m256 {
-            unsafe {
-                let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-                _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
             }
         }
         #[inline(always)]

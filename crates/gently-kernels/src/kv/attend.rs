@@ -4,7 +4,7 @@
 //! key head and by chunks of the sequence, joined in a second phase; many (a prompt) by key head and blocks of
 //! queries, each of which goes over all chunks. Not here: the arithmetic (see [`super::tile`]).
 
-use super::tile::{self, Head, MOST, Number, Query, Score};
+use super::tile::{self, Head, MOST, Number, Query, Score, WIDEST};
 use super::{Data, PAGE, Page, PageShape};
 use crate::buffer::AlignedBuf;
 use crate::cpu::{self, Path};
@@ -151,8 +151,7 @@ impl<'a> Attend<'a> {
         pool::parallel_phases(&[self.tasks.len(), self.joins.len()], |phase, i| match phase {
             0 => {
                 let task = self.tasks[i];
-                // Queries, the chunk's sums, all sums, two norms.
-                scratch::with(Slot::A, cx.rows(task) * (2 * shape.padded() + 4), |words| {
+                scratch::with(Slot::A, cx.rows(task) * words_of_row(shape), |words| {
                     dispatch(path, Run { cx: &cx, task, words: bytemuck::cast_slice_mut(words) });
                 });
             }
@@ -213,8 +212,14 @@ impl Cx<'_> {
 struct Run<'a> {
     cx: &'a Cx<'a>,
     task: Task,
-    /// Scratch: sums `[rows, dp]` of a chunk, then of all, norms `[rows, 2]` of both.
+    /// Scratch: sums `[rows, dp]` of a chunk, then of all; of a chunk the sums of weights `[rows, WIDEST]` and the largest scores
+    /// `[rows]`; norms `[rows, 2]` of all.
     words: &'a mut [f32],
+}
+
+/// Scratch of a task for each of its rows.
+fn words_of_row(shape: PageShape) -> usize {
+    2 * shape.padded() + WIDEST + 3
 }
 
 impl Kernel for Run<'_> {
@@ -265,18 +270,36 @@ impl Run<'_> {
         let (d, dp, group) = (cx.shape.d, cx.shape.padded(), cx.group());
         let span = cx.spans[task.span];
         let rows = cx.rows(task);
-        let score = Score { scale: cx.spec.scale, softcap: cx.spec.softcap, window: cx.spec.window };
+        let score = Score::new(cx.spec);
         let (sums, rest) = words.split_at_mut(rows * dp);
         let (all, rest) = rest.split_at_mut(rows * dp);
-        let (norms, all_norms) = rest.split_at_mut(rows * 2);
-        let norms: &mut [[f32; 2]] = bytemuck::cast_slice_mut(norms);
+        let (totals, rest) = rest.split_at_mut(rows * WIDEST);
+        let (mosts, all_norms) = rest.split_at_mut(rows);
         let all_norms: &mut [[f32; 2]] = bytemuck::cast_slice_mut(all_norms);
         all.fill(0.0);
         all_norms.fill([f32::NEG_INFINITY, 0.0]);
+        let (sums, totals, mosts) = (sums.as_mut_ptr(), totals.as_mut_ptr(), mosts.as_mut_ptr());
+        let queries: Vec<Query> = (task.t.0..task.t.1)
+            .flat_map(|t| (0..group).map(move |g| (t, task.kv_head * group + g)))
+            .enumerate()
+            .map(|(r, (t, h))| Query {
+                q: cx.q[(span.first_row + t) * cx.q_stride + h * d..][..d].as_ptr(),
+                position: span.start + t,
+                slope: cx.spec.alibi.map_or(0.0, |a| a[h]),
+                sum: sums.wrapping_add(r * dp),
+                most: mosts.wrapping_add(r),
+                totals: totals.wrapping_add(r * WIDEST),
+            })
+            .collect();
+        let mut weights = [[0.0; PAGE]; MOST];
         let pages = (span.start + task.t.1).div_ceil(PAGE).min(task.chunks.1 * CHUNK);
         for chunk in task.chunks.0..task.chunks.1 {
-            sums.fill(0.0);
-            norms.fill([f32::NEG_INFINITY, 0.0]);
+            // SAFETY: the slices that these pointers are of; nobody else has them.
+            unsafe {
+                std::slice::from_raw_parts_mut(sums, rows * dp).fill(0.0);
+                std::slice::from_raw_parts_mut(totals, rows * WIDEST).fill(0.0);
+                std::slice::from_raw_parts_mut(mosts, rows).fill(f32::NEG_INFINITY);
+            }
             let last = pages.min((chunk + 1) * CHUNK);
             for page in chunk * CHUNK..last {
                 let (data, scales) = T::of(&cx.pages[task.span][page]);
@@ -298,41 +321,24 @@ impl Run<'_> {
                 while r < rows {
                     let m = heights::<S>().into_iter().find(|m| *m <= rows - r).unwrap_or(1);
                     for line in next[r * next.len() / rows..(r + m) * next.len() / rows].chunks(64 / size_of::<T>()) {
-                        s.prefetch(line.as_ptr().cast());
+                        s.prefetch_far(line.as_ptr().cast());
                     }
-                    let mut queries = [Query {
-                        q: std::ptr::null(),
-                        position: 0,
-                        slope: 0.0,
-                        sum: std::ptr::null_mut(),
-                        norm: std::ptr::null_mut(),
-                    }; MOST];
-                    for (i, query) in queries.iter_mut().take(m).enumerate() {
-                        let (t, g) = (task.t.0 + (r + i) / group, (r + i) % group);
-                        let h = task.kv_head * group + g;
-                        *query = Query {
-                            q: cx.q[(span.first_row + t) * cx.q_stride + h * d..][..d].as_ptr(),
-                            position: span.start + t,
-                            slope: cx.spec.alibi.map_or(0.0, |a| a[h]),
-                            sum: sums[(r + i) * dp..][..dp].as_mut_ptr(),
-                            norm: &raw mut norms[r + i],
-                        };
-                    }
+                    let queries = &queries[r..r + m];
                     // SAFETY: heads of pages hold D·PAGE keys and PAGE·dp values; sums and norms are rows of this
                     // task's scratch, each in one query; positions are below the tokens written (checked).
                     unsafe {
                         // Conditions on constants: heights that a set of registers does not have are not compiled.
                         if S::REGISTERS >= 32 {
                             match m {
-                                12 => tile::page::<S, T, 12, 2>(s, score, &head, &queries, d, dp),
-                                6 => tile::page::<S, T, 6, 4>(s, score, &head, &queries, d, dp),
-                                3 => tile::page::<S, T, 3, 4>(s, score, &head, &queries, d, dp),
-                                _ => tile::page::<S, T, 1, 4>(s, score, &head, &queries, d, dp),
+                                12 => tile::page::<S, T, 12, 2>(s, score, &head, queries, &mut weights, d, dp),
+                                6 => tile::page::<S, T, 6, 4>(s, score, &head, queries, &mut weights, d, dp),
+                                3 => tile::page::<S, T, 3, 4>(s, score, &head, queries, &mut weights, d, dp),
+                                _ => tile::page::<S, T, 1, 4>(s, score, &head, queries, &mut weights, d, dp),
                             }
                         } else {
                             match m {
-                                2 => tile::page::<S, T, 2, 4>(s, score, &head, &queries, d, dp),
-                                _ => tile::page::<S, T, 1, 4>(s, score, &head, &queries, d, dp),
+                                2 => tile::page::<S, T, 2, 4>(s, score, &head, queries, &mut weights, d, dp),
+                                _ => tile::page::<S, T, 1, 4>(s, score, &head, queries, &mut weights, d, dp),
                             }
                         }
                     }
@@ -340,18 +346,22 @@ impl Run<'_> {
                 }
             }
             for r in 0..rows {
-                let sum = &sums[r * dp..][..dp];
+                // SAFETY: row r of each of the slices.
+                let (sum, norm) = unsafe {
+                    let sum = std::slice::from_raw_parts(sums.add(r * dp), dp);
+                    (sum, [*mosts.add(r), s.sum(s.load_ptr(totals.add(r * WIDEST)))])
+                };
                 match task.part {
                     Some(part) => {
                         // SAFETY: a row of parts belongs to one task.
                         let part = unsafe { cx.parts.part((part + r) * (dp + 2), dp + 2) };
                         part[..dp].copy_from_slice(sum);
-                        part[dp..].copy_from_slice(&norms[r]);
+                        part[dp..].copy_from_slice(&norm);
                     }
                     None => {
                         let all = all[r * dp..][..dp].as_mut_ptr();
                         // SAFETY: both have dp numbers and lie apart.
-                        unsafe { tile::join(s, all, &mut all_norms[r], sum.as_ptr(), norms[r], dp) }
+                        unsafe { tile::join(s, all, &mut all_norms[r], sum.as_ptr(), norm, dp) }
                     }
                 }
             }

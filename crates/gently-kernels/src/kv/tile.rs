@@ -6,13 +6,18 @@
 // Loops over register arrays are by index: they unroll, iterators over parts of them may not.
 #![allow(clippy::needless_range_loop)]
 
-use super::PAGE;
+use super::{PAGE, Spec};
 use crate::simd::{Kernel, Simd};
 use crate::simd_math;
 use half::f16;
+use std::f32::consts::LOG2_E;
 
 /// Most queries of a tile.
 pub(super) const MOST: usize = 12;
+
+/// Channels, or keys, between two looks at whether the loop ends: a loop of 16 such is foreseen to its end, so what comes after
+/// it begins before its last multiplications are done.
+const STEPS: usize = 4;
 
 /// A number of a page.
 pub(super) trait Number: Copy {
@@ -50,9 +55,24 @@ impl Number for i8 {
 /// How scores are made from products.
 #[derive(Clone, Copy)]
 pub(super) struct Score {
-    pub scale: f32,
-    pub softcap: Option<f32>,
-    pub window: Option<usize>,
+    scale: f32,
+    /// The cap and one over it.
+    softcap: Option<[f32; 2]>,
+    window: Option<usize>,
+    /// Some query has a slope.
+    sloped: bool,
+}
+
+impl Score {
+    pub fn new(spec: &Spec) -> Self {
+        let Spec { scale, softcap, window, alibi, .. } = *spec;
+        Self { scale, softcap: softcap.map(|cap| [cap, 1.0 / cap]), window, sloped: alibi.is_some() }
+    }
+
+    /// Whether a query at `position` and all after it see the whole page from `first` on.
+    fn sees_all(&self, position: usize, first: usize) -> bool {
+        self.window.is_none() && first + PAGE <= position + 1
+    }
 }
 
 /// One head of one page.
@@ -78,8 +98,10 @@ pub(super) struct Query {
     pub slope: f32,
     /// `[dp]`, the weighted sum of values.
     pub sum: *mut f32,
-    /// The largest score and the sum of weights.
-    pub norm: *mut [f32; 2],
+    /// The largest score, in units of ln 2, as all scores here.
+    pub most: *mut f32,
+    /// `[WIDEST]`, sums of weights: a lane for each place of a vector, so that nothing runs across a register for each page.
+    pub totals: *mut f32,
 }
 
 /// 0, 1, 2, …
@@ -100,7 +122,7 @@ fn seen(score: Score, position: usize, first: usize) -> (usize, usize) {
     (from.saturating_sub(first).min(end), end)
 }
 
-/// M queries against one head of one page. Sums of M queries and W vectors of keys, or of channels, stay in registers.
+/// M queries, by position, against one head of one page. `weights` is room for their scores. Sums of M queries and W vectors of keys, or of channels, stay in registers.
 ///
 /// # Safety
 /// Pointers of the page and the queries must be valid for D, dp and PAGE, with no two queries sharing a sum or a norm;
@@ -111,28 +133,40 @@ pub(super) unsafe fn page<S: Simd, T: Number, const M: usize, const W: usize>(
     score: Score,
     head: &Head<T>,
     queries: &[Query],
+    weights: &mut [[f32; PAGE]; MOST],
     d: usize,
     dp: usize,
 ) {
-    let mut weights = [[0.0f32; PAGE]; M];
     // SAFETY: the caller's promise; `weights` has PAGE numbers for each query.
     unsafe {
         let mut at = 0;
         while at < PAGE {
             let mut acc = [[s.splat(0.0); W]; M];
-            let mut c = 0;
-            while c < d {
-                let keys = head.keys.add(c * PAGE + at);
-                let mut k = [s.splat(0.0); W];
-                for v in 0..W {
-                    k[v] = T::load(s, keys.add(v * S::LANES));
-                }
-                for m in 0..M {
-                    let q = s.splat(*queries[m].q.add(c));
+            // A step of D. A macro, because a closure would not be compiled for the instruction set.
+            macro_rules! step {
+                ($c:expr) => {{
+                    let keys = head.keys.add($c * PAGE + at);
+                    let mut k = [s.splat(0.0); W];
                     for v in 0..W {
-                        acc[m][v] = s.fma(q, k[v], acc[m][v]);
+                        k[v] = T::load(s, keys.add(v * S::LANES));
                     }
+                    for m in 0..M {
+                        let q = s.splat(*queries[m].q.add($c));
+                        for v in 0..W {
+                            acc[m][v] = s.fma(q, k[v], acc[m][v]);
+                        }
+                    }
+                }};
+            }
+            let mut c = 0;
+            while c + STEPS <= d {
+                for i in 0..STEPS {
+                    step!(c + i);
                 }
+                c += STEPS;
+            }
+            while c < d {
+                step!(c);
                 c += 1;
             }
             for m in 0..M {
@@ -144,23 +178,27 @@ pub(super) unsafe fn page<S: Simd, T: Number, const M: usize, const W: usize>(
         }
 
         let mut fade = [1.0f32; M];
-        let mut places = [(0, 0); M];
-        let (mut from, mut end) = (PAGE, 0);
-        for m in 0..M {
-            places[m] = seen(score, queries[m].position, head.first);
-            from = from.min(places[m].0);
-            end = end.max(places[m].1);
+        let mut places = [(0, PAGE); M];
+        let (mut from, mut end) = (0, PAGE);
+        // Most pages are. Queries come by position.
+        if !score.sees_all(queries[0].position, head.first) {
+            (from, end) = (PAGE, 0);
+            for m in 0..M {
+                places[m] = seen(score, queries[m].position, head.first);
+                from = from.min(places[m].0);
+                end = end.max(places[m].1);
+            }
         }
         let (scales, first) = (head.scales, head.first);
-        s.apart(Soften { score, scales, queries, first, seen: &places, rows: &mut weights, fade: &mut fade });
+        s.apart(Soften { score, scales, queries, first, seen: &places, rows: &mut weights[..M], fade: &mut fade });
 
         let mut c = 0;
         while c + W * S::LANES <= dp {
-            gather::<S, T, M, W>(s, head, queries, &weights, &fade, (from, end), c, dp);
+            gather::<S, T, M, W>(s, head, queries, weights, &fade, (from, end), c, dp);
             c += W * S::LANES;
         }
         while c < dp {
-            gather::<S, T, M, 1>(s, head, queries, &weights, &fade, (from, end), c, dp);
+            gather::<S, T, M, 1>(s, head, queries, weights, &fade, (from, end), c, dp);
             c += S::LANES;
         }
     }
@@ -191,23 +229,30 @@ impl Kernel for Soften<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { score, scales, queries, first, seen, rows, fade } = self;
+        // Most models' scores are products times a factor, which the largest of a row and the exponents take along.
+        let made = scales.is_null() && score.softcap.is_none() && !score.sloped && score.scale > 0.0;
+        let by = LOG2_E * if made { score.scale } else { 1.0 };
         // Largest scores so far, and what the factors are exponentials of.
         let (mut mosts, mut falls) = ([UNSEEN; MOST], [0.0; WIDEST]);
         for (m, row) in rows.iter_mut().enumerate() {
             // SAFETY: the caller's promise; rows have PAGE numbers.
             let [before, page_most] = unsafe {
                 let query = &queries[m];
-                [(*query.norm)[0], scores(s, score, scales, query, first, seen[m], row)]
+                if !made {
+                    scores(s, score, scales, query, first, row);
+                }
+                [*query.most, by * largest(s, seen[m], row)]
             };
             mosts[m] = if page_most > before { page_most } else { before };
             falls[m] = if mosts[m] == UNSEEN { 0.0 } else { before - mosts[m] };
         }
         let mut i = 0;
         while i < fade.len() {
-            let e = simd_math::exp(s, s.load(&falls[i..]));
+            let e = simd_math::exp2(s, s.load(&falls[i..]));
             s.store(&mut falls[i..], e);
             i += S::LANES;
         }
+        let by = s.splat(by);
         for (m, row) in rows.iter_mut().enumerate() {
             fade[m] = falls[m];
             if mosts[m] == UNSEEN {
@@ -217,39 +262,32 @@ impl Kernel for Soften<'_> {
             // SAFETY: as above.
             unsafe {
                 let p = row.as_mut_ptr();
-                let mut total = s.splat(0.0);
+                let minus = s.splat(-mosts[m]);
+                let mut total = s.mul(s.load_ptr(queries[m].totals), s.splat(fade[m]));
                 let mut i = 0;
                 while i < PAGE {
-                    let e = simd_math::exp(s, s.sub(s.load_ptr(p.add(i)), s.splat(mosts[m])));
+                    let e = simd_math::exp2(s, s.fma(s.load_ptr(p.add(i)), by, minus));
                     total = s.add(total, e);
                     let e = if scales.is_null() { e } else { s.mul(e, s.load_ptr(scales.add(PAGE + i))) };
                     s.store_ptr(p.add(i), e);
                     i += S::LANES;
                 }
-                let norm = &mut *queries[m].norm;
-                *norm = [mosts[m], norm[1] * fade[m] + s.sum(total)];
+                s.store_ptr(queries[m].totals, total);
+                *queries[m].most = mosts[m];
             }
         }
     }
 }
 
 /// Lanes of the widest vectors.
-const WIDEST: usize = 16;
+pub(super) const WIDEST: usize = 16;
 
-/// Turns products into scores, and gives the largest.
+/// Turns products into scores.
 ///
 /// # Safety
 /// As [`page`].
 #[inline(always)]
-unsafe fn scores<S: Simd>(
-    s: S,
-    score: Score,
-    scales: *const f32,
-    query: &Query,
-    first: usize,
-    (lo, hi): (usize, usize),
-    row: &mut [f32; PAGE],
-) -> f32 {
+unsafe fn scores<S: Simd>(s: S, score: Score, scales: *const f32, query: &Query, first: usize, row: &mut [f32; PAGE]) {
     // SAFETY: the caller's promise; rows have PAGE numbers.
     unsafe {
         let p = row.as_mut_ptr();
@@ -259,10 +297,10 @@ unsafe fn scores<S: Simd>(
             if !scales.is_null() {
                 v = s.mul(v, s.load_ptr(scales.add(i)));
             }
-            if let Some(cap) = score.softcap {
-                v = s.mul(s.splat(cap), simd_math::tanh(s, s.mul(v, s.splat(1.0 / cap))));
+            if let Some([cap, inverse]) = score.softcap {
+                v = s.mul(s.splat(cap), simd_math::tanh(s, s.mul(v, s.splat(inverse))));
             }
-            if query.slope != 0.0 {
+            if score.sloped {
                 // Minus slope times distance: exact, for positions below 2²⁴.
                 let behind = s.splat(first as f32 + i as f32 - query.position as f32);
                 v = s.fma(s.splat(query.slope), s.add(s.load_ptr(RAMP.as_ptr()), behind), v);
@@ -270,20 +308,24 @@ unsafe fn scores<S: Simd>(
             s.store_ptr(p.add(i), v);
             i += S::LANES;
         }
-        // Most pages are seen whole.
-        if (lo, hi) != (0, PAGE) {
-            row[..lo].fill(UNSEEN);
-            row[hi..].fill(UNSEEN);
-        }
-        let p = row.as_mut_ptr();
-        let mut most = s.load_ptr(p);
-        i = S::LANES;
-        while i < PAGE {
-            most = s.max(s.load_ptr(p.add(i)), most);
-            i += S::LANES;
-        }
-        s.max_lane(most)
     }
+}
+
+/// The largest of the places `lo .. hi` of a row; the others are made [`UNSEEN`].
+#[inline(always)]
+fn largest<S: Simd>(s: S, (lo, hi): (usize, usize), row: &mut [f32; PAGE]) -> f32 {
+    // Most pages are seen whole.
+    if (lo, hi) != (0, PAGE) {
+        row[..lo].fill(UNSEEN);
+        row[hi..].fill(UNSEEN);
+    }
+    let mut most = s.load(row);
+    let mut i = S::LANES;
+    while i < PAGE {
+        most = s.max(s.load(&row[i..]), most);
+        i += S::LANES;
+    }
+    s.max_lane(most)
 }
 
 /// Adds G vectors of weighted values, from channel `c` on, to the faded sums.
@@ -296,7 +338,7 @@ unsafe fn gather<S: Simd, T: Number, const M: usize, const G: usize>(
     s: S,
     head: &Head<T>,
     queries: &[Query],
-    weights: &[[f32; PAGE]; M],
+    weights: &[[f32; PAGE]; MOST],
     fade: &[f32; M],
     (from, end): (usize, usize),
     c: usize,
@@ -310,19 +352,30 @@ unsafe fn gather<S: Simd, T: Number, const M: usize, const G: usize>(
                 acc[m][g] = s.mul(s.load_ptr(queries[m].sum.add(c + g * S::LANES)), s.splat(fade[m]));
             }
         }
-        let mut t = from;
-        while t < end {
-            let values = head.values.add(t * dp + c);
-            let mut v = [s.splat(0.0); G];
-            for g in 0..G {
-                v[g] = T::load(s, values.add(g * S::LANES));
-            }
-            for m in 0..M {
-                let w = s.splat(weights[m][t]);
+        macro_rules! step {
+            ($t:expr) => {{
+                let values = head.values.add($t * dp + c);
+                let mut v = [s.splat(0.0); G];
                 for g in 0..G {
-                    acc[m][g] = s.fma(w, v[g], acc[m][g]);
+                    v[g] = T::load(s, values.add(g * S::LANES));
                 }
+                for m in 0..M {
+                    let w = s.splat(*weights[m].as_ptr().add($t));
+                    for g in 0..G {
+                        acc[m][g] = s.fma(w, v[g], acc[m][g]);
+                    }
+                }
+            }};
+        }
+        let mut t = from;
+        while t + STEPS <= end {
+            for i in 0..STEPS {
+                step!(t + i);
             }
+            t += STEPS;
+        }
+        while t < end {
+            step!(t);
             t += 1;
         }
         for m in 0..M {
@@ -350,8 +403,8 @@ pub(super) unsafe fn join<S: Simd>(
         return;
     }
     let top = if most > norm[0] { most } else { norm[0] };
-    let old = s.max_lane(simd_math::exp(s, s.splat(norm[0] - top)));
-    let new = s.max_lane(simd_math::exp(s, s.splat(most - top)));
+    let old = s.max_lane(simd_math::exp2(s, s.splat(norm[0] - top)));
+    let new = s.max_lane(simd_math::exp2(s, s.splat(most - top)));
     let mut c = 0;
     while c < dp {
         // SAFETY: dp is whole vectors.

@@ -220,10 +220,15 @@ unsafe fn tile<S: Simd, W: Stored, const C: usize, const V: usize>(s: S, f: &mut
     let mut w1 = if in_group == 2 { unsafe { second.add(S::LANES) } } else { second };
     // SAFETY: inside the rows' buffer, as asserted.
     let mut x = unsafe { f.x.floats.as_ptr().add(f.tile * k * width + first) };
+    let next = k * width;
     for _ in 0..k {
         // SAFETY: this is place i of `k` in groups of k·16 weights and in a tile of k·width numbers.
         unsafe {
             s.prefetch(w.cast::<u8>().wrapping_add(AHEAD).cast());
+            if C >= MANY {
+                // The next tile of rows comes to the second cache meanwhile: all of them are more than it holds.
+                s.prefetch_far(x.wrapping_add(next));
+            }
             let v0 = W::load(s, w);
             if V == 1 {
                 for c in 0..C {
@@ -252,6 +257,9 @@ unsafe fn tile<S: Simd, W: Stored, const C: usize, const V: usize>(s: S, f: &mut
         }
     }
 }
+
+/// Columns of a tile that has others after it.
+const MANY: usize = 6;
 
 /// Bytes between a load of weights and the line asked for meanwhile; it may lie in the next group.
 const AHEAD: usize = 1024;
