@@ -97,11 +97,13 @@ def sentence_transformers_program(a):
 
 def onnxruntime_bytes_program(a):
     """Weights as bytes with a scale for each output, activations rounded to bytes when they come."""
+    import onnx
     from onnxruntime.quantization import quantize_dynamic
 
     small = Path(a.onnx).with_suffix(".int8.onnx")
     if not small.exists():
-        quantize_dynamic(a.onnx, small, per_channel=True)
+        # The fused operators tell nothing of their outputs' type.
+        quantize_dynamic(a.onnx, small, per_channel=True, extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT})
     name, embed = onnxruntime_program(argparse.Namespace(**vars(a) | {"onnx": str(small)}))
     return f"{name}, dynamic int8", embed
 

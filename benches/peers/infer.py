@@ -115,7 +115,8 @@ five with thirteen crates of cod and waited for ice. The Elsa came in on Friday 
 def lookup(a, path):
     """Greedy writing of a text that stands in its prompt, with speculation by lookup and without."""
     # So often that models as small as these go on as it does. How far they do is told: the rest is no copy.
-    prompt = 4 * (COPY + "\n") + COPY[:40]
+    begun = COPY.index(".") + 1
+    prompt = 4 * (COPY + "\n") + COPY[:begun]
     command = [a.gently, "generate", path, "--prompt", prompt, "--max-tokens", 100, "--temperature", 0, "--json"]
     command += ["--threads", a.threads]
     runs = {"with": [], "without": []}
@@ -130,7 +131,7 @@ def lookup(a, path):
     median = {name: statistics.median(of) for name, of in runs.items()}
     ratio = median["with"] / median["without"]
     text = texts.pop()
-    copied = len(os.path.commonprefix([text, COPY[40:]])) / min(len(text), len(COPY) - 40)
+    copied = len(os.path.commonprefix([text, COPY[begun:]])) / min(len(text), len(COPY) - begun)
     say(
         f"lookup: {median['with']:.1f} tokens/s with it, {median['without']:.1f} without: {ratio:.2f}x, same text, "
         f"{100 * copied:.0f} % of it as in the prompt"
