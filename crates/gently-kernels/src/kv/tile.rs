@@ -122,7 +122,8 @@ fn seen(score: Score, position: usize, first: usize) -> (usize, usize) {
     (from.saturating_sub(first).min(end), end)
 }
 
-/// M queries, by position, against one head of one page. `weights` is room for their scores. Sums of M queries and W vectors of keys, or of channels, stay in registers.
+/// M queries, by position, against one head of one page. `weights` is room for their scores. Sums of M queries and W vectors of
+/// keys, or of channels, stay in registers.
 ///
 /// # Safety
 /// Pointers of the page and the queries must be valid for D, dp and PAGE, with no two queries sharing a sum or a norm;
@@ -139,36 +140,11 @@ pub(super) unsafe fn page<S: Simd, T: Number, const M: usize, const W: usize>(
 ) {
     // SAFETY: the caller's promise; `weights` has PAGE numbers for each query.
     unsafe {
+        let q: [_; M] = std::array::from_fn(|m| queries[m].q);
         let mut at = 0;
         while at < PAGE {
             let mut acc = [[s.splat(0.0); W]; M];
-            // A step of D. A macro, because a closure would not be compiled for the instruction set.
-            macro_rules! step {
-                ($c:expr) => {{
-                    let keys = head.keys.add($c * PAGE + at);
-                    let mut k = [s.splat(0.0); W];
-                    for v in 0..W {
-                        k[v] = T::load(s, keys.add(v * S::LANES));
-                    }
-                    for m in 0..M {
-                        let q = s.splat(*queries[m].q.add($c));
-                        for v in 0..W {
-                            acc[m][v] = s.fma(q, k[v], acc[m][v]);
-                        }
-                    }
-                }};
-            }
-            let mut c = 0;
-            while c + STEPS <= d {
-                for i in 0..STEPS {
-                    step!(c + i);
-                }
-                c += STEPS;
-            }
-            while c < d {
-                step!(c);
-                c += 1;
-            }
+            gather(s, &mut acc, &q, head.keys.add(at), PAGE, (0, d));
             for m in 0..M {
                 for v in 0..W {
                     s.store_ptr(weights[m].as_mut_ptr().add(at + v * S::LANES), acc[m][v]);
@@ -194,11 +170,11 @@ pub(super) unsafe fn page<S: Simd, T: Number, const M: usize, const W: usize>(
 
         let mut c = 0;
         while c + W * S::LANES <= dp {
-            gather::<S, T, M, W>(s, head, queries, weights, &fade, (from, end), c, dp);
+            mix::<S, T, M, W>(s, head, queries, weights, &fade, (from, end), c, dp);
             c += W * S::LANES;
         }
         while c < dp {
-            gather::<S, T, M, 1>(s, head, queries, weights, &fade, (from, end), c, dp);
+            mix::<S, T, M, 1>(s, head, queries, weights, &fade, (from, end), c, dp);
             c += S::LANES;
         }
     }
@@ -252,7 +228,7 @@ impl Kernel for Soften<'_> {
             s.store(&mut falls[i..], e);
             i += S::LANES;
         }
-        let by = s.splat(by);
+        let (by, zero) = (s.splat(by), s.splat(0.0));
         for (m, row) in rows.iter_mut().enumerate() {
             fade[m] = falls[m];
             if mosts[m] == UNSEEN {
@@ -266,7 +242,9 @@ impl Kernel for Soften<'_> {
                 let mut total = s.mul(s.load_ptr(queries[m].totals), s.splat(fade[m]));
                 let mut i = 0;
                 while i < PAGE {
-                    let e = simd_math::exp2(s, s.fma(s.load_ptr(p.add(i)), by, minus));
+                    // Not above 0 but for the rounding of the largest.
+                    let x = s.min(zero, s.fma(s.load_ptr(p.add(i)), by, minus));
+                    let e = simd_math::exp2(s, x);
                     total = s.add(total, e);
                     let e = if scales.is_null() { e } else { s.mul(e, s.load_ptr(scales.add(PAGE + i))) };
                     s.store_ptr(p.add(i), e);
@@ -334,13 +312,13 @@ fn largest<S: Simd>(s: S, (lo, hi): (usize, usize), row: &mut [f32; PAGE]) -> f3
 /// As [`page`]; `c` and G vectors lie below dp.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-unsafe fn gather<S: Simd, T: Number, const M: usize, const G: usize>(
+unsafe fn mix<S: Simd, T: Number, const M: usize, const G: usize>(
     s: S,
     head: &Head<T>,
     queries: &[Query],
     weights: &[[f32; PAGE]; MOST],
     fade: &[f32; M],
-    (from, end): (usize, usize),
+    seen: (usize, usize),
     c: usize,
     dp: usize,
 ) {
@@ -352,36 +330,58 @@ unsafe fn gather<S: Simd, T: Number, const M: usize, const G: usize>(
                 acc[m][g] = s.mul(s.load_ptr(queries[m].sum.add(c + g * S::LANES)), s.splat(fade[m]));
             }
         }
-        macro_rules! step {
-            ($t:expr) => {{
-                let values = head.values.add($t * dp + c);
-                let mut v = [s.splat(0.0); G];
-                for g in 0..G {
-                    v[g] = T::load(s, values.add(g * S::LANES));
-                }
-                for m in 0..M {
-                    let w = s.splat(*weights[m].as_ptr().add($t));
-                    for g in 0..G {
-                        acc[m][g] = s.fma(w, v[g], acc[m][g]);
-                    }
-                }
-            }};
-        }
-        let mut t = from;
-        while t + STEPS <= end {
-            for i in 0..STEPS {
-                step!(t + i);
-            }
-            t += STEPS;
-        }
-        while t < end {
-            step!(t);
-            t += 1;
-        }
+        let w: [_; M] = std::array::from_fn(|m| weights[m].as_ptr());
+        gather(s, &mut acc, &w, head.values.add(c), dp, seen);
         for m in 0..M {
             for g in 0..G {
                 s.store_ptr(queries[m].sum.add(c + g * S::LANES), acc[m][g]);
             }
+        }
+    }
+}
+
+/// Adds rows `from .. end` of W vectors, `stride` numbers apart, to M sums, each row times a number of each sum: channels of keys
+/// times a query's numbers, or values times weights.
+///
+/// # Safety
+/// `rows` must be valid for W vectors in each of these rows, and each of `times` for `end` numbers.
+#[inline(always)]
+unsafe fn gather<S: Simd, T: Number, const M: usize, const W: usize>(
+    s: S,
+    acc: &mut [[S::V; W]; M],
+    times: &[*const f32; M],
+    rows: *const T,
+    stride: usize,
+    (from, end): (usize, usize),
+) {
+    // A macro, because a closure would not be compiled for the instruction set.
+    macro_rules! row {
+        ($at:expr) => {{
+            let row = rows.add($at * stride);
+            let mut x = [s.splat(0.0); W];
+            for v in 0..W {
+                x[v] = T::load(s, row.add(v * S::LANES));
+            }
+            for m in 0..M {
+                let by = s.splat(*times[m].add($at));
+                for v in 0..W {
+                    acc[m][v] = s.fma(by, x[v], acc[m][v]);
+                }
+            }
+        }};
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut at = from;
+        while at + STEPS <= end {
+            for i in 0..STEPS {
+                row!(at + i);
+            }
+            at += STEPS;
+        }
+        while at < end {
+            row!(at);
+            at += 1;
         }
     }
 }

@@ -341,7 +341,7 @@ impl Part<'_> {
     /// Writes the outputs of group `g` for `columns` rows from `first` on.
     #[inline(always)]
     fn finish<S: Simd>(&self, s: S, g: usize, first: usize, columns: usize, out: &Tile, up: Option<&Tile>) {
-        // Compiled for each: between two tiles nothing is multiplied, and these few instructions were an eighth of the time.
+        // Compiled for each: nothing is multiplied meanwhile, and with short K these few instructions count.
         match (self.epilogue.activation, up) {
             _ if g * GROUP + GROUP > self.w.n() => self.edge(s, g, first, columns, out, up),
             (Activation::None, None) => self.whole(s, g, first, columns, out, None, Activation::None),
