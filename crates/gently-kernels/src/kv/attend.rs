@@ -270,7 +270,7 @@ impl Run<'_> {
         let (d, dp, group) = (cx.shape.d, cx.shape.padded(), cx.group());
         let span = cx.spans[task.span];
         let rows = cx.rows(task);
-        let score = Score::new(cx.spec);
+        let score = Score::new(cx.spec, cx.shape.elem == super::Elem::I8);
         let (sums, rest) = words.split_at_mut(rows * dp);
         let (all, rest) = rest.split_at_mut(rows * dp);
         let (totals, rest) = rest.split_at_mut(rows * WIDEST);
@@ -349,7 +349,7 @@ impl Run<'_> {
                 // SAFETY: row r of each of the slices.
                 let (sum, norm) = unsafe {
                     let sum = std::slice::from_raw_parts(sums.add(r * dp), dp);
-                    (sum, [*mosts.add(r), s.sum(s.load_ptr(totals.add(r * WIDEST)))])
+                    (sum, [*mosts.add(r) * score.by(), s.sum(s.load_ptr(totals.add(r * WIDEST)))])
                 };
                 match task.part {
                     Some(part) => {

@@ -171,3 +171,23 @@ fn overlapping_spans_are_refused() {
     let spans = [Span { first_row: 0, rows: 2, start: 0 }, Span { first_row: 1, rows: 2, start: 1 }];
     case.run(cpu::path(), Elem::F32, &pages, &qkv, &spans);
 }
+
+/// The largest score is rounded and the exponents are not: what is left must not overflow.
+#[test]
+fn scores_of_any_size_stay_finite() {
+    let case = CASES[0];
+    let (stride, tokens) = (case.stride(), 70);
+    let mut qkv = ramp(tokens * stride, 3);
+    // Queries and keys: scores of about 1e17, whose last place is above 1e9.
+    for row in qkv.chunks_mut(stride) {
+        row[..(case.heads + case.kv_heads) * case.d].iter_mut().for_each(|x| *x = (2.0 + *x) * 1e8);
+    }
+    let pages = case.pages(Elem::F32, &qkv);
+    let spec = Spec { heads: case.heads, scale: 0.125, window: None, alibi: None, softcap: None };
+    for path in cpu::available() {
+        let mut out = vec![f32::NAN; tokens * case.heads * case.d];
+        let mut attend = Attend::new(spec, case.shape(Elem::F32), &[Span { first_row: 0, rows: tokens, start: 0 }]);
+        attend.run_on(path, 1, &[&pages], &qkv, stride, &mut out);
+        assert!(out.iter().all(|x| x.abs() <= 1.0), "{path:?}: means of values are within them");
+    }
+}

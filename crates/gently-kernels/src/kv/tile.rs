@@ -61,12 +61,26 @@ pub(super) struct Score {
     window: Option<usize>,
     /// Some query has a slope.
     sloped: bool,
+    /// Numbers of the page have scales.
+    stored: bool,
 }
 
 impl Score {
-    pub fn new(spec: &Spec) -> Self {
+    /// `stored` for pages whose numbers have scales.
+    pub fn new(spec: &Spec, stored: bool) -> Self {
         let Spec { scale, softcap, window, alibi, .. } = *spec;
-        Self { scale, softcap: softcap.map(|cap| [cap, 1.0 / cap]), window, sloped: alibi.is_some() }
+        Self { scale, softcap: softcap.map(|cap| [cap, 1.0 / cap]), window, sloped: alibi.is_some(), stored }
+    }
+
+    /// Whether scores are products times a factor above 0 and nothing else, as most models' are: differences of products times it
+    /// serve then.
+    fn plain(&self) -> bool {
+        !self.stored && self.softcap.is_none() && !self.sloped && self.scale > 0.0
+    }
+
+    /// What differences are multiplied with to be powers of two.
+    pub fn by(&self) -> f32 {
+        LOG2_E * if self.plain() { self.scale } else { 1.0 }
     }
 
     /// Whether a query at `position` and all after it see the whole page from `first` on.
@@ -98,7 +112,7 @@ pub(super) struct Query {
     pub slope: f32,
     /// `[dp]`, the weighted sum of values.
     pub sum: *mut f32,
-    /// The largest score, in units of ln 2, as all scores here.
+    /// The largest score, to be multiplied with [`Score::by`].
     pub most: *mut f32,
     /// `[WIDEST]`, sums of weights: a lane for each place of a vector, so that nothing runs across a register for each page.
     pub totals: *mut f32,
@@ -205,22 +219,19 @@ impl Kernel for Soften<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { score, scales, queries, first, seen, rows, fade } = self;
-        // Most models' scores are products times a factor, which the largest of a row and the exponents take along.
-        let made = scales.is_null() && score.softcap.is_none() && !score.sloped && score.scale > 0.0;
-        let by = LOG2_E * if made { score.scale } else { 1.0 };
         // Largest scores so far, and what the factors are exponentials of.
         let (mut mosts, mut falls) = ([UNSEEN; MOST], [0.0; WIDEST]);
         for (m, row) in rows.iter_mut().enumerate() {
             // SAFETY: the caller's promise; rows have PAGE numbers.
             let [before, page_most] = unsafe {
                 let query = &queries[m];
-                if !made {
+                if !score.plain() {
                     scores(s, score, scales, query, first, row);
                 }
-                [*query.most, by * largest(s, seen[m], row)]
+                [*query.most, largest(s, seen[m], row)]
             };
             mosts[m] = if page_most > before { page_most } else { before };
-            falls[m] = if mosts[m] == UNSEEN { 0.0 } else { before - mosts[m] };
+            falls[m] = if mosts[m] == UNSEEN { 0.0 } else { (before - mosts[m]) * score.by() };
         }
         let mut i = 0;
         while i < fade.len() {
@@ -228,7 +239,7 @@ impl Kernel for Soften<'_> {
             s.store(&mut falls[i..], e);
             i += S::LANES;
         }
-        let (by, zero) = (s.splat(by), s.splat(0.0));
+        let by = s.splat(score.by());
         for (m, row) in rows.iter_mut().enumerate() {
             fade[m] = falls[m];
             if mosts[m] == UNSEEN {
@@ -238,13 +249,12 @@ impl Kernel for Soften<'_> {
             // SAFETY: as above.
             unsafe {
                 let p = row.as_mut_ptr();
-                let minus = s.splat(-mosts[m]);
+                let most = s.splat(mosts[m]);
                 let mut total = s.mul(s.load_ptr(queries[m].totals), s.splat(fade[m]));
                 let mut i = 0;
                 while i < PAGE {
-                    // Not above 0 but for the rounding of the largest.
-                    let x = s.min(zero, s.fma(s.load_ptr(p.add(i)), by, minus));
-                    let e = simd_math::exp2(s, x);
+                    // The difference first: the largest's is exactly 0, however large it is.
+                    let e = simd_math::exp2(s, s.mul(s.sub(s.load_ptr(p.add(i)), most), by));
                     total = s.add(total, e);
                     let e = if scales.is_null() { e } else { s.mul(e, s.load_ptr(scales.add(PAGE + i))) };
                     s.store_ptr(p.add(i), e);
