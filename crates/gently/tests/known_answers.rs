@@ -53,9 +53,13 @@ fn smollm2_answers_from_its_file() {
     assert_eq!(text, "The capital of France is Paris.");
     let plan = speaking.engine().plan();
     let quantized = plan.read(&mut Work::new(), &mut plan.state(), &ids).unwrap().to_vec();
-    let worst = quantized.iter().zip(&logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    // 0.740 by rounding rows to bytes: integer sums are the same on every machine.
-    assert!(worst < 0.8, "{worst}");
+    // Rounding rows to bytes moves logits; by how much hangs on the last bits of every sum before. A shift of all of them says
+    // nothing, the rest is 0.12 to 0.14 with kernels that differ in such bits alone.
+    let moved = quantized.iter().zip(&logits).map(|(a, b)| f64::from(a - b));
+    let count = logits.len() as f64;
+    let (sum, squares) = moved.fold((0.0, 0.0), |(sum, squares), d| (sum + d, squares + d * d));
+    let error = (squares / count - (sum / count).powi(2)).sqrt();
+    assert!(error < 0.2, "{error}");
 
     // The template of the file puts its system message in front.
     let template = folder.chat_template().unwrap().unwrap();
