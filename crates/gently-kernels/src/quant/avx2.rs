@@ -1,8 +1,8 @@
 //! The products' inner loop on AVX2: 8 outputs in a register, two registers for a group.
 //!
-//! `vpmaddubsw` multiplies unsigned weights with signed activations into sums of two in 16 bits, which
-//! `vpmaddwd` widens. Integers of up to 6 bits never leave 16 bits on the way (63·127·2 = 16002). Bytes of 8 bits would:
-//! they are made signed again, and the activations take the weights' signs.
+//! `vpmaddubsw` multiplies unsigned weights with signed activations into sums of two in 16 bits, which are added there as long as
+//! they fit, and then widened by `vpmaddwd`. Bytes of 8 bits would not fit even once: they are made signed again, and the
+//! activations take the weights' signs.
 
 // Loops over registers: their indices become constants, which iterators over several arrays would hide.
 #![allow(clippy::needless_range_loop)]
@@ -11,6 +11,7 @@ use super::BLOCK;
 use super::packed::{Layout, PackedMatrix};
 use super::product::{Tile, TileKernel, by_layout};
 use super::rows::{PackedRows, ZEROS};
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Bytes between a load of integers and the line asked for meanwhile; it may lie in the next group.
@@ -21,15 +22,12 @@ pub(super) fn kernel(layout: &Layout) -> TileKernel {
     TileKernel::One(by_layout!(layout, run))
 }
 
-/// Pointers to half a group (8 rows) and some columns of a tile.
+/// Pointers to one group and some columns of a tile.
 struct Args {
-    /// At the first row's entry.
     scales: *const u8,
     quads: *const u8,
     k: usize,
     zero: i32,
-    /// Row of the group the half begins with: 0 or 8.
-    row: usize,
     width: usize,
     ints: *const i8,
     x_scale: *const f32,
@@ -37,6 +35,11 @@ struct Args {
     x_start: *const i32,
     x_half_sum: [*const i32; 2],
     out: *mut f32,
+}
+
+/// Columns whose sums fit the registers beside what is multiplied.
+const fn most(low: usize) -> usize {
+    if low == 8 { 4 } else { 6 }
 }
 
 fn run<const LOW: usize, const HIGH: usize, const HALVES: bool, const MIN: bool, const SUPERS: bool>(
@@ -55,123 +58,92 @@ fn run<const LOW: usize, const HIGH: usize, const HALVES: bool, const MIN: bool,
     assert_eq!(group.len(), scale_bytes + blocks * layout.quad_bytes());
     assert!(x.k() == k && first + blocks * width <= x.scale.len() && columns <= width);
     let start = ZEROS.iter().position(|&z| z == zero).unwrap_or(0);
-    for row in [0, 8] {
-        let mut c = 0;
-        while c < columns {
-            let n = (columns - c).min(4);
-            // SAFETY: the group holds the scales and integers of all blocks, and the rows' buffers `width` entries
-            // of each for all blocks of this tile (their lengths are in proportion), of which the kernel reads
-            // `c .. c + n`. The processor has the features: this kernel is chosen only then.
-            unsafe {
-                let args = Args {
-                    scales: group.as_ptr(),
-                    quads: group.as_ptr().add(scale_bytes + 4 * row),
-                    k,
-                    zero,
-                    row,
-                    width,
-                    ints: x.ints.as_ptr().add((first + c) * BLOCK),
-                    x_scale: x.scale.as_ptr().add(first + c),
-                    x_scaled_sum: x.scaled_sum.as_ptr().add(first + c),
-                    x_start: x.start[start].as_ptr().add(first + c),
-                    x_half_sum: [x.half_sum[0].as_ptr().add(first + c), x.half_sum[1].as_ptr().add(first + c)],
-                    out: out.0.as_mut_ptr().cast::<f32>().add(16 * c + row),
-                };
-                match n {
-                    1 => columns_of::<1, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
-                    2 => columns_of::<2, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
-                    3 => columns_of::<3, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
-                    _ => columns_of::<4, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
-                }
+    let mut c = 0;
+    while c < columns {
+        let n = (columns - c).min(most(LOW));
+        // SAFETY: the group holds the scales and integers of all blocks, and the rows' buffers `width` entries of each for all
+        // blocks of this tile (their lengths are in proportion), of which the kernel reads `c .. c + n`. The processor has the
+        // features: this kernel is chosen only then.
+        unsafe {
+            let args = Args {
+                scales: group.as_ptr(),
+                quads: group.as_ptr().add(scale_bytes),
+                k,
+                zero,
+                width,
+                ints: x.ints.as_ptr().add((first + c) * BLOCK),
+                x_scale: x.scale.as_ptr().add(first + c),
+                x_scaled_sum: x.scaled_sum.as_ptr().add(first + c),
+                x_start: x.start[start].as_ptr().add(first + c),
+                x_half_sum: [x.half_sum[0].as_ptr().add(first + c), x.half_sum[1].as_ptr().add(first + c)],
+                out: out.0.as_mut_ptr().cast::<f32>().add(16 * c),
+            };
+            match n {
+                1 => columns_of::<1, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
+                2 => columns_of::<2, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
+                3 => columns_of::<3, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
+                4 => columns_of::<4, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
+                // Not reached where four are the most.
+                5 if most(LOW) > 4 => columns_of::<5, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
+                _ => columns_of::<6, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
             }
-            c += n;
         }
+        c += n;
     }
 }
 
-/// Quads 0 … 7 of a block: 8 rows of 4 bytes each, unsigned; those of 8 bits signed.
+/// Quad T of a block, for the 8 rows of half R of the group: 4 bytes each, unsigned; those of 8 bits signed.
 ///
 /// # Safety
-/// `p` must be valid for reading the half group's part of the block's planes.
+/// `p` must be valid for reading the block's planes.
 #[inline(always)]
-unsafe fn quads<const LOW: usize, const HIGH: usize>(p: *const u8) -> [__m256i; 8] {
-    // SAFETY: 32 bytes at each multiple of 64 below 64·(LOW + HIGH) are readable; the features are the caller's.
+unsafe fn quad<const T: usize, const LOW: usize, const HIGH: usize>(p: *const u8, r: usize) -> __m256i {
+    // SAFETY: 64·(LOW + HIGH) bytes are readable; the features are those of the caller.
     unsafe {
-        let mut v = [_mm256_setzero_si256(); 8];
-        for (i, v) in v.iter_mut().enumerate().take(LOW) {
-            *v = _mm256_loadu_si256(p.add(64 * i).cast());
-        }
-        let mut q = v;
-        match LOW {
-            8 => {
-                let flip = _mm256_set1_epi8(-128);
-                for q in &mut q {
-                    *q = _mm256_xor_si256(*q, flip);
-                }
-            }
+        let plane = |i: usize| -> *const __m256i { p.add(64 * i + 32 * r).cast() };
+        let low = match LOW {
+            8 => _mm256_xor_si256(_mm256_loadu_si256(plane(T)), _mm256_set1_epi8(-128)),
             4 => {
-                let mask = _mm256_set1_epi8(15);
-                for t in 0..4 {
-                    q[t] = _mm256_and_si256(v[t], mask);
-                    q[t + 4] = _mm256_and_si256(_mm256_srli_epi16::<4>(v[t]), mask);
-                }
+                let v = _mm256_loadu_si256(plane(T % 4));
+                let v = if T < 4 { v } else { _mm256_srli_epi16::<4>(v) };
+                _mm256_and_si256(v, _mm256_set1_epi8(15))
             }
             _ => {
-                let mask = _mm256_set1_epi8(3);
-                for t in 0..2 {
-                    q[4 * t] = _mm256_and_si256(v[t], mask);
-                    q[4 * t + 1] = _mm256_and_si256(_mm256_srli_epi16::<2>(v[t]), mask);
-                    q[4 * t + 2] = _mm256_and_si256(_mm256_srli_epi16::<4>(v[t]), mask);
-                    q[4 * t + 3] = _mm256_and_si256(_mm256_srli_epi16::<6>(v[t]), mask);
-                }
+                let v = _mm256_loadu_si256(plane(T / 4));
+                let v = match T % 4 {
+                    0 => v,
+                    1 => _mm256_srli_epi16::<2>(v),
+                    2 => _mm256_srli_epi16::<4>(v),
+                    _ => _mm256_srli_epi16::<6>(v),
+                };
+                _mm256_and_si256(v, _mm256_set1_epi8(3))
             }
+        };
+        if HIGH == 0 {
+            return low;
         }
-        if HIGH == 1 {
-            let v = _mm256_loadu_si256(p.add(64 * LOW).cast());
-            // Bit t of v becomes bit LOW.
-            let at = _mm256_set1_epi8(1 << LOW);
-            let moved = if LOW == 4 {
-                [
-                    _mm256_slli_epi16::<4>(v),
-                    _mm256_slli_epi16::<3>(v),
-                    _mm256_slli_epi16::<2>(v),
-                    _mm256_slli_epi16::<1>(v),
-                    v,
-                    _mm256_srli_epi16::<1>(v),
-                    _mm256_srli_epi16::<2>(v),
-                    _mm256_srli_epi16::<3>(v),
-                ]
-            } else {
-                [
-                    _mm256_slli_epi16::<2>(v),
-                    _mm256_slli_epi16::<1>(v),
-                    v,
-                    _mm256_srli_epi16::<1>(v),
-                    _mm256_srli_epi16::<2>(v),
-                    _mm256_srli_epi16::<3>(v),
-                    _mm256_srli_epi16::<4>(v),
-                    _mm256_srli_epi16::<5>(v),
-                ]
-            };
-            for t in 0..8 {
-                q[t] = _mm256_or_si256(q[t], _mm256_and_si256(moved[t], at));
-            }
-        }
-        if HIGH == 2 {
-            let at = _mm256_set1_epi8(0x30);
-            for t in 0..2 {
-                let v = _mm256_loadu_si256(p.add(64 * (LOW + t)).cast());
-                let moved = [_mm256_slli_epi16::<4>(v), _mm256_slli_epi16::<2>(v), v, _mm256_srli_epi16::<2>(v)];
-                for i in 0..4 {
-                    q[4 * t + i] = _mm256_or_si256(q[4 * t + i], _mm256_and_si256(moved[i], at));
-                }
-            }
-        }
-        q
+        // Further bits: moved from their place to bit LOW.
+        let (v, from, mask) = match HIGH {
+            1 => (_mm256_loadu_si256(plane(LOW)), T, 1 << LOW),
+            _ => (_mm256_loadu_si256(plane(LOW + T / 4)), 2 * (T % 4), 3 << LOW),
+        };
+        let v = match LOW as isize - from as isize {
+            4 => _mm256_slli_epi16::<4>(v),
+            3 => _mm256_slli_epi16::<3>(v),
+            2 => _mm256_slli_epi16::<2>(v),
+            1 => _mm256_slli_epi16::<1>(v),
+            -1 => _mm256_srli_epi16::<1>(v),
+            -2 => _mm256_srli_epi16::<2>(v),
+            -3 => _mm256_srli_epi16::<3>(v),
+            -4 => _mm256_srli_epi16::<4>(v),
+            -5 => _mm256_srli_epi16::<5>(v),
+            _ => v,
+        };
+        _mm256_or_si256(low, _mm256_and_si256(v, _mm256_set1_epi8(mask)))
     }
 }
 
-/// Scale (or minimum) of half `h` of block `b` for the 8 rows.
+/// Scales (or minima) of half `h` of block `b` for the 16 rows.
 ///
 /// # Safety
 /// `a.scales` must hold the group's scales.
@@ -181,29 +153,96 @@ unsafe fn scale<const HALVES: bool, const MIN: bool, const SUPERS: bool>(
     b: usize,
     h: usize,
     min: bool,
-) -> __m256 {
+) -> [__m256; 2] {
     // SAFETY: places inside the group's scales, by their layout; the features are those of the caller.
     unsafe {
-        if !SUPERS {
-            let at = 32 * (b + if min { a.k / BLOCK } else { 0 }) + 2 * a.row;
-            return _mm256_cvtph_ps(_mm_loadu_si128(a.scales.add(at).cast()));
+        let mut all = [_mm256_setzero_ps(); 2];
+        for r in 0..2 {
+            if !SUPERS {
+                let at = 32 * (b + if min { a.k / BLOCK } else { 0 }) + 16 * r;
+                all[r] = _mm256_cvtph_ps(_mm_loadu_si128(a.scales.add(at).cast()));
+                continue;
+            }
+            let parts = if HALVES { 16 } else { 8 };
+            let heads = if MIN { 2 } else { 1 };
+            let sup = a.scales.add(b / 8 * heads * (32 + 16 * parts));
+            let d = sup.add(if min { 32 } else { 0 } + 16 * r);
+            let d = _mm256_cvtph_ps(_mm_loadu_si128(d.cast()));
+            let j = b % 8 * parts / 8 + h + if min { parts } else { 0 };
+            let s = _mm_loadl_epi64(sup.add(32 * heads + 16 * j + 8 * r).cast());
+            let s = if min { _mm256_cvtepu8_epi32(s) } else { _mm256_cvtepi8_epi32(s) };
+            all[r] = _mm256_mul_ps(d, _mm256_cvtepi32_ps(s));
         }
-        let parts = if HALVES { 16 } else { 8 };
-        let heads = if MIN { 2 } else { 1 };
-        let sup = a.scales.add(b / 8 * heads * (32 + 16 * parts));
-        let d = sup.add(if min { 32 } else { 0 } + 2 * a.row);
-        let d = _mm256_cvtph_ps(_mm_loadu_si128(d.cast()));
-        let j = b % 8 * parts / 8 + h + if min { parts } else { 0 };
-        let s = _mm_loadl_epi64(sup.add(32 * heads + 16 * j + a.row).cast());
-        let s = if min { _mm256_cvtepu8_epi32(s) } else { _mm256_cvtepi8_epi32(s) };
-        _mm256_mul_ps(d, _mm256_cvtepi32_ps(s))
+        all
     }
 }
 
-/// All of K for 8 outputs and C columns.
+/// Sums of both halves of a group for C columns.
+type Sums<const C: usize> = [[__m256i; 2]; C];
+
+/// Multiplies quad T with all columns: sums of two in 16 bits, added to `pairs`, or those of 8 bits, in 32 bits, to `dot`.
+/// Neighbours do not depend on each other.
 ///
 /// # Safety
-/// The processor must have the features; `a` must point to half a group and to at least C columns of a tile.
+/// `p` must be valid for reading the block's planes, `x` for C columns of a block.
+#[inline(always)]
+unsafe fn step<const T: usize, const C: usize, const LOW: usize, const HIGH: usize>(
+    p: *const u8,
+    x: *const i8,
+    pairs: &mut Sums<C>,
+    dot: &mut Sums<C>,
+) {
+    // SAFETY: the caller's promise; the features are those of the caller.
+    unsafe {
+        let q = [quad::<T, LOW, HIGH>(p, 0), quad::<T, LOW, HIGH>(p, 1)];
+        let sizes = [_mm256_abs_epi8(q[0]), _mm256_abs_epi8(q[1])];
+        for c in 0..C {
+            let four = _mm256_set1_epi32(x.add(c * BLOCK + 4 * T).cast::<i32>().read_unaligned());
+            for r in 0..2 {
+                if LOW == 8 {
+                    let two = _mm256_maddubs_epi16(sizes[r], _mm256_sign_epi8(four, q[r]));
+                    dot[c][r] = _mm256_add_epi32(dot[c][r], _mm256_madd_epi16(two, _mm256_set1_epi16(1)));
+                    settle(&mut dot[c][r]);
+                } else {
+                    pairs[c][r] = _mm256_add_epi16(pairs[c][r], _mm256_maddubs_epi16(q[r], four));
+                    settle(&mut pairs[c][r]);
+                }
+            }
+        }
+        if LOW != 8 && flushes(T, LOW + HIGH) {
+            for c in 0..C {
+                for r in 0..2 {
+                    dot[c][r] = _mm256_add_epi32(dot[c][r], _mm256_madd_epi16(pairs[c][r], _mm256_set1_epi16(1)));
+                    pairs[c][r] = _mm256_setzero_si256();
+                }
+            }
+        }
+    }
+}
+
+/// Whether sums of two go to 32 bits after quad T: they are at most 127·2·(2ᵇⁱᵗˢ − 1) for each quad, and 16 bits hold eight of 4
+/// bits, four of 5, two of 6. (Of 2 and 3 bits they hold more, but each half of a block has its own scale.)
+const fn flushes(t: usize, bits: usize) -> bool {
+    match bits {
+        4 => t == 7,
+        6 => t % 2 == 1,
+        _ => t % 4 == 3,
+    }
+}
+
+/// Has `v` computed before what comes after is: the compiler would gather the steps of a column, each waiting for the last, and
+/// keep what they read in memory meanwhile.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn settle(v: &mut __m256i) {
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) * v, options(nomem, nostack, preserves_flags)) };
+}
+
+/// All of K for 16 outputs and C columns.
+///
+/// # Safety
+/// The processor must have the features; `a` must point to a whole group and to at least C columns of a tile.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn columns_of<
     const C: usize,
@@ -215,80 +254,63 @@ unsafe fn columns_of<
 >(
     a: &Args,
 ) {
-    let mut sums = [_mm256_setzero_ps(); C];
-    let ones = _mm256_set1_epi16(1);
+    let mut sums = [[_mm256_setzero_ps(); 2]; C];
     for b in 0..a.k / BLOCK {
-        // SAFETY: block b of the half group and of the columns.
+        // SAFETY: block b of the group and of the columns.
         unsafe {
-            let at = a.quads.add(b * 64 * (LOW + HIGH));
+            let p = a.quads.add(b * 64 * (LOW + HIGH));
             for line in 0..LOW + HIGH {
-                _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + 64 * line).cast());
+                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + 64 * line).cast());
             }
-            let q = quads::<LOW, HIGH>(at);
             let first = b * a.width;
-            let zero = _mm256_setzero_ps();
-            let (mut d, mut m) = ([zero; 2], [zero; 2]);
+            let x = a.ints.add(first * BLOCK);
+            let zero = _mm256_setzero_si256();
+            let (mut pairs, mut dot) = ([[zero; 2]; C], [[zero; 2]; C]);
             for h in 0..2 {
-                if h == 0 || HALVES {
-                    d[h] = scale::<HALVES, MIN, SUPERS>(a, b, h, false);
-                    if MIN {
-                        m[h] = scale::<HALVES, MIN, SUPERS>(a, b, h, true);
-                    }
+                if h == 0 {
+                    step::<0, C, LOW, HIGH>(p, x, &mut pairs, &mut dot);
+                    step::<1, C, LOW, HIGH>(p, x, &mut pairs, &mut dot);
+                    step::<2, C, LOW, HIGH>(p, x, &mut pairs, &mut dot);
+                    step::<3, C, LOW, HIGH>(p, x, &mut pairs, &mut dot);
+                } else {
+                    step::<4, C, LOW, HIGH>(p, x, &mut pairs, &mut dot);
+                    step::<5, C, LOW, HIGH>(p, x, &mut pairs, &mut dot);
+                    step::<6, C, LOW, HIGH>(p, x, &mut pairs, &mut dot);
+                    step::<7, C, LOW, HIGH>(p, x, &mut pairs, &mut dot);
                 }
-            }
-            for c in 0..C {
-                let x = a.ints.add((first + c) * BLOCK).cast::<i32>();
-                let half = [a.x_half_sum[0].add(first + c), a.x_half_sum[1].add(first + c)];
-                let mut dot = [_mm256_setzero_si256(); 2];
-                for h in 0..2 {
-                    if LOW == 8 {
-                        for t in 4 * h..4 * h + 4 {
-                            let x = _mm256_set1_epi32(x.add(t).read_unaligned());
-                            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q[t]), _mm256_sign_epi8(x, q[t]));
-                            dot[0] = _mm256_add_epi32(dot[0], _mm256_madd_epi16(pairs, ones));
-                        }
-                    } else {
-                        let mut pairs = _mm256_setzero_si256();
-                        for t in 4 * h..4 * h + 4 {
-                            let x = _mm256_set1_epi32(x.add(t).read_unaligned());
-                            let two = _mm256_maddubs_epi16(q[t], x);
-                            // Four of 4 or 5 bits fit 16 bits together (31·127·2·4 = 31496), of 6 bits only two.
-                            if HIGH == 2 && t % 2 == 0 {
-                                dot[h] = _mm256_add_epi32(dot[h], _mm256_madd_epi16(pairs, ones));
-                                pairs = two;
-                            } else {
-                                pairs = _mm256_add_epi16(pairs, two);
-                            }
-                        }
-                        let to = if HALVES { h } else { 0 };
-                        dot[to] = _mm256_add_epi32(dot[to], _mm256_madd_epi16(pairs, ones));
-                    }
+                if h == 0 && !HALVES {
+                    continue;
                 }
-                let xd = *a.x_scale.add(first + c);
-                let xs = _mm256_set1_ps(xd);
-                let mut sum = sums[c];
-                for h in 0..2 {
-                    if h == 0 || HALVES {
-                        let mut dot = dot[h];
+                let part = if HALVES { h } else { 0 };
+                let half_sum = a.x_half_sum[part].add(first);
+                let d = scale::<HALVES, MIN, SUPERS>(a, b, part, false);
+                let m = if MIN { scale::<HALVES, MIN, SUPERS>(a, b, part, true) } else { d };
+                for c in 0..C {
+                    let xd = *a.x_scale.add(first + c);
+                    for r in 0..2 {
+                        let mut dot = std::mem::replace(&mut dot[c][r], zero);
                         if !MIN && LOW != 8 {
-                            let start = if HALVES { -a.zero * *half[h] } else { *a.x_start.add(first + c) };
+                            let start = if HALVES { -a.zero * *half_sum.add(c) } else { *a.x_start.add(first + c) };
                             dot = _mm256_add_epi32(dot, _mm256_set1_epi32(start));
                         }
-                        sum = _mm256_fmadd_ps(_mm256_mul_ps(d[h], xs), _mm256_cvtepi32_ps(dot), sum);
+                        let both = _mm256_mul_ps(d[r], _mm256_set1_ps(xd));
+                        let mut sum = _mm256_fmadd_ps(both, _mm256_cvtepi32_ps(dot), sums[c][r]);
                         if MIN {
-                            let s = if HALVES { xd * *half[h] as f32 } else { *a.x_scaled_sum.add(first + c) };
+                            let s = if HALVES { xd * *half_sum.add(c) as f32 } else { *a.x_scaled_sum.add(first + c) };
                             let s = _mm256_set1_ps(s);
                             // The minimum of the K types is subtracted.
-                            sum = if SUPERS { _mm256_fnmadd_ps(m[h], s, sum) } else { _mm256_fmadd_ps(m[h], s, sum) };
+                            sum = if SUPERS { _mm256_fnmadd_ps(m[r], s, sum) } else { _mm256_fmadd_ps(m[r], s, sum) };
                         }
+                        sums[c][r] = sum;
                     }
                 }
-                sums[c] = sum;
             }
         }
     }
-    for (c, &sum) in sums.iter().enumerate() {
-        // SAFETY: a tile has room for 12 columns of 16.
-        unsafe { _mm256_storeu_ps(a.out.add(16 * c), sum) }
+    for (c, sums) in sums.iter().enumerate() {
+        for (r, &sum) in sums.iter().enumerate() {
+            // SAFETY: a tile has room for 12 columns of 16.
+            unsafe { _mm256_storeu_ps(a.out.add(16 * c + 8 * r), sum) }
+        }
     }
 }
