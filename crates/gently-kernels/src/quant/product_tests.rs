@@ -88,6 +88,36 @@ fn packed_rows_are_the_file_s_numbers() {
     }
 }
 
+/// Sums of 16 bits hold the largest integers there are: no path saturates where others do not.
+#[test]
+fn the_largest_integers_do_not_overflow() {
+    let (n, k, m) = (16, 512, 7);
+    for ty in BlockType::ALL.into_iter().filter(|ty| !ty.is_float()) {
+        let halves: &[usize] = match ty {
+            BlockType::Q4_0 | BlockType::Q5_0 | BlockType::Q8_0 => &[0],
+            BlockType::Q2K => &[80, 82],
+            BlockType::Q3K => &[108],
+            BlockType::Q6K => &[208],
+            _ => &[0, 2],
+        };
+        // Of Q8_0 the byte that is largest in size is −128.
+        let top = if ty == BlockType::Q8_0 { 0x80 } else { 0xff };
+        let mut bytes = vec![top; n * ty.row_bytes(k).unwrap()];
+        for block in bytes.chunks_exact_mut(ty.block_bytes()) {
+            for &at in halves {
+                block[at..at + 2].copy_from_slice(&half::f16::ONE.to_le_bytes());
+            }
+        }
+        // All at the most, up in one row and down in the next.
+        let x: Vec<f32> = (0..m * k).map(|i| if i / k % 2 == 0 { 1.0 } else { -1.0 }).collect();
+        let c = Case { w: PackedMatrix::pack(ty, &bytes, n, k).unwrap(), wide: Vec::new(), x, m };
+        let wanted = c.run(Path::Plain);
+        for path in [Path::Avx2, Path::Avx512].into_iter().filter(|p| p.supported()) {
+            assert_eq!(bits(&c.run(path)), bits(&wanted), "{ty} on {}", path.name());
+        }
+    }
+}
+
 #[test]
 fn an_arena_s_matrices_keep_to_themselves() {
     let mut arena = PackArena::new();
