@@ -256,11 +256,11 @@ stored!(f32, Data::F32(d) => d, &[]);
 stored!(half::f16, Data::F16(d) => d, &[]);
 stored!(i8, Data::I8(d, scales) => d, scales);
 
-/// Queries of a tile, so that their scores with four vectors of keys (two, where they are twelve) fit into registers. The
+/// Queries of a tile, so that their scores with four vectors of keys (two, where they are the most) fit into registers. The
 /// more queries, the fewer times a key is loaded and widened.
 #[inline(always)]
 fn heights<S: Simd>() -> [usize; 4] {
-    if S::REGISTERS >= 32 { [12, 6, 3, 1] } else { [2, 1, 1, 1] }
+    if S::REGISTERS >= 32 { [12, 6, 3, 1] } else { [6, 3, 2, 1] }
 }
 
 impl Run<'_> {
@@ -337,6 +337,8 @@ impl Run<'_> {
                             }
                         } else {
                             match m {
+                                6 => tile::page::<S, T, 6, 2>(s, score, &head, queries, &mut weights, d, dp),
+                                3 => tile::page::<S, T, 3, 4>(s, score, &head, queries, &mut weights, d, dp),
                                 2 => tile::page::<S, T, 2, 4>(s, score, &head, queries, &mut weights, d, dp),
                                 _ => tile::page::<S, T, 1, 4>(s, score, &head, queries, &mut weights, d, dp),
                             }

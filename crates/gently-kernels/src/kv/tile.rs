@@ -383,7 +383,8 @@ unsafe fn gather<S: Simd, T: Number, const M: usize, const W: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         let mut at = from;
-        while at + STEPS <= end {
+        // With few registers, what is loaded ahead for the next step would push sums out.
+        while S::REGISTERS >= 32 && at + STEPS <= end {
             for i in 0..STEPS {
                 row!(at + i);
             }
