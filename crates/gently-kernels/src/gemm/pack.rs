@@ -191,6 +191,7 @@ unsafe fn scalar(dst: *mut u32, part: &Part, mode: Mode, lines: std::ops::Range<
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Mode, Part, Ptr, scalar, words};
+    use crate::simd::avx2::transpose8;
     use half::bf16;
     use std::arch::x86_64::*;
 
@@ -384,41 +385,6 @@ mod x86 {
             } else {
                 scalar(dst, part, mode, 0..part.width, 0);
             }
-        }
-    }
-
-    /// Transposes an 8 × 8 block of words. (No closures here: they would not be compiled for AVX2.)
-    #[inline(always)]
-    unsafe fn transpose8(x: [__m256i; 8]) -> [__m256i; 8] {
-        // SAFETY: inlined into functions with AVX2.
-        unsafe {
-            // Neighbouring rows, then quads, then halves.
-            let p0 = _mm256_unpacklo_epi32(x[0], x[1]);
-            let p1 = _mm256_unpackhi_epi32(x[0], x[1]);
-            let p2 = _mm256_unpacklo_epi32(x[2], x[3]);
-            let p3 = _mm256_unpackhi_epi32(x[2], x[3]);
-            let p4 = _mm256_unpacklo_epi32(x[4], x[5]);
-            let p5 = _mm256_unpackhi_epi32(x[4], x[5]);
-            let p6 = _mm256_unpacklo_epi32(x[6], x[7]);
-            let p7 = _mm256_unpackhi_epi32(x[6], x[7]);
-            let q0 = _mm256_unpacklo_epi64(p0, p2);
-            let q1 = _mm256_unpackhi_epi64(p0, p2);
-            let q2 = _mm256_unpacklo_epi64(p1, p3);
-            let q3 = _mm256_unpackhi_epi64(p1, p3);
-            let q4 = _mm256_unpacklo_epi64(p4, p6);
-            let q5 = _mm256_unpackhi_epi64(p4, p6);
-            let q6 = _mm256_unpacklo_epi64(p5, p7);
-            let q7 = _mm256_unpackhi_epi64(p5, p7);
-            [
-                _mm256_permute2x128_si256::<0x20>(q0, q4),
-                _mm256_permute2x128_si256::<0x20>(q1, q5),
-                _mm256_permute2x128_si256::<0x20>(q2, q6),
-                _mm256_permute2x128_si256::<0x20>(q3, q7),
-                _mm256_permute2x128_si256::<0x31>(q0, q4),
-                _mm256_permute2x128_si256::<0x31>(q1, q5),
-                _mm256_permute2x128_si256::<0x31>(q2, q6),
-                _mm256_permute2x128_si256::<0x31>(q3, q7),
-            ]
         }
     }
 }

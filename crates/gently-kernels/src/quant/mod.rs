@@ -28,7 +28,7 @@ mod encode_k;
 mod floats;
 mod packed;
 #[cfg(target_arch = "x86_64")]
-mod packed_avx512;
+mod packed_avx2;
 mod plain;
 mod product;
 #[cfg(test)]

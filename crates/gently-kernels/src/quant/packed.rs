@@ -176,7 +176,7 @@ impl PackedMatrix {
         };
         let groups = n.div_ceil(GROUP) * parts.len();
         #[cfg(target_arch = "x86_64")]
-        let fast = cpu::path() >= Path::Avx512;
+        let fast = cpu::path() >= Path::Avx2;
         let fill = |data: &mut [u8]| {
             // Tasks of about 64 KiB.
             let Some(some) = (64 * 1024usize).checked_div(group_bytes) else { return };
@@ -188,8 +188,8 @@ impl PackedMatrix {
                     #[cfg(target_arch = "x86_64")]
                     if fast && n - first >= GROUP {
                         let rows = std::array::from_fn(|r| row_of(part, (first + r) * row));
-                        // SAFETY: the processor has AVX-512, with all that its path asks for.
-                        if unsafe { super::packed_avx512::group(ty, &rows, k, out) } {
+                        // SAFETY: the processor has AVX2, which its path asks for.
+                        if unsafe { super::packed_avx2::group(ty, &rows, k, out) } {
                             continue;
                         }
                     }

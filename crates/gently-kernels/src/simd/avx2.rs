@@ -21,6 +21,44 @@ fn first(n: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(MASK.as_ptr().add(8 - n.min(8)).cast()) }
 }
 
+/// Transposes an 8 × 8 block of words. (No closures here: they would not be compiled for AVX2.)
+///
+/// # Safety
+/// To be used only in functions compiled for AVX2.
+#[inline(always)]
+pub(crate) unsafe fn transpose8(x: [__m256i; 8]) -> [__m256i; 8] {
+    // SAFETY: inlined into functions with AVX2.
+    unsafe {
+        // Neighbouring rows, then quads, then halves.
+        let p0 = _mm256_unpacklo_epi32(x[0], x[1]);
+        let p1 = _mm256_unpackhi_epi32(x[0], x[1]);
+        let p2 = _mm256_unpacklo_epi32(x[2], x[3]);
+        let p3 = _mm256_unpackhi_epi32(x[2], x[3]);
+        let p4 = _mm256_unpacklo_epi32(x[4], x[5]);
+        let p5 = _mm256_unpackhi_epi32(x[4], x[5]);
+        let p6 = _mm256_unpacklo_epi32(x[6], x[7]);
+        let p7 = _mm256_unpackhi_epi32(x[6], x[7]);
+        let q0 = _mm256_unpacklo_epi64(p0, p2);
+        let q1 = _mm256_unpackhi_epi64(p0, p2);
+        let q2 = _mm256_unpacklo_epi64(p1, p3);
+        let q3 = _mm256_unpackhi_epi64(p1, p3);
+        let q4 = _mm256_unpacklo_epi64(p4, p6);
+        let q5 = _mm256_unpackhi_epi64(p4, p6);
+        let q6 = _mm256_unpacklo_epi64(p5, p7);
+        let q7 = _mm256_unpackhi_epi64(p5, p7);
+        [
+            _mm256_permute2x128_si256::<0x20>(q0, q4),
+            _mm256_permute2x128_si256::<0x20>(q1, q5),
+            _mm256_permute2x128_si256::<0x20>(q2, q6),
+            _mm256_permute2x128_si256::<0x20>(q3, q7),
+            _mm256_permute2x128_si256::<0x31>(q0, q4),
+            _mm256_permute2x128_si256::<0x31>(q1, q5),
+            _mm256_permute2x128_si256::<0x31>(q2, q6),
+            _mm256_permute2x128_si256::<0x31>(q3, q7),
+        ]
+    }
+}
+
 // SAFETY of all blocks: a token exists only where the features do; pointers are the caller's promise.
 impl Simd for Avx2 {
     type V = __m256;

@@ -1,4 +1,4 @@
-//! Packing a whole group on AVX-512: words of 16 rows change places in registers.
+//! Packing a whole group on AVX2: words of 16 rows change places in registers.
 //!
 //! Here: floats, and blocks whose integers need no bit moved. Not here: all other types, and groups of fewer rows (see
 //! [`super::packed`], whose bytes these are).
@@ -8,6 +8,7 @@
 
 use super::packed::{GROUP, Layout};
 use super::{BLOCK, BlockType};
+use crate::simd::avx2::transpose8;
 use std::arch::x86_64::*;
 
 /// Packs a group of 16 rows of K numbers, if there is a fast way; says whether it did.
@@ -17,7 +18,7 @@ use std::arch::x86_64::*;
 ///
 /// # Panics
 /// When a row or `out` is shorter than its numbers need.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
+#[target_feature(enable = "avx2")]
 pub(super) unsafe fn group(ty: BlockType, rows: &[&[u8]; GROUP], k: usize, out: &mut [u8]) -> bool {
     let bytes = k / ty.block_len() * ty.block_bytes();
     assert!(rows.iter().all(|r| r.len() >= bytes), "a row of {k} numbers has {bytes} bytes");
@@ -38,7 +39,7 @@ pub(super) unsafe fn group(ty: BlockType, rows: &[&[u8]; GROUP], k: usize, out: 
 /// # Safety
 /// Rows must be valid for K numbers.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
+#[target_feature(enable = "avx2")]
 unsafe fn floats(size: usize, rows: [*const u8; GROUP], k: usize, out: &mut [u8]) {
     let each = 32 / size;
     assert!(out.len() >= k * GROUP * size, "a group has 16 numbers at each place");
@@ -50,11 +51,13 @@ unsafe fn floats(size: usize, rows: [*const u8; GROUP], k: usize, out: &mut [u8]
             let to = out.as_mut_ptr().add(i * GROUP * size);
             for t in 0..8 {
                 if size == 4 {
-                    _mm512_storeu_si512(to.add(64 * t).cast(), words[t]);
+                    store(to.add(64 * t), words[t]);
                 } else {
-                    _mm256_storeu_si256(to.add(64 * t).cast(), _mm512_cvtepi32_epi16(words[t]));
-                    let second = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(words[t]));
-                    _mm256_storeu_si256(to.add(64 * t + 32).cast(), second);
+                    // A word has two neighbours along K.
+                    let low = words[t].map(|w| _mm256_and_si256(w, _mm256_set1_epi32(0xffff)));
+                    let high = words[t].map(|w| _mm256_srli_epi32::<16>(w));
+                    _mm256_storeu_si256(to.add(64 * t).cast(), narrow(low));
+                    _mm256_storeu_si256(to.add(64 * t + 32).cast(), narrow(high));
                 }
             }
         }
@@ -73,7 +76,7 @@ unsafe fn floats(size: usize, rows: [*const u8; GROUP], k: usize, out: &mut [u8]
 /// # Safety
 /// Rows must be valid for K numbers.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2")]
+#[target_feature(enable = "avx2")]
 unsafe fn blocks(layout: &Layout, size: usize, rows: [*const u8; GROUP], k: usize, out: &mut [u8]) {
     let (count, heads) = (k / BLOCK, if layout.min { 2 } else { 1 });
     let (scales, quads) = out.split_at_mut(layout.scale_bytes(k));
@@ -92,43 +95,50 @@ unsafe fn blocks(layout: &Layout, size: usize, rows: [*const u8; GROUP], k: usiz
             let to = quads.as_mut_ptr().add(b * layout.quad_bytes());
             if layout.low == 8 {
                 // Signed bytes become unsigned.
-                let flip = _mm512_set1_epi8(-128);
+                let flip = _mm256_set1_epi8(-128);
                 let words = words(integers.map(|p| _mm256_loadu_si256(p.cast())));
                 for t in 0..8 {
-                    _mm512_storeu_si512(to.add(64 * t).cast(), _mm512_xor_si512(words[t], flip));
+                    store(to.add(64 * t), words[t].map(|w| _mm256_xor_si256(w, flip)));
                 }
             } else {
                 let words = words(integers.map(|p| _mm256_castsi128_si256(_mm_loadu_si128(p.cast()))));
                 for t in 0..4 {
-                    _mm512_storeu_si512(to.add(64 * t).cast(), words[t]);
+                    store(to.add(64 * t), words[t]);
                 }
             }
         }
     }
 }
 
-/// Vector t holds word t of each of 16 rows.
+/// Words of 16 rows, the first eight of them and the others.
+type Words = [__m256i; 2];
+
+/// Words t of the rows, at t.
 #[inline]
-#[target_feature(enable = "avx512f")]
-fn words(rows: [__m256i; GROUP]) -> [__m512i; 8] {
-    let zero = _mm512_setzero_si512();
-    // Rows 4i … 4i + 3 in the lower half, 4i + 4 … in the upper: in each 128 bits, after this, one word of four rows.
-    let mut four = [[zero; 4]; 2];
-    for i in 0..2 {
-        let at = |r: usize| _mm512_inserti64x4::<1>(_mm512_castsi256_si512(rows[8 * i + r]), rows[8 * i + r + 4]);
-        let (a, b, c, d) = (at(0), at(1), at(2), at(3));
-        let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
-        four[i][0] = _mm512_unpacklo_epi64(ab, cd);
-        four[i][1] = _mm512_unpackhi_epi64(ab, cd);
-        let (ab, cd) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
-        four[i][2] = _mm512_unpacklo_epi64(ab, cd);
-        four[i][3] = _mm512_unpackhi_epi64(ab, cd);
+#[target_feature(enable = "avx2")]
+fn words(rows: [__m256i; GROUP]) -> [Words; 8] {
+    let half = |first: usize| -> [__m256i; 8] { std::array::from_fn(|r| rows[first + r]) };
+    // SAFETY: this function has AVX2.
+    let (a, b) = unsafe { (transpose8(half(0)), transpose8(half(8))) };
+    std::array::from_fn(|t| [a[t], b[t]])
+}
+
+/// The low halves of words whose high halves are 0, in the order of the rows.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn narrow([a, b]: Words) -> __m256i {
+    // Packing works within 128-bit halves; the permutation puts the quarters in order.
+    _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(a, b))
+}
+
+/// # Safety
+/// `to` must be valid for 64 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn store(to: *mut u8, words: Words) {
+    // SAFETY: the caller's promise is passed on.
+    unsafe {
+        _mm256_storeu_si256(to.cast(), words[0]);
+        _mm256_storeu_si256(to.add(32).cast(), words[1]);
     }
-    let mut out = [zero; 8];
-    for j in 0..4 {
-        // Even quarters have word j, odd ones word j + 4.
-        out[j] = _mm512_shuffle_i32x4::<0x88>(four[0][j], four[1][j]);
-        out[j + 4] = _mm512_shuffle_i32x4::<0xdd>(four[0][j], four[1][j]);
-    }
-    out
 }
