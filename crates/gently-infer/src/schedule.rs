@@ -429,7 +429,7 @@ impl Scheduler {
             }
             if input.draft > 0 {
                 let agreed = agreed(&running.tokens);
-                running.gate.learn(agreed, input.draft, rows, &self.times);
+                running.gate.learn(agreed, (input.draft, input.guessing), rows, &self.times);
                 // What was read beyond the last token that was guessed right is not part of the text.
                 let keep = ((end + agreed).min(running.tokens.len() - 1) - running.base).min(running.state.len());
                 // Cannot fail: it is no more than was read.
@@ -523,7 +523,7 @@ impl Scheduler {
                 continue;
             }
             let mut tokens = running.tokens[running.tokens.len() - 1..].to_vec();
-            let mut draft = 0;
+            let (mut draft, mut guessing) = (0, 0.0);
             if (self.options.lookup.is_some() || self.draft.is_some()) && running.gate.open() {
                 let left = (running.request.max_tokens - running.written()).saturating_sub(1);
                 let most = left.min(room - running.state.len() - 1);
@@ -532,7 +532,9 @@ impl Scheduler {
                 let guess = match &mut self.draft {
                     Some(model) if found.is_empty() => {
                         let state = running.draft.get_or_insert_with(|| model.state());
-                        model.propose(state, &running.tokens[running.base..], most)
+                        let (guess, seconds) = model.propose(state, &running.tokens[running.base..], most);
+                        guessing = seconds;
+                        guess
                     }
                     _ => found[..found.len().min(most)].to_vec(),
                 };
@@ -541,7 +543,7 @@ impl Scheduler {
                 tokens.extend(&guess[..draft]);
             }
             rows += tokens.len();
-            inputs.push(Input { index, tokens, wanted: Wanted::All, draft });
+            inputs.push(Input { index, tokens, wanted: Wanted::All, draft, guessing });
         }
         if !readers.is_empty() {
             self.turn = self.turn.wrapping_add(1);
@@ -559,7 +561,7 @@ impl Scheduler {
                 let from = running.base + running.state.len();
                 let tokens = running.tokens[from..from + share].to_vec();
                 let wanted = if share == running.unread() { Wanted::Last } else { Wanted::None };
-                inputs.push(Input { index, tokens, wanted, draft: 0 });
+                inputs.push(Input { index, tokens, wanted, draft: 0, guessing: 0.0 });
             }
         }
         inputs.sort_by_key(|i| i.index);
@@ -589,6 +591,8 @@ struct Input {
     wanted: Wanted,
     /// How many of the tokens, at the end, are guesses.
     draft: usize,
+    /// Seconds that a model took to guess them.
+    guessing: f64,
 }
 
 /// Bytes of keys and values that a request may come to need.

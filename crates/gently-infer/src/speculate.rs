@@ -16,6 +16,7 @@ use crate::state::State;
 use crate::work::Work;
 use gently_models::sampling::logprobs;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Guesses from the text itself (prompt lookup; Saxena 2023): the longest recent run of tokens that occurred before is
 /// continued as it was.
@@ -77,25 +78,32 @@ impl Draft {
         self.plan.state()
     }
 
-    /// What may follow `tokens`, at most `most` of them. `state` is that of the last guess for the same text.
-    pub fn propose(&mut self, state: &mut State, tokens: &[u32], most: usize) -> Vec<u32> {
+    /// What may follow `tokens`, at most `most` of them, and the seconds that it took. `state` is that of the last guess for the
+    /// same text.
+    pub fn propose(&mut self, state: &mut State, tokens: &[u32], most: usize) -> (Vec<u32>, f64) {
         let room = self.plan.room().unwrap_or(usize::MAX).saturating_sub(tokens.len());
         let most = most.min(self.most).min(room);
         let mut guess = Vec::new();
+        let mut begun = Instant::now();
         let known = state.tokens().iter().zip(tokens).take_while(|(a, b)| a == b).count();
         // The last token is read again if it was the last one: its logits are needed.
         if state.truncate(known.min(tokens.len().saturating_sub(1))).is_err() {
-            return guess;
+            return (guess, 0.0);
         }
         let mut next = tokens[state.len()..].to_vec();
         while guess.len() < most {
+            // A prompt, and what was written while nobody guessed, is read once: that says nothing of the next guesses.
+            let late = next.len() > self.most + 1;
             // A model that cannot read these tokens guesses nothing.
             let Ok(logits) = self.plan.read(&mut self.work, state, &next) else { break };
             let id = logprobs(logits, 0, 1).1[0].0;
             guess.push(id);
             next = vec![id];
+            if late {
+                begun = Instant::now();
+            }
         }
-        guess
+        (guess, begun.elapsed().as_secs_f64())
     }
 }
 
@@ -145,14 +153,16 @@ impl Gate {
         true
     }
 
-    /// Notes that `accepted` of a guess of `guessed` tokens were right, in a pass of `rows` rows.
-    pub fn learn(&mut self, accepted: usize, guessed: usize, rows: usize, times: &Times) {
+    /// Notes that `accepted` of a guess of `guessed` tokens were right, in a pass of `rows` rows. To guess took `seconds`.
+    pub fn learn(&mut self, accepted: usize, (guessed, seconds): (usize, f64), rows: usize, times: &Times) {
         let now = accepted as f64;
         let mean = self.accepted.map_or(now, |mean| 0.75 * mean + 0.25 * now);
         self.accepted = Some(mean);
-        // A pass with the guess must cost less than the passes that it saves.
-        let cost = match (times.of(rows), times.of(rows.saturating_sub(guessed))) {
-            (Some(with), Some(without)) => with / without,
+        // The guess and a pass with it must cost less than the passes that it saves.
+        let with = times.of(rows);
+        let without = times.of(rows.saturating_sub(guessed)).or(with.map(|with| with / 1.25));
+        let cost = match (with, without) {
+            (Some(with), Some(without)) => (with + seconds) / without,
             _ => 1.25,
         };
         if 1.0 + mean >= cost {
@@ -188,12 +198,28 @@ mod tests {
         let mut gate = Gate::default();
         for _ in 0..10 {
             assert!(gate.open());
-            gate.learn(3, 7, 8, &times);
+            gate.learn(3, (7, 0.0), 8, &times);
         }
         while gate.open() {
-            gate.learn(0, 7, 8, &times);
+            gate.learn(0, (7, 0.0), 8, &times);
         }
         let closed = (0..).take_while(|_| !gate.open()).count();
         assert!(closed >= 7, "{closed}");
+    }
+
+    #[test]
+    fn a_model_that_guesses_right_but_slowly_does_not_pay() {
+        let mut times = Times::default();
+        times.learn(8, 2.0);
+        // 8 tokens for a pass of 2 and the guess; a pass of one row has not been seen, and is taken for 1.6.
+        let mut gate = Gate::default();
+        gate.learn(7, (7, 10.0), 8, &times);
+        assert!(gate.open(), "12 seconds in place of 12.8");
+        gate.learn(7, (7, 12.0), 8, &times);
+        assert!(!gate.open(), "14 in place of 12.8");
+        times.learn(1, 2.0);
+        let mut gate = Gate::default();
+        gate.learn(7, (7, 12.0), 8, &times);
+        assert!(gate.open(), "14 in place of 16");
     }
 }

@@ -40,6 +40,16 @@ pub enum Error {
         /// Size of the model's vocabulary.
         model: usize,
     },
+    /// A model cannot guess what one of another vocabulary writes.
+    #[error("{} cannot be the draft: its vocabulary is {theirs}, but the model's is {model}", .path.display())]
+    DraftVocabulary {
+        /// What was to guess.
+        path: PathBuf,
+        /// Size of its vocabulary.
+        theirs: usize,
+        /// Size of the model's vocabulary.
+        model: usize,
+    },
     /// From the model's files.
     #[error(transparent)]
     Model(#[from] gently_models::Error),
@@ -70,6 +80,9 @@ impl Error {
                     .into(),
             ),
             Error::Vocabulary { .. } => Some("the tokenizer and the weights may come from different models".into()),
+            Error::DraftVocabulary { .. } => {
+                Some("a draft is a smaller model of the same family, with the same tokenizer".into())
+            }
             Error::Format(e) => e.hint().map(str::to_owned),
             Error::Model(e) => e.hint(),
             Error::Text(e) => e.hint(),

@@ -20,11 +20,22 @@ pub struct OpenOptions {
     pub plan: PlanOptions,
     /// Bounds of the engine.
     pub engine: EngineOptions,
+    /// A smaller model of the same vocabulary that guesses ahead: it changes the time, never the text.
+    pub draft: Option<Draft>,
+}
+
+/// A model that guesses what another will write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    /// A path that means a model, as in [`TextModel::open`].
+    pub model: PathBuf,
+    /// Most tokens guessed at a time.
+    pub tokens: usize,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { plan: PlanOptions { cache: Elem::F16 }, engine: EngineOptions::default() }
+        Self { plan: PlanOptions { cache: Elem::F16 }, engine: EngineOptions::default(), draft: None }
     }
 }
 
@@ -51,18 +62,30 @@ impl TextModel {
     /// As [`TextModel::open`], with other choices.
     ///
     /// # Errors
-    /// As there.
+    /// As there, of the draft model too; [`Error::DraftVocabulary`] for one of another vocabulary, [`gently_infer::Error::Request`]
+    /// for guesses of no tokens.
     pub fn open_with(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self, Error> {
         let path = folder::locate(path.as_ref())?;
         let weights = WeightSource::open(&path)?;
-        let (words, plan) = beside(|| words(&weights, &path), || Plan::of_files(&weights, options.plan));
+        let (words, plan) = beside(|| words(&weights, &path), || Plan::of_files(&weights, options.plan.clone()));
         let (tokenizer, template) = words?;
         let (size, model) = (tokenizer.vocab_size(), weights.config().vocab);
         if size > model {
             return Err(Error::Vocabulary { tokenizer: size, model, path });
         }
         let plan = plan?;
-        Ok(Self { path, engine: Engine::new(plan, options.engine), tokenizer, template, grammars: Mutex::default() })
+        let engine = match options.draft {
+            Some(draft) => {
+                let guessing = Self::plan(&draft.model, options.plan)?;
+                let theirs = guessing.config().vocab;
+                if theirs != model {
+                    return Err(Error::DraftVocabulary { path: draft.model, theirs, model });
+                }
+                Engine::with_draft(plan, guessing, draft.tokens, options.engine)?
+            }
+            None => Engine::new(plan, options.engine),
+        };
+        Ok(Self { path, engine, tokenizer, template, grammars: Mutex::default() })
     }
 
     /// The plan alone of the model that `path` means.

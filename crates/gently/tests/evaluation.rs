@@ -24,7 +24,7 @@ fn model(dir: &Path, threads: Option<usize>) -> TextModel {
         fs::copy(from.join(name), dir.join(name)).unwrap();
     }
     let engine = EngineOptions { batch: 2, threads, ..EngineOptions::default() };
-    TextModel::open_with(dir, OpenOptions { plan: PlanOptions { cache: Elem::F32 }, engine }).unwrap()
+    TextModel::open_with(dir, OpenOptions { plan: PlanOptions { cache: Elem::F32 }, engine, draft: None }).unwrap()
 }
 
 fn expected() -> Value {

@@ -47,12 +47,14 @@ pub struct Args {
     constraint: Constraint,
     #[command(flatten)]
     engine: super::engine::Options,
+    #[command(flatten)]
+    guessing: super::engine::Guessing,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     let constraint = args.constraint.read()?;
-    let model = args.engine.open(&args.model)?;
+    let model = args.engine.open_guessing(&args.model, args.guessing)?;
     if let Some(constraint) = &constraint {
         // What cannot be compiled is told before the first question.
         model.grammars()?.compile(constraint)?;

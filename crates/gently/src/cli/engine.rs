@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use gently::text_model::{OpenOptions, TextModel};
+use gently::text_model::{Draft, OpenOptions, TextModel};
 use gently_infer::{Elem, EngineOptions, Lookup, PlanOptions};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How a model is run.
 #[derive(Args, Clone)]
@@ -18,6 +18,24 @@ pub struct Options {
     /// Do not guess from the text itself: the text is the same, tokens come one by one
     #[arg(long)]
     pub no_lookup: bool,
+}
+
+/// A second model that guesses, for commands that write for one person.
+#[derive(Args, Clone)]
+pub struct Guessing {
+    /// Let this smaller model of the same vocabulary guess ahead: the text is the same
+    #[arg(long, value_name = "MODEL")]
+    draft: Option<PathBuf>,
+    /// With --draft: most tokens guessed at a time
+    #[arg(long, value_name = "N", default_value_t = 4, requires = "draft", value_parser = clap::value_parser!(u8).range(1..=64))]
+    draft_tokens: u8,
+}
+
+impl Guessing {
+    fn draft(self) -> Option<Draft> {
+        let tokens = usize::from(self.draft_tokens);
+        self.draft.map(|model| Draft { model, tokens })
+    }
 }
 
 /// Types of the key/value cache.
@@ -48,8 +66,17 @@ impl Options {
         self.open_for(path, 1)
     }
 
+    /// As [`Options::open`], where a second model may guess.
+    pub fn open_guessing(&self, path: &Path, guessing: Guessing) -> Result<TextModel> {
+        Ok(TextModel::open_with(path, OpenOptions { draft: guessing.draft(), ..self.opening(1) })?)
+    }
+
     /// Opens a model for up to `batch` texts at a time.
     pub fn open_for(&self, path: &Path, batch: usize) -> Result<TextModel> {
+        Ok(TextModel::open_with(path, self.opening(batch))?)
+    }
+
+    fn opening(&self, batch: usize) -> OpenOptions {
         let engine = EngineOptions {
             batch,
             cache_bytes: usize::MAX,
@@ -57,6 +84,6 @@ impl Options {
             lookup: (!self.no_lookup).then(Lookup::default),
             ..EngineOptions::default()
         };
-        Ok(TextModel::open_with(path, OpenOptions { plan: PlanOptions { cache: self.cache.elem() }, engine })?)
+        OpenOptions { plan: PlanOptions { cache: self.cache.elem() }, engine, draft: None }
     }
 }

@@ -19,7 +19,7 @@ use std::time::Instant;
 #[command(
     after_help = "Examples:\n  gently generate runs/quickstart --prompt \"In the beginning \" --max-tokens 300\n  \
     echo -n \"And God said\" | gently generate runs/quickstart --prompt - --temperature 0\n  \
-    gently generate smollm2-135m.gguf --chat --prompt \"What is the capital of France?\" --temperature 0\n  \
+    gently generate smollm2-135m.gguf --chat --prompt \"What is photosynthesis, in one sentence?\" --temperature 0\n  \
     gently generate smollm2-135m.gguf --chat --prompt \"Who is Ada, aged 36?\" --json-schema \\\n    \
     '{\"type\": \"object\", \"properties\": {\"name\": {\"type\": \"string\"}, \"age\": {\"type\": \"integer\"}}, \
     \"required\": [\"name\", \"age\"], \"additionalProperties\": false}'"
@@ -48,6 +48,8 @@ pub struct Args {
     stop: Vec<String>,
     #[command(flatten)]
     engine: super::engine::Options,
+    #[command(flatten)]
+    guessing: super::engine::Guessing,
     /// Print one JSON object when done instead of streaming the text
     #[arg(long)]
     json: bool,
@@ -60,7 +62,7 @@ pub fn run(args: Args) -> Result<()> {
         text => text.to_owned(),
     };
     let constraint = args.constraint.read()?;
-    let model = args.engine.open(&args.model)?;
+    let model = args.engine.open_guessing(&args.model, args.guessing)?;
     let sampling = args.sampling.params();
     let options = WriteOptions { max_tokens: args.max_tokens, sampling, stop: args.stop, constraint };
     let begun = Instant::now();

@@ -1,6 +1,6 @@
 //! The commands a person tries first, on a run made here.
 
-use crate::run::{gently, succeed, text, train_args};
+use crate::run::{fail, gently, succeed, text, train_args};
 use std::fs;
 
 #[test]
@@ -34,6 +34,15 @@ fn a_run_can_be_written_with_inspected_and_explained() {
     assert!(!json["text"].as_str().unwrap().contains(' '));
 
     assert_eq!(write(&["--temperature", "0"]), write(&["--temperature", "0", "--no-lookup"]), "guesses change nothing");
+    // A model may guess, if only its own next words.
+    assert_eq!(one, write(&["--seed", "5", "--draft", run, "--draft-tokens", "3"]), "nor do guesses of a model");
+    assert_eq!(write(&["--temperature", "0"]), write(&["--temperature", "0", "--no-lookup", "--draft", run]));
+    let more = dir.path().join("more.txt");
+    fs::write(&more, text() + "àéîõü").unwrap();
+    let other = dir.path().join("other");
+    succeed(&train_args(&more, &other, &[]));
+    let other = other.to_str().unwrap();
+    fail(&["generate", run, "--prompt", "the", "--draft", other], &["other", "vocabulary", "same tokenizer"]);
     assert_ne!(one, write(&["--seed", "5", "--frequency-penalty", "9"]));
 
     let score = |more: &[&str]| -> serde_json::Value {
