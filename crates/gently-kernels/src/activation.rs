@@ -113,6 +113,7 @@ macro_rules! for_each_activation {
         }
     };
 }
+pub(crate) use for_each_activation;
 
 /// act'(x). With σ the logistic function, tanh-GELU is x·σ(z), z = x(a + bx²), so its derivative needs one
 /// exponential: σ + xσ(1 − σ)(a + 3bx²).

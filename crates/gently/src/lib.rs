@@ -1,7 +1,7 @@
 //! Gently: train transformers and their recurrent cousins on an ordinary computer, and use them.
 //!
 //! Here: one name for each crate of the toolkit, a [`prelude`], and what ties text and models together ([`folder`], [`gguf`],
-//! [`write`](mod@write), [`embed`], [`eval`], [`hub`]). Not here: anything that computes.
+//! [`write`](mod@write), [`search`](mod@search), [`embed`], [`eval`], [`hub`]). Not here: anything that computes.
 //!
 //! ```no_run
 //! use gently::prelude::*;
@@ -19,6 +19,7 @@ pub mod folder;
 pub mod gguf;
 pub mod hub;
 pub mod recipes;
+pub mod search;
 pub mod text_model;
 pub mod write;
 

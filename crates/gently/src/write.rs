@@ -4,9 +4,9 @@
 //! limit. Not here: the choice of tokens ([`gently_models::sampling`]).
 
 use crate::text_model::TextModel;
-use gently_infer::{Constraint, Request, Stream};
+use gently_infer::{Constraint, Request, Stream, Token};
 use gently_models::sampling::SamplingParams;
-use gently_text::StreamDecoder;
+use gently_text::{StreamDecoder, Tokenizer};
 use thiserror::Error;
 
 /// Why writing stopped with an error.
@@ -42,11 +42,19 @@ pub struct WriteOptions {
     pub stop: Vec<String>,
     /// What the text must be.
     pub constraint: Option<Constraint>,
+    /// Keep the log-probability of each token, and of this many likeliest ones, with what was [written](Writer::written).
+    pub logprobs: Option<usize>,
 }
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        Self { max_tokens: 200, sampling: SamplingParams::default(), stop: Vec::new(), constraint: None }
+        Self {
+            max_tokens: 200,
+            sampling: SamplingParams::default(),
+            stop: Vec::new(),
+            constraint: None,
+            logprobs: None,
+        }
     }
 }
 
@@ -65,6 +73,19 @@ pub enum End {
     Cancelled,
 }
 
+impl End {
+    /// In one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            End::Length => "length",
+            End::Stop => "stop",
+            End::EndOfText => "end_of_text",
+            End::Complete => "complete",
+            End::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// Continues a prompt; iterate to get pieces of text as they become certain. Dropping it frees its place in the engine.
 pub struct Writer {
     stream: Stream,
@@ -73,7 +94,7 @@ pub struct Writer {
     /// Text not yet given out because a stop string may be beginning in it.
     held: String,
     prompt_tokens: usize,
-    written: Vec<u32>,
+    written: Vec<Token>,
     end: Option<End>,
     failed: bool,
 }
@@ -100,11 +121,9 @@ impl Writer {
     ///
     /// # Errors
     /// As [`Writer::new`].
-    pub fn of_tokens(model: &TextModel, mut prompt: Vec<u32>, options: &WriteOptions) -> Result<Self, Error> {
+    pub fn of_tokens(model: &TextModel, prompt: Vec<u32>, options: &WriteOptions) -> Result<Self, Error> {
         let tokenizer = model.tokenizer();
-        if prompt.is_empty() {
-            prompt.push(tokenizer.end_of_text().unwrap_or(0));
-        }
+        let prompt = prompt_of(tokenizer, prompt);
         let prompt_tokens = prompt.len();
         let grammar = match &options.constraint {
             Some(constraint) => Some(model.grammars()?.compile(constraint)?),
@@ -121,6 +140,7 @@ impl Writer {
             stop: tokenizer.ends().to_vec(),
             below: Some(tokenizer.vocab_size()),
             slide: true,
+            logprobs: options.logprobs,
             grammar,
             ..Request::new(prompt)
         };
@@ -142,7 +162,7 @@ impl Writer {
     }
 
     /// Tokens written so far, a stop string's included.
-    pub fn written(&self) -> &[u32] {
+    pub fn written(&self) -> &[Token] {
         &self.written
     }
 
@@ -174,8 +194,9 @@ impl Writer {
                 _ => End::Cancelled,
             });
         };
-        let id = token?.id;
-        self.written.push(id);
+        let token = token?;
+        let id = token.id;
+        self.written.push(token);
         let piece = self.decoder.push(id)?;
         self.held.push_str(&piece);
         if let Some(at) = self.stop.iter().filter_map(|s| self.held.find(s.as_str())).min() {
@@ -200,6 +221,14 @@ impl Writer {
         }
         Ok(std::mem::take(&mut self.held))
     }
+}
+
+/// A prompt with something to continue.
+pub(crate) fn prompt_of(tokenizer: &Tokenizer, mut prompt: Vec<u32>) -> Vec<u32> {
+    if prompt.is_empty() {
+        prompt.push(tokenizer.end_of_text().unwrap_or(0));
+    }
+    prompt
 }
 
 impl Iterator for Writer {

@@ -8,8 +8,10 @@ use super::sampling::Sampling;
 use anyhow::Result;
 use clap::Args as ClapArgs;
 use gently::prelude::*;
+use gently::search::SearchOptions;
 use gently::write::End;
-use serde_json::json;
+use gently_infer::Token;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -22,7 +24,9 @@ use std::time::Instant;
     gently generate smollm2-135m.gguf --chat --prompt \"What is photosynthesis, in one sentence?\" --temperature 0\n  \
     gently generate smollm2-135m.gguf --chat --prompt \"Who is Ada, aged 36?\" --json-schema \\\n    \
     '{\"type\": \"object\", \"properties\": {\"name\": {\"type\": \"string\"}, \"age\": {\"type\": \"integer\"}}, \
-    \"required\": [\"name\", \"age\"], \"additionalProperties\": false}'"
+    \"required\": [\"name\", \"age\"], \"additionalProperties\": false}'\n  \
+    gently generate smollm2-135m.gguf --prompt \"The sky is\" --beams 4 --max-tokens 12 --json\n  \
+    gently generate smollm2-135m.gguf --prompt \"The sky is\" --logprobs 3 --max-tokens 4 --json"
 )]
 pub struct Args {
     /// A GGUF file, a run folder, a checkpoint, or a Hugging Face model folder
@@ -47,9 +51,14 @@ pub struct Args {
     #[arg(long)]
     stop: Vec<String>,
     #[command(flatten)]
+    searching: super::searching::Searching,
+    #[command(flatten)]
     engine: super::engine::Options,
     #[command(flatten)]
     guessing: super::engine::Guessing,
+    /// With --json: the log-probability of each token, and of this many likeliest ones
+    #[arg(long, value_name = "N", requires = "json", value_parser = clap::value_parser!(u8).range(..=100))]
+    logprobs: Option<u8>,
     /// Print one JSON object when done instead of streaming the text
     #[arg(long)]
     json: bool,
@@ -63,15 +72,24 @@ pub fn run(args: Args) -> Result<()> {
     };
     let constraint = args.constraint.read()?;
     let model = args.engine.open_guessing(&args.model, args.guessing)?;
-    let sampling = args.sampling.params();
-    let options = WriteOptions { max_tokens: args.max_tokens, sampling, stop: args.stop, constraint };
-    let begun = Instant::now();
-    let mut writer = if args.chat {
-        let rendered = conversation(&model, args.system, &prompt)?;
-        Writer::after_template(&model, &rendered, &options)?
-    } else {
-        Writer::new(&model, &prompt, &options)?
+    let ids = match args.chat {
+        true => model.tokenizer().encode_with_specials(&conversation(&model, args.system, &prompt)?)?,
+        false => model.tokenizer().encode_prompt(&prompt)?,
     };
+    if let Some(search) = args.searching.wanted() {
+        let options = SearchOptions { search, max_tokens: args.max_tokens, stop: args.stop };
+        let shown = if args.chat { "" } else { &prompt };
+        return super::searching::run(&model, ids, shown, &options, args.json.then_some(&prompt));
+    }
+    let options = WriteOptions {
+        max_tokens: args.max_tokens,
+        sampling: args.sampling.params(),
+        stop: args.stop,
+        constraint,
+        logprobs: args.logprobs.map(usize::from),
+    };
+    let begun = Instant::now();
+    let mut writer = Writer::of_tokens(&model, ids, &options)?;
     let (mut text, mut first) = (String::new(), None);
     if !args.json && !args.chat {
         data(&prompt)?;
@@ -91,19 +109,17 @@ pub fn run(args: Args) -> Result<()> {
     let first = first.unwrap_or(seconds);
     let rate = tokens.saturating_sub(1) as f64 / (seconds - first).max(1e-9);
     if args.json {
-        let end = match writer.end() {
-            Some(End::Stop) => "stop",
-            Some(End::EndOfText) => "end_of_text",
-            Some(End::Complete) => "complete",
-            Some(End::Cancelled) => "cancelled",
-            _ => "length",
-        };
-        let report = json!({
-            "model": model.path(), "prompt": prompt, "text": text, "end": end,
+        let mut report = json!({
+            "model": model.path(), "prompt": prompt, "text": text,
+            "end": writer.end().unwrap_or(End::Length).name(),
             "prompt_tokens": writer.prompt_tokens(), "tokens": tokens, "seconds": seconds,
             "tokens_per_second": tokens as f64 / seconds,
             "first_seconds": first, "decode_tokens_per_second": rate,
         });
+        if args.logprobs.is_some() {
+            let each = writer.written().iter().map(|t| likelihood(model.tokenizer(), t));
+            report["logprobs"] = each.collect::<Result<_>>()?;
+        }
         data(&format!("{report}\n"))?;
     } else {
         data("\n")?;
@@ -111,6 +127,16 @@ pub fn run(args: Args) -> Result<()> {
         say(&format!("{tokens} tokens{rate}; first after {:.0} ms", 1e3 * first));
     }
     Ok(())
+}
+
+/// A token, its log-probability, and the likeliest ones in its place.
+fn likelihood(tokenizer: &Tokenizer, token: &Token) -> Result<Value> {
+    let of = |id: u32, logprob: Option<f32>| -> Result<Value> {
+        Ok(json!({ "id": id, "text": tokenizer.decode(&[id])?, "logprob": logprob }))
+    };
+    let mut value = of(token.id, token.logprob)?;
+    value["top"] = token.top.iter().map(|(id, logprob)| of(*id, Some(*logprob))).collect::<Result<_>>()?;
+    Ok(value)
 }
 
 /// The prompt as a conversation of one turn, in the model's template.

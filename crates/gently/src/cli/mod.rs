@@ -20,6 +20,7 @@ mod pull;
 mod quickstart;
 mod sampling;
 mod score;
+mod searching;
 mod spec;
 mod train;
 

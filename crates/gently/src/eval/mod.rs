@@ -290,7 +290,7 @@ impl<'a> Run<'a> {
             max_tokens: if generation.max_tokens < room { generation.max_tokens } else { (room / 2).max(1) },
             sampling: gently_models::sampling::SamplingParams { temperature: 0.0, ..Default::default() },
             stop: generation.until.clone(),
-            constraint: None,
+            ..WriteOptions::default()
         };
         let mut writers = Vec::new();
         while self.next < self.total && writers.len() < ANSWERS {

@@ -3,6 +3,45 @@
 use crate::run::{fail, gently, succeed, text, train_args};
 use std::fs;
 
+/// Searches find what their words say, and say it in the same terms as the other commands.
+fn looks_for_texts(run: &str) {
+    let json = |more: &[&str]| -> serde_json::Value {
+        let args = [&["generate", run, "--prompt", "the s", "--max-tokens", "6", "--json"], more].concat();
+        serde_json::from_str(&succeed(&args).out).unwrap()
+    };
+    let number = |v: &serde_json::Value| v.as_f64().unwrap();
+    let greedy = json(&["--temperature", "0", "--logprobs", "2"]);
+    let tokens = greedy["logprobs"].as_array().unwrap();
+    assert_eq!(tokens.len(), 6);
+    for token in tokens {
+        assert_eq!(token["id"], token["top"][0]["id"], "greedy takes the likeliest");
+        assert!(number(&token["logprob"]) >= number(&token["top"][1]["logprob"]));
+    }
+    let pieces: String = tokens.iter().map(|t| t["text"].as_str().unwrap()).collect();
+    assert_eq!(greedy["text"], pieces.as_str());
+
+    let one = json(&["--beams", "1"]);
+    assert_eq!((&one["texts"][0]["text"], one["texts"].as_array().unwrap().len()), (&greedy["text"], 1));
+    let sum: f64 = tokens.iter().map(|t| number(&t["logprob"])).sum();
+    assert!((number(&one["texts"][0]["logprob"]) - sum).abs() < 1e-3, "{one} {sum}");
+    let four = json(&["--beams", "4"]);
+    let likelihoods: Vec<f64> = four["texts"].as_array().unwrap().iter().map(|t| number(&t["logprob"])).collect();
+    assert!(likelihoods.len() == 4 && likelihoods.is_sorted_by(|a, b| a >= b), "{four}");
+    assert!(likelihoods[0] >= sum - 1e-3, "a wider beam finds nothing worse here: {four}");
+    let cut = json(&["--beams", "4", "--stop", " "]);
+    assert_eq!(
+        (cut["texts"][0]["end"].as_str(), cut["texts"][0]["text"].as_str().unwrap().find(' ')),
+        (Some("stop"), None)
+    );
+
+    assert_eq!(json(&["--contrastive", "0"])["texts"][0]["text"], greedy["text"], "no weight on variety is greedy");
+    fail(&["generate", run, "--prompt", "the", "--contrastive", "2"], &["weight of 2"]);
+    for clash in [["--top-k", "3"], ["--contrastive", "0.5"], ["--choice", "a"], ["--draft", run]] {
+        let said = gently(&[&["generate", run, "--beams", "2"], &clash[..]].concat());
+        assert_eq!(said.code, Some(2), "{clash:?} draws, or looks for something else");
+    }
+}
+
 #[test]
 fn a_run_can_be_written_with_inspected_and_explained() {
     let dir = tempfile::tempdir().unwrap();
@@ -44,6 +83,8 @@ fn a_run_can_be_written_with_inspected_and_explained() {
     let other = other.to_str().unwrap();
     fail(&["generate", run, "--prompt", "the", "--draft", other], &["other", "vocabulary", "same tokenizer"]);
     assert_ne!(one, write(&["--seed", "5", "--frequency-penalty", "9"]));
+
+    looks_for_texts(run);
 
     let score = |more: &[&str]| -> serde_json::Value {
         serde_json::from_str(&succeed(&[&["score", run, "--json"], more].concat()).out).unwrap()
