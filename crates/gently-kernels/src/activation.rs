@@ -15,7 +15,7 @@ use crate::gemm::Activation;
 use crate::lanes::{self, CHUNK, for_lanes};
 use crate::pool::{self, Disjoint};
 use crate::simd::{Kernel, Simd, dispatch};
-use crate::simd_math::{self, erf, exp, sigmoid};
+use crate::simd_math::{self, erf, exp, gelu_gate, silu_gate};
 
 /// The two inputs of a gated unit, each of width H: apart, or as the halves `[gate | up]` of each
 /// row of one `[N, 2H]` buffer.
@@ -125,7 +125,7 @@ fn derivative<S: Simd>(s: S, act: Activation, x: S::V) -> S::V {
         Activation::GeluTanh => {
             let (a, b) = (1.595_769_2, 0.071_354_814);
             let square = s.mul(x, x);
-            let p = sigmoid(s, s.mul(x, s.fma(s.splat(b), square, s.splat(a))));
+            let p = gelu_gate(s, x);
             let slope = s.fma(s.splat(3.0 * b), square, s.splat(a));
             let left = s.mul(s.mul(x, p), s.sub(one, p));
             // Where x² overflows, σ(1 − σ) is 0 and the product would be NaN.
@@ -139,7 +139,7 @@ fn derivative<S: Simd>(s: S, act: Activation, x: S::V) -> S::V {
             s.fma(s.mul(x, s.splat(0.398_942_3)), pdf, cdf)
         }
         Activation::Silu => {
-            let p = sigmoid(s, x);
+            let p = silu_gate(s, x);
             s.mul(p, s.fma(x, s.sub(one, p), one))
         }
         Activation::Relu => s.select_lt(zero, x, one, zero),
@@ -289,7 +289,7 @@ impl Kernel for GluBackward<'_> {
         for_lanes!(S, gate.len(), |i, n| {
             let x = s.load_part(&gate[i..i + n]);
             let d = s.load_part(&dy[i..i + n]);
-            let p = sigmoid(s, x);
+            let p = silu_gate(s, x);
             let silu = s.mul(x, p);
             let slope = s.mul(p, s.fma(x, s.sub(one, p), one));
             s.store_part(&mut dup[i..i + n], s.mul(d, silu));
