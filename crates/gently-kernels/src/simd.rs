@@ -361,6 +361,24 @@ pub(crate) mod plain {
     }
 }
 
+/// Asks for the cache lines of `n` floats ahead of their use: into the first cache where they are needed soon (`NEAR`), else the second.
+/// Any address may be asked for.
+#[inline(always)]
+pub(crate) fn prefetch<const NEAR: bool>(from: *const f32, n: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for i in (0..n).step_by(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        let at = from.wrapping_add(i).cast();
+        // SAFETY: a prefetch never faults, whatever the address.
+        match NEAR {
+            true => unsafe { _mm_prefetch::<_MM_HINT_T0>(at) },
+            false => unsafe { _mm_prefetch::<_MM_HINT_T1>(at) },
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (from, n);
+}
+
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]

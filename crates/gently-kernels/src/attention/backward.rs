@@ -12,7 +12,7 @@
 //! Where there are few (batch, key head) pairs, their keys are cut into several tasks; each has its own
 //! partial dQ, and the partial sums are added in order. Not here: the arithmetic (see `product`, `rows`).
 
-use super::panel::{Parts, Raw, Transpose, Width, load_row, prefetch, store_row, with_scratch};
+use super::panel::{Parts, Raw, Transpose, Width, load_row, store_row, with_scratch};
 use super::plan::{Block, Plan, Sight};
 use super::product::{Product, TILE};
 use super::rows::{Cell, Gradients, Scores};
@@ -22,6 +22,7 @@ use crate::buffer::{AlignedBuf, OutOfMemory};
 use crate::cpu::Path;
 use crate::pool;
 use crate::scratch::{Refusal, Scratch};
+use crate::simd::prefetch;
 use std::f32::consts::LOG2_E;
 
 /// Tiles of a strip of keys.
@@ -291,8 +292,8 @@ impl Job for Task<'_> {
                     for r in 0..block.rows {
                         let (t, h) = (block.time[r] as usize + TILE, block.head[r] as usize);
                         if t < shape.t_q {
-                            prefetch(io.q.at(b, t, h), w.d);
-                            prefetch(io.dout.at(b, t, h), w.d);
+                            prefetch::<false>(io.q.at(b, t, h), w.d);
+                            prefetch::<false>(io.dout.at(b, t, h), w.d);
                         }
                     }
                     std::slice::from_raw_parts_mut(dq, narrow).fill(0.0);

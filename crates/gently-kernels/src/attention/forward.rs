@@ -4,7 +4,7 @@
 //! keys (transposed) and the values they see, then goes over tiles, block by block. With one block, as in
 //! decoding, each tile is packed when it is used. Not here: the arithmetic (see `product`, `rows`).
 
-use super::panel::{Parts, Raw, Transpose, Width, load_row, prefetch, store_row, with_scratch};
+use super::panel::{Parts, Raw, Transpose, Width, load_row, store_row, with_scratch};
 use super::plan::{Block, Plan, Sight};
 use super::product::{Product, TILE};
 use super::rows::{Cell, Running, Scores, finish_row};
@@ -14,6 +14,7 @@ use crate::buffer::OutOfMemory;
 use crate::cpu::Path;
 use crate::pool;
 use crate::scratch::{Refusal, Scratch};
+use crate::simd::prefetch;
 
 /// Tasks that a call is cut in, if its blocks allow; a function of shape alone.
 const TASKS: usize = 64;
@@ -250,7 +251,7 @@ impl Job for Task<'_> {
                 for r in 0..block.rows {
                     let t = block.time[r] as usize + TILE;
                     if t < shape.t_q {
-                        prefetch(io.q.at(b, t, block.head[r] as usize), w.d);
+                        prefetch::<false>(io.q.at(b, t, block.head[r] as usize), w.d);
                     }
                 }
                 // The first product may overwrite the outputs if it reaches all of them.

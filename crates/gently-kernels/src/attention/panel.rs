@@ -95,19 +95,6 @@ impl Raw<*mut f32> {
     }
 }
 
-/// Asks for `n` floats ahead of their use.
-#[inline(always)]
-pub(super) fn prefetch(from: *const f32, n: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for i in (0..n).step_by(16) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a prefetch never faults, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(i).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (from, n);
-}
-
 /// Copies one row of D channels into row `r` of a row panel.
 ///
 /// # Safety

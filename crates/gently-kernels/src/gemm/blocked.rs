@@ -360,7 +360,15 @@ impl Job {
                 Some(stride) => a.wrapping_add(down * stride),
                 None => a.wrapping_add(down / PANEL_ROWS * panel_words(span.words) + down % PANEL_ROWS),
             };
-            for j in span.cols.clone().step_by(nr) {
+            // The rows below, where they are read in place: each tile asks for its share of their lines.
+            let below = match direct {
+                Some(stride) if r + isa.mr < span.rows.end => Some((a.wrapping_add(isa.mr * stride), stride)),
+                _ => None,
+            };
+            for (place, j) in span.cols.clone().step_by(nr).enumerate() {
+                if let Some((a, stride)) = below {
+                    micro::ask_rows(a, stride, isa.mr, span.words, place, span.cols.len().div_ceil(nr));
+                }
                 let cols = nr.min(span.cols.end - j);
                 let nv = cols.div_ceil(isa.lanes);
                 let at = r * self.ldc + span.j0 + j;

@@ -12,7 +12,7 @@
 use super::Activation;
 use crate::activation::for_each_activation;
 use crate::lanes::for_lanes;
-use crate::simd::{Simd, plain::Plain};
+use crate::simd::{Simd, plain::Plain, prefetch};
 use crate::simd_math;
 
 /// Rows in a packed panel of A, whatever the tile takes of them.
@@ -190,6 +190,18 @@ unsafe fn tile<W: Words, const MR: usize, const NV: usize, const PACKED: bool>(t
                 }
             }
         }
+    }
+}
+
+/// Asks for the part `place` of `places` of the cache lines of `rows` rows of `words` words: rows that are read where they lie come
+/// from memory, and the processor does not see ahead of a jump from row to row.
+#[inline]
+pub(super) fn ask_rows(a: *const f32, stride: usize, rows: usize, words: usize, place: usize, places: usize) {
+    const LINE: usize = 16;
+    let lines = words.div_ceil(LINE);
+    let each = (rows * lines).div_ceil(places);
+    for line in place * each..(rows * lines).min((place + 1) * each) {
+        prefetch::<true>(a.wrapping_add(line / lines * stride + line % lines * LINE), 1);
     }
 }
 
