@@ -68,12 +68,20 @@ impl Options {
 
     /// As [`Options::open`], where a second model may guess.
     pub fn open_guessing(&self, path: &Path, guessing: Guessing) -> Result<TextModel> {
-        Ok(TextModel::open_with(path, OpenOptions { draft: guessing.draft(), ..self.opening(1) })?)
+        self.open_by(path, OpenOptions { draft: guessing.draft(), ..self.opening(1) })
     }
 
     /// Opens a model for up to `batch` texts at a time.
     pub fn open_for(&self, path: &Path, batch: usize) -> Result<TextModel> {
-        Ok(TextModel::open_with(path, self.opening(batch))?)
+        self.open_by(path, self.opening(batch))
+    }
+
+    fn open_by(&self, path: &Path, options: OpenOptions) -> Result<TextModel> {
+        // For the engine it is one of its options; what runs the plan itself (scores, searches) takes the pool's.
+        if let Some(threads) = self.threads {
+            gently_kernels::pool::set_threads(threads);
+        }
+        Ok(TextModel::open_with(path, options)?)
     }
 
     fn opening(&self, batch: usize) -> OpenOptions {

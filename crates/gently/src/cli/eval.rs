@@ -55,9 +55,6 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(folder) = &args.out {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
-    if let Some(threads) = args.engine.threads {
-        gently_kernels::pool::set_threads(threads);
-    }
     let model = args.engine.open_for(&args.model, ANSWERS)?;
     let options = EvalOptions {
         limit: args.limit.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),

@@ -72,6 +72,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let constraint = args.constraint.read()?;
     let model = args.engine.open_guessing(&args.model, args.guessing)?;
+    let begun = Instant::now();
     let ids = match args.chat {
         true => model.tokenizer().encode_with_specials(&conversation(&model, args.system, &prompt)?)?,
         false => model.tokenizer().encode_prompt(&prompt)?,
@@ -88,7 +89,6 @@ pub fn run(args: Args) -> Result<()> {
         constraint,
         logprobs: args.logprobs.map(usize::from),
     };
-    let begun = Instant::now();
     let mut writer = Writer::of_tokens(&model, ids, &options)?;
     let (mut text, mut first) = (String::new(), None);
     if !args.json && !args.chat {
