@@ -60,7 +60,8 @@ fn run<const LOW: usize, const HIGH: usize, const HALVES: bool, const MIN: bool,
     let start = ZEROS.iter().position(|&z| z == zero).unwrap_or(0);
     let mut c = 0;
     while c < columns {
-        let n = (columns - c).min(most(LOW));
+        // Parts of nearly equal width: what is unpacked for a few columns alone costs as much as for many.
+        let n = (columns - c).div_ceil((columns - c).div_ceil(most(LOW)));
         // SAFETY: the group holds the scales and integers of all blocks, and the rows' buffers `width` entries of each for all
         // blocks of this tile (their lengths are in proportion), of which the kernel reads `c .. c + n`. The processor has the
         // features: this kernel is chosen only then.
@@ -254,7 +255,12 @@ unsafe fn columns_of<
 >(
     a: &Args,
 ) {
-    let mut sums = [[_mm256_setzero_ps(); 2]; C];
+    for c in 0..C {
+        for r in 0..2 {
+            // SAFETY: a tile has room for 12 columns of 16.
+            unsafe { _mm256_storeu_ps(a.out.add(16 * c + 8 * r), _mm256_setzero_ps()) }
+        }
+    }
     for b in 0..a.k / BLOCK {
         // SAFETY: block b of the group and of the columns.
         unsafe {
@@ -294,23 +300,19 @@ unsafe fn columns_of<
                             dot = _mm256_add_epi32(dot, _mm256_set1_epi32(start));
                         }
                         let both = _mm256_mul_ps(d[r], _mm256_set1_ps(xd));
-                        let mut sum = _mm256_fmadd_ps(both, _mm256_cvtepi32_ps(dot), sums[c][r]);
+                        // Sums stay in the tile: registers are all taken by integers.
+                        let to = a.out.add(16 * c + 8 * r);
+                        let mut sum = _mm256_fmadd_ps(both, _mm256_cvtepi32_ps(dot), _mm256_loadu_ps(to));
                         if MIN {
                             let s = if HALVES { xd * *half_sum.add(c) as f32 } else { *a.x_scaled_sum.add(first + c) };
                             let s = _mm256_set1_ps(s);
                             // The minimum of the K types is subtracted.
                             sum = if SUPERS { _mm256_fnmadd_ps(m[r], s, sum) } else { _mm256_fmadd_ps(m[r], s, sum) };
                         }
-                        sums[c][r] = sum;
+                        _mm256_storeu_ps(to, sum);
                     }
                 }
             }
-        }
-    }
-    for (c, sums) in sums.iter().enumerate() {
-        for (r, &sum) in sums.iter().enumerate() {
-            // SAFETY: a tile has room for 12 columns of 16.
-            unsafe { _mm256_storeu_ps(a.out.add(16 * c + 8 * r), sum) }
         }
     }
 }

@@ -35,6 +35,8 @@ mod product;
 mod product_tests;
 mod rows;
 #[cfg(target_arch = "x86_64")]
+mod rows_avx2;
+#[cfg(target_arch = "x86_64")]
 mod rows_avx512;
 #[cfg(test)]
 mod tests;

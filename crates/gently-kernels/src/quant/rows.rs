@@ -216,6 +216,17 @@ impl Parts {
                 }
             }
         }
+        #[cfg(target_arch = "x86_64")]
+        if path >= Path::Avx2 && path.supported() {
+            // SAFETY: as above.
+            unsafe {
+                match self.kind {
+                    RowKind::Int8 => return super::rows_avx2::integers(&self, of),
+                    RowKind::F32 if self.width > 1 => return super::rows_avx2::floats(&self, of),
+                    RowKind::F32 => {}
+                }
+            }
+        }
         dispatch(path, SetTile { to: self, of });
     }
 }

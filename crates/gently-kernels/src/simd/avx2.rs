@@ -15,9 +15,10 @@ impl Avx2 {
 /// Eight ones, then eight zeros: a window on it is the mask of the first n lanes.
 static MASK: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
 
+/// The mask of the first `n` lanes. (To be used only in functions compiled for AVX2.)
 #[inline(always)]
-fn first(n: usize) -> __m256i {
-    // SAFETY: 8 − min(n, 8) + 8 ≤ 16 elements; the caller holds a token.
+pub(crate) fn first(n: usize) -> __m256i {
+    // SAFETY: 8 − min(n, 8) + 8 ≤ 16 elements; the callers have the features.
     unsafe { _mm256_loadu_si256(MASK.as_ptr().add(8 - n.min(8)).cast()) }
 }
 
