@@ -374,6 +374,13 @@ impl Job {
                 let at = r * self.ldc + span.j0 + j;
                 let c = self.c.wrapping_add(at);
                 let (dst, ld_dst) = if finished { (scratch.as_mut_ptr().cast::<f32>(), nr) } else { (c, self.ldc) };
+                if finished {
+                    // Where the tile goes in the end comes meanwhile.
+                    micro::ask_rows(c, self.ldc, rows, cols, 0, 1);
+                    if !self.pre.is_null() {
+                        micro::ask_rows(self.pre.wrapping_add(at), self.ldc, rows, cols, 0, 1);
+                    }
+                }
                 let base = match (span.first, self.full) {
                     (false, _) => c.cast_const(),
                     (true, false) if self.accumulate => c.cast_const(),
