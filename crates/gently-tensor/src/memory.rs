@@ -2,7 +2,8 @@
 //!
 //! A buffer that dies goes to a free list of its size class and serves the next request of that class, so a
 //! training step that repeats itself allocates nothing after its first run. Size classes step by 1/16 of a power
-//! of two (at most 6 % larger than asked). There is one pool for each device: [`Device::Cpu`]'s holds bytes,
+//! of two (at most 6 % larger than asked). Where a class has none, one that is up to half as large again serves: gradients
+//! take the place of activations that are done with. There is one pool for each device: [`Device::Cpu`]'s holds bytes,
 //! [`Device::Meta`]'s only counts them, by the same rules. Kernels' own scratch is not in these
 //! accounts; on [`Device::Meta`] it has one of its own, [`scratch`].
 //!
@@ -27,7 +28,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub struct Stats {
     /// Held by living tensors, after rounding to size classes.
     pub live: usize,
-    /// Held at all: by living tensors and on the free lists.
+    /// Held at all: by living tensors, some in blocks larger than their class, and on the free lists.
     pub held: usize,
     /// The largest `live` since [`reset_peak`].
     pub peak_live: usize,
@@ -97,7 +98,17 @@ pub fn rounded(bytes: usize) -> usize {
 #[derive(Debug)]
 pub(crate) enum Block {
     Bytes(AlignedBuf<u8>),
-    Counted,
+    Counted { size: usize },
+}
+
+impl Block {
+    /// Bytes, those of its class.
+    fn size(&self) -> usize {
+        match self {
+            Block::Bytes(buf) => buf.len(),
+            Block::Counted { size } => *size,
+        }
+    }
 }
 
 /// What the pool has for a request.
@@ -142,6 +153,11 @@ fn class_of(bytes: usize) -> (usize, usize) {
     (16 + (e - 10) * 16 + (m - 16), m * step)
 }
 
+/// Classes above its own in which a request looks for a free block: up to half as large again. Small ones only in their own.
+fn larger(class: usize) -> usize {
+    if class <= 16 { 0 } else { 8 }
+}
+
 /// Free memory beyond this multiple of the largest live size is given back (plus [`TRIM_FLOOR`]).
 const TRIM_FACTOR: usize = 3;
 const TRIM_FLOOR: usize = 64 << 20;
@@ -155,8 +171,10 @@ impl Pool {
         }
     }
 
-    /// Accounts for a block of the class; returns a free one if there is one, and what trimming let go.
+    /// Accounts for a block of the class; returns a free one if there is one that serves, else what trimming let go.
     fn take(&mut self, class: usize, size: usize) -> Taken {
+        let has_one = |class: &usize| self.free.get(*class).is_some_and(|free| !free.is_empty());
+        let found = (class..=class + larger(class)).find(has_one);
         // More than can be addressed is in no machine; on Meta nobody else would notice.
         let Some(live) = self.stats.live.checked_add(size).filter(|&live| live <= isize::MAX as usize / 8) else {
             return Taken::Refused;
@@ -164,7 +182,7 @@ impl Pool {
         self.stats.live = live;
         self.stats.peak_live = self.stats.peak_live.max(self.stats.live);
         self.high_water = self.high_water.max(self.stats.live);
-        if let Some(block) = self.free.get_mut(class).and_then(Vec::pop) {
+        if let Some(block) = found.and_then(|class| self.free[class].pop()) {
             return Taken::Free(block);
         }
         let limit = TRIM_FACTOR * self.high_water + TRIM_FLOOR;
@@ -199,16 +217,18 @@ impl Pool {
 
     /// Everything on the free lists, no longer held.
     fn drain(&mut self) -> Vec<Vec<Block>> {
-        self.stats.held = self.stats.live;
+        self.stats.held -= self.free.iter().flatten().map(Block::size).sum::<usize>();
         std::mem::take(&mut self.free)
     }
 
-    fn put(&mut self, class: usize, size: usize, block: Block) {
+    /// Takes back a block that served a request of `bytes`.
+    fn put(&mut self, bytes: usize, block: Block) {
+        let (class, _) = class_of(block.size());
         if self.free.len() <= class {
             self.free.resize_with(class + 1, Vec::new);
         }
         self.free[class].push(block);
-        self.stats.live -= size;
+        self.stats.live -= class_of(bytes).1;
     }
 }
 
@@ -239,12 +259,12 @@ pub(crate) fn take(device: Device, bytes: usize, zeroed: bool) -> Option<Block> 
             }
             return Some(Block::Bytes(buf));
         }
-        Taken::Free(Block::Counted) => return Some(Block::Counted),
+        Taken::Free(counted) => return Some(counted),
         Taken::Miss { dropped } => dropped,
     };
     drop(dropped);
     if device == Device::Meta {
-        return Some(Block::Counted);
+        return Some(Block::Counted { size });
     }
     let fresh = AlignedBuf::try_zeroed(size).or_else(|_| {
         let freed = pool(device).drain();
@@ -274,8 +294,7 @@ fn poison(buf: &mut AlignedBuf<u8>) {
 
 /// Returns a block taken for `bytes` bytes.
 pub(crate) fn put(device: Device, bytes: usize, block: Block) {
-    let (class, size) = class_of(bytes);
-    pool(device).put(class, size, block);
+    pool(device).put(bytes, block);
 }
 
 #[cfg(test)]
@@ -291,5 +310,35 @@ mod tests {
             let next = class_of(size + 1);
             assert_eq!(next.0, class + 1, "no class is skipped after {size}");
         }
+    }
+
+    #[test]
+    fn a_free_block_up_to_half_as_large_again_serves() {
+        let mut pool = Pool::new();
+        let take = |pool: &mut Pool, bytes: usize| {
+            let (class, size) = class_of(bytes);
+            match pool.take(class, size) {
+                Taken::Free(block) => (block, false),
+                Taken::Miss { .. } => (Block::Counted { size }, true),
+                Taken::Refused => panic!("a few MiB"),
+            }
+        };
+        let large = take(&mut pool, 12 << 20);
+        pool.put(12 << 20, large.0);
+        let (block, fresh) = take(&mut pool, 9 << 20);
+        assert!(!fresh && block.size() == 12 << 20);
+        assert_eq!((pool.stats.live, pool.stats.held), (9 << 20, 12 << 20));
+        pool.put(9 << 20, block);
+        let (small, fresh) = take(&mut pool, 7 << 20);
+        assert!(fresh && small.size() == 7 << 20, "12 MiB are too much for 7");
+        // It went back to its own class.
+        let (block, fresh) = take(&mut pool, 12 << 20);
+        assert!(!fresh && block.size() == 12 << 20);
+        assert_eq!((pool.stats.live, pool.stats.held), (19 << 20, 19 << 20));
+        pool.put(12 << 20, block);
+        pool.put(7 << 20, small);
+        assert_eq!(pool.stats.live, 0);
+        let (own, _) = take(&mut pool, 7 << 20);
+        assert_eq!(own.size(), 7 << 20, "its own class comes first");
     }
 }

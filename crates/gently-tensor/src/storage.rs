@@ -48,7 +48,7 @@ impl Buffer {
     }
 
     pub fn is_meta(&self) -> bool {
-        matches!(self.block, Some(Block::Counted))
+        matches!(self.block, Some(Block::Counted { .. }))
     }
 
     pub fn dtype(&self) -> DType {
