@@ -203,6 +203,35 @@ impl Parts {
         }
     }
 
+    /// Rounds a tile, SIDE blocks at a time in the order in which it keeps them. `round` gets the place of the first, where the
+    /// numbers of each lie, and how many of them count.
+    ///
+    /// # Safety
+    /// The tile must be one of these, whose form must be integers, with its rows inside of `of.x`; nobody else may use it
+    /// meanwhile. The processor must have what `round` asks for, which must need no more than blocks that can be read and places
+    /// that can be written.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn sides<const SIDE: usize>(&self, of: TileOf, round: unsafe fn(&Parts, usize, &[*const f32; SIDE], usize)) {
+        let places = self.k / BLOCK * self.width;
+        let begin = of.tile * places;
+        let (mut block, mut column) = (0, 0);
+        for done in (0..places).step_by(SIDE) {
+            let n = SIDE.min(places - done);
+            let mut sources = [of.x.as_ptr(); SIDE];
+            for source in &mut sources[..n] {
+                // Columns past the last row hold anything: here what the first row has.
+                let row = if column < of.rows { column } else { 0 };
+                *source = of.x[row * of.stride + block * BLOCK..][..BLOCK].as_ptr();
+                column += 1;
+                if column == self.width {
+                    (block, column) = (block + 1, 0);
+                }
+            }
+            // SAFETY: each source is a block (those past the n-th are the first of the first row); the places are the tile's.
+            unsafe { round(self, begin + done, &sources, n) }
+        }
+    }
+
     /// Writes a tile; its rows lie in `of.x`, whose length the callers checked.
     fn set(self, path: Path, of: TileOf) {
         #[cfg(target_arch = "x86_64")]
@@ -210,7 +239,7 @@ impl Parts {
             // SAFETY: the processor has the features; the tile is one of these, in this form, and this task's alone.
             unsafe {
                 match self.kind {
-                    RowKind::Int8 if cpu::has_vnni() => return super::rows_avx512::integers(&self, of),
+                    RowKind::Int8 if cpu::has_vnni() => return self.sides(of, super::rows_avx512::round),
                     RowKind::F32 if self.width > 1 => return super::rows_avx512::floats(&self, of),
                     _ => {}
                 }
@@ -221,7 +250,7 @@ impl Parts {
             // SAFETY: as above.
             unsafe {
                 match self.kind {
-                    RowKind::Int8 => return super::rows_avx2::integers(&self, of),
+                    RowKind::Int8 => return self.sides(of, super::rows_avx2::round),
                     RowKind::F32 if self.width > 1 => return super::rows_avx2::floats(&self, of),
                     RowKind::F32 => {}
                 }

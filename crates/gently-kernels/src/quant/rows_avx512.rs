@@ -15,43 +15,12 @@ use std::arch::x86_64::*;
 /// Blocks at once.
 const SIDE: usize = 16;
 
-/// Rounds a tile of rows to integers.
-///
-/// # Safety
-/// The processor must have the features. The tile must be one of `to`, whose form must be integers, with its rows inside of `of.x`;
-/// nobody else may use it meanwhile.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-pub(super) unsafe fn integers(to: &Parts, of: TileOf) {
-    let blocks = to.k / BLOCK;
-    let (width, places) = (to.width, blocks * to.width);
-    let begin = of.tile * places;
-    let (mut block, mut column) = (0, 0);
-    let mut done = 0;
-    while done < places {
-        let n = SIDE.min(places - done);
-        let mut sources = [of.x.as_ptr(); SIDE];
-        for source in &mut sources[..n] {
-            // Columns past the last row hold anything: here what the first row has.
-            let row = if column < of.rows { column } else { 0 };
-            *source = of.x[row * of.stride + block * BLOCK..][..BLOCK].as_ptr();
-            column += 1;
-            if column == width {
-                (block, column) = (block + 1, 0);
-            }
-        }
-        // SAFETY: each source is a block (those past the n-th are the first of the first row); the places are the tile's.
-        unsafe { side(to, begin + done, &sources, n) }
-        done += n;
-    }
-}
-
 /// Rounds the blocks at `sources` to the `n` places from `at` on.
 ///
 /// # Safety
-/// Each source must be valid for reading a block, and the places for writing.
-#[inline]
+/// The processor must have the features. Each source must be valid for reading a block, and the places for writing.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn side(to: &Parts, at: usize, sources: &[*const f32; SIDE], n: usize) {
+pub(super) unsafe fn round(to: &Parts, at: usize, sources: &[*const f32; SIDE], n: usize) {
     // Bits of floats without their sign are ordered as integers, with NaN on top: it is not lost.
     let size = _mm512_set1_epi32(0x7fff_ffff);
     let mut tops = [_mm512_setzero_si512(); SIDE];
@@ -171,7 +140,8 @@ fn join_sums(pairs: &[__m512i]) -> __m512i {
 /// Turns a tile of rows of floats: 16 numbers of each row at a time.
 ///
 /// # Safety
-/// As [`integers`], with the form of the rows floats.
+/// The processor must have the features. The tile must be one of `to`, whose form must be floats, with its rows inside of `of.x`;
+/// nobody else may use it meanwhile.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn floats(to: &Parts, of: TileOf) {
     let (k, width) = (to.k, to.width);
