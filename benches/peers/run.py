@@ -51,6 +51,10 @@ CASES = {
         3,
     ),
 }
+# PyTorch keeps its moments in f32 in both.
+CASES["gpt2-124m-bf16-moments"] = CASES["gpt2-124m"]._replace(
+    changes=CASES["gpt2-124m"].changes + ["optimizer.moments=bf16"]
+)
 
 
 def ours(a, recipe, changes, compute, steps, decay):

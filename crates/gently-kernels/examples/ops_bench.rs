@@ -102,8 +102,11 @@ fn main() {
     let n = 10_000_000;
     let (mut w, g, mut m, mut v) = (random(n), random(n), zeros(n), zeros(n));
     let adamw = AdamW { weight_decay: 0.1, ..AdamW::default() };
-    time("AdamW, 10 M parameters", 28 * n, || adamw.step(3, &mut w, &g, &mut m, &mut v));
-    time("Lion, 10 M parameters", 20 * n, || Lion::default().step(&mut w, &g, &mut m));
+    time("AdamW, 10 M parameters", 28 * n, || adamw.step(3, &mut w, &g, &mut m[..], &mut v[..]));
+    let mut half = [(); 2].map(|()| AlignedBuf::<half::bf16>::zeroed(n));
+    let [hm, hv] = &mut half;
+    time("AdamW, 10 M parameters, moments in bf16", 20 * n, || adamw.step(3, &mut w, &g, &mut hm[..], &mut hv[..]));
+    time("Lion, 10 M parameters", 20 * n, || Lion::default().step(&mut w, &g, &mut m[..]));
     time("sum of squares, 10 M", 4 * n, || assert!(reduce::sum_of_squares(&g) > 0.0));
     time("first non-finite, 10 M", 4 * n, || assert!(reduce::first_non_finite(&g).is_none()));
     drop_all([w, g, m, v]);
@@ -112,7 +115,7 @@ fn main() {
         let (mut w, g, mut m) = (random(rows * cols), random(rows * cols), zeros(rows * cols));
         let muon = Muon { compute, ..Muon::default() };
         time(&format!("Muon 768x3072 {compute:?}"), 0, || {
-            muon.step(rows, cols, &mut w, &g, &mut m).expect("memory for the scratch");
+            muon.step(rows, cols, &mut w, &g, &mut m[..]).expect("memory for the scratch");
         });
     }
 

@@ -134,12 +134,14 @@ impl Decoder {
                 shard.iter().map(|o| Spec { name: o.rows.name.clone(), dtype, shape: o.shape() }).collect();
             let mut writer = Writer::create(dir.join(&file), &specs, &metadata)?;
             for out in shard {
-                let values = out.values()?;
-                total += (dtype.size() * values.len()) as u64;
-                match dtype {
-                    Dtype::F16 => writer.write(&bytes_of(&values, |v| f16::from_f32(v).to_le_bytes()))?,
-                    Dtype::Bf16 => writer.write(&bytes_of(&values, |v| bf16::from_f32(v).to_le_bytes()))?,
-                    _ => writer.write_f32(&values)?,
+                for values in out.bands() {
+                    let values = values?;
+                    total += (dtype.size() * values.len()) as u64;
+                    match dtype {
+                        Dtype::F16 => writer.write(&bytes_of(&values, |v| f16::from_f32(v).to_le_bytes()))?,
+                        Dtype::Bf16 => writer.write(&bytes_of(&values, |v| bf16::from_f32(v).to_le_bytes()))?,
+                        _ => writer.write_f32(&values)?,
+                    }
                 }
                 index.insert(out.rows.name.clone(), Value::from(file.as_str()));
             }
@@ -204,15 +206,27 @@ impl<'a> Out<'a> {
         published_shape(self.from.map_or(&[0], |(p, _)| p.tensor.dims()), self.rows.rows, self.rows.transposed)
     }
 
-    fn values(&self) -> Result<Vec<f32>> {
-        let Rows { rows, transposed, order, shift, .. } = self.rows;
-        let Some((param, row)) = self.from else { return Ok(vec![0.0; rows * self.width.max(1)]) };
+    /// The values, some rows after others, so that a table of words is not copied whole while its model trains. What is turned
+    /// or in another order comes in one piece.
+    fn bands(&self) -> impl Iterator<Item = Result<Vec<f32>>> {
+        const NUMBERS: usize = 1 << 20;
+        let rows = self.rows.rows;
+        let width = self.from.map_or(self.width, |(p, _)| p.tensor.numel() / p.tensor.dims()[0].max(1)).max(1);
+        let whole = self.rows.transposed || self.rows.order != Order::Same;
+        let step = if whole { rows } else { NUMBERS / width }.max(1);
+        (0..rows).step_by(step).map(move |first| self.values(first, step.min(rows - first), width))
+    }
+
+    /// Rows `first .. first + rows` of `width` numbers.
+    fn values(&self, first: usize, rows: usize, width: usize) -> Result<Vec<f32>> {
+        let Rows { transposed, order, shift, .. } = self.rows;
+        let Some((param, row)) = self.from else { return Ok(vec![0.0; rows * width]) };
+        let row = row + first;
         let mut values = param.tensor.narrow(0, row, rows)?.to_dtype(DType::F32)?.to_vec::<f32>()?;
         if shift != 0.0 {
             values.iter_mut().for_each(|v| *v -= shift);
         }
         if order != Order::Same {
-            let width = values.len() / rows.max(1);
             let mut theirs = vec![0.0; values.len()];
             for (row, ours) in values.chunks_exact(width).enumerate() {
                 theirs[order.source(row) * width..][..width].copy_from_slice(ours);

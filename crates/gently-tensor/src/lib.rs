@@ -32,6 +32,7 @@ mod op;
 mod ops;
 pub mod profile;
 mod rng;
+mod saved;
 mod shape;
 mod storage;
 mod tape;

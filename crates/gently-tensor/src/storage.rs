@@ -6,6 +6,7 @@
 
 use crate::memory::{self, Block};
 use crate::{DType, Device, Element, Error, Result, Shape};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// An owned run of elements; goes back to the pool when dropped.
@@ -104,6 +105,8 @@ pub(crate) struct Storage {
     pub len: usize,
     /// `None` while a writer has it.
     buffer: Mutex<Option<Arc<Buffer>>>,
+    /// True from the first [`Storage::write`] on.
+    written: AtomicBool,
 }
 
 impl Storage {
@@ -113,7 +116,13 @@ impl Storage {
             dtype: buffer.dtype,
             len: buffer.len,
             buffer: Mutex::new(Some(Arc::new(buffer))),
+            written: AtomicBool::new(false),
         }
+    }
+
+    /// True if the contents are still those that the storage was made with.
+    pub fn is_as_made(&self) -> bool {
+        !self.written.load(Ordering::Relaxed)
     }
 
     /// The present contents; stays what it is even if a writer comes.
@@ -135,6 +144,7 @@ impl Storage {
                 *cell = self.buffer.take();
             }
         }
+        self.written.store(true, Ordering::Relaxed);
         let taken = self.buffer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut guard = PutBack { storage: self, buffer: Some(taken.ok_or(Error::Busy { op })?) };
         let buffer = guard.buffer.as_mut().ok_or(Error::Busy { op })?;

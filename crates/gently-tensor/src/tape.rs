@@ -16,11 +16,12 @@
 
 use crate::shape::Layout;
 use crate::storage::Buffer;
+use crate::tensor::View;
 use crate::{DType, Device, Error, Op, Result, Shape, Tensor, TensorId, backend, profile};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 thread_local! {
     static RECORDING: Cell<bool> = const { Cell::new(true) };
@@ -62,6 +63,8 @@ pub(crate) fn refuse(op: &'static str, inputs: &[&Tensor]) -> Result<()> {
 }
 
 type Run = Box<dyn FnOnce(&mut Sink<'_>, Tensor) -> Result<()> + Send>;
+/// Makes the values of a node's result again from what its backward keeps.
+type Repeat = Box<dyn Fn() -> Result<View> + Send>;
 
 /// One recorded operation.
 pub(crate) struct Node {
@@ -75,6 +78,7 @@ pub(crate) struct Node {
 struct Body {
     edges: Vec<Option<Edge>>,
     run: Run,
+    repeat: Option<Repeat>,
 }
 
 /// Where an input's gradient goes, and what it must look like.
@@ -102,11 +106,28 @@ impl Node {
 
     /// Captures the edges now; the backward comes later. For operations that change their input's memory in between.
     pub fn later(op: Op, inputs: &[&Tensor]) -> Later {
-        Later { op, edges: inputs.iter().map(|t| Edge::to(t)).collect() }
+        Later { op, edges: inputs.iter().map(|t| Edge::to(t)).collect(), repeat: None }
+    }
+
+    /// True if [`Node::repeat`] can make the result's values again: until the node's backward has run.
+    pub fn can_repeat(&self) -> bool {
+        self.body().as_ref().is_some_and(|body| body.repeat.is_some())
+    }
+
+    /// The result's values, the same bits, from what the node's backward keeps.
+    pub fn repeat(&self) -> Result<View> {
+        match self.body().as_ref().and_then(|body| body.repeat.as_ref()) {
+            Some(repeat) => repeat(),
+            None => Err(Error::GraphConsumed { op: self.op.name() }),
+        }
+    }
+
+    fn body(&self) -> MutexGuard<'_, Option<Body>> {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self) -> Option<Body> {
-        self.body.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.body().take()
     }
 }
 
@@ -114,16 +135,23 @@ impl Node {
 pub(crate) struct Later {
     op: Op,
     edges: Vec<Option<Edge>>,
+    repeat: Option<Repeat>,
 }
 
 impl Later {
+    /// Says how the result's values are made again, in one pass over what the backward keeps anyway: see `saved`.
+    pub fn repeated_by(mut self, repeat: impl Fn() -> Result<View> + Send + 'static) -> Later {
+        self.repeat = Some(Box::new(repeat));
+        self
+    }
+
     /// The node.
     pub fn with(self, run: impl FnOnce(&mut Sink<'_>, Tensor) -> Result<()> + Send + 'static) -> Arc<Node> {
         Arc::new(Node {
             seq: TensorId::next().number(),
             op: self.op,
             part: profile::here(),
-            body: Mutex::new(Some(Body { edges: self.edges, run: Box::new(run) })),
+            body: Mutex::new(Some(Body { edges: self.edges, run: Box::new(run), repeat: self.repeat })),
         })
     }
 }
@@ -363,10 +391,12 @@ fn walk(root: &Tensor, seed: Tensor, grads: &mut Grads, floor: u64) -> Result<()
     let mut pending = Pending::new();
     pending.insert(node.seq, (node, seed));
     while let Some((_, (node, grad))) = pending.pop_last() {
-        let body = node.take().ok_or(Error::GraphConsumed { op: node.op.name() })?;
-        let mut sink = Sink { edges: &body.edges, pending: &mut pending, grads: &mut *grads, floor };
+        let Body { edges, run, repeat } = node.take().ok_or(Error::GraphConsumed { op: node.op.name() })?;
+        // All who could ask are done; what it keeps must not outlive its use in `run`.
+        drop(repeat);
+        let mut sink = Sink { edges: &edges, pending: &mut pending, grads: &mut *grads, floor };
         let _op = profile::backward(node.op.name(), node.part);
-        (body.run)(&mut sink, grad)?;
+        run(&mut sink, grad)?;
     }
     Ok(())
 }
@@ -379,7 +409,7 @@ impl Tensor {
         let mut ops = Vec::new();
         while let Some((_, node)) = left.pop_last() {
             ops.push(node.op);
-            let body = node.body.lock().unwrap_or_else(PoisonError::into_inner);
+            let body = node.body();
             for edge in body.iter().flat_map(|b| &b.edges).flatten() {
                 if let Target::Node(below) = &edge.target {
                     left.insert(below.seq, below.clone());

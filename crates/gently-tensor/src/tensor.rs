@@ -52,6 +52,11 @@ pub(crate) struct View {
 }
 
 impl View {
+    /// A fresh buffer under its shape.
+    pub fn of(buffer: Buffer, shape: Shape) -> View {
+        View { buffer: Arc::new(buffer), layout: Layout::row_major(shape) }
+    }
+
     /// The elements in order. The layout must be contiguous. Empty on Meta.
     #[inline]
     pub fn dense<T: Element>(&self) -> &[T] {
@@ -278,6 +283,11 @@ impl Tensor {
 
     pub(crate) fn storage(&self) -> &Arc<Storage> {
         &self.0.storage
+    }
+
+    /// True if nobody has changed the memory in place since the operation that made this tensor.
+    pub(crate) fn is_as_made(&self) -> bool {
+        self.0.storage.is_as_made()
     }
 
     /// A snapshot of the values under this tensor's layout.

@@ -109,11 +109,14 @@ unsafe fn tile<W: Words, const MR: usize, const NV: usize, const PACKED: bool>(t
     }
     // One step of K. A macro, because a closure would not be compiled for the instruction set.
     macro_rules! step {
-        ($acc:ident, $b:ident, |$i:ident| $a:expr) => {{
+        ($acc:ident, $b:ident, $u:expr, |$i:ident| $a:expr) => {{
             let mut bv = [s.splat(0.0); NV];
             for v in 0..NV {
                 bv[v] = s.load_ptr($b.add(v * lanes));
-                s.prefetch($b.wrapping_add(v * lanes + ahead));
+                // Once for each line, of 16 words.
+                if ($u * NV + v) * lanes % 16 == 0 {
+                    s.prefetch($b.wrapping_add(v * lanes + ahead));
+                }
             }
             for $i in 0..MR {
                 let av = s.splat(*$a);
@@ -130,15 +133,15 @@ unsafe fn tile<W: Words, const MR: usize, const NV: usize, const PACKED: bool>(t
         if PACKED {
             let mut a = t.a;
             while k + 4 <= t.k {
-                for _ in 0..4 {
-                    step!(acc, b, |i| a.add(i));
+                for u in 0..4 {
+                    step!(acc, b, u, |i| a.add(i));
                     a = a.add(PANEL_ROWS);
                     b = b.add(t.b_step);
                 }
                 k += 4;
             }
             while k < t.k {
-                step!(acc, b, |i| a.add(i));
+                step!(acc, b, 0, |i| a.add(i));
                 a = a.add(PANEL_ROWS);
                 b = b.add(t.b_step);
                 k += 1;
@@ -150,13 +153,13 @@ unsafe fn tile<W: Words, const MR: usize, const NV: usize, const PACKED: bool>(t
             }
             while k + 4 <= t.k {
                 for u in 0..4 {
-                    step!(acc, b, |i| rows[i].add(k + u));
+                    step!(acc, b, u, |i| rows[i].add(k + u));
                     b = b.add(t.b_step);
                 }
                 k += 4;
             }
             while k < t.k {
-                step!(acc, b, |i| rows[i].add(k));
+                step!(acc, b, 0, |i| rows[i].add(k));
                 b = b.add(t.b_step);
                 k += 1;
             }

@@ -1,10 +1,12 @@
 //! Lion.
 
+use super::moments::{BLOCK, Moment, Noise, round, widen};
 use crate::cpu::{self, Path};
 use crate::lanes::{CHUNK, for_lanes};
 use crate::pool;
 use crate::real::Real;
 use crate::simd::{Kernel, Simd, dispatch};
+use half::bf16;
 
 /// Lion (Chen et al. 2023, arXiv:2302.06675, algorithm 2): the sign of an interpolation of momentum and
 /// gradient, with decoupled weight decay.
@@ -20,12 +22,14 @@ pub struct Lion {
     pub weight_decay: f64,
     /// Factor on the gradient (clipping, mean over micro-batches).
     pub grad_scale: f64,
+    /// Rounds a momentum in bf16.
+    pub noise: Noise,
 }
 
 impl Default for Lion {
     /// The paper's defaults.
     fn default() -> Self {
-        Lion { lr: 1e-4, beta1: 0.9, beta2: 0.99, weight_decay: 0.0, grad_scale: 1.0 }
+        Lion { lr: 1e-4, beta1: 0.9, beta2: 0.99, weight_decay: 0.0, grad_scale: 1.0, noise: [0; 2] }
     }
 }
 
@@ -34,21 +38,27 @@ impl Lion {
     ///
     /// # Panics
     /// When lengths disagree.
-    pub fn step(&self, w: &mut [f32], g: &[f32], m: &mut [f32]) {
-        self.step_on(cpu::path(), w, g, m);
+    pub fn step<'a>(&self, w: &mut [f32], g: &[f32], m: impl Into<Moment<'a>>) {
+        self.step_on(cpu::path(), w, g, m.into());
     }
 }
 
 impl Lion {
-    pub(super) fn step_on(&self, path: Path, w: &mut [f32], g: &[f32], m: &mut [f32]) {
+    pub(super) fn step_on(&self, path: Path, w: &mut [f32], g: &[f32], m: Moment<'_>) {
         assert!(
             [g.len(), m.len()].iter().all(|&n| n == w.len()),
             "lion: parameters, gradient and momentum differ in length"
         );
-        pool::parallel_chunks_mut2(w, CHUNK, m, CHUNK, |chunk, w, m| {
-            let g = &g[chunk * CHUNK..][..w.len()];
-            dispatch(path, Part { opt: self, w, g, m });
-        });
+        match m {
+            Moment::F32(m) => pool::parallel_chunks_mut2(w, CHUNK, m, CHUNK, |chunk, w, m| {
+                let g = &g[chunk * CHUNK..][..w.len()];
+                dispatch(path, Part { opt: self, w, g, m });
+            }),
+            Moment::Bf16(m) => pool::parallel_chunks_mut2(w, CHUNK, m, CHUNK, |chunk, w, m| {
+                let g = &g[chunk * CHUNK..][..w.len()];
+                dispatch(path, Rounded { opt: self, w, g, m, chunk });
+            }),
+        }
     }
 }
 
@@ -82,6 +92,31 @@ impl Kernel for Part<'_> {
             s.store_part(w, s.nfma(lr, sign, kept));
             s.store_part(m, s.fma(fresh2, g, s.mul(beta2, old)));
         });
+    }
+}
+
+/// The same with a momentum in bf16.
+struct Rounded<'a> {
+    opt: &'a Lion,
+    w: &'a mut [f32],
+    g: &'a [f32],
+    m: &'a mut [bf16],
+    chunk: usize,
+}
+
+impl Kernel for Rounded<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut wide = [0.0; BLOCK];
+        let first = self.chunk * (CHUNK / BLOCK);
+        let parts = self.w.chunks_mut(BLOCK).zip(self.g.chunks(BLOCK)).zip(self.m.chunks_mut(BLOCK));
+        for (i, ((w, g), m)) in parts.enumerate() {
+            let wide = &mut wide[..w.len()];
+            widen(m, wide);
+            Part { opt: self.opt, w, g, m: wide }.run(s);
+            round(wide, m, self.opt.noise, first + i);
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Muon: momentum, orthogonalised.
 
+use super::moments::{Moment, Noise, round};
 use crate::buffer::{AlignedBuf, OutOfMemory};
+use crate::cast::cast;
 use crate::elementwise::scale_add;
 use crate::gemm::{self, Compute, Epilogue, Mat, gemm};
 use crate::real::Real;
@@ -38,6 +40,8 @@ pub struct Muon {
     pub compute: Compute,
     /// Factor on the gradient (clipping, mean over micro-batches).
     pub grad_scale: f64,
+    /// Rounds a momentum in bf16.
+    pub noise: Noise,
 }
 
 impl Default for Muon {
@@ -52,6 +56,7 @@ impl Default for Muon {
             scale: MuonScale::Jordan,
             compute: Compute::F32,
             grad_scale: 1.0,
+            noise: [0; 2],
         }
     }
 }
@@ -64,7 +69,18 @@ impl Muon {
     ///
     /// # Panics
     /// When lengths disagree.
-    pub fn step(&self, rows: usize, cols: usize, w: &mut [f32], g: &[f32], m: &mut [f32]) -> Result<(), OutOfMemory> {
+    pub fn step<'a>(
+        &self,
+        rows: usize,
+        cols: usize,
+        w: &mut [f32],
+        g: &[f32],
+        m: impl Into<Moment<'a>>,
+    ) -> Result<(), OutOfMemory> {
+        self.step_by(rows, cols, w, g, m.into())
+    }
+
+    fn step_by(&self, rows: usize, cols: usize, w: &mut [f32], g: &[f32], m: Moment<'_>) -> Result<(), OutOfMemory> {
         assert!(
             [w.len(), g.len(), m.len()].iter().all(|&n| n == rows * cols),
             "muon: parameters, gradient and momentum of a {rows} × {cols} matrix"
@@ -76,8 +92,17 @@ impl Muon {
         let mut work = Work::new(rows, cols)?;
         let mu = self.momentum as f32;
         let fresh = ((1.0 - self.momentum) * self.grad_scale) as f32;
-        scale_add(fresh, g, mu, m);
-        update.copy_from_slice(m);
+        match m {
+            Moment::F32(m) => {
+                scale_add(fresh, g, mu, m);
+                update.copy_from_slice(m);
+            }
+            Moment::Bf16(m) => {
+                cast(&*m, &mut update);
+                scale_add(fresh, g, mu, &mut update);
+                round(&update, m, self.noise, 0);
+            }
+        }
         if self.nesterov {
             scale_add(fresh, g, mu, &mut update);
         }

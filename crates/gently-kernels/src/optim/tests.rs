@@ -1,9 +1,11 @@
 //! Optimizers against PyTorch's numbers, and every path against the plain twins.
 
+use super::moments::round;
 use super::*;
 use crate::cpu;
 use crate::gemm::Compute;
 use crate::lanes::testing::{close, random, same_on_threads, wide};
+use half::bf16;
 
 // Made by tests/golden/optimizers.py with torch 2.15.
 const ADAMW: [f64; 7] = [
@@ -88,7 +90,7 @@ fn exact(got: &[f64], want: &[f64]) {
 
 #[test]
 fn adamw_is_that_of_pytorch() {
-    let opt = AdamW { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-3, weight_decay: 0.1, grad_scale: 0.5 };
+    let opt = AdamW { lr: 0.01, beta1: 0.9, beta2: 0.95, eps: 1e-3, weight_decay: 0.1, grad_scale: 0.5, noise: [0; 2] };
     let (mut w, mut m, mut v) = (start(7), vec![0.0; 7], vec![0.0; 7]);
     for t in 1..=3 {
         let g: Vec<f64> = gradient(t, 7).iter().map(|g| g * 2.0).collect();
@@ -98,14 +100,14 @@ fn adamw_is_that_of_pytorch() {
     let (mut w, mut m, mut v) = (narrow(&start(7)), vec![0.0; 7], vec![0.0; 7]);
     for t in 1..=3 {
         let g: Vec<f32> = gradient(t, 7).iter().map(|&g| g as f32 * 2.0).collect();
-        opt.step(t, &mut w, &g, &mut m, &mut v);
+        opt.step(t, &mut w, &g, &mut m[..], &mut v[..]);
     }
     close(&w, &ADAMW, 1e-6, "adamw");
 }
 
 #[test]
 fn lion_is_that_of_the_paper() {
-    let opt = Lion { lr: 0.01, beta1: 0.9, beta2: 0.99, weight_decay: 0.1, grad_scale: 1.0 };
+    let opt = Lion { lr: 0.01, beta1: 0.9, beta2: 0.99, weight_decay: 0.1, grad_scale: 1.0, noise: [0; 2] };
     let (mut w, mut m) = (start(7), vec![0.0; 7]);
     for t in 1..=3 {
         plain::lion(&opt, &mut w, &gradient(t, 7), &mut m);
@@ -113,7 +115,7 @@ fn lion_is_that_of_the_paper() {
     exact(&w, &LION);
     let (mut w, mut m) = (narrow(&start(7)), vec![0.0; 7]);
     for t in 1..=3 {
-        opt.step(&mut w, &narrow(&gradient(t, 7)), &mut m);
+        opt.step(&mut w, &narrow(&gradient(t, 7)), &mut m[..]);
     }
     close(&w, &LION, 1e-6, "lion");
 }
@@ -123,7 +125,7 @@ fn muon_is_that_of_pytorch() {
     let run = |opt: Muon, rows: usize, cols: usize| {
         let (mut w, mut m) = (narrow(&start(12)), vec![0.0; 12]);
         for t in 1..=3 {
-            opt.step(rows, cols, &mut w, &narrow(&gradient(t, 12)), &mut m).unwrap();
+            opt.step(rows, cols, &mut w, &narrow(&gradient(t, 12)), &mut m[..]).unwrap();
         }
         w
     };
@@ -163,12 +165,12 @@ fn every_path_agrees_with_the_plain_twins() {
         plain::lion(&lion, &mut lw, &wide(&g), &mut lm);
         for path in cpu::available() {
             let (mut fw, mut fm, mut fv) = (w0.clone(), m0.clone(), v0.clone());
-            adamw.step_on(path, 5, &mut fw, &g, &mut fm, &mut fv);
+            adamw.step_on(path, 5, &mut fw, &g, fm[..].as_mut().into(), fv[..].as_mut().into());
             close(&fw, &w, 1e-5, "adamw weights");
             close(&fm, &m, 1e-6, "adamw first moment");
             close(&fv, &v, 1e-6, "adamw second moment");
             let (mut fw, mut fm) = (w0.clone(), m0.clone());
-            lion.step_on(path, &mut fw, &g, &mut fm);
+            lion.step_on(path, &mut fw, &g, fm[..].as_mut().into());
             close(&fw, &lw, 1e-6, "lion weights");
             close(&fm, &lm, 1e-6, "lion momentum");
         }
@@ -181,8 +183,97 @@ fn bits_do_not_depend_on_threads() {
     let (w0, g) = (random(1, rows * cols), random(2, rows * cols));
     same_on_threads(|| {
         let (mut w, mut m, mut v) = (w0.clone(), vec![0.0; w0.len()], vec![0.0; w0.len()]);
-        AdamW::default().step(1, &mut w, &g, &mut m, &mut v);
-        Muon::default().step(rows, cols, &mut w, &g, &mut m).unwrap();
+        AdamW::default().step(1, &mut w, &g, &mut m[..], &mut v[..]);
+        Muon::default().step(rows, cols, &mut w, &g, &mut m[..]).unwrap();
         w
+    });
+}
+
+/// The two numbers of bf16 around x, the one nearer to 0 first.
+fn neighbours(x: f32) -> [f32; 2] {
+    let down = x.to_bits() & 0xffff_0000;
+    let up = if x.to_bits() == down { down } else { down + 0x1_0000 };
+    [down, up].map(f32::from_bits)
+}
+
+#[test]
+fn rounding_at_random_takes_a_neighbour_and_keeps_the_mean() {
+    let n = 1 << 16;
+    // A quarter of the way from one number of bf16 to the next: a fourth of them must go up.
+    let x = vec![f32::from_bits(0x3f80_4000); n];
+    let mut to = vec![bf16::ZERO; n];
+    for key in 0..8 {
+        round(&x, &mut to, [key, 5], 3);
+        let up = to.iter().filter(|v| v.to_bits() == 0x3f81).count();
+        assert!(to.iter().all(|v| matches!(v.to_bits(), 0x3f80 | 0x3f81)));
+        // Six standard deviations of 65,536 draws.
+        assert!((up as f64 - n as f64 / 4.0).abs() < 6.0 * (n as f64 * 3.0 / 16.0).sqrt(), "key {key}: {up}");
+        // Neighbouring draws know nothing of each other.
+        let pairs = to.as_chunks::<2>().0.iter().filter(|p| p[0].to_bits() == 0x3f81 && p[1] == p[0]).count();
+        assert!((pairs as f64 - n as f64 / 32.0).abs() < 6.0 * (n as f64 / 32.0).sqrt(), "key {key}: {pairs} pairs");
+    }
+    // What bf16 has stays, whatever its bits.
+    let has = [0.0, -0.0, 1.0, -2.5, f32::INFINITY, f32::NEG_INFINITY, f32::from_bits(0x0001_0000)];
+    let mut to = [bf16::ZERO; 7];
+    for block in 0..100 {
+        round(&has, &mut to, [1, 2], block);
+        assert_eq!(to.map(|v| v.to_f32().to_bits()), has.map(f32::to_bits));
+    }
+    let mut to = [bf16::ZERO; 3];
+    round(&[f32::NAN, f32::from_bits(0x7fff_ffff), f32::from_bits(0xff80_0001)], &mut to, [1, 2], 0);
+    assert!(to.iter().all(|v| v.is_nan()), "{to:?}");
+}
+
+#[test]
+fn moments_in_bf16_make_the_same_step_and_are_rounded_after_it() {
+    let n = 40_000;
+    let narrow = |x: Vec<f32>| x.iter().map(|&v| bf16::from_f32(v)).collect::<Vec<_>>();
+    let exact = |x: &[bf16]| x.iter().map(|v| v.to_f32()).collect::<Vec<_>>();
+    let (w0, g) = (random(1, n), random(2, n));
+    let (m0, v0) = (narrow(random(3, n)), narrow(random(4, n).iter().map(|v| v * v).collect()));
+    let near = |got: &[bf16], computed: &[f32]| {
+        let mut changed = 0;
+        for (got, x) in got.iter().zip(computed) {
+            assert!(neighbours(*x).contains(&got.to_f32()), "{got} for {x}");
+            changed += usize::from(neighbours(*x)[1] == got.to_f32());
+        }
+        assert!((n / 3..n * 2 / 3).contains(&changed), "{changed} of {n} went up");
+    };
+    for path in cpu::available() {
+        let adamw = AdamW { weight_decay: 0.3, noise: [7, 9], ..AdamW::default() };
+        let (mut w, mut m, mut v) = (w0.clone(), m0.clone(), v0.clone());
+        adamw.step_on(path, 5, &mut w, &g, m[..].as_mut().into(), v[..].as_mut().into());
+        let (mut fw, mut fm, mut fv) = (w0.clone(), exact(&m0), exact(&v0));
+        adamw.step_on(path, 5, &mut fw, &g, fm[..].as_mut().into(), fv[..].as_mut().into());
+        assert!(w == fw, "adamw");
+        near(&m, &fm);
+        near(&v, &fv);
+        // Each moment has its own random numbers.
+        let up = |got: &[bf16], of: &[f32]| -> Vec<bool> {
+            got.iter().zip(of).map(|(got, x)| neighbours(*x)[1] == got.to_f32()).collect()
+        };
+        let same = up(&m, &fm).iter().zip(up(&v, &fv)).filter(|(a, b)| *a == b).count();
+        assert!((n * 2 / 5..n * 3 / 5).contains(&same), "{same} of {n} moments went the same way");
+
+        let lion = Lion { weight_decay: 0.3, noise: [7, 9], ..Lion::default() };
+        let (mut w, mut m) = (w0.clone(), m0.clone());
+        lion.step_on(path, &mut w, &g, m[..].as_mut().into());
+        let (mut fw, mut fm) = (w0.clone(), exact(&m0));
+        lion.step_on(path, &mut fw, &g, fm[..].as_mut().into());
+        assert!(w == fw, "lion");
+        near(&m, &fm);
+    }
+    let muon = Muon { noise: [7, 9], ..Muon::default() };
+    let (mut w, mut m) = (w0.clone(), m0.clone());
+    muon.step(100, 400, &mut w, &g, &mut m[..]).unwrap();
+    let (mut fw, mut fm) = (w0.clone(), exact(&m0));
+    muon.step(100, 400, &mut fw, &g, &mut fm[..]).unwrap();
+    assert!(w == fw, "muon");
+    near(&m, &fm);
+
+    same_on_threads(|| {
+        let (mut w, mut m, mut v) = (w0.clone(), m0.clone(), v0.clone());
+        AdamW { noise: [1, 2], ..AdamW::default() }.step(1, &mut w, &g, &mut m[..], &mut v[..]);
+        (w, m, v)
     });
 }

@@ -5,6 +5,7 @@ use super::{dense, need_float, need_same, need_shape};
 use crate::backend;
 use crate::storage::Buffer;
 use crate::tape::{Node, recording};
+use crate::tensor::View;
 use crate::{Activation, DType, Error, Op, Result, Rng, Tensor, profile};
 
 impl Tensor {
@@ -49,8 +50,15 @@ impl Tensor {
         let shape = *self.shape();
         let mut out = Buffer::alloc(op.name(), self.device(), self.dtype(), shape)?;
         backend::activation(&mut out, act, &x);
+        let (device, dtype) = (self.device(), self.dtype());
         let node = recording(&[self]).then(|| {
-            Node::new(op, &[self], move |s, g| {
+            let from = x.clone();
+            let again = move || {
+                let mut out = Buffer::alloc(op.name(), device, dtype, shape)?;
+                backend::activation(&mut out, act, &from);
+                Ok(View::of(out, shape))
+            };
+            Node::later(op, &[self]).repeated_by(again).with(move |s, g| {
                 let dy = dense(op.name(), &g)?;
                 let mut dx = Buffer::alloc(op.name(), g.device(), g.dtype(), shape)?;
                 backend::activation_backward(&mut dx, act, &x, &dy);
@@ -81,8 +89,15 @@ impl Tensor {
         if width > 0 {
             backend::swiglu(&mut out, width, &x);
         }
+        let (device, dtype) = (self.device(), self.dtype());
         let node = recording(&[self]).then(|| {
-            Node::new(op, &[self], move |s, g| {
+            let both = x.clone();
+            let again = move || {
+                let mut out = Buffer::alloc(op.name(), device, dtype, shape)?;
+                backend::swiglu(&mut out, width, &both);
+                Ok(View::of(out, shape))
+            };
+            Node::later(op, &[self]).repeated_by(again).with(move |s, g| {
                 let dy = dense(op.name(), &g)?;
                 let mut dx = Buffer::alloc(op.name(), g.device(), g.dtype(), from)?;
                 if width > 0 {

@@ -2,8 +2,10 @@
 
 use super::{dense, need_device, need_shape};
 use crate::backend::{self, Epilogue, Matrix};
+use crate::saved::Saved;
 use crate::storage::Buffer;
 use crate::tape::{Node, recording};
+use crate::tensor::View;
 use crate::{Activation, Compute, DType, Error, Op, Result, Tensor, profile};
 
 /// What [`Tensor::linear`] does besides x·Wᵀ.
@@ -64,8 +66,8 @@ impl<'a> LinearArgs<'a> {
 impl Tensor {
     /// act(x·Wᵀ + bias) + residual, `[…, in] -> […, out]`, in one kernel call.
     ///
-    /// x and W may be f32 or bf16 (the result is f32), or both f64. Only what the backward needs is kept: x, W, and the
-    /// pre-activation if there is an activation. Errors: shapes, devices or dtypes that do not fit.
+    /// x and W may be f32 or bf16 (the result is f32), or both f64. Only what the backward needs is kept: x (a large result of
+    /// a norm, an activation or a gate is made again instead), W, and the pre-activation if there is an activation. Errors: shapes, devices or dtypes that do not fit.
     pub fn linear(&self, args: &LinearArgs<'_>) -> Result<Tensor> {
         const OP: &str = Op::Linear.name();
         let _op = profile::op(OP);
@@ -140,11 +142,20 @@ impl Tensor {
         if !record {
             return Ok(Tensor::from_buffer(out, shape, None));
         }
-        let pre = pre.map(|p| Tensor::from_buffer(p, shape, None));
+        let pre = pre.map(|p| View::of(p, shape));
         // The weights' gradient reads x, x's reads W: keep what will be read.
-        let x = w.is_tracked().then_some(x);
+        let x = w.is_tracked().then(|| Saved::new(self, x));
         let wv = self.is_tracked().then_some(wv);
-        let node = Node::new(Op::Linear, &inputs, move |s, g| {
+        let mut node = Node::later(Op::Linear, &inputs);
+        if let Some(pre) = pre.clone().filter(|_| residual_at.is_none()) {
+            let device = self.device();
+            node = node.repeated_by(move || {
+                let mut out = Buffer::alloc(OP, device, dtype, shape)?;
+                backend::activation(&mut out, act, &pre);
+                Ok(View::of(out, shape))
+            });
+        }
+        let node = node.with(move |s, g| {
             let g = g.contiguous()?;
             if let Some(i) = residual_at {
                 s.give(i, g.clone())?;
@@ -153,8 +164,7 @@ impl Tensor {
                 None => g,
                 Some(pre) => {
                     let mut d = Buffer::alloc(OP, g.device(), g.dtype(), *g.shape())?;
-                    let (dy, x) = (g.view(OP)?, pre.view(OP)?);
-                    backend::activation_backward(&mut d, act, &x, &dy);
+                    backend::activation_backward(&mut d, act, &pre, &g.view(OP)?);
                     Tensor::from_buffer(d, shape, None)
                 }
             };
@@ -174,6 +184,7 @@ impl Tensor {
             }
             if let (Some(mut acc), Some(x)) = (s.open(1)?, x) {
                 let accumulate = acc.accumulate;
+                let x = x.view()?;
                 let _dw = profile::detail("dw");
                 backend::gemm(
                     acc.buffer(),

@@ -4,6 +4,7 @@ use super::{dense, need_float, need_same, need_shape};
 use crate::backend::{self, NormGrads, NormKind};
 use crate::storage::Buffer;
 use crate::tape::{Node, recording};
+use crate::tensor::View;
 use crate::{Error, Op, Result, Shape, Tensor, profile};
 
 impl Tensor {
@@ -55,13 +56,20 @@ impl Tensor {
         let mut mean = Buffer::alloc(name, device, dtype, Shape::raw(&[mean_len]))?;
         let mut rstd = Buffer::alloc(name, device, dtype, Shape::raw(&[rows]))?;
         backend::norm(&mut out, kind, &x, wv.as_ref(), bv.as_ref(), eps, &mut mean, &mut rstd);
-        drop(bv);
         let mut inputs = vec![self];
         inputs.extend(w);
         inputs.extend(b);
         let (w_at, b_at) = (w.map(|_| 1), b.map(|_| 1 + usize::from(w.is_some())));
         let node = recording(&inputs).then(|| {
-            Node::new(op, &inputs, move |s, g| {
+            let (from, gain) = (x.clone(), wv.clone());
+            let again = move || {
+                let mut out = Buffer::alloc(name, device, dtype, shape)?;
+                let mut mean = Buffer::alloc(name, device, dtype, Shape::raw(&[mean_len]))?;
+                let mut rstd = Buffer::alloc(name, device, dtype, Shape::raw(&[rows]))?;
+                backend::norm(&mut out, kind, &from, gain.as_ref(), bv.as_ref(), eps, &mut mean, &mut rstd);
+                Ok(View::of(out, shape))
+            };
+            Node::later(op, &inputs).repeated_by(again).with(move |s, g| {
                 let dy = dense(name, &g)?;
                 drop(g);
                 let mut dx = s.open(0)?;

@@ -7,7 +7,7 @@ use gently_tensor::{DType, Tensor};
 
 use super::Slot;
 use crate::Result;
-use crate::recipe::{Decay, Optimizer, OptimizerKind};
+use crate::recipe::{Decay, Moments, Optimizer, OptimizerKind};
 
 /// How a parameter is updated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,15 +37,17 @@ impl Method {
     }
 
     /// The work of one update of a parameter with `elements` numbers: gradient read, parameter and states read and
-    /// written; for Muon the products of `newton_schulz` iterations, each X·Xᵀ, its square and their product with X.
-    pub fn work(self, elements: usize, newton_schulz: usize, compute: Compute) -> Work {
+    /// written; for Muon the products of `newton_schulz` iterations, each X·Xᵀ, its square and their product with X. `moment` is
+    /// the size of a state's number in bytes.
+    pub fn work(self, elements: usize, moment: usize, newton_schulz: usize, compute: Compute) -> Work {
+        let bytes = (3 * 4 + 2 * moment * self.states().len()) * elements;
         match self {
-            Method::AdamW => Work::pass(15 * elements, 7 * 4 * elements),
-            Method::Lion => Work::pass(9 * elements, 5 * 4 * elements),
+            Method::AdamW => Work::pass(15 * elements, bytes),
+            Method::Lion => Work::pass(9 * elements, bytes),
             Method::Muon { rows, cols } => {
                 let (small, large) = (rows.min(cols) as u64, rows.max(cols) as u64);
                 let each = 2 * small * small * large + small * small * small;
-                Work::products(newton_schulz as u64 * each, 5 * 4 * elements, compute)
+                Work::products(newton_schulz as u64 * each, bytes, compute)
             }
         }
     }
@@ -72,10 +74,14 @@ pub(super) fn slot(param: &Param, settings: &Optimizer) -> Result<Slot> {
         Decay::All => true,
         Decay::None => false,
     };
+    let dtype = match settings.moments {
+        Moments::F32 => DType::F32,
+        Moments::Bf16 => DType::Bf16,
+    };
     let state = method
         .states()
         .iter()
-        .map(|_| Tensor::zeros(param.tensor.dims(), DType::F32, &param.tensor.device()))
+        .map(|_| Tensor::zeros(param.tensor.dims(), dtype, &param.tensor.device()))
         .collect::<Result<_, _>>()?;
     Ok(Slot {
         name: param.name.clone(),

@@ -26,14 +26,14 @@ pub mod norm;
 mod state;
 
 use gently_kernels::gemm::Compute;
-use gently_kernels::optim::{AdamW, Lion, Muon};
+use gently_kernels::optim::{AdamW, Lion, Moment, Muon, Noise};
 use gently_kernels::scratch::Scratch;
 use gently_models::params::Param;
-use gently_tensor::{Device, Grads, Tensor, profile};
+use gently_tensor::{Device, Element, Grads, Tensor, bf16, profile};
 
 pub use groups::Method;
 
-use crate::recipe::Optimizer;
+use crate::recipe::{Moments, Optimizer};
 use crate::{Error, Result};
 
 /// One parameter with what its updates need.
@@ -46,7 +46,7 @@ struct Slot {
     lr_scale: f64,
     /// Decoupled weight decay.
     weight_decay: f64,
-    /// State tensors, each of the parameter's shape, f32, in the order of [`Method::states`].
+    /// State tensors, each of the parameter's shape, in the order of [`Method::states`]; f32 or bf16 by `optimizer.moments`.
     state: Vec<Tensor>,
 }
 
@@ -69,7 +69,7 @@ impl Optim {
         Ok(Self { slots, settings: settings.clone(), compute: Compute::F32, updates: 0 })
     }
 
-    /// The arithmetic of Muon's matrix products; everything else is always f32.
+    /// The arithmetic of Muon's matrix products; everything else is computed in f32.
     pub fn with_compute(mut self, compute: Compute) -> Self {
         self.compute = compute;
         self
@@ -90,36 +90,44 @@ impl Optim {
             return Err(Error::NoGradient { tensor: slot.name.clone() });
         }
         self.updates += 1;
-        for slot in &self.slots {
+        for (i, slot) in self.slots.iter().enumerate() {
             if let Some(grad) = grads.get(&slot.param)
                 && slot.param.device() != Device::Meta
             {
-                self.update(slot, grad, lr, grad_scale)?;
+                let noise = [i as u32, self.updates as u32];
+                match self.settings.moments {
+                    Moments::F32 => self.update::<f32>(slot, grad, lr, grad_scale, noise)?,
+                    Moments::Bf16 => self.update::<bf16>(slot, grad, lr, grad_scale, noise)?,
+                }
             }
         }
         Ok(())
     }
 
-    fn update(&self, slot: &Slot, grad: &Tensor, lr: f64, grad_scale: f64) -> Result<()> {
+    /// One parameter's update, with states of type `M`.
+    fn update<M: Element>(&self, slot: &Slot, grad: &Tensor, lr: f64, grad_scale: f64, noise: Noise) -> Result<()>
+    where
+        for<'a> Moment<'a>: From<&'a mut [M]>,
+    {
         let set = &self.settings;
         let [beta1, beta2] = set.betas;
         let lr_here = lr * slot.lr_scale;
         let grad = grad.contiguous()?;
         let _part = profile::part(&slot.name);
-        let _call =
-            profile::call(slot.method.name(), || slot.method.work(grad.numel(), set.newton_schulz, self.compute));
+        let work = || slot.method.work(grad.numel(), size_of::<M>(), set.newton_schulz, self.compute);
+        let _call = profile::call(slot.method.name(), work);
         match (slot.method, slot.state.as_slice()) {
             (Method::AdamW, [m, v]) => {
-                let method =
-                    AdamW { lr: lr_here, beta1, beta2, eps: set.eps, weight_decay: slot.weight_decay, grad_scale };
+                let weight_decay = slot.weight_decay;
+                let method = AdamW { lr: lr_here, beta1, beta2, eps: set.eps, weight_decay, grad_scale, noise };
                 let step = |w: &mut [f32], g: &[f32]| {
-                    m.with_data_mut::<f32, _>(|m| v.with_data_mut::<f32, _>(|v| method.step(self.updates, w, g, m, v)))?
+                    m.with_data_mut::<M, _>(|m| v.with_data_mut::<M, _>(|v| method.step(self.updates, w, g, m, v)))?
                 };
                 with_all(&slot.param, &grad, step)?;
             }
             (Method::Lion, [m]) => {
-                let method = Lion { lr: lr_here, beta1, beta2, weight_decay: slot.weight_decay, grad_scale };
-                let step = |w: &mut [f32], g: &[f32]| m.with_data_mut::<f32, _>(|m| method.step(w, g, m));
+                let method = Lion { lr: lr_here, beta1, beta2, weight_decay: slot.weight_decay, grad_scale, noise };
+                let step = |w: &mut [f32], g: &[f32]| m.with_data_mut::<M, _>(|m| method.step(w, g, m));
                 with_all(&slot.param, &grad, step)?;
             }
             (Method::Muon { rows, cols }, [m]) => {
@@ -132,10 +140,11 @@ impl Optim {
                     steps: set.newton_schulz,
                     compute: self.compute,
                     grad_scale,
+                    noise,
                     ..Muon::default()
                 };
                 let step = |w: &mut [f32], g: &[f32]| {
-                    m.with_data_mut::<f32, _>(|m| method.step(rows, cols, w, g, m))?
+                    m.with_data_mut::<M, _>(|m| method.step(rows, cols, w, g, m))?
                         .map_err(|e| gently_tensor::Error::NoScratch { op: "muon", bytes: e.bytes })
                 };
                 with_all(&slot.param, &grad, step)?;

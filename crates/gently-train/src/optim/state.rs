@@ -5,9 +5,11 @@ use std::path::Path;
 
 use gently_formats::Limits;
 use gently_formats::safetensors::{Dtype, SafeTensors, Spec, Writer};
-use gently_tensor::Tensor;
+use gently_kernels::cast::cast;
+use gently_tensor::{Tensor, bf16};
 
 use super::Optim;
+use crate::recipe::Moments;
 use crate::{Error, Result};
 
 impl Optim {
@@ -20,7 +22,7 @@ impl Optim {
         self.slots.iter().flat_map(named).collect()
     }
 
-    /// Writes the state tensors as safetensors, f32.
+    /// Writes the state tensors as safetensors, in the type that they are kept in.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -28,16 +30,27 @@ impl Optim {
         let state = self.state();
         let specs: Vec<Spec> = state
             .iter()
-            .map(|(name, tensor)| Spec { name: name.clone(), dtype: Dtype::F32, shape: tensor.dims().to_vec() })
+            .map(|(name, tensor)| Spec { name: name.clone(), dtype: self.dtype(), shape: tensor.dims().to_vec() })
             .collect();
         let mut writer = Writer::create(path, &specs, &BTreeMap::new())?;
         for (_, tensor) in &state {
-            tensor.with_data::<f32, _>(|values| writer.write_f32(values))??;
+            match self.settings.moments {
+                Moments::F32 => tensor.with_data::<f32, _>(|values| writer.write_elements(values))??,
+                Moments::Bf16 => tensor.with_data::<bf16, _>(|values| writer.write_elements(values))??,
+            }
         }
         Ok(writer.finish()?)
     }
 
-    /// Takes back what [`Optim::save`] wrote after `updates` updates.
+    fn dtype(&self) -> Dtype {
+        match self.settings.moments {
+            Moments::F32 => Dtype::F32,
+            Moments::Bf16 => Dtype::Bf16,
+        }
+    }
+
+    /// Takes back what [`Optim::save`] wrote after `updates` updates, in the type that `optimizer.moments` says now: states in
+    /// bf16 are read as f32 exactly, and states in f32 are rounded to the nearest bf16.
     ///
     /// # Errors
     /// [`Error::OptimizerState`] naming the first tensor that has another shape or no place here, and errors of the
@@ -53,7 +66,14 @@ impl Optim {
                     tensor: name,
                 });
             }
-            tensor.with_data_mut::<f32, _>(|values| file.read_f32(&name, values))??;
+            match self.settings.moments {
+                Moments::F32 => tensor.with_data_mut::<f32, _>(|values| file.read_f32(&name, values))??,
+                Moments::Bf16 => {
+                    let mut wide = vec![0.0; tensor.numel()];
+                    file.read_f32(&name, &mut wide)?;
+                    tensor.with_data_mut::<bf16, _>(|values| cast(&wide, values))?;
+                }
+            }
             unknown.remove(&name);
         }
         if let Some(name) = unknown.first() {

@@ -32,11 +32,19 @@ fn settings(kind: OptimizerKind) -> Optimizer {
     Optimizer { kind, weight_decay: 0.0, lr: 0.01, muon_lr: 0.02, ..Optimizer::default() }
 }
 
+/// Every kind with moments in every type.
+fn all_settings() -> impl Iterator<Item = Optimizer> {
+    [OptimizerKind::Adamw, OptimizerKind::Lion, OptimizerKind::Muon]
+        .into_iter()
+        .flat_map(|kind| [Moments::F32, Moments::Bf16].map(|moments| Optimizer { moments, ..settings(kind) }))
+}
+
 #[test]
 fn every_optimizer_goes_down() {
-    for kind in [OptimizerKind::Adamw, OptimizerKind::Lion, OptimizerKind::Muon] {
+    for settings in all_settings() {
+        let kind = settings.kind;
         let params = params();
-        let mut optim = Optim::new(&params, &settings(kind)).unwrap();
+        let mut optim = Optim::new(&params, &settings).unwrap();
         let first = pull_to_zero(&params).0;
         for _ in 0..60 {
             let (_, grads) = pull_to_zero(&params);
@@ -67,9 +75,10 @@ fn groups_follow_kind_and_rank() {
 
 #[test]
 fn a_loaded_state_continues_the_same() {
-    for kind in [OptimizerKind::Adamw, OptimizerKind::Lion, OptimizerKind::Muon] {
+    for set in all_settings() {
+        let kind = set.kind;
         let one = params();
-        let mut optim = Optim::new(&one, &settings(kind)).unwrap();
+        let mut optim = Optim::new(&one, &set).unwrap();
         for _ in 0..3 {
             optim.step(&pull_to_zero(&one).1, 0.01, 0.5).unwrap();
         }
@@ -78,7 +87,7 @@ fn a_loaded_state_continues_the_same() {
             let values = a.tensor.to_vec::<f32>().unwrap();
             b.tensor.with_data_mut::<f32, _>(|w| w.copy_from_slice(&values)).unwrap();
         }
-        let mut again = Optim::new(&two, &settings(kind)).unwrap();
+        let mut again = Optim::new(&two, &set).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("trainer.safetensors");
         optim.save(&path).unwrap();
@@ -92,6 +101,33 @@ fn a_loaded_state_continues_the_same() {
         }
         let other = if kind == OptimizerKind::Adamw { OptimizerKind::Lion } else { OptimizerKind::Adamw };
         Optim::new(&two, &settings(other)).unwrap().load(&path, 3).unwrap_err();
+    }
+}
+
+#[test]
+fn a_state_is_read_in_the_type_that_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trainer.safetensors");
+    let of = |moments| Optim::new(&params(), &Optimizer { moments, ..settings(OptimizerKind::Adamw) }).unwrap();
+    let values = |optim: &Optim| optim.state().iter().flat_map(|(_, t)| t.to_f64_vec().unwrap()).collect::<Vec<_>>();
+    for moments in [Moments::F32, Moments::Bf16] {
+        let one = params();
+        let mut optim = Optim::new(&one, &Optimizer { moments, ..settings(OptimizerKind::Adamw) }).unwrap();
+        optim.step(&pull_to_zero(&one).1, 0.01, 1.0).unwrap();
+        optim.save(&path).unwrap();
+        let size = if moments == Moments::F32 { 4 } else { 2 };
+        let numbers = values(&optim).len();
+        let bytes = std::fs::metadata(&path).unwrap().len() as usize;
+        assert!((size * numbers..size * numbers + 1000).contains(&bytes), "{bytes} bytes for {numbers}");
+        for asked in [Moments::F32, Moments::Bf16] {
+            let mut other = of(asked);
+            other.load(&path, 1).unwrap();
+            let exact = asked == Moments::F32 || moments == Moments::Bf16;
+            for (got, want) in values(&other).into_iter().zip(values(&optim)) {
+                let bound = if exact { 0.0 } else { want.abs() / 256.0 };
+                assert!((got - want).abs() <= bound, "{moments:?} as {asked:?}: {got} for {want}");
+            }
+        }
     }
 }
 

@@ -29,8 +29,8 @@ use serde_json::{Map, Value};
 
 pub use resolved::{CONFIG_FILE, Resolved};
 pub use sections::{
-    Checkpoint, ComputeKind, Config, Data, Decay, Documents, Eval, Optimizer, OptimizerKind, Sample, ScheduleKind,
-    Spike, Tokenizer, TokenizerKind, Train,
+    Checkpoint, ComputeKind, Config, Data, Decay, Documents, Eval, Moments, Optimizer, OptimizerKind, Sample,
+    ScheduleKind, Spike, Tokenizer, TokenizerKind, Train,
 };
 pub use source::{ConfigLine, Source};
 use values::Assignment;

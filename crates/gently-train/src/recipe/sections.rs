@@ -160,6 +160,8 @@ pub struct Optimizer {
     pub weight_decay: f64,
     /// Which parameters decay.
     pub decay: Decay,
+    /// In what the moments are kept.
+    pub moments: Moments,
     /// Peak learning rate of the matrices that Muon takes; it follows the same schedule.
     pub muon_lr: f64,
     /// Muon's momentum.
@@ -202,6 +204,17 @@ pub enum Decay {
     All,
     /// Nothing.
     None,
+}
+
+/// Numbers in which an optimizer keeps its moments.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Moments {
+    /// 4 bytes for each.
+    #[default]
+    F32,
+    /// 2 bytes for each, rounded up or down at random.
+    Bf16,
 }
 
 /// Shapes of the learning rate.
@@ -336,6 +349,7 @@ impl Default for Optimizer {
             eps: 1e-8,
             weight_decay: 0.1,
             decay: Decay::AllMatrices,
+            moments: Moments::F32,
             muon_lr: 0.02,
             momentum: 0.95,
             newton_schulz: 5,
