@@ -36,7 +36,7 @@ fn main() -> Result<()> {
     let batches = out.join("batches.u32");
     Trainer::new(recipe, &out)
         .data(move |resolved, folder| {
-            let mut data = source::open(resolved, folder, &mut |_| {})?;
+            let mut data = source::open(resolved, folder, &mut |_| Ok(()))?;
             let count = steps * resolved.config.train.accumulate as u64;
             write_batches(&mut data, count, &batches)?;
             Ok(data)

@@ -29,7 +29,7 @@ use gently_text::Tokenizer;
 use serde_json::Value;
 
 use crate::data::{
-    Batch, Corpus, Dataset, EvalSet, Input, Layout, Loader, LoaderOptions, LoaderState, Mode, Prepare, Progress,
+    Batch, Corpus, Dataset, EvalSet, Input, Layout, Loader, LoaderOptions, LoaderState, Mode, Prepare, Report,
     SplitInfo, TokenizerSpec,
 };
 use crate::events::DataSummary;
@@ -88,8 +88,8 @@ pub struct TrainData {
 /// `data`, and are made again only when the texts or the settings have changed.
 ///
 /// # Errors
-/// [`Error::NoData`] if nothing is named; what is wrong with the texts, by file.
-pub fn open(resolved: &Resolved, folder: &Path, progress: &mut dyn FnMut(Progress)) -> Result<TrainData> {
+/// [`Error::NoData`] if nothing is named; what is wrong with the texts, by file; what `progress` answers.
+pub fn open(resolved: &Resolved, folder: &Path, progress: &mut Report<'_>) -> Result<TrainData> {
     let config = &resolved.config;
     let data = &config.data;
     if data.path.is_empty() {
@@ -147,7 +147,7 @@ struct Parts {
 }
 
 /// All paths together; a single path that is a prepared dataset is taken as it is.
-fn single(config: &Config, shards: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Parts> {
+fn single(config: &Config, shards: &Path, progress: &mut Report<'_>) -> Result<Parts> {
     let data = &config.data;
     if let [path] = data.path.as_slice()
         && Dataset::is_at(path)
@@ -166,11 +166,11 @@ fn single(config: &Config, shards: &Path, progress: &mut dyn FnMut(Progress)) ->
 
 /// One dataset for each path, all with one tokenizer. Texts for validation belong to the mixture and not to its parts: each
 /// counts once, however many parts there are.
-fn mixture(config: &Config, weights: &[f64], shards: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Parts> {
+fn mixture(config: &Config, weights: &[f64], shards: &Path, progress: &mut Report<'_>) -> Result<Parts> {
     let data = &config.data;
     let tokenizer = match data.path.iter().find(|path| Dataset::is_at(path)) {
         Some(path) => Dataset::open(path)?.tokenizer().clone(),
-        None => plan(config, &data.path).tokenizer()?,
+        None => plan(config, &data.path).tokenizer(progress)?,
     };
     let own_texts = !data.val_path.is_empty();
     let mut parts = Parts { datasets: Vec::new(), validation: Vec::new() };
@@ -202,7 +202,7 @@ fn validation_texts(
     config: &Config,
     tokenizer: &Tokenizer,
     shards: &Path,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut Report<'_>,
 ) -> Result<Vec<PathBuf>> {
     let texts = Prepare {
         tokenizer: TokenizerSpec::Ready(tokenizer.clone()),
@@ -257,7 +257,7 @@ mod tests {
     }
 
     fn tokens(recipe: &Recipe, folder: &Path) -> (u64, u64) {
-        let data = open(&recipe.resolve().unwrap(), &folder.join("run"), &mut |_| {}).unwrap();
+        let data = open(&recipe.resolve().unwrap(), &folder.join("run"), &mut |_| Ok(())).unwrap();
         (data.summary.train_tokens, data.summary.val_tokens)
     }
 
@@ -278,7 +278,7 @@ mod tests {
         let (folder, mut recipe) = folder();
         let prepared = folder.path().join("prepared");
         let texts = ["a.txt", "b.txt"].map(|name| Input::named(&folder.path().join(name).display().to_string()));
-        Prepare::new(texts).run(&prepared, &mut |_| {}).unwrap();
+        Prepare::new(texts).run(&prepared, &mut |_| Ok(())).unwrap();
         recipe.set(&format!("data.path=['{}']", prepared.display())).unwrap();
         assert_eq!(tokens(&recipe, folder.path()), (1170, 70));
         recipe.set("data.val_path=[]").unwrap();
@@ -294,6 +294,7 @@ mod tests {
             if stages.last() != Some(&now.stage) {
                 stages.push(now.stage);
             }
+            Ok(())
         })
         .unwrap();
         assert_eq!(stages, ["scanning", "encoding"]);

@@ -25,7 +25,7 @@ fn a_bomb_of_compressed_text_is_read_in_bounded_memory() {
     let mut prepare = Prepare::new([Input::Path(bomb)]);
     (prepare.tokenizer, prepare.val_fraction) = (TokenizerSpec::Bytes, 0.0);
     HEAP.reset_peak_usage();
-    let dataset = prepare.run(folder.path().join("out"), &mut |_| {}).unwrap();
+    let dataset = prepare.run(folder.path().join("out"), &mut |_| Ok(())).unwrap();
     let peak = HEAP.peak_usage();
     assert_eq!(dataset.train().unwrap().tokens(), TEXT as u64);
     assert!(peak < 16 << 20, "{peak} bytes for a text of {TEXT}");

@@ -1,6 +1,6 @@
 //! AdamW.
 
-use super::moments::{BLOCK, Moment, Noise, round, widen};
+use super::moments::{BLOCK, Moment, Noise, round_both, widen};
 use crate::cpu::{self, Path};
 use crate::lanes::{CHUNK, for_lanes};
 use crate::pool;
@@ -152,8 +152,7 @@ impl Kernel for Rounded<'_> {
             widen(m, wide_m);
             widen(v, wide_v);
             Part { factors: self.factors, w, g, m: wide_m, v: wide_v }.run(s);
-            round(wide_m, m, self.noise, 2 * (first + i));
-            round(wide_v, v, self.noise, 2 * (first + i) + 1);
+            round_both([wide_m, wide_v], m, v, self.noise, first + i);
         }
     }
 }

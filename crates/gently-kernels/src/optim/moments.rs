@@ -60,12 +60,27 @@ pub(super) fn widen(from: &[bf16], to: &mut [f32]) {
 pub(super) fn round(from: &[f32], to: &mut [bf16], noise: Noise, block: usize) {
     let start = philox::word(noise, block as u64);
     for (i, (to, from)) in to.iter_mut().zip(from).enumerate() {
-        let bits = from.to_bits();
-        // Carries into the upper half as often as the lower half is large. Of a NaN only the upper half is taken.
-        let moved = bits.wrapping_add(scatter(start ^ i as u32) & 0xffff);
-        let quiet = bits | 0x0040_0000;
-        *to = bf16::from_bits(((if from.is_nan() { quiet } else { moved }) >> 16) as u16);
+        *to = round_by(*from, scatter(start ^ i as u32) & 0xffff);
     }
+}
+
+/// [`round`] for two moments of the same numbers: the halves of a random word serve one each.
+#[inline(always)]
+pub(super) fn round_both([m, v]: [&[f32]; 2], to_m: &mut [bf16], to_v: &mut [bf16], noise: Noise, block: usize) {
+    let start = philox::word(noise, block as u64);
+    for (i, ((m, v), (to_m, to_v))) in m.iter().zip(v).zip(to_m.iter_mut().zip(to_v)).enumerate() {
+        let word = scatter(start ^ i as u32);
+        *to_m = round_by(*m, word & 0xffff);
+        *to_v = round_by(*v, word >> 16);
+    }
+}
+
+/// Up where the 16 random bits are more than what is missing to the next number away from 0. Of a NaN only the upper half is taken.
+#[inline(always)]
+fn round_by(x: f32, random: u32) -> bf16 {
+    let bits = x.to_bits();
+    let (moved, quiet) = (bits.wrapping_add(random), bits | 0x0040_0000);
+    bf16::from_bits(((if x.is_nan() { quiet } else { moved }) >> 16) as u16)
 }
 
 /// Numbers that differ in one bit to numbers that differ in about half of them: a bijection of 32 bits found by search

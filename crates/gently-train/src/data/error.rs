@@ -19,6 +19,17 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// Somebody asked to stop while texts were prepared.
+    #[error("stopped while the texts were prepared")]
+    Stopped,
+    /// A path that can be read only once where it has to be read twice, or that has no end.
+    #[error("{source_name} {reason}")]
+    Unreadable {
+        /// The source.
+        source_name: String,
+        /// "is a device …"
+        reason: &'static str,
+    },
     /// A weight or token file is wrong.
     #[error(transparent)]
     File(#[from] gently_formats::Error),
@@ -178,6 +189,8 @@ impl Error {
                 std::io::ErrorKind::NotFound => "check the path".into(),
                 _ => return None,
             },
+            Self::Stopped => "nothing of it is kept; the same command begins again".into(),
+            Self::Unreadable { .. } => "save the text to a file first".into(),
             Self::Empty { .. } => "give a file with text in it".into(),
             Self::NotUtf8 { source_name, .. } => {
                 format!("convert it first, for example: iconv -f latin1 -t utf-8 {source_name} > converted.txt")

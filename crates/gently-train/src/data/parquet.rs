@@ -89,15 +89,15 @@ mod tests {
         prepare.tokenizer = TokenizerSpec::Bytes;
         prepare.val_fraction = 0.0;
         let out = dir.path().join("out");
-        let dataset = prepare.run(&out, &mut |_| {}).unwrap();
+        let dataset = prepare.run(&out, &mut |_| Ok(())).unwrap();
         let corpus = dataset.train().unwrap();
         let mut tokens = Vec::new();
         corpus.read(0, corpus.document(0, 1), &mut tokens).unwrap();
         assert_eq!(dataset.tokenizer().decode(&tokens).unwrap(), "zweites ü");
         write(&file, "body", &["first"]);
-        let e = prepare.run(&out, &mut |_| {}).unwrap_err();
+        let e = prepare.run(&out, &mut |_| Ok(())).unwrap_err();
         assert!(e.to_string().contains("id, body"), "{e}");
         std::fs::write(&file, b"PAR1 but no more").unwrap();
-        assert!(matches!(prepare.run(&out, &mut |_| {}), Err(Error::Parquet { .. })));
+        assert!(matches!(prepare.run(&out, &mut |_| Ok(())), Err(Error::Parquet { .. })));
     }
 }

@@ -85,6 +85,9 @@ pub struct Progress {
     pub tokens: u64,
 }
 
+/// Hears how far the preparation is, and may end it with an error.
+pub type Report<'a> = dyn FnMut(Progress) -> Result<()> + 'a;
+
 impl Prepare {
     /// Characters, a tenth for validation.
     pub fn new(inputs: impl IntoIterator<Item = Input>) -> Self {
@@ -103,17 +106,22 @@ impl Prepare {
     }
 
     /// Prepares into the folder `dir`, or finds it prepared in this way already. `progress` is called about once for each
-    /// megabyte.
+    /// megabyte; where it answers with an error, such as [`Error::Stopped`], that ends the work and nothing of it stays.
     ///
     /// # Errors
-    /// Those of reading ([`Error::NotUtf8`], [`Error::Empty`] …), of the tokenizer, and of writing.
-    pub fn run(&self, dir: impl AsRef<Path>, progress: &mut dyn FnMut(Progress)) -> Result<Dataset> {
+    /// Those of reading ([`Error::NotUtf8`], [`Error::Empty`] …), of the tokenizer, of writing, and of `progress`.
+    pub fn run(&self, dir: impl AsRef<Path>, progress: &mut Report<'_>) -> Result<Dataset> {
         let dir = dir.as_ref();
         self.check()?;
         std::fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;
         let work = Workspace::new(dir)?;
-        let (sources, set_val) = resolve(&self.inputs, &work.path.join("stdin"))?;
-        let (mut val_sources, more) = resolve(&self.val_inputs, &work.path.join("stdin-val"))?;
+        let mut received = 0;
+        let mut copied = |n: u64| {
+            received += n;
+            progress(Progress { stage: "copying", done: received, total: received, tokens: 0 })
+        };
+        let (sources, set_val) = resolve(&self.inputs, Some(&work.path.join("input")), &mut copied)?;
+        let (mut val_sources, more) = resolve(&self.val_inputs, Some(&work.path.join("val-input")), &mut copied)?;
         val_sources.extend(more);
         if val_sources.is_empty() && self.val_fraction > 0.0 {
             // A set's own validation files.
@@ -123,7 +131,7 @@ impl Prepare {
         let mut done = 0;
         let mut scanned = |n: u64| {
             done += n;
-            progress(Progress { stage: "scanning", done, total, tokens: 0 });
+            progress(Progress { stage: "scanning", done, total, tokens: 0 })
         };
         let drawn = if val_sources.is_empty() { self.val_fraction } else { 0.0 };
         let keep = if self.split == SplitRule::Tail { usize::MAX } else { MANY };
@@ -178,8 +186,7 @@ impl Prepare {
             }
             done += piece.bytes as u64;
             tokens += piece.tokens.len() as u64;
-            progress(Progress { stage: "encoding", done, total, tokens });
-            Ok(())
+            progress(Progress { stage: "encoding", done, total, tokens })
         };
         let threads = match self.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -209,17 +216,19 @@ impl Prepare {
     /// one, such as the parts of a mixture.
     ///
     /// # Errors
-    /// As [`Prepare::run`]. Standard input cannot be read twice and is refused.
-    pub fn tokenizer(&self) -> Result<Tokenizer> {
-        if self.inputs.iter().chain(&self.val_inputs).any(|i| matches!(i, Input::Stdin(_))) {
-            let reason = "standard input cannot be read twice; save it to a file first".into();
-            return Err(Error::Option { option: "input", reason });
-        }
+    /// As [`Prepare::run`]. Standard input and pipes cannot be read twice and are refused.
+    pub fn tokenizer(&self, progress: &mut Report<'_>) -> Result<Tokenizer> {
         let all: Vec<Input> = self.inputs.iter().chain(&self.val_inputs).cloned().collect();
-        let (mut sources, val) = resolve(&all, Path::new(""))?;
+        let (mut sources, val) = resolve(&all, None, &mut |_| Ok(()))?;
         sources.extend(val);
-        let scan = Scan::run(&sources, &self.layout, 0.0, self.seed, 0, &mut |_| {})?;
-        self.make_tokenizer(&sources, &scan, None, 0, &mut |_| {})
+        let total = sources.iter().map(Source::size).sum();
+        let mut done = 0;
+        let mut scanned = |n: u64| {
+            done += n;
+            progress(Progress { stage: "scanning", done, total, tokens: 0 })
+        };
+        let scan = Scan::run(&sources, &self.layout, 0.0, self.seed, 0, &mut scanned)?;
+        self.make_tokenizer(&sources, &scan, None, total, progress)
     }
 
     fn check(&self) -> Result<()> {
@@ -242,7 +251,7 @@ impl Prepare {
         scan: &Scan,
         val_scan: Option<&Scan>,
         total: u64,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut Report<'_>,
     ) -> Result<Tokenizer> {
         let made = match &self.tokenizer {
             TokenizerSpec::Characters => {
@@ -252,10 +261,9 @@ impl Prepare {
             TokenizerSpec::Bytes => Tokenizer::bytes(),
             TokenizerSpec::File(path) => Tokenizer::load(path)?,
             TokenizerSpec::Ready(tokenizer) => tokenizer.clone(),
-            TokenizerSpec::Bpe(size) => {
-                progress(Progress { stage: "training the tokenizer", done: 0, total, tokens: 0 });
-                train_on(sources, &self.layout, *size)?
-            }
+            TokenizerSpec::Bpe(size) => train_on(sources, &self.layout, *size, &mut |done| {
+                progress(Progress { stage: "training the tokenizer", done, total, tokens: 0 })
+            })?,
         };
         Ok(if self.end_of_text == Some(true) { made.with_end_of_text(END_OF_TEXT) } else { made })
     }
@@ -285,22 +293,30 @@ impl Prepare {
     }
 }
 
-/// Trains a BPE on the sources' text, which is read beside it.
-fn train_on(sources: &[Source], layout: &Layout, size: usize) -> Result<Tokenizer> {
+/// Trains a BPE on the sources' text, which is read beside it; `read` hears of the bytes so far.
+fn train_on(
+    sources: &[Source],
+    layout: &Layout,
+    size: usize,
+    read: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<Tokenizer> {
     let (texts, queue) = sync_channel::<String>(8);
     std::thread::scope(|scope| {
-        let reader = scope.spawn(move || {
-            sources.iter().try_for_each(|source| {
-                source.read(layout, &mut |chunk| {
-                    // A trainer that has stopped has its own error to tell.
-                    let _ = texts.send(chunk.text.to_owned());
-                    Ok(())
-                })
+        let trainer = scope.spawn(move || train_bpe(queue.into_iter(), &BpeOptions::new(size)));
+        let mut done = 0;
+        let all = sources.iter().try_for_each(|source| {
+            source.read(layout, &mut |chunk| {
+                done += chunk.text.len() as u64;
+                read(done)?;
+                // A trainer that has stopped has its own error to tell.
+                let _ = texts.send(chunk.text.to_owned());
+                Ok(())
             })
         });
-        let trained = train_bpe(queue.into_iter(), &BpeOptions::new(size));
-        let read: Result<()> = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        read.and(Ok(trained?))
+        drop(texts);
+        let trained = trainer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        all?;
+        Ok(trained?)
     })
 }
 
@@ -312,7 +328,8 @@ struct Workspace {
 
 impl Workspace {
     fn new(target: &Path) -> Result<Self> {
-        let path = target.join(format!(".preparing-{}", std::process::id()));
+        sweep(target);
+        let path = target.join(format!("{PREPARING}{}", std::process::id()));
         std::fs::create_dir_all(&path).map_err(Error::io(target, "write into"))?;
         Ok(Self { path, target: target.into() })
     }
@@ -343,6 +360,25 @@ impl Workspace {
             .map_err(|e| Error::NotDataset { path: json.clone(), reason: e.to_string() })?;
         gently_formats::atomic::write(&json, (text + "\n").as_bytes())?;
         Ok(())
+    }
+}
+
+/// The beginning of a workspace's name; the number of its process follows.
+const PREPARING: &str = ".preparing-";
+
+/// Removes the workspaces of processes that were killed, where the system says which processes there are.
+fn sweep(target: &Path) {
+    let processes = Path::new("/proc");
+    if !processes.join(std::process::id().to_string()).exists() {
+        return;
+    }
+    for entry in std::fs::read_dir(target).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix(PREPARING).and_then(|n| n.parse::<u32>().ok());
+        if process.is_some_and(|n| !processes.join(n.to_string()).exists()) {
+            // It costs space only.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 

@@ -138,9 +138,13 @@ enum Body {
     Memory(Arc<Vec<String>>),
 }
 
-/// The files and lists that inputs stand for, and those of sets that are for validation. Standard input is copied to
-/// `spool` first, because it is read twice.
-pub(crate) fn resolve(inputs: &[Input], spool: &Path) -> Result<(Vec<Source>, Vec<Source>)> {
+/// The files and lists that inputs stand for, and those of sets that are for validation. Standard input and pipes are copied
+/// to files beside `spool` first, because they are read twice; without one they are refused. `copied` hears of each piece.
+pub(crate) fn resolve(
+    inputs: &[Input],
+    spool: Option<&Path>,
+    copied: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<(Vec<Source>, Vec<Source>)> {
     let (mut sources, mut val) = (Vec::new(), Vec::new());
     for input in inputs {
         match input {
@@ -152,18 +156,13 @@ pub(crate) fn resolve(inputs: &[Input], spool: &Path) -> Result<(Vec<Source>, Ve
                 let separator = sets::find(name)?.separator.map(str::to_owned);
                 let files = sets::get(name, &sets::cache(), &mut |_| {})?;
                 for (list, inputs) in [(&mut sources, files.inputs), (&mut val, files.val_inputs)] {
-                    let (found, _) = resolve(&inputs, spool)?;
+                    let (found, _) = resolve(&inputs, spool, copied)?;
                     list.extend(found.into_iter().map(|s| Source { separator: separator.clone(), ..s }));
                 }
             }
             Input::Stdin(format) => {
-                let write = || -> io::Result<()> {
-                    let mut file = File::create(spool)?;
-                    io::copy(&mut io::stdin().lock(), &mut file)?;
-                    Ok(())
-                };
-                write().map_err(Error::io(spool, "write"))?;
-                let source = file_source(spool.into(), *format);
+                let copy = keep(&mut || Ok(io::stdin().lock()), "standard input", spool, sources.len(), copied)?;
+                let source = file_source(copy, *format);
                 sources.push(Source { name: "standard input".into(), ..source });
             }
             Input::Path(path) => {
@@ -175,12 +174,82 @@ pub(crate) fn resolve(inputs: &[Input], spool: &Path) -> Result<(Vec<Source>, Ve
                         return Err(Error::NoFiles { path: path.clone() });
                     }
                 } else {
-                    sources.push(file_source(path.clone(), Format::of(path).unwrap_or(Format::Text)));
+                    let name = path.display().to_string();
+                    let file = match once(&meta) {
+                        Once::File => path.clone(),
+                        Once::Pipe => {
+                            // Opening waits for somebody who writes, so only where it will be read.
+                            let mut pipe = || File::open(path);
+                            keep(&mut pipe, &name, spool, sources.len(), copied)?
+                        }
+                        Once::Device => {
+                            let reason = "is a device, neither a file nor a folder nor a pipe";
+                            return Err(Error::Unreadable { source_name: name, reason });
+                        }
+                    };
+                    let source = file_source(file, Format::of(path).unwrap_or(Format::Text));
+                    sources.push(Source { name, ..source });
                 }
             }
         }
     }
     Ok((sources, val))
+}
+
+/// What reading something once leaves for a second time.
+enum Once {
+    /// The same.
+    File,
+    /// Nothing.
+    Pipe,
+    /// Who knows; some have no end.
+    Device,
+}
+
+fn once(meta: &std::fs::Metadata) -> Once {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        let kind = meta.file_type();
+        if kind.is_fifo() {
+            return Once::Pipe;
+        }
+        if kind.is_char_device() || kind.is_block_device() || kind.is_socket() {
+            return Once::Device;
+        }
+    }
+    let _ = meta;
+    Once::File
+}
+
+/// Copies what can be read once to a file beside `spool`.
+fn keep<R: io::Read>(
+    open: &mut dyn FnMut() -> io::Result<R>,
+    name: &str,
+    spool: Option<&Path>,
+    number: usize,
+    copied: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<PathBuf> {
+    let Some(spool) = spool else {
+        let reason = "cannot be read twice, which a mixture's common tokenizer needs";
+        return Err(Error::Unreadable { source_name: name.into(), reason });
+    };
+    let path = spool.with_extension(number.to_string());
+    let mut from = open().map_err(Error::io(Path::new(name), "read"))?;
+    let mut file = File::create(&path).map_err(Error::io(&path, "write"))?;
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        let n = match from.read(&mut piece) {
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(Error::io(Path::new(name), "read")(e)),
+        };
+        io::Write::write_all(&mut file, &piece[..n]).map_err(Error::io(&path, "write"))?;
+        copied(n as u64)?;
+        if n == 0 {
+            return Ok(path);
+        }
+    }
 }
 
 fn file_source(path: PathBuf, format: Format) -> Source {

@@ -72,7 +72,7 @@ impl Scan {
         fraction: f64,
         seed: u64,
         keep_lengths: usize,
-        progress: &mut dyn FnMut(u64),
+        progress: &mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<Self> {
         let mut scan = Self {
             sources: Vec::new(),
@@ -105,8 +105,7 @@ impl Scan {
                     hash.reset();
                     length = 0;
                 }
-                progress(chunk.text.len() as u64);
-                Ok(())
+                progress(chunk.text.len() as u64)
             })?;
             scan.sources.push(SourceInfo {
                 name: source.name.clone(),

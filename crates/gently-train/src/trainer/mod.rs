@@ -37,7 +37,7 @@ use gently_models::Decoder;
 use gently_models::config::DecoderConfig;
 use gently_tensor::{Device, Rng};
 
-use crate::data::Progress;
+use crate::data::Report;
 use crate::events::Finished;
 use crate::recipe::{Recipe, Resolved};
 use crate::source::TrainData;
@@ -48,7 +48,7 @@ use crate::{Observer, Result};
 pub type Build = dyn Fn(&DecoderConfig, &Rng, &Device) -> gently_models::Result<Decoder>;
 
 /// Opens the data of a run whose configuration is known, in its folder, and tells how far it is.
-pub type OpenData = dyn FnOnce(&Resolved, &Path, &mut dyn FnMut(Progress)) -> Result<TrainData>;
+pub type OpenData = dyn FnOnce(&Resolved, &Path, &mut Report<'_>) -> Result<TrainData>;
 
 /// A run that has not begun.
 pub struct Trainer {

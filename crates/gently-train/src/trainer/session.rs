@@ -12,6 +12,7 @@ use super::state::State;
 use super::step::Passes;
 use super::{OpenData, Trainer, machine, rehearsal};
 use crate::checkpoint::Checkpoints;
+use crate::data;
 use crate::events::{CheckpointSaved, Machine, Preparing, RunStarted};
 use crate::folder::{LOG_FILE, Lines, Lock, Log, METRICS_FILE, SAMPLES_FILE};
 use crate::optim::Optim;
@@ -73,7 +74,7 @@ impl Session {
         if let Some((_, saved)) = &saved_config {
             resolved.continues(saved)?;
         }
-        let data = open_data(trainer.data, &resolved, &folder, &mut observers)?;
+        let data = open_data(trainer.data, &resolved, &folder, &mut observers, &trainer.stop)?;
         resolved.fit_vocabulary(data.tokenizer.vocab_size())?;
         if let Some((_, saved)) = &saved_config {
             resolved.keeps_vocabulary(saved)?;
@@ -230,21 +231,24 @@ impl Session {
     }
 }
 
-/// Opens the data and lets the observers see how far that is. An observer's error is told when the data is there.
+/// Opens the data and lets the observers see how far that is. Ends with an observer's error, or when somebody asks to stop.
 fn open_data(
     open: Box<OpenData>,
     resolved: &Resolved,
     folder: &Path,
     observers: &mut [Box<dyn Observer>],
+    stop: &StopHandle,
 ) -> Result<TrainData> {
     let mut told = Ok(());
-    let data = open(resolved, folder, &mut |now| {
+    let opened = open(resolved, folder, &mut |now| {
         let event = Event::Preparing(Preparing { stage: now.stage.into(), done: now.done, total: now.total });
-        if told.is_ok() {
-            told = observers.iter_mut().try_for_each(|observer| observer.on(&event));
+        told = observers.iter_mut().try_for_each(|observer| observer.on(&event));
+        match stop.is_asked() || told.is_err() {
+            true => Err(data::Error::Stopped),
+            false => Ok(()),
         }
-    })?;
-    told.and(Ok(data))
+    });
+    told.and(opened)
 }
 
 /// The configuration with which the folder's run was begun, if it is to go on.

@@ -4,6 +4,7 @@ use super::failure::advise;
 use super::output::{bytes, count, data, say, table};
 use anyhow::Result;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use gently_train::StopHandle;
 use gently_train::data::fetch::FetchProgress;
 use gently_train::data::{Corpus, Dataset, Input, Layout, Prepare, Progress, TokenizerSpec, inspect, sets};
 use gently_train::watch::BytesBar;
@@ -126,7 +127,11 @@ fn prepare(args: PrepareArgs) -> Result<()> {
         ..Prepare::new(args.inputs.iter().map(|i| Input::named(i)))
     };
     let bar = BytesBar::stderr();
-    let dataset = job.run(&args.out, &mut |p: Progress| bar.show(p.stage, p.done, p.total));
+    let stop = StopHandle::on_signals()?;
+    let dataset = job.run(&args.out, &mut |p: Progress| {
+        bar.show(p.stage, p.done, p.total);
+        if stop.is_asked() { Err(gently_train::data::Error::Stopped) } else { Ok(()) }
+    });
     drop(bar);
     let dataset = dataset?;
     let info = dataset.info();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// Prepares without words.
 fn run(prepare: &Prepare, dir: &Path) -> Result<Dataset> {
-    prepare.run(dir, &mut |_| {})
+    prepare.run(dir, &mut |_| Ok(()))
 }
 
 /// Prepares texts, one document each.

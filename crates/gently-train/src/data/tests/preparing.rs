@@ -193,8 +193,64 @@ fn few_documents_still_leave_one_for_validation_and_one_for_training() {
 fn progress_ends_at_the_total() {
     let dir = tempfile::tempdir().unwrap();
     let mut last = None;
-    let dataset = Prepare::new([Input::text("t", POEM)]).run(dir.path(), &mut |p| last = Some(p)).unwrap();
+    let dataset = Prepare::new([Input::text("t", POEM)]).run(dir.path(), &mut |p| {
+        last = Some(p);
+        Ok(())
+    });
+    let dataset = dataset.unwrap();
     let last = last.unwrap();
     assert_eq!((last.stage, last.done, last.total), ("encoding", POEM.len() as u64, POEM.len() as u64));
     assert_eq!(last.tokens, dataset.info().train.tokens + dataset.info().val.tokens);
+}
+
+#[test]
+fn a_preparation_that_is_called_off_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text.txt");
+    std::fs::write(&text, "some words\n".repeat(300_000)).unwrap();
+    for stage in ["scanning", "training the tokenizer", "encoding"] {
+        let out = folder.path().join("out");
+        let mut prepare = Prepare::new([Input::Path(text.clone())]);
+        prepare.tokenizer = TokenizerSpec::Bpe(300);
+        let error = prepare.run(&out, &mut |now| if now.stage == stage { Err(Error::Stopped) } else { Ok(()) });
+        assert!(matches!(error, Err(Error::Stopped)), "{stage}");
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0, "{stage}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_a_killed_preparation_left_is_swept() {
+    let folder = tempfile::tempdir().unwrap();
+    // No process has the largest number; the first always runs.
+    let (dead, alive) = (folder.path().join(".preparing-4294967295"), folder.path().join(".preparing-1"));
+    for left in [&dead, &alive] {
+        std::fs::create_dir(left).unwrap();
+        std::fs::write(left.join("train-00000.tok"), "half").unwrap();
+    }
+    prepare_texts(folder.path(), &["a text that is long enough"], |_| {}).unwrap();
+    assert!(!dead.exists() && alive.exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_read_like_a_file_and_a_device_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe.txt");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let writer = {
+        let pipe = pipe.clone();
+        std::thread::spawn(move || std::fs::write(pipe, "the text that comes through a pipe"))
+    };
+    let mut prepare = Prepare::new([Input::Path(pipe.clone())]);
+    prepare.val_fraction = 0.0;
+    let dataset = run(&prepare, &folder.path().join("out")).unwrap();
+    writer.join().unwrap().unwrap();
+    assert_eq!(texts(&dataset, &dataset.train().unwrap()), ["the text that comes through a pipe"]);
+    assert_eq!(dataset.info().sources[0].name, pipe.display().to_string());
+    // Twice is one time too many.
+    let error = prepare.tokenizer(&mut |_| Ok(())).unwrap_err();
+    assert!(matches!(&error, Error::Unreadable { source_name, .. } if source_name.ends_with("pipe.txt")), "{error}");
+    let error = run(&Prepare::new([Input::Path("/dev/zero".into())]), &folder.path().join("none")).unwrap_err();
+    assert!(matches!(error, Error::Unreadable { .. }) && error.hint().is_some(), "{error}");
 }
