@@ -251,6 +251,18 @@ fn stopping_saves_and_going_on_completes() {
     assert_eq!(outcome(folder.path()), outcome(whole.path()));
 }
 
+/// Asks to stop when all is ready and no step is made.
+struct StopAtStart(StopHandle);
+
+impl Observer for StopAtStart {
+    fn on(&mut self, event: &Event) -> Result<()> {
+        if let Event::RunStarted(_) = event {
+            self.0.stop();
+        }
+        Ok(())
+    }
+}
+
 #[test]
 fn a_text_file_becomes_a_model() {
     let folder = tempfile::tempdir().unwrap();
@@ -262,9 +274,13 @@ fn a_text_file_becomes_a_model() {
         recipe.assign("data.path", vec![text.display().to_string()], crate::recipe::Source::Set).unwrap();
         recipe
     };
+    // Asked before the text is prepared: there is nothing to go on with, and nothing in the way.
     let stop = StopHandle::new();
     stop.stop();
-    Trainer::new(recipe(), &run).stop_when(stop).run().unwrap();
+    let error = Trainer::new(recipe(), &run).stop_when(stop).run().unwrap_err();
+    assert!(matches!(error, Error::Data(crate::data::Error::Stopped)), "{error}");
+    let stop = StopHandle::new();
+    Trainer::new(recipe(), &run).observe(StopAtStart(stop.clone())).stop_when(stop).run().unwrap();
     let finished = Trainer::new(recipe(), &run).resume(true).run().unwrap();
     assert_eq!(finished.step, 8);
     let whole = folder.path().join("whole");
