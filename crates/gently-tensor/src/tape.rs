@@ -166,8 +166,10 @@ impl Drop for Node {
     /// Frees a long chain of nodes without recursion: an unrolled recurrence is thousands deep.
     fn drop(&mut self) {
         let mut bodies = Vec::from_iter(self.take());
-        while let Some(body) = bodies.pop() {
-            for edge in body.edges.into_iter().flatten() {
+        while let Some(Body { edges, run, repeat }) = bodies.pop() {
+            // They may keep an input's node too (see `saved`): that must not be the last hold on it.
+            drop((run, repeat));
+            for edge in edges.into_iter().flatten() {
                 if let Target::Node(node) = edge.target
                     && let Some(node) = Arc::into_inner(node)
                 {

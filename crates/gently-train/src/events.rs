@@ -70,7 +70,7 @@ pub enum Event {
 /// How far the preparation of the data is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Preparing {
-    /// What is being done: "scanning", "training the tokenizer", "encoding".
+    /// What is being done: "copying" (a pipe), "scanning", "training the tokenizer", "encoding".
     pub stage: String,
     /// Bytes of text done in this stage.
     pub done: u64,

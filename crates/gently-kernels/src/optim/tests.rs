@@ -1,6 +1,6 @@
 //! Optimizers against PyTorch's numbers, and every path against the plain twins.
 
-use super::moments::round;
+use super::moments::{round, round_both};
 use super::*;
 use crate::cpu;
 use crate::gemm::Compute;
@@ -212,6 +212,16 @@ fn rounding_at_random_takes_a_neighbour_and_keeps_the_mean() {
         let pairs = to.as_chunks::<2>().0.iter().filter(|p| p[0].to_bits() == 0x3f81 && p[1] == p[0]).count();
         assert!((pairs as f64 - n as f64 / 32.0).abs() < 6.0 * (n as f64 / 32.0).sqrt(), "key {key}: {pairs} pairs");
     }
+    // Both halves of a word keep the mean, and know nothing of each other.
+    let (mut m, mut v) = (vec![bf16::ZERO; n], vec![bf16::ZERO; n]);
+    round_both([&x, &x], &mut m, &mut v, [3, 5], 3);
+    let up = |v: &bf16| v.to_bits() == 0x3f81;
+    for half in [&m, &v] {
+        let count = half.iter().filter(|v| up(v)).count();
+        assert!((count as f64 - n as f64 / 4.0).abs() < 6.0 * (n as f64 * 3.0 / 16.0).sqrt(), "{count}");
+    }
+    let both = m.iter().zip(&v).filter(|(m, v)| up(m) && up(v)).count();
+    assert!((both as f64 - n as f64 / 16.0).abs() < 6.0 * (n as f64 / 16.0).sqrt(), "{both} went up together");
     // What bf16 has stays, whatever its bits.
     let has = [0.0, -0.0, 1.0, -2.5, f32::INFINITY, f32::NEG_INFINITY, f32::from_bits(0x0001_0000)];
     let mut to = [bf16::ZERO; 7];

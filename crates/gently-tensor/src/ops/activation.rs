@@ -48,16 +48,15 @@ impl Tensor {
         need_float(op.name(), self)?;
         let x = dense(op.name(), self)?;
         let shape = *self.shape();
-        let mut out = Buffer::alloc(op.name(), self.device(), self.dtype(), shape)?;
-        backend::activation(&mut out, act, &x);
-        let (device, dtype) = (self.device(), self.dtype());
+        let (device, dtype, from) = (self.device(), self.dtype(), x.clone());
+        let make = move || {
+            let mut out = Buffer::alloc(op.name(), device, dtype, shape)?;
+            backend::activation(&mut out, act, &from);
+            Ok(out)
+        };
+        let out = make()?;
         let node = recording(&[self]).then(|| {
-            let from = x.clone();
-            let again = move || {
-                let mut out = Buffer::alloc(op.name(), device, dtype, shape)?;
-                backend::activation(&mut out, act, &from);
-                Ok(View::of(out, shape))
-            };
+            let again = move || Ok(View::of(make()?, shape));
             Node::later(op, &[self]).repeated_by(again).with(move |s, g| {
                 let dy = dense(op.name(), &g)?;
                 let mut dx = Buffer::alloc(op.name(), g.device(), g.dtype(), shape)?;
@@ -85,18 +84,17 @@ impl Tensor {
         let (from, width) = (*self.shape(), twice / 2);
         let shape = from.with(from.rank() - 1, width);
         let x = dense(op.name(), self)?;
-        let mut out = Buffer::alloc(op.name(), self.device(), self.dtype(), shape)?;
-        if width > 0 {
-            backend::swiglu(&mut out, width, &x);
-        }
-        let (device, dtype) = (self.device(), self.dtype());
-        let node = recording(&[self]).then(|| {
-            let both = x.clone();
-            let again = move || {
-                let mut out = Buffer::alloc(op.name(), device, dtype, shape)?;
+        let (device, dtype, both) = (self.device(), self.dtype(), x.clone());
+        let make = move || {
+            let mut out = Buffer::alloc(op.name(), device, dtype, shape)?;
+            if width > 0 {
                 backend::swiglu(&mut out, width, &both);
-                Ok(View::of(out, shape))
-            };
+            }
+            Ok(out)
+        };
+        let out = make()?;
+        let node = recording(&[self]).then(|| {
+            let again = move || Ok(View::of(make()?, shape));
             Node::later(op, &[self]).repeated_by(again).with(move |s, g| {
                 let dy = dense(op.name(), &g)?;
                 let mut dx = Buffer::alloc(op.name(), g.device(), g.dtype(), from)?;

@@ -51,24 +51,22 @@ impl Tensor {
         let x = dense(name, self)?;
         let wv = w.map(|t| dense(name, t)).transpose()?;
         let bv = b.map(|t| dense(name, t)).transpose()?;
-        let mut out = Buffer::alloc(name, device, dtype, shape)?;
         let mean_len = if kind == NormKind::Layer { rows } else { 0 };
-        let mut mean = Buffer::alloc(name, device, dtype, Shape::raw(&[mean_len]))?;
-        let mut rstd = Buffer::alloc(name, device, dtype, Shape::raw(&[rows]))?;
-        backend::norm(&mut out, kind, &x, wv.as_ref(), bv.as_ref(), eps, &mut mean, &mut rstd);
+        let (from, gain) = (x.clone(), wv.clone());
+        let make = move || {
+            let mut out = Buffer::alloc(name, device, dtype, shape)?;
+            let mut mean = Buffer::alloc(name, device, dtype, Shape::raw(&[mean_len]))?;
+            let mut rstd = Buffer::alloc(name, device, dtype, Shape::raw(&[rows]))?;
+            backend::norm(&mut out, kind, &from, gain.as_ref(), bv.as_ref(), eps, &mut mean, &mut rstd);
+            Ok((out, mean, rstd))
+        };
+        let (out, mean, rstd) = make()?;
         let mut inputs = vec![self];
         inputs.extend(w);
         inputs.extend(b);
         let (w_at, b_at) = (w.map(|_| 1), b.map(|_| 1 + usize::from(w.is_some())));
         let node = recording(&inputs).then(|| {
-            let (from, gain) = (x.clone(), wv.clone());
-            let again = move || {
-                let mut out = Buffer::alloc(name, device, dtype, shape)?;
-                let mut mean = Buffer::alloc(name, device, dtype, Shape::raw(&[mean_len]))?;
-                let mut rstd = Buffer::alloc(name, device, dtype, Shape::raw(&[rows]))?;
-                backend::norm(&mut out, kind, &from, gain.as_ref(), bv.as_ref(), eps, &mut mean, &mut rstd);
-                Ok(View::of(out, shape))
-            };
+            let again = move || Ok(View::of(make()?.0, shape));
             Node::later(op, &inputs).repeated_by(again).with(move |s, g| {
                 let dy = dense(name, &g)?;
                 drop(g);

@@ -9,6 +9,7 @@ use super::read::{Input, Layout, Source, resolve};
 use super::scan::Scan;
 use super::shards::SplitWriter;
 use super::{Error, Result};
+use crate::folder::Lock;
 use gently_formats::shard::ShardInfo;
 use gently_text::{BpeOptions, END_OF_TEXT, Tokenizer, train_bpe};
 use std::path::{Path, PathBuf};
@@ -75,7 +76,7 @@ pub struct Prepare {
 /// How far the preparation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// What is being done: "scanning", "training the tokenizer", "encoding".
+    /// What is being done: "copying" (a pipe), "scanning", "training the tokenizer", "encoding".
     pub stage: &'static str,
     /// Bytes of text done in this stage.
     pub done: u64,
@@ -324,6 +325,7 @@ fn train_on(
 struct Workspace {
     path: PathBuf,
     target: PathBuf,
+    _lock: Option<Lock>,
 }
 
 impl Workspace {
@@ -331,7 +333,9 @@ impl Workspace {
         sweep(target);
         let path = target.join(format!("{PREPARING}{}", std::process::id()));
         std::fs::create_dir_all(&path).map_err(Error::io(target, "write into"))?;
-        Ok(Self { path, target: target.into() })
+        // Where a file system has no locks there is no sweeping either.
+        let lock = Lock::take(&path).ok();
+        Ok(Self { path, target: target.into(), _lock: lock })
     }
 
     /// Moves the shards and the tokenizer to their places and says so in `dataset.json`. In between there is none, so a
@@ -366,16 +370,11 @@ impl Workspace {
 /// The beginning of a workspace's name; the number of its process follows.
 const PREPARING: &str = ".preparing-";
 
-/// Removes the workspaces of processes that were killed, where the system says which processes there are.
+/// Removes the workspaces of processes that were killed: those that nobody holds, on this machine or another.
 fn sweep(target: &Path) {
-    let processes = Path::new("/proc");
-    if !processes.join(std::process::id().to_string()).exists() {
-        return;
-    }
     for entry in std::fs::read_dir(target).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let process = name.strip_prefix(PREPARING).and_then(|n| n.parse::<u32>().ok());
-        if process.is_some_and(|n| !processes.join(n.to_string()).exists()) {
+        let left = entry.file_name().to_string_lossy().starts_with(PREPARING);
+        if left && Lock::take(&entry.path()).is_ok() {
             // It costs space only.
             let _ = std::fs::remove_dir_all(entry.path());
         }

@@ -218,16 +218,15 @@ fn a_preparation_that_is_called_off_leaves_nothing() {
     }
 }
 
-#[cfg(target_os = "linux")]
 #[test]
 fn what_a_killed_preparation_left_is_swept() {
     let folder = tempfile::tempdir().unwrap();
-    // No process has the largest number; the first always runs.
-    let (dead, alive) = (folder.path().join(".preparing-4294967295"), folder.path().join(".preparing-1"));
+    let (dead, alive) = (folder.path().join(".preparing-2"), folder.path().join(".preparing-1"));
     for left in [&dead, &alive] {
         std::fs::create_dir(left).unwrap();
         std::fs::write(left.join("train-00000.tok"), "half").unwrap();
     }
+    let _held = crate::folder::Lock::take(&alive).unwrap();
     prepare_texts(folder.path(), &["a text that is long enough"], |_| {}).unwrap();
     assert!(!dead.exists() && alive.exists());
 }
