@@ -8,9 +8,10 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::BLOCK;
-use super::packed::{Layout, PackedMatrix};
+use super::packed::Layout;
 use super::product::{Tile, TileKernel, by_layout, width_for};
 use super::rows::{PackedRows, ZEROS};
+use super::unpacked::Weights;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -38,7 +39,7 @@ struct Args {
 }
 
 fn run<const LOW: usize, const HIGH: usize, const HALVES: bool, const MIN: bool, const SUPERS: bool>(
-    w: &PackedMatrix,
+    w: &Weights,
     x: &PackedRows,
     g: usize,
     tile: usize,
@@ -46,6 +47,7 @@ fn run<const LOW: usize, const HIGH: usize, const HALVES: bool, const MIN: bool,
     out: &mut Tile,
 ) {
     let layout = Layout { low: LOW, high: HIGH, halves: HALVES, zero: 0, min: MIN, supers: SUPERS };
+    let w = w.matrix;
     let zero = Layout::of(w.block_type()).map_or(0, |l| l.zero);
     let (k, width, group) = (w.k(), x.width(), w.group(g));
     let (blocks, scale_bytes) = (k / BLOCK, layout.scale_bytes(k));

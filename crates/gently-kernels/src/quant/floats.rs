@@ -7,9 +7,9 @@ use super::BlockType;
 use super::packed::{GROUP, PackedMatrix};
 use super::product::{TOGETHER, Tile, TileKernel, width_for};
 use super::rows::PackedRows;
+use super::unpacked::Weights;
 use crate::cpu::Path;
 use crate::simd::{Kernel, Simd, dispatch};
-use std::ops::Range;
 
 /// The inner loop on a path.
 pub(super) fn kernel(path: Path) -> TileKernel {
@@ -22,70 +22,21 @@ pub(super) fn kernel(path: Path) -> TileKernel {
 }
 
 #[inline]
-fn run(path: Path, w: &Floats, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut [Tile]) {
+fn run(path: Path, w: &Weights, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut [Tile]) {
     dispatch(path, Product { w, x, g, tile, columns, out });
 }
 
-/// A matrix, some of whose groups may have been made f32 beforehand.
-pub(super) struct Floats<'a> {
-    pub matrix: &'a PackedMatrix,
-    /// Groups from `first` on, or empty.
-    wide: &'a [f32],
-    first: usize,
-}
-
-/// Tiles of rows that pay for widening weights beforehand: half precision takes the processor as long to widen as to multiply
-/// once, and a tile is some twelve multiplications.
-const MANY_TILES: usize = 4;
-/// Most numbers made f32 beforehand: 1 MiB, a second cache. Tasks of very long or very many outputs have more.
-const MOST_WIDE: usize = 1 << 18;
-
-/// Numbers of room that [`Floats::widened`] needs for `groups` groups of outputs that `tiles` tiles of rows pass by; 0 where
-/// they are best read as they are.
-pub(super) fn wide_words(w: &PackedMatrix, groups: usize, tiles: usize) -> usize {
-    let narrow = matches!(w.block_type(), BlockType::F16 | BlockType::Bf16);
-    let each = if w.is_gated() { 2 } else { 1 };
-    let words = groups * each * w.k() * GROUP;
-    if narrow && tiles >= MANY_TILES && words <= MOST_WIDE { words } else { 0 }
-}
-
-impl<'a> Floats<'a> {
-    /// Read as it is.
-    pub fn of(matrix: &'a PackedMatrix) -> Self {
-        Self { matrix, wide: &[], first: 0 }
-    }
-
-    /// With these groups of rows made f32 in `room`, unless that is empty.
-    #[inline(always)]
-    pub fn widened<S: Simd>(s: S, matrix: &'a PackedMatrix, groups: Range<usize>, room: &'a mut [f32]) -> Self {
-        if room.is_empty() {
-            return Self::of(matrix);
-        }
-        let (each, first) = (matrix.k() * GROUP, groups.start);
-        assert_eq!(room.len(), groups.len() * each, "room for the groups");
-        for (g, room) in groups.zip(room.chunks_exact_mut(each)) {
-            match matrix.block_type() {
-                BlockType::F16 => widen::<S, F16>(s, matrix.group(g), room),
-                _ => widen::<S, Bf16>(s, matrix.group(g), room),
-            }
-        }
-        Self { matrix, wide: room, first }
-    }
-
-    #[inline(always)]
-    fn group(&self, g: usize) -> &[u8] {
-        match self.wide.is_empty() {
-            true => self.matrix.group(g),
-            false => {
-                let each = self.matrix.k() * GROUP;
-                bytemuck::cast_slice(&self.wide[(g - self.first) * each..][..each])
-            }
-        }
+/// Makes a group of halves f32.
+#[inline(always)]
+pub(super) fn widen<S: Simd>(s: S, w: &PackedMatrix, g: usize, to: &mut [f32]) {
+    match w.block_type() {
+        BlockType::F16 => widen_stored::<S, F16>(s, w.group(g), to),
+        _ => widen_stored::<S, Bf16>(s, w.group(g), to),
     }
 }
 
 #[inline(always)]
-fn widen<S: Simd, W: Stored>(s: S, from: &[u8], to: &mut [f32]) {
+fn widen_stored<S: Simd, W: Stored>(s: S, from: &[u8], to: &mut [f32]) {
     assert_eq!(from.len(), to.len() * size_of::<W::T>());
     let from = from.as_ptr().cast::<W::T>();
     for (i, to) in to.chunks_exact_mut(S::LANES).enumerate() {
@@ -96,7 +47,7 @@ fn widen<S: Simd, W: Stored>(s: S, from: &[u8], to: &mut [f32]) {
 }
 
 struct Product<'a> {
-    w: &'a Floats<'a>,
+    w: &'a Weights<'a>,
     x: &'a PackedRows,
     g: usize,
     tile: usize,
@@ -109,7 +60,7 @@ impl Kernel for Product<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         match self.w.matrix.block_type() {
-            _ if !self.w.wide.is_empty() => columns::<S, F32>(s, self),
+            _ if self.w.unpacked(self.g).is_some() => columns::<S, F32>(s, self),
             BlockType::F32 => columns::<S, F32>(s, self),
             BlockType::F16 => columns::<S, F16>(s, self),
             _ => columns::<S, Bf16>(s, self),
@@ -209,7 +160,7 @@ unsafe fn wide<S: Simd, W: Stored, const V: usize>(s: S, f: &mut Product, first:
 unsafe fn tile<S: Simd, W: Stored, const C: usize, const V: usize>(s: S, f: &mut Product, first: usize, i: usize) {
     let (k, width) = (f.w.matrix.k(), f.x.width());
     let in_group = GROUP / S::LANES;
-    let groups = [f.w.group(f.g + i), f.w.group(f.g + i + V / in_group - 1)];
+    let groups = [f.g + i, f.g + i + V / in_group - 1].map(|g| f.w.unpacked(g).unwrap_or_else(|| f.w.matrix.group(g)));
     assert!(groups.iter().all(|g| g.len() == k * GROUP * size_of::<W::T>()) && first + C <= width);
     assert!((f.tile + 1) * k * width <= f.x.floats.len());
     let mut sums = [[s.splat(0.0); C]; V];

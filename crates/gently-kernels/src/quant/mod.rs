@@ -40,6 +40,7 @@ mod rows_avx2;
 mod rows_avx512;
 #[cfg(test)]
 mod tests;
+mod unpacked;
 
 pub use arena::PackArena;
 pub use decode::dequantize;

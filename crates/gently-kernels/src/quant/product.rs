@@ -7,10 +7,10 @@
 //! floats number by number. So it does not depend on M, on the other rows, on threads, or on how work is
 //! cut; with integer blocks not even on the instruction set.
 
-use super::floats::{self, Floats};
 use super::packed::{GROUP, Layout, PackedMatrix};
 use super::plain;
 use super::rows::{MAX_WIDTH, PackedRows, kernel_width};
+use super::unpacked::{self, Weights};
 use crate::cpu::{self, Path};
 use crate::gemm::Activation;
 use crate::gemm::scratch::{self, Slot};
@@ -53,17 +53,17 @@ pub(super) const TOGETHER: usize = 2;
 #[derive(Clone, Copy)]
 pub(super) enum TileKernel {
     /// For group `g`.
-    One(fn(w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut Tile)),
+    One(fn(w: &Weights, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut Tile)),
     /// For up to [`TOGETHER`] groups from `g` on, one for each of `out`.
-    Several(fn(w: &Floats, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut [Tile])),
+    Several(fn(w: &Weights, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut [Tile])),
 }
 
 impl TileKernel {
     /// For the groups from `g` on, one for each of `out`.
     #[inline(always)]
-    fn run(self, w: &Floats, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut [Tile]) {
+    fn run(self, w: &Weights, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut [Tile]) {
         match self {
-            Self::One(kernel) => (g..).zip(out).for_each(|(g, out)| kernel(w.matrix, x, g, tile, columns, out)),
+            Self::One(kernel) => (g..).zip(out).for_each(|(g, out)| kernel(w, x, g, tile, columns, out)),
             Self::Several(kernel) => kernel(w, x, g, tile, columns, out),
         }
     }
@@ -91,20 +91,26 @@ macro_rules! by_layout {
 #[cfg(target_arch = "x86_64")]
 pub(super) use by_layout;
 
+/// Whether integers are multiplied by 512-bit VNNI instructions on a path.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn has_vnni_loop(path: Path) -> bool {
+    path >= Path::Avx512 && cpu::has_vnni()
+}
+
 /// The inner loop for a matrix on a path.
 fn tile_kernel(path: Path, w: &PackedMatrix) -> TileKernel {
     #[cfg(target_arch = "x86_64")]
     if let Some(layout) = Layout::of(w.block_type()) {
-        if path >= Path::Avx512 && cpu::has_vnni() {
+        if has_vnni_loop(path) {
             return super::avx512::kernel(&layout);
         }
         if path >= Path::Avx2 {
             return super::avx2::kernel(&layout);
         }
-        return TileKernel::One(plain::integers);
+        return TileKernel::One(|w, x, g, tile, columns, out| plain::integers(w.matrix, x, g, tile, columns, out));
     }
     match Layout::of(w.block_type()) {
-        Some(_) => TileKernel::One(plain::integers),
+        Some(_) => TileKernel::One(|w, x, g, tile, columns, out| plain::integers(w.matrix, x, g, tile, columns, out)),
         None => super::floats::kernel(path),
     }
 }
@@ -139,16 +145,16 @@ pub(crate) fn product_on(
     if m == 0 {
         return;
     }
-    let (cut, y) = (Cut::new(w, m, x.tiles()), Disjoint::new(y));
+    let (cut, y) = (Cut::new(path, w, m, x.tiles()), Disjoint::new(y));
     let parts = cut.parts(x.tiles());
     pool::parallel(cut.tasks * parts, |i| {
         let (groups, tiles) = (cut.groups(i / parts), cut.tiles(i % parts, x.tiles()));
-        let words = floats::wide_words(w, groups.len(), tiles.len());
-        let part = Part { path, w, x, y: &y, stride, epilogue, groups, tiles, wide: &mut [] };
+        let words = unpacked::words(path, w, groups.len(), tiles.len());
+        let part = Part { path, w, x, y: &y, stride, epilogue, groups, tiles, room: &mut [] };
         match words {
             0 => dispatch(path, part),
             _ => scratch::with(Slot::A, words, |room| {
-                dispatch(path, Part { wide: bytemuck::cast_slice_mut(room), ..part });
+                dispatch(path, Part { room, ..part });
             }),
         }
     });
@@ -169,7 +175,7 @@ pub(crate) fn argmax_on(path: Path, w: &PackedMatrix, x: &PackedRows) -> Vec<(us
     check(w, x);
     assert!(!w.is_gated(), "a gated matrix has no single output");
     let (m, kernel) = (x.rows(), tile_kernel(path, w));
-    let cut = Cut::new(w, m, x.tiles());
+    let cut = Cut::new(path, w, m, x.tiles());
     let mut best = vec![(0, f32::NEG_INFINITY); m * cut.tasks];
     pool::parallel_chunks_mut(&mut best, m.max(1), |task, best| {
         let mut out = [Tile::NEW; TOGETHER];
@@ -179,7 +185,7 @@ pub(crate) fn argmax_on(path: Path, w: &PackedMatrix, x: &PackedRows) -> Vec<(us
             let groups = cut.groups(task);
             for g in groups.clone().step_by(TOGETHER) {
                 let out = &mut out[..TOGETHER.min(groups.end - g)];
-                kernel.run(&Floats::of(w), x, g, tile, columns, out);
+                kernel.run(&Weights::packed(w), x, g, tile, columns, out);
                 for (g, out) in (g..).zip(out) {
                     let rows = GROUP.min(w.n() - g * GROUP);
                     for (best, y) in best[first..].iter_mut().zip(&out.0[..columns]) {
@@ -229,7 +235,7 @@ impl Cut {
     /// weights, the less often they do, as long as those stay in the second cache. Floats as rows are four times as long as
     /// integers and leave that cache in between, so their weights take most of it, and what is too coarse for the threads then is
     /// made finer by the rows.
-    fn new(w: &PackedMatrix, m: usize, tiles: usize) -> Cut {
+    fn new(path: Path, w: &PackedMatrix, m: usize, tiles: usize) -> Cut {
         let (groups, bytes) = (w.groups(), w.output_group_bytes().max(1));
         let mut cut = Cut { ends: [0; MOST_TASKS], tasks: 0, tiles };
         if m > 2 * MAX_WIDTH {
@@ -243,7 +249,9 @@ impl Cut {
                 cut.tiles = (tiles * tasks).div_ceil(FLOAT_TASKS * pool::threads()).max(LEAST_TILES);
                 return cut;
             }
-            let tasks = (groups * bytes).div_ceil(128 * 1024).max(1).next_multiple_of(8).min(MOST_TASKS).min(groups);
+            let each = unpacked::words(path, w, 1, tiles) * 4;
+            let (bytes, most) = if each > 0 { (each, UNPACKED_BYTES) } else { (bytes, PACKED_BYTES) };
+            let tasks = (groups * bytes).div_ceil(most).max(1).next_multiple_of(8).min(MOST_TASKS).min(groups);
             (1..=tasks).for_each(|i| cut.push(i * groups / tasks));
             return cut;
         }
@@ -279,6 +287,10 @@ impl Cut {
     }
 }
 
+/// Memory of a task's integer weights that many rows pass by, as they are.
+const PACKED_BYTES: usize = 128 * 1024;
+/// And unpacked.
+const UNPACKED_BYTES: usize = 192 * 1024;
 /// Memory of a task's float weights as f32: a third of the second cache of the processors that have vectors of 16, which the rows
 /// and the outputs pass through too.
 const WIDE_BYTES: usize = 320 * 1024;
@@ -297,21 +309,21 @@ struct Part<'a> {
     epilogue: &'a Epilogue<'a>,
     groups: Range<usize>,
     tiles: Range<usize>,
-    /// Room for the weights as f32, empty where they are read as they are.
-    wide: &'a mut [f32],
+    /// Room for the weights unpacked, empty where they are read as they are.
+    room: &'a mut [u32],
 }
 
 impl Kernel for Part<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let room = std::mem::take(&mut self.wide);
+        let room = std::mem::take(&mut self.room);
         let Part { path, w, x, .. } = self;
         let kernel = tile_kernel(path, w);
         let mut out = [Tile::NEW; TOGETHER];
         // Of a gated matrix a gate and its up, else two neighbours.
         let each = if w.is_gated() { TOGETHER } else { 1 };
-        let weights = Floats::widened(s, w, self.groups.start * each..self.groups.end * each, room);
+        let weights = Weights::unpack(s, w, self.groups.start * each..self.groups.end * each, room);
         // A tile of rows stays in the first cache while the task's weights pass by.
         for tile in self.tiles.clone() {
             let first = tile * x.width();
