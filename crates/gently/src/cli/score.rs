@@ -15,7 +15,7 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:\n  gently score runs/quickstart --file book.txt\n  \
     gently score runs/quickstart --text \"In the beginning God created\" --tokens")]
 pub struct Args {
-    /// A run folder, a checkpoint, or a Hugging Face model folder
+    /// A GGUF file, a run folder, a checkpoint, or a Hugging Face model folder
     model: PathBuf,
     /// Score this text
     #[arg(long, conflicts_with = "file", required_unless_present = "file")]

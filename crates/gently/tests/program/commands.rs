@@ -103,6 +103,15 @@ fn a_run_can_be_written_with_inspected_and_explained() {
     let bench: serde_json::Value = serde_json::from_str(&succeed(&bench).out).unwrap();
     assert!(bench["results"].as_array().unwrap().iter().all(|r| r["tokens_per_second"].as_f64().unwrap() > 0.0));
 
+    let all = usize::MAX.to_string();
+    for (option, said) in [("--prefill", "context of 16"), ("--decode", "context of 16"), ("--depth", "context of 16")]
+    {
+        fail(&["bench", "infer", run, option, &all], &["error: --depth", option, said, "hint:"]);
+    }
+    for (option, value) in [("--batch", "0"), ("--batch", &all), ("--rounds", "0"), ("--rounds", &all)] {
+        assert_eq!(gently(&["bench", "infer", run, option, value]).code, Some(2), "{option} {value}");
+    }
+
     let seen: serde_json::Value = serde_json::from_str(&succeed(&["inspect", run, "--json"]).out).unwrap();
     assert_eq!(seen["config"]["width"], 16);
     let tensors = seen["tensors"].as_array().unwrap();

@@ -1,6 +1,7 @@
 //! `gently bench infer`: reading prompts and writing tokens, against what the machine can do.
 
 use crate::cli::engine::Cache;
+use crate::cli::failure::advise;
 use crate::cli::output::{bytes, data, say, table};
 use anyhow::Result;
 use clap::Args as ClapArgs;
@@ -15,7 +16,7 @@ use std::time::Instant;
 /// Options of `gently bench infer`.
 #[derive(ClapArgs)]
 pub struct Args {
-    /// A run folder, a checkpoint, or a Hugging Face model folder
+    /// A GGUF file, a run folder, a checkpoint, or a Hugging Face model folder
     model: PathBuf,
     /// Tokens of the prompt that is read; 0 leaves this out
     #[arg(long, default_value_t = 512)]
@@ -27,11 +28,11 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     depth: usize,
     /// Sequences that are written at once
-    #[arg(long, default_value_t = 1)]
-    batch: usize,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    batch: u16,
     /// Times each measurement is made; the median counts
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: u16,
     /// What keys and values are kept as
     #[arg(long, value_enum, default_value_t = Cache::F16)]
     cache: Cache,
@@ -42,6 +43,7 @@ pub fn run(args: &Args, threads: Option<usize>, as_json: bool) -> Result<()> {
     let begun = Instant::now();
     let plan = TextModel::plan(&args.model, PlanOptions { cache: args.cache.elem() })?;
     let load = begun.elapsed().as_secs_f64();
+    fits(args, plan.config().context)?;
     let threads = threads.unwrap_or_else(pool::threads);
     let peaks = Peaks { flops: peak::f32_gflops() * threads as f64, read: peak::read_gbps() };
     say(&format!("{} threads, {}, weights {}", threads, cpu::path().name(), bytes(plan.weight_bytes() as u64)));
@@ -77,6 +79,17 @@ pub fn run(args: &Args, threads: Option<usize>, as_json: bool) -> Result<()> {
     Ok(())
 }
 
+/// Refuses sequences that are longer than the model's context.
+fn fits(args: &Args, context: usize) -> Result<()> {
+    let most = args.prefill.max(args.decode);
+    if args.depth.checked_add(most).is_none_or(|end| end > context) {
+        let name = if args.prefill == most { "--prefill" } else { "--decode" };
+        let what = format!("--depth {} and {name} {most} do not fit into the model's context of {context}", args.depth);
+        return Err(advise(what, "take fewer tokens"));
+    }
+    Ok(())
+}
+
 /// What the machine can do at most.
 struct Peaks {
     flops: f64,
@@ -107,7 +120,7 @@ fn prefill(plan: &Plan, work: &mut Work, deep: &State, args: &Args, peaks: &Peak
     let tokens = some_tokens(plan, args.prefill, 2);
     let mut times = Vec::new();
     // The first round finds cold memory and is not counted.
-    for round in 0..args.rounds.max(1) + 1 {
+    for round in 0..args.rounds + 1 {
         let mut state = deep.clone();
         let begun = Instant::now();
         for part in tokens.chunks(512) {
@@ -124,9 +137,9 @@ fn prefill(plan: &Plan, work: &mut Work, deep: &State, args: &Args, peaks: &Peak
 
 /// Tokens one by one, of all sequences at once.
 fn decode(plan: &Plan, work: &mut Work, deep: &State, args: &Args, peaks: &Peaks) -> Result<Line> {
-    let batch = args.batch.max(1);
+    let batch = args.batch as usize;
     let mut times = Vec::new();
-    for round in 0..args.rounds.max(1) + 1 {
+    for round in 0..args.rounds + 1 {
         let mut states = vec![deep.clone(); batch];
         let mut next: Vec<[u32; 1]> = (0..batch).map(|b| [some_tokens(plan, 1, b)[0]]).collect();
         let steps = if round == 0 { args.decode.min(8) } else { args.decode };
@@ -172,15 +185,16 @@ fn line(
     let cost = Cost::of(plan.config());
     // The head works for the last token of a prompt only.
     let head = 2 * (plan.config().vocab * plan.config().width) as u64;
-    let per_token = cost.forward_flops_per_token(args.depth + tokens / args.batch.max(1) / 2);
+    let per_token = cost.forward_flops_per_token(args.depth + tokens / args.batch as usize / 2);
     let flops = match work {
         "prefill" => tokens as u64 * (per_token - head) + passes as u64 * head,
         _ => tokens as u64 * per_token,
     };
     let gflops = flops as f64 / seconds / 1e9;
-    let name = match (args.depth, args.batch) {
-        (0, 1) => format!("{work} {}", tokens / args.batch),
-        (d, 1) => format!("{work} {} at depth {d}", tokens / args.batch),
+    let batch = args.batch as usize;
+    let name = match (args.depth, batch) {
+        (0, 1) => format!("{work} {tokens}"),
+        (d, 1) => format!("{work} {tokens} at depth {d}"),
         (d, b) if work == "decode" => format!("{work} {} × {b} at depth {d}", tokens / b),
         (d, _) => format!("{work} {tokens} at depth {d}"),
     };
