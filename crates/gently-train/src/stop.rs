@@ -12,10 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{Error, Result};
 
-/// A flag that the trainer looks at after each update: when set, it saves a checkpoint and ends the run.
+/// A flag that the trainer looks at before each micro-batch, of an update or an evaluation, and each token of a sample: when
+/// set, it saves a checkpoint of the last whole update and ends the run.
 #[derive(Debug, Clone, Default)]
 pub struct StopHandle {
     asked: Arc<AtomicBool>,
+    /// Looks until it is raised by itself, if above 0.
+    #[cfg(test)]
+    looks: Arc<std::sync::atomic::AtomicU64>,
 }
 
 impl StopHandle {
@@ -43,13 +47,25 @@ impl StopHandle {
         Ok(handle)
     }
 
-    /// Asks the run to stop after the current update.
+    /// Asks the run to stop.
     pub fn stop(&self) {
         self.asked.store(true, Ordering::Relaxed);
     }
 
+    /// A handle that is raised at the `n`th look, counted from 1.
+    #[cfg(test)]
+    pub(crate) fn at_look(n: u64) -> Self {
+        let handle = Self::new();
+        handle.looks.store(n, Ordering::Relaxed);
+        handle
+    }
+
     /// Whether somebody asked.
     pub fn is_asked(&self) -> bool {
+        #[cfg(test)]
+        if self.looks.load(Ordering::Relaxed) > 0 && self.looks.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.stop();
+        }
         self.asked.load(Ordering::Relaxed)
     }
 }

@@ -24,7 +24,6 @@ pub(super) fn ranges(resolved: &Resolved) -> Result<()> {
         ("train.block", config.train.block),
         ("train.accumulate", config.train.accumulate),
         ("tokenizer.vocab", config.tokenizer.vocab),
-        ("optimizer.newton_schulz", config.optimizer.newton_schulz),
         ("sample.tokens", config.sample.tokens),
         ("checkpoint.keep", config.checkpoint.keep),
     ];
@@ -35,6 +34,9 @@ pub(super) fn ranges(resolved: &Resolved) -> Result<()> {
     }
     if config.train.batch.saturating_mul(config.train.block) > MOST {
         return refuse("train.batch", "times train.block must be at most 2^28");
+    }
+    if config.train.batch.saturating_mul(config.train.block).saturating_mul(config.train.accumulate) > MOST {
+        return refuse("train.accumulate", "times train.batch and train.block must be at most 2^28");
     }
     if config.train.micro_batch > MOST {
         return refuse("train.micro_batch", "must be at most 2^28");
@@ -50,6 +52,10 @@ pub(super) fn ranges(resolved: &Resolved) -> Result<()> {
     }
 
     let optimizer = &config.optimizer;
+    // Five are usual, and more only turn singular values about 1: a limit on what one update may cost.
+    if !(1..=100).contains(&optimizer.newton_schulz) {
+        return refuse("optimizer.newton_schulz", "must be between 1 and 100");
+    }
     let not_negative = [
         ("train.clip", config.train.clip),
         ("optimizer.min_lr", optimizer.min_lr.unwrap_or(0.0)),

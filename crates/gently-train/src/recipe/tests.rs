@@ -104,6 +104,13 @@ fn values_out_of_range_are_refused_with_their_place() {
         ("[model]\nheads = 5\nwidth = 32\n", "model.heads"),
         ("[optimizer]\nlr = 0.0\n", "optimizer.lr"),
         ("[optimizer]\nlr = nan\n", "optimizer.lr"),
+        // Not as if they had not been given.
+        ("[optimizer]\nmin_lr = nan\n", "optimizer.min_lr"),
+        ("[model]\ndropout = nan\n", "model.dropout"),
+        ("[model]\nrope_factors = [1.0, inf]\n", "model.rope_factors"),
+        ("[model]\nlayers = 20000\n", "model.layers"),
+        ("[train]\nbatch = 1024\nblock = 1024\naccumulate = 512\n", "train.accumulate"),
+        ("[optimizer]\nnewton_schulz = 101\n", "optimizer.newton_schulz"),
         ("[optimizer]\nkind = \"adam\"\n", "optimizer.kind"),
         ("[optimizer]\nbetas = [0.9]\n", "optimizer.betas"),
         ("[data]\nval_fraction = 0.9\n", "data.val_fraction"),

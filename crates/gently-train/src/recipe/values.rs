@@ -91,8 +91,15 @@ pub(super) fn parse_value(text: &str) -> Value {
         .map_or_else(|| Value::String(text.to_owned()), |v| json(&v))
 }
 
+/// TOML has numbers that JSON does not, `nan` and `inf`: they become texts, which no key of numbers takes. (As JSON's null they
+/// would be keys that nobody gave.)
 fn json(value: &toml::Value) -> Value {
-    serde_json::to_value(value).unwrap_or(Value::Null)
+    match value {
+        toml::Value::Float(f) if !f.is_finite() => Value::String(value.to_string()),
+        toml::Value::Array(items) => items.iter().map(json).collect(),
+        toml::Value::Table(items) => Value::Object(items.iter().map(|(key, v)| (key.clone(), json(v))).collect()),
+        other => serde_json::to_value(other).unwrap_or(Value::Null),
+    }
 }
 
 /// A value as TOML text; `None` for an unset one.

@@ -15,6 +15,7 @@ use crate::optim::norm::{clip_factor, global_norm};
 use crate::plan;
 use crate::recipe::{Config, Documents};
 use crate::schedule::Schedule;
+use crate::stop::StopHandle;
 use crate::{Error, Result};
 
 /// A model in training on random tokens: the work of an update depends on sizes alone, so no text is needed and no file is
@@ -85,7 +86,9 @@ impl Probe {
     pub fn update(&mut self) -> Result<Split> {
         let begun = Instant::now();
         let mut grads = Grads::new();
-        let measured = self.passes.gradients(&self.model, self.step, &self.batches, &mut grads)?;
+        let never = StopHandle::new();
+        let measured =
+            self.passes.gradients(&self.model, self.step, &self.batches, &mut grads, &never)?.unwrap_or_default();
         let between = Instant::now();
         let norm = global_norm(self.model.params(), &grads)?;
         self.optim.step(&grads, self.schedule.rate(self.step), clip_factor(norm, self.config.train.clip))?;

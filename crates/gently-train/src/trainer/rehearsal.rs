@@ -15,6 +15,7 @@ use crate::data::{Batch, IGNORE};
 use crate::optim::Optim;
 use crate::plan::{self, MemoryPlan};
 use crate::recipe::Config;
+use crate::stop::StopHandle;
 
 /// There is one account for `Device::Meta` in a process; two plans at once would count each other's buffers.
 static ACCOUNT: Mutex<()> = Mutex::new(());
@@ -53,12 +54,23 @@ pub(super) fn plan(
         ("optimizer state", states, ""),
         ("activations", activations, recompute),
         ("kernels' scratch", scratch, "as the kernels state it"),
-        ("data", data, "mapped files and batches"),
+        ("data", data + batches(config), "mapped files and the batches of an update"),
         ("process", base, "program, libraries and tokenizer, measured before the first tensor"),
         // An estimate: a run of some thousand parameters took 16.2 MB where all of the code would have made it 18.3. The rest
         // is other commands'.
         ("program to come", plan::unread_program() / 2, "half of the program's code that is not in memory yet"),
     ]))
+}
+
+/// Bytes of the batches of an update, all of which are drawn before its first pass: how many targets count is the divisor of each
+/// loss.
+fn batches(config: &Config) -> u64 {
+    /// What the lists of a micro-batch take beside their numbers.
+    const LISTS: usize = size_of::<Batch>() + 3 * 32;
+    let train = &config.train;
+    let token = if config.data.documents == crate::recipe::Documents::Stream { 8 } else { 12 };
+    let micro = train.batch.div_ceil(train.rows());
+    (train.accumulate * (train.batch * train.block * token + micro * LISTS)) as u64
 }
 
 /// In the order of a run, because a buffer that is free when it is wanted is not taken anew.
@@ -87,16 +99,17 @@ fn rehearse(
             batches.push(batch);
         }
     }
+    let never = StopHandle::new();
     passes.summed_loss(model, &batches[0])?;
     for step in 0..2 {
         let mut grads = Grads::new();
-        passes.gradients(model, step, &batches, &mut grads)?;
+        passes.gradients(model, step, &batches, &mut grads, &never)?;
         optim.step(&grads, 0.0, 1.0)?;
     }
     passes.summed_loss(model, &batches[0])?;
     if config.sample.every > 0 {
         let first = &prompts[..prompts.len().min(1)];
-        sample::write(model, passes, tokenizer, first, &config.sample, 0)?;
+        sample::write(model, passes, tokenizer, first, &config.sample, 0, &never)?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use gently_text::Tokenizer;
 use super::step::Passes;
 use crate::Result;
 use crate::recipe::Sample;
+use crate::stop::StopHandle;
 
 /// A text to continue, with its tokens.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +35,7 @@ pub(super) fn prompts(settings: &Sample, tokenizer: &Tokenizer) -> (Vec<Prompt>,
 }
 
 /// What the model writes after each of the prompts. The random numbers depend on the seed and the prompt's number only,
-/// so that samples of different steps differ by what was learned between them.
+/// so that samples of different steps differ by what was learned between them. `None` when somebody asks to stop meanwhile.
 pub(super) fn write(
     model: &Decoder,
     passes: &Passes,
@@ -42,7 +43,8 @@ pub(super) fn write(
     prompts: &[Prompt],
     settings: &Sample,
     seed: u64,
-) -> Result<Vec<String>> {
+    stop: &StopHandle,
+) -> Result<Option<Vec<String>>> {
     let cx = passes.evaluation();
     let mut texts = Vec::new();
     for (number, prompt) in prompts.iter().enumerate() {
@@ -54,9 +56,12 @@ pub(super) fn write(
         };
         let mut generator = Generator::new(model, &prompt.ids, params, cx.clone())?.only_below(tokenizer.vocab_size());
         for _ in 0..settings.tokens {
+            if stop.is_asked() {
+                return Ok(None);
+            }
             generator.next_token()?;
         }
         texts.push(tokenizer.decode(generator.written())?);
     }
-    Ok(texts)
+    Ok(Some(texts))
 }

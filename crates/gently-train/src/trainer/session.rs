@@ -104,11 +104,14 @@ impl Session {
         let newest = checkpoints.newest()?;
         warnings.extend(newest.damaged.iter().map(|e| format!("{e}; an older one is taken")));
         let last = newest.good.as_ref().map(|good| good.step);
+        // A step whose line and samples are still owed has none.
+        let owes = newest.good.as_ref().is_some_and(|good| good.state.get("owed").is_some());
+        let written = if owes { last.and_then(|step| step.checked_sub(1)) } else { last };
         let mut session = Self {
             schedule: Schedule::new(&config.optimizer, config.train.steps),
             machine: machine::machine(&config),
-            metrics: Lines::open(&folder.join(METRICS_FILE), last)?,
-            samples: Lines::open(&folder.join(SAMPLES_FILE), last)?,
+            metrics: Lines::open(&folder.join(METRICS_FILE), written)?,
+            samples: Lines::open(&folder.join(SAMPLES_FILE), written)?,
             saved: last,
             config,
             model,

@@ -8,6 +8,7 @@ use gently_tensor::{Device, Grads, Rng, Tensor, no_grad, profile};
 
 use crate::data::Batch;
 use crate::recipe::{ComputeKind, Train};
+use crate::stop::StopHandle;
 use crate::{Error, Result};
 
 /// How passes are run, for any update.
@@ -67,21 +68,33 @@ impl Passes {
     /// Loss and gradients of all micro-batches of the update after `step` updates. Each micro-batch's loss is divided by
     /// the counted tokens of all of them, so the gradient is that of the mean over tokens, however they are cut.
     ///
+    /// `None` when somebody asks to stop before the last of them has begun: what `grads` holds is of no use then.
+    ///
     /// # Errors
     /// [`Error::NothingToLearn`] if no target counts.
-    pub fn gradients(&self, model: &Decoder, step: u64, batches: &[Batch], grads: &mut Grads) -> Result<Measured> {
+    pub fn gradients(
+        &self,
+        model: &Decoder,
+        step: u64,
+        batches: &[Batch],
+        grads: &mut Grads,
+        stop: &StopHandle,
+    ) -> Result<Option<Measured>> {
         let counted: usize = batches.iter().map(Batch::counted).sum();
         if counted == 0 {
             return Err(Error::NothingToLearn { step: step + 1 });
         }
         let mut measured = Measured::default();
         for (micro, batch) in batches.iter().enumerate() {
+            if stop.is_asked() {
+                return Ok(None);
+            }
             let one = self.micro_batch(model, step, micro, batch, 1.0 / counted as f64, grads)?;
             measured.loss += one.loss;
             measured.forward += one.forward;
             measured.backward += one.backward;
         }
-        Ok(measured)
+        Ok(Some(measured))
     }
 
     /// One micro-batch; `scale` multiplies its summed loss.

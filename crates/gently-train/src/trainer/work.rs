@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::diagnose::{DIAGNOSTIC_FILE, diagnose};
 use super::session::Session;
+use super::state::Line;
 use super::{evaluate, sample};
 use crate::data::Batch;
 use crate::events::{Evaluated, Finished, Reason, Sampled, SpikeSkipped, Split, Step};
@@ -14,30 +15,6 @@ use crate::optim::norm::{clip_factor, global_norm};
 use crate::plan;
 use crate::profile::STEP;
 use crate::{Error, Event, Result};
-
-/// One line of `metrics.jsonl`. What is measured by a clock stands in `tokens_per_second`, `utilisation` and `seconds`;
-/// everything else is the same in every run of the same recipe.
-#[derive(Debug, Default, Serialize)]
-struct Line {
-    step: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    train_loss: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    val_loss: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lr: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    grad_norm: Option<f64>,
-    tokens: u64,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    skipped: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tokens_per_second: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    utilisation: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seconds: Option<Split>,
-}
 
 /// One line of `samples.jsonl`.
 #[derive(Serialize)]
@@ -68,41 +45,26 @@ impl Session {
     fn work(&mut self) -> Result<Split> {
         let first = self.state.step;
         let mut total = Split::default();
-        // A run taken up at step 0 has its line of step 0 already.
-        let fresh = self.saved.is_none();
-        if fresh && self.config.eval.at_start && self.data.val.is_some() {
-            let val_loss = self.evaluate()?;
-            self.metrics.append(&Line { val_loss, ..Line::default() })?;
+        // A run taken up at step 0 has what belongs to it, or owes it.
+        if self.saved.is_none() {
+            self.state.owed = Some(Line::default());
         }
-        if fresh && self.config.sample.at_start {
-            self.sample()?;
-        }
+        let mut going = self.settle()?;
         let begun = Instant::now();
-        while self.state.step < self.config.train.steps && !self.stop.is_asked() {
+        while going && self.state.step < self.config.train.steps && !self.stop.is_asked() {
             self.begin_profile();
-            let mut step = self.update()?;
+            let Some(mut step) = self.update()? else {
+                break;
+            };
             add(&mut total, &step.seconds);
             let done = self.state.step - first;
             let left = self.config.train.steps - self.state.step;
             step.eta = begun.elapsed().as_secs_f64() / done as f64 * left as f64;
             self.tell(&Event::Step(step.clone()))?;
 
-            let (now, last) = (self.state.step, left == 0);
-            let due = |every: u64| last || (every > 0 && now.is_multiple_of(every));
-            let mut line = Line::from(&step);
-            let mut improved = false;
-            if due(self.config.eval.every) && self.data.val.is_some() {
-                line.val_loss = self.evaluate()?;
-                improved = self.state.best.is_some_and(|best| best.step == now);
-            }
-            if self.config.sample.every > 0 && due(self.config.sample.every) {
-                self.sample()?;
-            }
-            self.metrics.append(&line)?;
-            if due(self.config.checkpoint.every) || (improved && self.config.checkpoint.best) {
-                self.save()?;
-            }
-            self.end_profile(last || self.stop.is_asked())?;
+            self.state.owed = Some(Line::from(&step));
+            going = self.settle()?;
+            self.end_profile(!going || left == 0 || self.stop.is_asked())?;
         }
         if self.saved != Some(self.state.step) {
             self.save()?;
@@ -110,10 +72,50 @@ impl Session {
         Ok(total)
     }
 
-    /// One update: batches, gradients, clipping, optimizer.
-    fn update(&mut self) -> Result<Step> {
+    /// What is due after the present step: evaluation, samples, its line, a checkpoint. False when somebody asked to stop before
+    /// that was done, so that the run still owes it.
+    fn settle(&mut self) -> Result<bool> {
+        let Some(mut line) = self.state.owed.clone() else {
+            return Ok(true);
+        };
+        let (now, last) = (self.state.step, self.state.step == self.config.train.steps);
+        let due = |every: u64, at_start: bool| match now {
+            0 => at_start,
+            _ => last || (every > 0 && now.is_multiple_of(every)),
+        };
+        let (eval, samples) = (&self.config.eval, &self.config.sample);
+        let evaluates = due(eval.every, eval.at_start) && self.data.val.is_some();
+        let writes = due(samples.every, samples.at_start) && (samples.every > 0 || now == 0);
+        if evaluates && line.val_loss.is_none() {
+            line.val_loss = self.evaluate()?;
+            if line.val_loss.is_none() {
+                return Ok(false);
+            }
+            self.state.owed = Some(line.clone());
+        }
+        if writes && !self.sample()? {
+            return Ok(false);
+        }
+        self.state.owed = None;
+        // Step 0 has a line only for its loss.
+        if now > 0 || evaluates {
+            self.metrics.append(&line)?;
+        }
+        let improved = evaluates && self.state.best.is_some_and(|best| best.step == now);
+        // What was owed is made again where it is taken up: its checkpoint, which says so, stays as it is.
+        let saves = self.saved != Some(now) && now > 0;
+        if saves && (due(self.config.checkpoint.every, false) || (improved && self.config.checkpoint.best)) {
+            self.save()?;
+        }
+        Ok(true)
+    }
+
+    /// One update: batches, gradients, clipping, optimizer. `None` when somebody asked to stop before the gradients were there:
+    /// all is as it was then.
+    fn update(&mut self) -> Result<Option<Step>> {
         let _step = profile::phase(STEP);
         let begun = Instant::now();
+        let before = self.data.train.position();
         let phase = profile::phase("data");
         let mut batches = Vec::new();
         for _ in 0..self.config.train.accumulate {
@@ -124,7 +126,10 @@ impl Session {
 
         let at = self.state.step;
         let mut grads = Grads::new();
-        let measured = self.passes.gradients(&self.model, at, &batches, &mut grads)?;
+        let Some(measured) = self.passes.gradients(&self.model, at, &batches, &mut grads, &self.stop)? else {
+            self.data.train.seek(&before)?;
+            return Ok(None);
+        };
         let between = Instant::now();
         let phase = profile::phase("gradient norm");
         let norm = global_norm(self.model.params(), &grads)?;
@@ -157,7 +162,7 @@ impl Session {
         let tokens_per_second = tokens as f64 / seconds.total.max(1e-9);
         let flops = self.model.flops_per_token(self.config.train.block) as f64 * tokens_per_second;
         let peak = self.machine.peak_flops;
-        Ok(Step {
+        Ok(Some(Step {
             step: self.state.step,
             loss: measured.loss,
             lr,
@@ -169,7 +174,7 @@ impl Session {
             tokens_per_second,
             utilisation: if peak > 0.0 { flops / peak } else { 0.0 },
             eta: 0.0,
-        })
+        }))
     }
 
     /// Finds out what broke, writes it down, and makes the error that stops the run.
@@ -201,13 +206,16 @@ impl Session {
         Ok(true)
     }
 
+    /// The loss on the validation split, if there is one; `None` also when somebody asked to stop meanwhile.
     fn evaluate(&mut self) -> Result<Option<f64>> {
         let _phase = profile::phase("evaluation");
         let begun = Instant::now();
         let Some(val) = &self.data.val else {
             return Ok(None);
         };
-        let (loss, tokens) = evaluate::evaluate(&self.model, &self.passes, val)?;
+        let Some((loss, tokens)) = evaluate::evaluate(&self.model, &self.passes, val, &self.stop)? else {
+            return Ok(None);
+        };
         let event = Evaluated {
             step: self.state.step,
             loss,
@@ -220,22 +228,26 @@ impl Session {
         Ok(Some(loss))
     }
 
-    fn sample(&mut self) -> Result<()> {
+    /// Writes samples; false when somebody asked to stop meanwhile.
+    fn sample(&mut self) -> Result<bool> {
         let _phase = profile::phase("samples");
         let (settings, seed) = (&self.config.sample, self.config.train.seed);
         let tokenizer = &self.data.tokenizer;
-        let texts = sample::write(&self.model, &self.passes, tokenizer, &self.prompts, settings, seed)?;
+        let (model, passes) = (&self.model, &self.passes);
+        let Some(texts) = sample::write(model, passes, tokenizer, &self.prompts, settings, seed, &self.stop)? else {
+            return Ok(false);
+        };
         let step = self.state.step;
         for (prompt, text) in self.prompts.clone().into_iter().zip(texts) {
             let prompt = prompt.text;
             self.samples.append(&SampleLine { step, prompt: &prompt, text: &text })?;
             self.tell(&Event::Sampled(Sampled { step, prompt, text }))?;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn finish(mut self, split: Split) -> Result<Finished> {
-        let complete = self.state.step >= self.config.train.steps;
+        let complete = self.state.step >= self.config.train.steps && self.state.owed.is_none();
         let finished = Finished {
             step: self.state.step,
             reason: if complete { Reason::Complete } else { Reason::Stopped },
@@ -258,23 +270,6 @@ impl Session {
         ))?;
         self.tell(&Event::Finished(finished.clone()))?;
         Ok(finished)
-    }
-}
-
-impl From<&Step> for Line {
-    fn from(step: &Step) -> Self {
-        Self {
-            step: step.step,
-            train_loss: Some(step.loss),
-            val_loss: None,
-            lr: Some(step.lr),
-            grad_norm: Some(step.grad_norm),
-            tokens: step.tokens,
-            skipped: step.skipped,
-            tokens_per_second: Some(step.tokens_per_second),
-            utilisation: Some(step.utilisation),
-            seconds: Some(step.seconds),
-        }
     }
 }
 

@@ -93,6 +93,33 @@ fn a_crash_at_any_event_leaves_nothing_different() {
 }
 
 #[test]
+fn a_stop_at_any_look_leaves_nothing_different() {
+    let set = ["model.dropout=0.1", "train.accumulate=2", "train.steps=7", "sample.at_start=true", "sample.tokens=4"];
+    let (whole, _, _) = finish(tiny(&set));
+    let expected = outcome(whole.path());
+    let (mut n, mut stopped) = (0, 0);
+    loop {
+        n += 1;
+        let folder = tempfile::tempdir().unwrap();
+        let run = |resume: bool, look: u64| {
+            let stop = StopHandle::at_look(look);
+            let finished = trainer(tiny(&set), folder.path()).resume(resume).stop_when(stop).run().unwrap();
+            finished.reason == crate::events::Reason::Complete
+        };
+        if run(false, n) {
+            break;
+        }
+        stopped += 1;
+        // Stopped once more on the way, and then not.
+        run(true, 1 + n % 5);
+        assert!(run(true, 0), "stopped at look {n}");
+        assert_eq!(outcome(folder.path()), expected, "stopped at look {n}");
+    }
+    // Micro-batches, batches of evaluations, tokens of samples, and updates.
+    assert!(stopped > 40, "{stopped}");
+}
+
+#[test]
 fn a_damaged_checkpoint_costs_only_the_steps_since_the_one_before() {
     let (whole, _, _) = finish(tiny(&[]));
     let folder = tempfile::tempdir().unwrap();
