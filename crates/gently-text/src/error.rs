@@ -109,6 +109,14 @@ pub enum Error {
         /// 256 bytes and the special tokens.
         least: usize,
     },
+    /// A BPE vocabulary of the wanted size is not trained.
+    #[error("a byte-level BPE vocabulary has at most {most} entries; {asked} were asked for")]
+    VocabTooLarge {
+        /// The size asked for.
+        asked: usize,
+        /// The most that is made.
+        most: usize,
+    },
     /// A chat template cannot be read, or fails.
     #[error("{}: chat template: {reason}", path.display())]
     Template {
@@ -162,6 +170,7 @@ impl Error {
                 Some("the tokens were made with another tokenizer, or the model's vocabulary is padded".into())
             }
             Self::VocabTooSmall { least, .. } => Some(format!("ask for {least} or more, or use the byte tokenizer")),
+            Self::VocabTooLarge { .. } => Some("published vocabularies have 4,000 to 260,000".into()),
             Self::EmptyText { .. } => Some("check that the file is the one you meant".into()),
             Self::Template { .. } => {
                 Some("generate without the chat template, and write the prompt in its form".into())

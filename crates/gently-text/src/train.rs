@@ -24,11 +24,14 @@ impl BpeOptions {
     }
 }
 
+/// Most entries: memory for all of them is taken before the first is learnt, some 66 bytes each.
+const MOST: usize = 1 << 20;
+
 /// Trains a byte-level BPE with GPT-2's splitting on the texts. Memory is that of the distinct words, not of
 /// the texts. A small text may give fewer entries than asked for; [`Tokenizer::vocab_size`] tells.
 ///
 /// # Errors
-/// [`Error::VocabTooSmall`] under 256 + special tokens; [`Error::EmptyText`] when there is nothing to learn from.
+/// [`Error::VocabTooSmall`] under 256 + special tokens, [`Error::VocabTooLarge`] over 2²⁰; [`Error::EmptyText`] when there is nothing to learn from.
 pub fn train_bpe<S: AsRef<str> + Send>(
     texts: impl Iterator<Item = S> + Send,
     options: &BpeOptions,
@@ -36,6 +39,9 @@ pub fn train_bpe<S: AsRef<str> + Send>(
     let least = 256 + options.specials.len();
     if options.vocab_size < least {
         return Err(Error::VocabTooSmall { asked: options.vocab_size, least });
+    }
+    if options.vocab_size > MOST {
+        return Err(Error::VocabTooLarge { asked: options.vocab_size, most: MOST });
     }
     let mut pipeline = Pipeline::new(BPE::default());
     gpt2::byte_level(&mut pipeline);

@@ -96,6 +96,11 @@ fn training_is_repeatable_and_of_the_size_asked() {
         train_bpe([CORPUS].iter(), &BpeOptions::new(10)),
         Err(Error::VocabTooSmall { asked: 10, least: 257 })
     ));
+    // Refused before memory for it is asked for.
+    assert!(matches!(
+        train_bpe([CORPUS].iter(), &BpeOptions::new(usize::MAX)),
+        Err(Error::VocabTooLarge { asked: usize::MAX, .. })
+    ));
     assert!(matches!(train_bpe([""].iter(), &BpeOptions::new(300)), Err(Error::EmptyText { .. })));
 }
 

@@ -315,6 +315,14 @@ impl Lines {
                 Ok(line) => return Ok(Some(line)),
                 Err(ReadlineError::Eof) => return Ok(None),
                 Err(ReadlineError::Interrupted) => say("Ctrl-D or /quit ends the conversation"),
+                Err(ReadlineError::Io(e)) if e.kind() == std::io::ErrorKind::InvalidData => {
+                    let what = "a line is not UTF-8";
+                    if !self.person {
+                        return Err(advise(format!("standard input: {what}"), "convert it with iconv first"));
+                    }
+                    // The conversation is worth more than a key that this terminal sends otherwise.
+                    say(&format!("{what} and is left out"));
+                }
                 Err(e) => return Err(e.into()),
             }
         }

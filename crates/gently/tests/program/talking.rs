@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::Stdio;
 
 /// Runs `gently chat` on lines, to their end.
-fn chat(args: &[&str], lines: &str) -> Said {
+fn chat(args: &[&str], lines: impl AsRef<[u8]>) -> Said {
     let all = [&["chat"], args, &["--temperature", "0", "--max-tokens", "8"][..]].concat();
     let mut child = command(&all).stdin(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_ref()).unwrap();
     child.wait_with_output().unwrap().into()
 }
 
@@ -34,6 +34,9 @@ fn a_conversation_outlives_what_is_wrong_in_it() {
     let once = chat(&with, "the sea\n");
     assert!(once.ok && once.out.chars().count() == 8 + 1, "eight characters and an end: {:?}{}", once.out, once.err);
     assert_eq!(once.out, chat(&with, "/clear\nthe sea\n").out, "the same question, the same answer");
+
+    let said = chat(&with, b"the sea\n\xff\n");
+    assert!(!said.ok && said.err.contains("standard input: a line is not UTF-8"), "{}", said.err);
 
     // Each answer is one of the choices; what its characters cannot write is told before the first question.
     let choices = [&with[..], &["--choice", "the sea", "--choice", "old star"]].concat();
