@@ -6,6 +6,7 @@ mod embed;
 mod eval;
 mod kill;
 mod memory;
+mod numbers;
 mod profile;
 mod pull;
 mod run;
