@@ -356,6 +356,7 @@ impl DecoderConfig {
         let sizes = [
             ("vocab", self.vocab),
             ("context", self.context),
+            ("layers", self.layers),
             ("heads", self.heads),
             ("kv_heads", self.kv_heads()),
             ("width", self.width),
@@ -369,10 +370,6 @@ impl DecoderConfig {
             if value == 0 || value > MOST {
                 return bad(key, value.to_string(), "must be between 1 and 2^28");
             }
-        }
-        // Each layer is built before memory can be planned: some 20 KiB and a fifth of a millisecond.
-        if self.layers == 0 || self.layers > 1 << 14 {
-            return bad("layers", self.layers.to_string(), "must be between 1 and 16384");
         }
         if self.head_width.is_none() && !self.width.is_multiple_of(self.heads) {
             let rule = format!("must divide width = {} (or give head_width: channels of one head)", self.width);

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
+use gently_formats::bounded;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -17,7 +18,7 @@ pub(super) struct Seal {
 
 /// Reads a file once for its size and checksum.
 pub(super) fn seal(path: &Path) -> io::Result<Seal> {
-    let mut file = File::open(path)?;
+    let mut file = bounded::open(path)?;
     let mut hash = Xxh3::new();
     let mut bytes = 0;
     let mut chunk = vec![0; 1 << 18];

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use gently_formats::bounded;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -50,13 +51,13 @@ impl Checkpoints {
     pub fn verify(&self, step: u64) -> Result<Verified> {
         let path = self.path(step);
         let damaged = |file: &str, why: String| Error::DamagedCheckpoint { file: path.join(file), why };
-        let done = read_small(&path.join(DONE_FILE), 64).map_err(|e| damaged(DONE_FILE, e))?;
+        let done = bounded::read_text(path.join(DONE_FILE), 64).map_err(|e| damaged(DONE_FILE, e.to_string()))?;
         let state_path = path.join(STATE_FILE);
         let state_seal = seal(&state_path).map_err(|e| damaged(STATE_FILE, e.to_string()))?;
         if done.trim() != state_seal.xxh3 {
             return Err(damaged(STATE_FILE, "its checksum is not the one in DONE".into()));
         }
-        let text = read_small(&state_path, LIMIT).map_err(|e| damaged(STATE_FILE, e))?;
+        let text = bounded::read_text(&state_path, LIMIT).map_err(|e| damaged(STATE_FILE, e.to_string()))?;
         let manifest: Manifest = serde_json::from_str(&text).map_err(|e| damaged(STATE_FILE, e.to_string()))?;
         if manifest.format != FORMAT {
             let why = format!("has format {}; this program reads {FORMAT}", manifest.format);
@@ -103,12 +104,4 @@ impl Checkpoints {
         }
         Err(damaged.swap_remove(0))
     }
-}
-
-fn read_small(path: &Path, limit: u64) -> Result<String, String> {
-    let size = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
-    if size > limit {
-        return Err(format!("has {size} bytes, more than the {limit} expected"));
-    }
-    std::fs::read_to_string(path).map_err(|e| e.to_string())
 }

@@ -2,6 +2,7 @@
 
 use super::scan::SourceInfo;
 use super::{Corpus, Error, Result};
+use gently_formats::bounded;
 use gently_text::{Kind, Tokenizer};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -80,6 +81,9 @@ pub struct Dataset {
     reused: bool,
 }
 
+/// Most bytes of a folder's description.
+const MOST: u64 = 256 << 20;
+
 impl Dataset {
     /// Opens a folder that [`super::Prepare::run`] made. Shards are opened by [`Dataset::train`] and [`Dataset::val`].
     ///
@@ -89,7 +93,7 @@ impl Dataset {
         let dir = dir.as_ref();
         let path = dir.join(DatasetInfo::FILE);
         let not = |reason: String| Error::NotDataset { path: path.clone(), reason };
-        let text = std::fs::read_to_string(&path).map_err(|e| not(e.to_string()))?;
+        let text = bounded::read_text(&path, MOST).map_err(|e| not(e.to_string()))?;
         let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| not(e.to_string()))?;
         if value["version"] != DatasetInfo::VERSION {
             return Err(not(format!("version {} is not {}", value["version"], DatasetInfo::VERSION)));

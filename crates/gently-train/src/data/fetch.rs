@@ -5,6 +5,7 @@
 
 use super::read::file_sha256;
 use super::{Error, Result};
+use gently_formats::bounded;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -94,7 +95,7 @@ impl Fetcher {
         let note = with_ending(target, "sha256");
         let known = match sha256 {
             Some(known) => Some(known.to_owned()),
-            None => std::fs::read_to_string(&note).ok().map(|s| s.trim().to_owned()),
+            None => bounded::read_text(&note, 4096).ok().map(|s| s.trim().to_owned()),
         };
         if target.exists() {
             return verify(target, known.as_deref(), &note);

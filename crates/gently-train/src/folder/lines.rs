@@ -1,9 +1,10 @@
 //! Logs of JSON lines that can be cut back to a step.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
+use gently_formats::bounded;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -26,8 +27,7 @@ impl Lines {
     /// Files that cannot be read or written.
     pub fn open(path: &Path, last: Option<u64>) -> Result<Self> {
         cut(path, last)?;
-        let file =
-            OpenOptions::new().append(true).create(true).open(path).map_err(|e| Error::io("cannot write", path, e))?;
+        let file = bounded::append(path).map_err(|e| Error::io("cannot write", path, e))?;
         Ok(Self { path: path.into(), file })
     }
 
@@ -50,10 +50,13 @@ impl Lines {
     }
 }
 
+/// Most bytes of a line.
+const MOST: u64 = 256 << 20;
+
 /// Writes the lines to keep beside the file and renames, so that a kill at any moment leaves one or the other.
 fn cut(path: &Path, last: Option<u64>) -> Result<()> {
-    let old = match File::open(path) {
-        Ok(file) => file,
+    let mut old = match bounded::Lines::open(path, MOST) {
+        Ok(lines) => lines,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(Error::io("cannot read", path, e)),
     };
@@ -61,16 +64,12 @@ fn cut(path: &Path, last: Option<u64>) -> Result<()> {
     let new = File::create(&new_path).map_err(|e| Error::io("cannot write", &new_path, e))?;
     let mut new = BufWriter::new(new);
     if let Some(last) = last {
-        let mut old = BufReader::new(old);
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            let read = old.read_until(b'\n', &mut line).map_err(|e| Error::io("cannot read", path, e))?;
-            if read == 0 || line.last() != Some(&b'\n') {
+        while let Some(line) = old.next_line().map_err(|e| Error::io("cannot read", path, e))? {
+            if line.last() != Some(&b'\n') {
                 break;
             }
-            if step_of(&line).is_some_and(|step| step <= last) {
-                new.write_all(&line).map_err(|e| Error::io("cannot write", &new_path, e))?;
+            if step_of(line).is_some_and(|step| step <= last) {
+                new.write_all(line).map_err(|e| Error::io("cannot write", &new_path, e))?;
             }
         }
     }
@@ -119,5 +118,15 @@ mod tests {
         std::fs::write(&path, b"{\"step\":1}\n\xff\x00\n[]\n{\"step\":-1}\n{\"step\":2}\n").unwrap();
         drop(Lines::open(&path, Some(9)).unwrap());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":1}\n{\"step\":2}\n");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_never_ends_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        let error = Lines::open(&path, Some(3)).unwrap_err();
+        assert!(error.to_string().contains("metrics.jsonl"), "{error}");
     }
 }

@@ -1,9 +1,11 @@
 //! `log.txt`: what happened, in words.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use gently_formats::bounded;
 
 use crate::{Error, Result};
 
@@ -21,8 +23,7 @@ impl Log {
     /// # Errors
     /// The file cannot be written.
     pub fn open(path: &Path) -> Result<Self> {
-        let file =
-            OpenOptions::new().append(true).create(true).open(path).map_err(|e| Error::io("cannot write", path, e))?;
+        let file = bounded::append(path).map_err(|e| Error::io("cannot write", path, e))?;
         Ok(Self { path: path.into(), file })
     }
 

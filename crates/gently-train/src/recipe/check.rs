@@ -19,6 +19,10 @@ pub(super) fn ranges(resolved: &Resolved) -> Result<()> {
         other => Error::Model(other),
     })?;
 
+    // Each layer is built before memory can be planned: some 20 KiB and a fifth of a millisecond.
+    if config.model.layers > 1 << 14 {
+        return refuse("model.layers", "must be between 1 and 16384");
+    }
     let counts = [
         ("train.batch", config.train.batch),
         ("train.block", config.train.block),

@@ -1,5 +1,6 @@
 //! Reading assignments out of TOML text, with the line of each.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde_json::Value;
@@ -20,17 +21,9 @@ pub(super) struct Assignment {
 const LIMIT: u64 = 1 << 20;
 
 pub(super) fn read(path: &Path) -> Result<String> {
-    let size = std::fs::metadata(path).map_err(|e| Error::io("cannot read", path, e))?.len();
-    if size > LIMIT {
-        return Err(Error::NotARecipe {
-            path: path.into(),
-            why: format!("it has {size} bytes; a recipe has at most {LIMIT}"),
-        });
-    }
-    let bytes = std::fs::read(path).map_err(|e| Error::io("cannot read", path, e))?;
-    String::from_utf8(bytes).map_err(|e| Error::NotARecipe {
-        path: path.into(),
-        why: format!("it is not UTF-8 (byte {})", e.utf8_error().valid_up_to()),
+    gently_formats::bounded::read_text(path, LIMIT).map_err(|e| match e.kind() {
+        ErrorKind::InvalidData => Error::NotARecipe { path: path.into(), why: e.to_string() },
+        _ => Error::io("cannot read", path, e),
     })
 }
 

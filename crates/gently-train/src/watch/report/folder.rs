@@ -3,11 +3,10 @@
 //! Here: the reading of `metrics.jsonl` and `samples.jsonl`, and the reading and writing of `report.json`,
 //! which keeps what those do not hold (the facts of the run, notes, memory). Not here: the page.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::io::ErrorKind;
 use std::path::Path;
 
-use gently_formats::atomic;
+use gently_formats::{atomic, bounded};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +42,9 @@ struct Row {
     seconds: Option<Split>,
 }
 
+/// Most bytes of `report.json`, and of a line of the other files.
+const MOST: u64 = 256 << 20;
+
 fn unreadable(path: &Path, source: std::io::Error) -> Error {
     Error::io("cannot read", path, source)
 }
@@ -51,7 +53,7 @@ fn unreadable(path: &Path, source: std::io::Error) -> Error {
 pub fn read(folder: &Path, until: u64) -> Result<History> {
     let mut history = History::default();
     let path = folder.join(FACTS);
-    match std::fs::read(&path) {
+    match bounded::read(&path, MOST) {
         Ok(bytes) => {
             let facts = serde_json::from_slice(&bytes)
                 .map_err(|error| unreadable(&path, std::io::Error::new(ErrorKind::InvalidData, error)))?;
@@ -76,17 +78,16 @@ pub fn read(folder: &Path, until: u64) -> Result<History> {
 /// Hands each line of a JSON-lines file to `take` and counts those that are something else: the last line of a
 /// run that was killed may be half there.
 fn each_line<T: DeserializeOwned>(path: &Path, unread: &mut u64, mut take: impl FnMut(T)) -> Result<()> {
-    let file = match File::open(path) {
-        Ok(file) => file,
+    let mut lines = match bounded::Lines::open(path, MOST) {
+        Ok(lines) => lines,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(unreadable(path, error)),
     };
-    for line in BufReader::new(file).split(b'\n') {
-        let line = line.map_err(|error| unreadable(path, error))?;
+    while let Some(line) = lines.next_line().map_err(|error| unreadable(path, error))? {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        match serde_json::from_slice(&line) {
+        match serde_json::from_slice(line) {
             Ok(value) => take(value),
             Err(_) => *unread += 1,
         }

@@ -24,7 +24,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use gently_formats::atomic;
+use gently_formats::{atomic, bounded};
 
 use super::history::History;
 use crate::events::{Event, RunStarted};
@@ -102,7 +102,7 @@ impl Observer for Report {
 /// A file that cannot be read or written, by name.
 pub fn rebuild(run: &Path) -> Result<PathBuf> {
     let history = folder::read(run, u64::MAX)?;
-    let config = std::fs::read_to_string(run.join("config.toml")).ok();
+    let config = bounded::read_text(run.join("config.toml"), 1 << 20).ok();
     let html = page::page(&history, config.as_deref());
     let path = run.join(PAGE);
     atomic::write(&path, html.as_bytes())?;
