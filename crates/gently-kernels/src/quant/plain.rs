@@ -1,12 +1,14 @@
 //! The products' inner loop, plainly: what every fast one computes, to the bit.
 
 use super::BLOCK;
-use super::packed::{GROUP, Layout, PackedMatrix, integer_at, scale_at};
+use super::packed::{GROUP, Layout, integer_at, scale_at};
 use super::product::Tile;
 use super::rows::PackedRows;
+use super::unpacked::Weights;
 
 /// The integer types.
-pub(super) fn integers(w: &PackedMatrix, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut Tile) {
+pub(super) fn integers(w: &Weights, x: &PackedRows, g: usize, tile: usize, columns: usize, out: &mut Tile) {
+    let w = w.matrix;
     let layout = Layout::of(w.block_type()).expect("an integer type");
     let (group, k, width) = (w.group(g), w.k(), x.width());
     let part = if layout.halves { 16 } else { 32 };

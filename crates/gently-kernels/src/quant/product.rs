@@ -107,10 +107,10 @@ fn tile_kernel(path: Path, w: &PackedMatrix) -> TileKernel {
         if path >= Path::Avx2 {
             return super::avx2::kernel(&layout);
         }
-        return TileKernel::One(|w, x, g, tile, columns, out| plain::integers(w.matrix, x, g, tile, columns, out));
+        return TileKernel::One(plain::integers);
     }
     match Layout::of(w.block_type()) {
-        Some(_) => TileKernel::One(|w, x, g, tile, columns, out| plain::integers(w.matrix, x, g, tile, columns, out)),
+        Some(_) => TileKernel::One(plain::integers),
         None => super::floats::kernel(path),
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Weights<'a> {
 
 /// Tiles of rows that pay for unpacking weights beforehand: it takes the processor as long as a multiplication or a few, and a
 /// tile is some twelve.
-pub(super) const MANY_TILES: usize = 4;
+const MANY_TILES: usize = 4;
 /// Most words unpacked beforehand: 1 MiB, a second cache. Tasks of very long or very many outputs have more.
 const MOST: usize = 1 << 18;
 
