@@ -334,7 +334,7 @@ pub mod plain {
                     T::ZERO
                 }
             }
-            Activation::Relu2 => f(2.0) * x.max(T::ZERO),
+            Activation::Relu2 => f(2.0) * Activation::Relu.apply(x),
         }
     }
 
@@ -443,6 +443,25 @@ mod tests {
                 plain::backward(act, &x.map(|v| v as f64), &[1.0; 4], &mut want);
                 let want = if act == Activation::GeluTanh { [0.0, 0.0, 1.0, 1.0] } else { want };
                 close(&dx, &want, 1e-6, &format!("{act:?} {path:?}"));
+            }
+        }
+    }
+
+    #[test]
+    fn nan_is_kept_where_the_plain_twin_keeps_it() {
+        for act in ALL {
+            let (mut y, mut dx) = ([0.0], [0.0]);
+            plain::forward(act, &[f64::NAN], &mut y);
+            plain::backward(act, &[f64::NAN], &[1.0], &mut dx);
+            assert!(y[0].is_nan(), "{act:?}");
+            // The slopes of x and of max(x, 0) are constants.
+            assert_eq!(dx[0].is_nan(), !matches!(act, Activation::None | Activation::Relu), "{act:?}");
+            for path in cpu::available() {
+                let (mut fast_y, mut fast_dx) = ([0.0], [0.0]);
+                forward_on(path, act, &[f32::NAN], &mut fast_y);
+                backward_on(path, act, &[f32::NAN], &[1.0], &mut fast_dx);
+                assert!(fast_y[0].is_nan(), "{act:?} {path:?}");
+                assert_eq!(fast_dx[0].is_nan(), dx[0].is_nan(), "{act:?} {path:?}");
             }
         }
     }

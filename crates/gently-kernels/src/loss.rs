@@ -255,6 +255,10 @@ fn rows(
     if targets.is_empty() {
         return;
     }
+    if vocab == 0 {
+        // There is no target that is not ignored.
+        return nll.fill(0.0);
+    }
     let per_task = lanes::rows_per_task(vocab);
     pool::parallel_chunks_mut2(z, per_task * vocab, nll, per_task, |task, z, nll| {
         let targets = &targets[task * per_task..][..nll.len()];
@@ -535,6 +539,21 @@ mod tests {
         let grads = LinearGrads { dx: &mut dx, dw: &mut dw };
         assert!(linear_cross_entropy(&args, None, Some(grads)).is_err());
         assert_eq!((dx, dw), ([7.0], [7.0; 2]));
+    }
+
+    #[test]
+    fn an_empty_vocabulary_has_no_loss() {
+        for n in [0, 1, 3] {
+            let targets = vec![IGNORE; n];
+            let want = plain::softmax_cross_entropy::<f32>(&[], 0, &targets, None, None, None);
+            for with_grad in [false, true] {
+                let (mut each, mut dz) = (vec![7.0; n], [0.0f32; 0]);
+                let grad = with_grad.then_some((1.0, &mut dz[..]));
+                assert_eq!(softmax_cross_entropy(&[], 0, &targets, None, Some(&mut each), grad), want);
+                assert_eq!(each, vec![0.0; n]);
+            }
+        }
+        assert!(softmax_cross_entropy(&[], 0, &[0], None, None, None).is_err());
     }
 
     #[test]

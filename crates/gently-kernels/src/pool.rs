@@ -114,7 +114,12 @@ impl Loop<'_> {
                 let run = catch_unwind(AssertUnwindSafe(|| (self.body)(phase, task - start)));
                 if let Err(payload) = run {
                     self.failed.store(true, Ordering::Relaxed);
-                    self.panic.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(payload);
+                    let mut first = self.panic.lock().unwrap_or_else(|e| e.into_inner());
+                    match first.is_none() {
+                        true => *first = Some(payload),
+                        // Its drop may panic too, and would leave a loop that others are still inside of.
+                        false => std::mem::forget(payload),
+                    }
                 }
             }
             self.finished.0.fetch_add(1, Ordering::Release);
@@ -478,6 +483,7 @@ impl<'a, T> Disjoint<'a, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Barrier;
     use std::sync::atomic::AtomicU32;
 
     #[test]
@@ -542,6 +548,38 @@ mod tests {
             });
             assert_eq!(n.into_inner(), 64);
         }
+    }
+
+    #[test]
+    fn a_payload_that_panics_when_dropped_stays_inside_the_loop() {
+        struct Angry;
+        impl Drop for Angry {
+            fn drop(&mut self) {
+                panic!("dropped");
+            }
+        }
+        // Both tasks have begun before one of them panics.
+        let begun = Barrier::new(2);
+        let body: &(dyn Fn(usize, usize) + Sync) = &|_, _| {
+            begun.wait();
+            std::panic::panic_any(Angry);
+        };
+        let job = Loop {
+            body,
+            ends: &[2],
+            claimed: Line(AtomicUsize::new(0)),
+            finished: Line(AtomicUsize::new(0)),
+            failed: AtomicBool::new(false),
+            panic: Mutex::new(None),
+        };
+        thread::scope(|s| {
+            s.spawn(|| job.work());
+            s.spawn(|| job.work());
+        });
+        assert_eq!(job.finished.0.load(Ordering::Relaxed), 2);
+        let first = job.panic.into_inner().unwrap().expect("the first payload");
+        assert!(first.is::<Angry>());
+        std::mem::forget(first);
     }
 
     #[test]

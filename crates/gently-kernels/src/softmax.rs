@@ -167,7 +167,9 @@ fn softmax_row<S: Simd>(s: S, x: &[f32], y: &mut [f32]) {
 pub(crate) fn log_sum_exp<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
     let top = lanes::max(s, x);
     if top.is_infinite() {
-        return (if x.iter().any(|v| v.is_nan()) { f32::NAN } else { top }, 0.0);
+        // Of +∞, its own ∞ − ∞ is in the sum.
+        let nan = top > 0.0 || x.iter().any(|v| v.is_nan());
+        return (if nan { f32::NAN } else { top }, 0.0);
     }
     let shift = s.splat(top);
     let whole = x.len() / S::LANES * S::LANES;
@@ -193,7 +195,8 @@ pub mod plain {
         for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
             let top = max(x);
             if top == T::NEG_INFINITY {
-                y.fill(T::ZERO);
+                // `max` passes over NaN.
+                y.fill(x.iter().copied().find(|&v| v.is_nan()).unwrap_or(T::ZERO));
                 continue;
             }
             for (y, &x) in y.iter_mut().zip(x) {
@@ -292,6 +295,27 @@ mod tests {
     }
 
     #[test]
+    fn log_softmax_has_no_numbers_beside_infinity_and_nan() {
+        let (inf, nan) = (f32::INFINITY, f32::NAN);
+        for pair in [[inf, 0.0], [0.0, inf], [inf, -inf], [inf, inf], [nan, 0.0], [nan, -inf], [nan, inf], [-inf, -inf]]
+        {
+            // In the first places of a row that fills vectors, and alone.
+            for width in [2, 70] {
+                let mut x = vec![-inf; width];
+                x[..2].copy_from_slice(&pair);
+                let mut y = vec![0.0; width];
+                plain::log_forward(&x, width, &mut y);
+                assert!(y.iter().all(|v| v.is_nan()), "{pair:?}");
+                for path in cpu::available() {
+                    y.fill(0.0);
+                    log_forward_on(path, &x, width, &mut y);
+                    assert!(y.iter().all(|v| v.is_nan()), "{path:?} {pair:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn masked_rows_and_threads() {
         let inf = f32::NEG_INFINITY;
         for path in cpu::available() {
@@ -301,6 +325,11 @@ mod tests {
             forward_on(path, &[f32::NAN, inf, f32::NAN, 0.0], 2, &mut y);
             assert!(y.iter().all(|v| v.is_nan()), "{path:?} {y:?}");
         }
+        let mut y = [9.0; 4];
+        plain::forward(&[inf, inf, 2.0, inf], 2, &mut y);
+        assert_eq!(y, [0.0, 0.0, 1.0, 0.0]);
+        plain::forward(&[f32::NAN, inf, f32::NAN, f32::NAN], 2, &mut y);
+        assert!(y.iter().all(|v| v.is_nan()), "{y:?}");
         let x = random(3, 300 * 333);
         same_on_threads(|| {
             let mut y = vec![0.0; x.len()];

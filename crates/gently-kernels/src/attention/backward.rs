@@ -59,10 +59,10 @@ pub(super) fn backward_on(
     let Cut { strips, splits, each } = Cut::new(shape);
     let refusal = Refusal::default();
 
-    let dq = Raw::new_mut(&mut grads.part(shape, Part::Q));
+    let [dq, dk, dv] = open(&mut grads, shape);
     let mut partial = AlignedBuf::<f32>::try_zeroed(partial_len(shape, splits))?;
     let bins = spec.rel_bias.filter(|_| d_rel_bias.is_some()).map_or(0, |b| b.len() / shape.heads);
-    let mut bias = AlignedBuf::<f32>::try_zeroed(splits * shape.batch * shape.heads * bins)?;
+    let mut bias = AlignedBuf::<f32>::try_zeroed(bias_len(shape, splits, bins))?;
     let view = |data| Raw::new(&HeadView::contiguous(data, shape.t_q, shape.heads, shape.d));
     let io = Io {
         q: Raw::new(&q),
@@ -76,8 +76,8 @@ pub(super) fn backward_on(
             // A further split is one more row of the batch.
             _ => Raw::new_mut(&mut HeadViewMut::contiguous(&mut partial, shape.t_q, shape.heads, shape.d)),
         },
-        dk: Raw::new_mut(&mut grads.part(shape, Part::K)),
-        dv: Raw::new_mut(&mut grads.part(shape, Part::V)),
+        dk,
+        dv,
         bias: bias.as_mut_ptr(),
         bins,
     };
@@ -107,6 +107,18 @@ pub(super) fn backward_on(
     Ok(())
 }
 
+/// The gradients of queries, keys and values. Those of a packed buffer come from one pointer into it: to borrow the whole again
+/// for the next would end what the one before may write.
+fn open(grads: &mut QkvGrads<'_>, shape: AttnShape) -> [Raw<*mut f32>; 3] {
+    match grads {
+        QkvGrads::Packed { data } => {
+            let first = Raw::new_mut(&mut HeadViewMut::packed(data, shape, Part::Q));
+            [Part::Q, Part::K, Part::V].map(|part| first.shifted(part.place(shape).0))
+        }
+        QkvGrads::Split { dq, dk, dv } => [Raw::new_mut(dq), Raw::new_mut(dk), Raw::new_mut(dv)],
+    }
+}
+
 /// How the keys of a (batch, key head) are divided among tasks.
 struct Cut {
     /// Strips of tiles.
@@ -128,7 +140,13 @@ impl Cut {
 
 /// Floats of the parts that several tasks give to a query's gradient.
 fn partial_len(shape: AttnShape, splits: usize) -> usize {
-    if splits > 1 { splits * shape.out_len() } else { 0 }
+    if splits > 1 { splits.saturating_mul(shape.out_len()) } else { 0 }
+}
+
+/// Floats of the parts that tasks give to the gradient of the relative bias, `[splits, B, H, R]`. Too many to be counted are
+/// more than there is memory for.
+fn bias_len(shape: AttnShape, splits: usize, bins: usize) -> usize {
+    splits.saturating_mul(shape.batch).saturating_mul(shape.heads).saturating_mul(bins)
 }
 
 /// What [`backward_on`] takes beside its operands; `bins` are R where the relative bias has a gradient, else 0.
@@ -137,9 +155,9 @@ pub(super) fn scratch(shape: AttnShape, spec: &AttnSpec<'_>, bins: usize) -> Scr
         return Scratch::default();
     }
     let splits = Cut::new(shape).splits;
-    let call = partial_len(shape, splits) + splits * shape.batch * shape.heads * bins;
+    let call = partial_len(shape, splits).saturating_add(bias_len(shape, splits, bins));
     let floats = Sizes::new(&Plan::new(shape, spec), bins > 0).total;
-    Scratch { attention: floats * size_of::<f32>(), call: call * size_of::<f32>(), ..Scratch::default() }
+    Scratch { attention: floats * size_of::<f32>(), call: call.saturating_mul(size_of::<f32>()), ..Scratch::default() }
 }
 
 /// Adds the partial gradients of queries in order of splits.

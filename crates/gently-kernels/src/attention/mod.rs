@@ -319,6 +319,11 @@ impl<T> QkvGrads<'_, T> {
     }
 }
 
+/// Whether the product of sizes can be counted, also of parts of them where others are 0.
+fn countable(sizes: &[usize]) -> bool {
+    sizes.iter().try_fold(1usize, |product, &n| product.checked_mul(n.max(1))).is_some()
+}
+
 /// Panics with the name of what does not fit.
 fn check_spec<T>(s: AttnShape, spec: &AttnSpec<'_, T>) {
     assert!(s.d > 0, "attention: heads of no channels");
@@ -329,6 +334,15 @@ fn check_spec<T>(s: AttnShape, spec: &AttnSpec<'_, T>) {
         s.kv_heads
     );
     assert!(spec.q_start.checked_add(s.t_q.max(s.t_k)).is_some_and(|p| p < 1 << 31), "attention: positions beyond 2³¹");
+    // A view with strides of 0 fits its slice whatever the sizes; all that is computed from them, the lengths of outputs too,
+    // relies on these products.
+    let table = s.t_q.saturating_add(s.t_k).saturating_add(product::TILE);
+    assert!(
+        countable(&[s.batch, s.t_q, s.heads, s.d])
+            && countable(&[s.batch, s.t_k, s.kv_heads, s.d])
+            && countable(&[s.heads, table]),
+        "attention: sizes beyond what can be counted: {s:?}"
+    );
     if let Some(docs) = spec.docs {
         assert_eq!(docs.len(), s.batch * s.t_k, "attention: documents are [B, Tk]");
         assert!(spec.q_start + s.t_q <= s.t_k, "attention: documents need each query's position among the keys");
@@ -364,8 +378,9 @@ fn check_grads<T>(s: AttnShape, grads: &QkvGrads<'_, T>) {
     match grads {
         QkvGrads::Packed { data } => {
             assert_eq!(s.t_q, s.t_k, "attention: packed gradients need as many queries as keys");
-            let row = (s.heads + 2 * s.kv_heads) * s.d;
-            assert_eq!(data.len(), s.batch * s.t_q * row, "attention: packed gradients are [B, T, (H + 2 Hk) D]");
+            let row = s.kv_heads.checked_mul(2).and_then(|kv| kv.checked_add(s.heads)?.checked_mul(s.d));
+            let len = row.and_then(|row| s.batch.checked_mul(s.t_q)?.checked_mul(row));
+            assert_eq!(Some(data.len()), len, "attention: packed gradients are [B, T, (H + 2 Hk) D]");
         }
         QkvGrads::Split { dq, dk, dv } => {
             dq.check([s.batch, s.t_q, s.heads, s.d]);

@@ -93,6 +93,10 @@ impl Raw<*mut f32> {
     pub fn after(self, t: usize) -> Self {
         Self { first: self.at(0, t, 0), ..self }
     }
+    /// The same, `n` floats further on.
+    pub fn shifted(self, n: usize) -> Self {
+        Self { first: self.first.wrapping_add(n), ..self }
+    }
 }
 
 /// Copies one row of D channels into row `r` of a row panel.

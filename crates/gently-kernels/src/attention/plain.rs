@@ -101,7 +101,10 @@ impl<'a, T: Real> Head<'a, T> {
             max = max.max(scores[j]);
         }
         if max == T::NEG_INFINITY {
-            return max;
+            // Nothing to see, but `max` passes over NaN.
+            let nan = range.map(|j| scores[j]).find(|&s| s.is_nan());
+            out.fill(nan.unwrap_or(T::ZERO));
+            return nan.unwrap_or(max);
         }
         let sum: T = range.clone().map(|j| (scores[j] - max).exp()).sum();
         for j in range.filter(|&j| allowed(j)) {
@@ -197,6 +200,41 @@ pub fn backward<T: Real>(
                     head.add(ds, head.key(j), &mut dq);
                 }
                 grads.part(s, Part::Q).head(b, i, h, s.d).copy_from_slice(&dq);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Mask;
+    use super::*;
+
+    #[test]
+    fn rows_of_nan_are_nan_and_rows_of_nothing_are_zeros() {
+        let s = AttnShape { batch: 1, t_q: 3, t_k: 3, heads: 1, kv_heads: 1, d: 2 };
+        fn view(data: &[f32]) -> HeadView<'_, f32> {
+            HeadView::contiguous(data, 3, 1, 2)
+        }
+        let (ones, minus, nan) = ([1.0; 6], [f32::NEG_INFINITY; 3], f32::NAN);
+        let first = [nan, nan, 1.0, 1.0, 1.0, 1.0];
+        // Queries see only NaN, then NaN among −∞, then only −∞.
+        for (bias, k, nans) in
+            [(None, [nan; 6], true), (Some(&minus[..]), first, true), (Some(&minus[..]), ones, false)]
+        {
+            let spec = AttnSpec { rel_bias: bias, ..AttnSpec::new(1.0, Mask::Causal) };
+            for fast in [false, true] {
+                let (mut out, mut lse) = ([9.0; 6], [9.0; 3]);
+                let (q, k, v) = (view(&ones), view(&k), view(&ones));
+                match fast {
+                    true => super::super::forward(s, &spec, q, k, v, &mut out, &mut lse).unwrap(),
+                    false => forward(s, &spec, q, k, v, &mut out, &mut lse),
+                }
+                if nans {
+                    assert!(out.iter().chain(&lse).all(|x| x.is_nan()), "fast {fast}: {out:?} {lse:?}");
+                } else {
+                    assert_eq!((out, lse), ([0.0; 6], minus), "fast {fast}");
+                }
             }
         }
     }

@@ -195,8 +195,9 @@ impl<const T: bool, const MR: usize, const NV: usize> Job for Block<T, MR, NV> {
                         *t = s.fma(x, y, *t);
                     }
                 }
-                pa = pa.add(if T { TILE } else { 1 });
-                pb = pb.add(ldb);
+                // After the last depth both may lie past the operand's end, where nothing is read.
+                pa = pa.wrapping_add(if T { TILE } else { 1 });
+                pb = pb.wrapping_add(ldb);
             }
             for (i, row) in sum.iter().enumerate() {
                 for (j, &x) in row.iter().enumerate() {

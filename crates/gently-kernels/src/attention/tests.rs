@@ -454,6 +454,36 @@ fn dropout_keeps_the_mean() {
     assert!((var / expected - 1.0).abs() < 0.2, "{var} instead of {expected}");
 }
 
+/// Three times it is 1 more than a multiple of all the numbers there are.
+const THIRD: usize = usize::MAX / 3 * 2 + 1;
+
+#[test]
+#[should_panic(expected = "attention: sizes beyond what can be counted")]
+fn outputs_that_cannot_be_counted_are_refused() {
+    let s = AttnShape { batch: THIRD, t_q: 1, t_k: 1, heads: 3, kv_heads: 1, d: 1 };
+    let one = HeadView { data: &[0.0], offset: 0, stride_b: 0, stride_t: 0, stride_h: 0 };
+    forward(s, &AttnSpec::new(1.0, Mask::Full), one, one, one, &mut [0.0], &mut [0.0]).unwrap();
+}
+
+#[test]
+#[should_panic(expected = "attention: packed gradients are")]
+fn packed_gradients_that_cannot_be_counted_are_refused() {
+    let s = AttnShape { batch: 1, t_q: 1, t_k: 1, heads: THIRD, kv_heads: THIRD, d: 1 };
+    check_grads(s, &QkvGrads::Packed { data: &mut [0.0f32] });
+}
+
+#[test]
+fn no_heads_are_no_work() {
+    let s = AttnShape { batch: 1, t_q: 1, t_k: 1, heads: 0, kv_heads: 1, d: 4 };
+    let spec = AttnSpec::new(1.0, Mask::Full);
+    let q = HeadView::contiguous(&[], 1, 0, 4);
+    let kv = HeadView::contiguous(&[0.0; 4], 1, 1, 4);
+    for path in cpu::available() {
+        forward_on(path, s, &spec, q, kv, kv, &mut [], &mut []).unwrap();
+        forward_each_on(path, s, &[1], &spec, q, kv, kv, &mut [], &mut []).unwrap();
+    }
+}
+
 #[test]
 fn pairs_are_what_the_mask_leaves() {
     for (q_start, t_q, t_k) in [(0, 5, 5), (0, 1, 1), (3, 4, 7), (2, 4, 3), (9, 3, 4), (0, 6, 2), (0, 0, 4), (4, 3, 0)]

@@ -9,7 +9,7 @@
 use crate::lanes::CHUNK;
 use crate::pool;
 
-/// A merged shape and the strides of K operands over it.
+/// A merged shape and the strides of K operands over it. The number of its elements can be counted.
 pub(super) struct Walk<const K: usize> {
     shape: Vec<usize>,
     strides: [Vec<usize>; K],
@@ -20,13 +20,20 @@ impl<const K: usize> Walk<K> {
         for s in strides {
             assert_eq!(s.len(), shape.len(), "elementwise: one stride for each axis");
         }
+        // The other axes of an empty shape may be of any length.
+        if shape.contains(&0) {
+            return Walk { shape: vec![0], strides: std::array::from_fn(|_| vec![1]) };
+        }
+        let count = shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
+        assert!(count.is_some(), "elementwise: shape {shape:?} has more elements than can be counted");
         let mut out = Walk { shape: Vec::new(), strides: std::array::from_fn(|_| Vec::new()) };
         for (axis, &len) in shape.iter().enumerate() {
             if len == 1 {
                 continue;
             }
+            let crossed = |k: usize| strides[k][axis].checked_mul(len);
             let merges =
-                out.shape.last().is_some() && (0..K).all(|k| out.strides[k].last() == Some(&(strides[k][axis] * len)));
+                !out.shape.is_empty() && (0..K).all(|k| crossed(k).is_some_and(|s| out.strides[k].last() == Some(&s)));
             if merges {
                 *out.shape.last_mut().expect("not empty") *= len;
                 for k in 0..K {
@@ -55,12 +62,13 @@ impl<const K: usize> Walk<K> {
         (&self.shape, std::array::from_fn(|k| self.strides[k].as_slice()))
     }
 
-    /// One past the largest index of operand `k`.
+    /// One past the largest index of operand `k`; the largest number where that is beyond it, which no slice reaches.
     pub(super) fn extent(&self, k: usize) -> usize {
         if self.len() == 0 {
             return 0;
         }
-        1 + self.shape.iter().zip(&self.strides[k]).map(|(&n, &s)| (n - 1) * s).sum::<usize>()
+        let axes = self.shape.iter().zip(&self.strides[k]);
+        axes.fold(1usize, |end, (&n, &s)| end.saturating_add((n - 1).saturating_mul(s)))
     }
 
     /// Stride of operand `k` along the innermost axis.

@@ -95,6 +95,27 @@ fn a_view_past_its_data_is_refused() {
 }
 
 #[test]
+#[should_panic(expected = "leaves its data")]
+fn places_that_cannot_be_counted_are_refused() {
+    // Twice the first stride is 0 for who does not look.
+    let strides = [1 << (usize::BITS - 1), 1];
+    add_strided(&[3, 16_384], &[1.0f32; 49_152], &mut [0.0; 16_384], &strides);
+}
+
+#[test]
+#[should_panic(expected = "more elements than can be counted")]
+fn shapes_that_cannot_be_counted_are_refused() {
+    copy_strided(&[1 << (usize::BITS / 2); 2], View::new(&[0.0f32], &[0, 0]), &mut []);
+}
+
+#[test]
+fn empty_shapes_may_have_long_axes() {
+    let shape = [usize::MAX, 0, usize::MAX];
+    copy_strided(&shape, View::new(&[0.0f32; 0], &[0, 1, usize::MAX]), &mut []);
+    add_strided(&shape, &[], &mut [0.0f32; 0], &[0, usize::MAX, 3]);
+}
+
+#[test]
 fn nan_wins_over_maximum_and_minimum() {
     for op in [Binary::Max, Binary::Min] {
         assert!(op.apply(f32::NAN, 1.0).is_nan() && op.apply(1.0, f64::NAN).is_nan());

@@ -294,7 +294,7 @@ impl Job {
         // SAFETY: these columns and this block of K are inside B; the panel is inside its half.
         unsafe {
             let part = Part {
-                src: self.b.add(step.k0 * self.b_strides.0 + (step.j0 + j) * self.b_strides.1),
+                src: self.b.wrapping_add(step.k0 * self.b_strides.0 + (step.j0 + j) * self.b_strides.1),
                 minor_stride: self.b_strides.1,
                 k_stride: self.b_strides.0,
                 minors,
@@ -325,7 +325,7 @@ impl Job {
         };
         // SAFETY: rows, columns and words are inside the plan's cuts.
         unsafe {
-            let a = self.a.add(rows.start * self.a_strides.0 + step.k0 * self.a_strides.1);
+            let a = self.a.wrapping_add(rows.start * self.a_strides.0 + step.k0 * self.a_strides.1);
             if let (true, Ptr::F32(a)) = (plan.direct, a) {
                 return self.walk(&span, a, Some(self.a_strides.0));
             }

@@ -149,7 +149,8 @@ unsafe fn tile<W: Words, const MR: usize, const NV: usize, const PACKED: bool>(t
         } else {
             let mut rows = [t.a; MR];
             for i in 0..MR {
-                rows[i] = t.a.add(i.min(t.rows - 1) * t.a_row);
+                // Past the operand's end where K is 0, and not read.
+                rows[i] = t.a.wrapping_add(i.min(t.rows - 1) * t.a_row);
             }
             while k + 4 <= t.k {
                 for u in 0..4 {

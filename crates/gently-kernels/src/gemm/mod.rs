@@ -137,7 +137,8 @@ pub enum Compute {
     /// Inputs as they are (bf16 is widened, exactly).
     #[default]
     F32,
-    /// Inputs rounded to bf16, to nearest even. Twice as fast where the processor multiplies bf16.
+    /// Inputs rounded to bf16, to nearest even. Twice as fast where the processor multiplies bf16; there,
+    /// `vdpbf16ps` takes subnormal inputs and sums for 0.
     Bf16,
 }
 
@@ -171,9 +172,12 @@ impl Activation {
             }
             Activation::GeluErf => half * x * (T::ONE + (x * T::from_f64(std::f64::consts::FRAC_1_SQRT_2)).erf()),
             Activation::Silu => x * x.sigmoid(),
-            Activation::Relu => x.max(T::ZERO),
+            Activation::Relu => {
+                // NaN stays, as in the vectorised form; `max` would drop it.
+                if x < T::ZERO { T::ZERO } else { x }
+            }
             Activation::Relu2 => {
-                let r = x.max(T::ZERO);
+                let r = Activation::Relu.apply(x);
                 r * r
             }
         }
@@ -316,6 +320,8 @@ pub fn gemm_batched(
         c.len()
     );
     let c = Disjoint::new(c);
+    // Where K is 0 there are no inputs, and no place of theirs to go to.
+    let (a_stride, b_stride) = if a.cols == 0 { (0, 0) } else { (a_stride, b_stride) };
     let product = |i: usize| {
         let ai = Mat { data: a.data.skip(i * a_stride), ..a };
         let bi = Mat { data: b.data.skip(i * b_stride), ..b };

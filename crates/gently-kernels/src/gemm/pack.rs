@@ -18,16 +18,12 @@ pub(super) enum Ptr {
 }
 
 impl Ptr {
-    /// # Safety
-    /// The result must stay inside the operand.
+    /// The place `n` elements on. Where K is 0 it may lie past the operand's end, and nothing is read there.
     #[inline(always)]
-    pub unsafe fn add(self, n: usize) -> Ptr {
-        // SAFETY: the caller's promise is passed on.
-        unsafe {
-            match self {
-                Ptr::F32(p) => Ptr::F32(p.add(n)),
-                Ptr::Bf16(p) => Ptr::Bf16(p.add(n)),
-            }
+    pub fn wrapping_add(self, n: usize) -> Ptr {
+        match self {
+            Ptr::F32(p) => Ptr::F32(p.wrapping_add(n)),
+            Ptr::Bf16(p) => Ptr::Bf16(p.wrapping_add(n)),
         }
     }
 }
@@ -122,11 +118,10 @@ unsafe fn panels(
     avx2: bool,
 ) {
     for i in lines.clone().step_by(part.width) {
+        let src = part.src.wrapping_add(i * part.minor_stride);
+        let one = Part { src, minors: part.width.min(lines.end - i), ..*part };
         // SAFETY: line i is inside the operand, panel i / width inside `dst`.
-        unsafe {
-            let one = Part { src: part.src.add(i * part.minor_stride), minors: part.width.min(lines.end - i), ..*part };
-            pack(dst.add(i / part.width * panel_stride), &one, mode, avx2);
-        }
+        unsafe { pack(dst.add(i / part.width * panel_stride), &one, mode, avx2) }
     }
 }
 
@@ -365,7 +360,8 @@ mod x86 {
                 let inside = (part.k / per) / 8 * 8;
                 let mut i = 0;
                 while i < whole {
-                    let line = src.add(i * part.minor_stride);
+                    // Past the operand's end where K is 0, and not read.
+                    let line = src.wrapping_add(i * part.minor_stride);
                     let mut w = 0;
                     while w < inside {
                         let mut x = [_mm256_setzero_si256(); 8];

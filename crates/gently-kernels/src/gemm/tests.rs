@@ -281,6 +281,26 @@ fn a_batch_is_its_products() {
 }
 
 #[test]
+fn products_without_an_inner_dimension_are_zero() {
+    // Strides that lie past the empty inputs.
+    let (a, b) = (Mat::f32(&[], 3, 0).with_strides(5, 1), Mat::f32(&[], 0, 2).with_strides(1, 7));
+    for (before, accumulate, after) in [(7.0, false, 0.0), (7.0, true, 7.0)] {
+        for batch in [2, FEW + 1] {
+            let mut c = vec![before; batch * 6];
+            gemm_batched(Compute::F32, batch, a, 5, b, 5, &mut c, 6, 2, 1.0, accumulate);
+            assert_eq!(c, vec![after; batch * 6]);
+        }
+        for path in cpu::available() {
+            for compute in [Compute::F32, Compute::Bf16] {
+                let mut c = [before; 6];
+                gemm_on(path, compute, a, b, &mut c, 2, Epilogue { accumulate, ..Epilogue::default() });
+                assert_eq!(c, [after; 6]);
+            }
+        }
+    }
+}
+
+#[test]
 #[should_panic(expected = "inner dimensions differ")]
 fn inner_dimensions_must_agree() {
     let x = [0.0; 4];

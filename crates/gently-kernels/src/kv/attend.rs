@@ -76,7 +76,8 @@ impl<'a> Attend<'a> {
     /// Cuts the work of `spans`.
     ///
     /// # Panics
-    /// When heads do not divide, slopes are not one for each head, or a soft cap is not positive.
+    /// When heads do not divide, slopes are not one for each head, a soft cap is not positive, or the end of a span cannot be
+    /// counted.
     pub fn new(spec: Spec<'a>, shape: PageShape, spans: &[Span]) -> Self {
         assert!(
             shape.d > 0 && shape.kv_heads > 0 && spec.heads.is_multiple_of(shape.kv_heads) && spec.heads > 0,
@@ -87,6 +88,10 @@ impl<'a> Attend<'a> {
         );
         assert!(spec.alibi.is_none_or(|a| a.len() == spec.heads), "attend: one slope for each head");
         assert!(spec.softcap.is_none_or(|c| c > 0.0), "attend: soft cap must be positive");
+        for s in spans {
+            let counted = s.first_row.checked_add(s.rows).is_some() && s.start.checked_add(s.rows).is_some();
+            assert!(counted, "attend: {s:?} ends beyond what can be counted");
+        }
         let group = spec.heads / shape.kv_heads;
         let (mut tasks, mut joins, mut parts) = (Vec::new(), Vec::new(), 0);
         let tokens = (BLOCK / group).max(1);
@@ -133,15 +138,16 @@ impl<'a> Attend<'a> {
         q_stride: usize,
         out: &mut [f32],
     ) {
-        let (shape, width) = (self.shape, self.spec.heads * self.shape.d);
+        let (shape, width) = (self.shape, self.spec.heads.checked_mul(self.shape.d));
         assert!(layer < shape.layers && pages.len() == self.spans.len(), "attend: layer {layer}");
         for (span, pages) in self.spans.iter().zip(pages) {
             let need = (span.start + span.rows).div_ceil(PAGE);
             assert!(pages.len() >= need, "attend: {} pages of {need}", pages.len());
             assert!(pages.iter().all(|p| p.shape() == shape), "attend: a page of another shape");
             let end = span.first_row + span.rows;
-            let fits = end * width <= out.len() && (end.max(1) - 1) * q_stride + width <= q.len();
-            assert!(fits || span.rows == 0, "attend: rows to {end} leave their slices");
+            let ends = || Some((end.checked_mul(width?)?, (end - 1).checked_mul(q_stride)?.checked_add(width?)?));
+            let fits = || ends().is_some_and(|(o, i)| o <= out.len() && i <= q.len());
+            assert!(span.rows == 0 || fits(), "attend: rows to {end} leave their slices");
         }
         assert!(disjoint(&self.spans), "attend: spans overlap");
         let (out, parts) = (Disjoint::new(out), Disjoint::new(&mut self.parts));
@@ -162,7 +168,7 @@ impl<'a> Attend<'a> {
     }
 }
 
-/// Whether no row belongs to two spans.
+/// Whether no row belongs to two spans, whose ends can be counted ([`Attend::new`] has looked).
 fn disjoint(spans: &[Span]) -> bool {
     let in_order = spans.windows(2).all(|w| w[0].first_row + w[0].rows <= w[1].first_row);
     in_order || {

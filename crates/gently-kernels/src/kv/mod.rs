@@ -9,6 +9,10 @@
 //! lie, and a page is never packed again. **A query has the same bits** whatever queries are computed beside it, and
 //! however the work is cut: pages are joined in chunks that depend on positions alone.
 //!
+//! A NaN or infinity that a query sees reaches its output. Values that it does not see count 0 times, they are not left
+//! out: one that is not finite also spoils queries computed beside those that see it, and then bits depend on the cut.
+//! Keys spoil only who sees them.
+//!
 //! ```
 //! use gently_kernels::kv::{Attend, Elem, Page, PageShape, Rows, Span, Spec};
 //! let shape = PageShape { layers: 1, kv_heads: 1, d: 1, elem: Elem::F32 };
@@ -42,9 +46,9 @@ pub const PAGE: usize = 64;
 pub enum Elem {
     /// 32-bit floats.
     F32,
-    /// Half precision: two bytes a number.
+    /// Half precision: two bytes a number. Finite numbers beyond ±65504 are kept as ±65504.
     F16,
-    /// Signed bytes with one f32 scale for each head of each token.
+    /// Signed bytes with one f32 scale for each head of each token: NaN where one of its numbers is not finite.
     I8,
 }
 
@@ -165,12 +169,12 @@ impl Page {
                         let (keys, values) = data[at..at + head].split_at_mut(d * PAGE);
                         for (part, k) in k.chunks(PAGE).enumerate() {
                             let mut halves = [f16::ZERO; PAGE];
-                            halves[..k.len()].convert_from_f32_slice(k);
+                            to_halves(k, &mut halves[..k.len()]);
                             for (c, k) in halves[..k.len()].iter().enumerate() {
                                 keys[(part * PAGE + c) * PAGE + t] = *k;
                             }
                         }
-                        values[t * dp..][..d].convert_from_f32_slice(v);
+                        to_halves(v, &mut values[t * dp..][..d]);
                     }
                     Data::I8(data, scales) => {
                         let (keys, values) = data[at..at + head].split_at_mut(d * PAGE);
@@ -219,10 +223,27 @@ impl Page {
     }
 }
 
-/// The scale of a head's numbers as bytes, and its inverse.
+/// Rounds to half precision. What is finite stays so: an infinite value would make NaN of every query beside those that see it.
+fn to_halves(x: &[f32], to: &mut [f16]) {
+    const MOST: f32 = 65_504.0;
+    for (x, to) in x.chunks(PAGE).zip(to.chunks_mut(PAGE)) {
+        let mut near = [0.0; PAGE];
+        for (o, v) in near.iter_mut().zip(x) {
+            *o = if v.is_finite() { v.clamp(-MOST, MOST) } else { *v };
+        }
+        to.convert_from_f32_slice(&near[..x.len()]);
+    }
+}
+
+/// The scale of a head's numbers as bytes, and its inverse; NaN and 0 where one of them is not finite.
 fn byte_scale(x: &[f32]) -> (f32, f32) {
-    let most = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    if most > 0.0 && most.is_finite() { (most / 127.0, 127.0 / most) } else { (0.0, 0.0) }
+    // Bits of floats without their sign are ordered as integers, with NaN on top: it is not lost.
+    let top = x.iter().fold(0, |m: u32, v| m.max(v.to_bits() & 0x7fff_ffff));
+    let most = f32::from_bits(top);
+    if !most.is_finite() {
+        return (f32::NAN, 0.0);
+    }
+    if most > 0.0 { (most / 127.0, 127.0 / most) } else { (0.0, 0.0) }
 }
 
 /// To the nearest, at most 127 in size.

@@ -172,6 +172,25 @@ fn overlapping_spans_are_refused() {
     case.run(cpu::path(), Elem::F32, &pages, &qkv, &spans);
 }
 
+#[test]
+#[should_panic(expected = "leave their slices")]
+fn rows_past_what_can_be_counted_are_refused() {
+    let shape = PageShape { layers: 1, kv_heads: 1, d: 2, elem: Elem::F32 };
+    let spec = Spec { heads: 1, scale: 1.0, window: None, alibi: None, softcap: None };
+    // Two numbers for each row: the second span's would begin at 0 for who does not look.
+    let spans = [0, 1 << (usize::BITS - 1)].map(|first_row| Span { first_row, rows: 1, start: 0 });
+    let pages = [Arc::new(Page::new(shape))];
+    Attend::new(spec, shape, &spans).run(0, &[&pages[..], &pages[..]], &[0.0; 2], 2, &mut [0.0; 2]);
+}
+
+#[test]
+#[should_panic(expected = "ends beyond what can be counted")]
+fn spans_that_end_past_what_can_be_counted_are_refused() {
+    let shape = PageShape { layers: 1, kv_heads: 1, d: 2, elem: Elem::F32 };
+    let spec = Spec { heads: 1, scale: 1.0, window: None, alibi: None, softcap: None };
+    Attend::new(spec, shape, &[Span { first_row: 0, rows: 1, start: usize::MAX }]);
+}
+
 /// The largest score is rounded and the exponents are not: what is left must not overflow.
 #[test]
 fn scores_of_any_size_stay_finite() {
@@ -189,5 +208,92 @@ fn scores_of_any_size_stay_finite() {
         let mut attend = Attend::new(spec, case.shape(Elem::F32), &[Span { first_row: 0, rows: tokens, start: 0 }]);
         attend.run_on(path, 1, &[&pages], &qkv, stride, &mut out);
         assert!(out.iter().all(|x| x.abs() <= 1.0), "{path:?}: means of values are within them");
+    }
+}
+
+/// The queries of `whole` go over all chunks in one task, those of `few` are joined from parts.
+#[test]
+fn nan_keys_reach_the_queries_that_see_them_and_no_others() {
+    let tokens = 270;
+    let whole = [Span { first_row: 0, rows: tokens, start: 0 }];
+    let few = [Span { first_row: 267, rows: 3, start: 267 }];
+    for case in CASES {
+        let (stride, width) = (case.stride(), case.heads * case.d);
+        let qkv = ramp(tokens * stride, 2);
+        for elem in [Elem::F32, Elem::F16, Elem::I8] {
+            let sound = case.pages(elem, &qkv);
+            // One key in several lanes, all of a page, all of the first chunk.
+            let spoiled = [0..1, 9..10, 63..64, 0..64, 64..128, 0..256].map(|bad| {
+                let mut qkv = qkv.clone();
+                for t in bad.clone() {
+                    qkv[t * stride + width..][..case.kv_heads * case.d].fill(f32::NAN);
+                }
+                (bad, case.pages(elem, &qkv))
+            });
+            for path in cpu::available() {
+                for spans in [whole, few] {
+                    let want = case.run(path, elem, &sound, &qkv, &spans);
+                    for (bad, pages) in &spoiled {
+                        let got = case.run(path, elem, pages, &qkv, &spans);
+                        for i in spans[0].first_row..tokens {
+                            let from = case.window.map_or(0, |w| (i + 1).saturating_sub(w));
+                            let (got, want) = (&got[i * width..][..width], &want[i * width..][..width]);
+                            if bad.start <= i && from < bad.end {
+                                assert!(got.iter().all(|x| x.is_nan()), "{path:?} {elem:?} {bad:?}: query {i}");
+                            } else {
+                                assert_eq!(got, want, "{path:?} {elem:?} {bad:?}: query {i}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn finite_numbers_stay_finite_in_half_precision() {
+    let shape = PageShape { layers: 1, kv_heads: 1, d: 4, elem: Elem::F16 };
+    let mut page = Page::new(shape);
+    let kv = [65_519.0, -1e6, f32::INFINITY, f32::NAN, 1e6, -65_520.0, f32::NEG_INFINITY, 0.5];
+    page.write(0, 0, Rows { data: &kv, stride: 8, k: 0, v: 4, count: 1 });
+    let Data::F16(data) = page.data() else { panic!("a page of f16") };
+    let keys = [0, 1, 2, 3].map(|c| data[c * PAGE].to_f32());
+    assert_eq!(keys[..3], [65_504.0, -65_504.0, f32::INFINITY]);
+    assert!(keys[3].is_nan());
+    let values = [0, 1, 2, 3].map(|c| data[4 * PAGE + c].to_f32());
+    assert_eq!(values, [65_504.0, -65_504.0, f32::NEG_INFINITY, 0.5]);
+
+    // Neither who sees a large value nor who computes beside it is spoiled.
+    let case = CASES[0];
+    let (stride, tokens) = (case.stride(), 20);
+    let mut qkv = ramp(tokens * stride, 4);
+    qkv[9 * stride + case.heads * case.d..][..2 * case.kv_heads * case.d].fill(1e6);
+    let pages = case.pages(Elem::F16, &qkv);
+    for path in cpu::available() {
+        let got = case.run(path, Elem::F16, &pages, &qkv, &[Span { first_row: 0, rows: tokens, start: 0 }]);
+        assert!(got.iter().all(|x| x.is_finite()), "{path:?}");
+    }
+}
+
+#[test]
+fn bytes_do_not_hide_what_is_not_finite() {
+    let case = CASES[0];
+    let (stride, width, tokens) = (case.stride(), case.heads * case.d, 20);
+    let values = width + case.kv_heads * case.d;
+    let qkv = ramp(tokens * stride, 6);
+    for part in [width, values] {
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut spoiled = qkv.clone();
+            // One number of each head, in the last and in another place.
+            for h in 0..case.kv_heads {
+                spoiled[9 * stride + part + (h + 1) * case.d - 1 - h] = bad;
+            }
+            let pages = case.pages(Elem::I8, &spoiled);
+            for path in cpu::available() {
+                let got = case.run(path, Elem::I8, &pages, &qkv, &[Span { first_row: 0, rows: tokens, start: 0 }]);
+                assert!(got[9 * width..].iter().all(|x| x.is_nan()), "{path:?} {bad} at {part}");
+            }
+        }
     }
 }

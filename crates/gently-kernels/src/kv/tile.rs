@@ -19,6 +19,9 @@ pub(super) const MOST: usize = 12;
 /// it begins before its last multiplications are done.
 const STEPS: usize = 4;
 
+/// Channels, or keys, that few queries ask for ahead where vectors are short: half a page.
+const AHEAD: usize = 32;
+
 /// A number of a page.
 pub(super) trait Number: Copy {
     /// A whole vector of them.
@@ -242,14 +245,19 @@ impl Kernel for Soften<'_> {
         let by = s.splat(score.by());
         for (m, row) in rows.iter_mut().enumerate() {
             fade[m] = falls[m];
-            if mosts[m] == UNSEEN {
-                row.fill(0.0);
-                continue;
+            let mut most = mosts[m];
+            if most == UNSEEN {
+                if seen[m].0 == seen[m].1 {
+                    row.fill(0.0);
+                    continue;
+                }
+                // What it sees is −∞ or NaN: powers of it are 0 or NaN, which stays. Subtracting −∞ would make NaN of both.
+                most = 0.0;
             }
             // SAFETY: as above.
             unsafe {
                 let p = row.as_mut_ptr();
-                let most = s.splat(mosts[m]);
+                let most = s.splat(most);
                 let mut total = s.mul(s.load_ptr(queries[m].totals), s.splat(fade[m]));
                 let mut i = 0;
                 while i < PAGE {
@@ -299,7 +307,7 @@ unsafe fn scores<S: Simd>(s: S, score: Score, scales: *const f32, query: &Query,
     }
 }
 
-/// The largest of the places `lo .. hi` of a row; the others are made [`UNSEEN`].
+/// The largest of the places `lo .. hi` of a row, but for NaN; the others are made [`UNSEEN`].
 #[inline(always)]
 fn largest<S: Simd>(s: S, (lo, hi): (usize, usize), row: &mut [f32; PAGE]) -> f32 {
     // Most pages are seen whole.
@@ -307,8 +315,9 @@ fn largest<S: Simd>(s: S, (lo, hi): (usize, usize), row: &mut [f32; PAGE]) -> f3
         row[..lo].fill(UNSEEN);
         row[hi..].fill(UNSEEN);
     }
-    let mut most = s.load(row);
-    let mut i = S::LANES;
+    // `max` returns its second operand on NaN: a NaN is passed over, and reaches the sums with its weight.
+    let mut most = s.splat(UNSEEN);
+    let mut i = 0;
     while i < PAGE {
         most = s.max(s.load(&row[i..]), most);
         i += S::LANES;
@@ -368,14 +377,31 @@ unsafe fn gather<S: Simd, T: Number, const M: usize, const W: usize>(
     macro_rules! row {
         ($at:expr) => {{
             let row = rows.add($at * stride);
-            let mut x = [s.splat(0.0); W];
-            for v in 0..W {
-                x[v] = T::load(s, row.add(v * S::LANES));
-            }
-            for m in 0..M {
-                let by = s.splat(*times[m].add($at));
+            if M < W && S::REGISTERS < 32 {
+                // Few queries wait for memory, and half a row at a time is no stream that a processor follows.
+                let mut line = 0;
+                while line < stride * size_of::<T>() {
+                    s.prefetch(rows.wrapping_add(($at + AHEAD) * stride).cast::<u8>().wrapping_add(line).cast());
+                    line += 64;
+                }
+                // Twelve sums and the numbers that they are multiplied with leave one register: vectors come one by one.
+                let by: [_; M] = std::array::from_fn(|m| s.splat(*times[m].add($at)));
                 for v in 0..W {
-                    acc[m][v] = s.fma(by, x[v], acc[m][v]);
+                    let x = T::load(s, row.add(v * S::LANES));
+                    for m in 0..M {
+                        acc[m][v] = s.fma(by[m], x, acc[m][v]);
+                    }
+                }
+            } else {
+                let mut x = [s.splat(0.0); W];
+                for v in 0..W {
+                    x[v] = T::load(s, row.add(v * S::LANES));
+                }
+                for m in 0..M {
+                    let by = s.splat(*times[m].add($at));
+                    for v in 0..W {
+                        acc[m][v] = s.fma(by, x[v], acc[m][v]);
+                    }
                 }
             }
         }};
@@ -410,7 +436,8 @@ pub(super) unsafe fn join<S: Simd>(
     [most, weight]: [f32; 2],
     dp: usize,
 ) {
-    if most == f32::NEG_INFINITY {
+    // A chunk without a number among its scores weighs NaN where one was NaN, which is kept.
+    if most == UNSEEN && weight == 0.0 {
         return;
     }
     let top = if most > norm[0] { most } else { norm[0] };

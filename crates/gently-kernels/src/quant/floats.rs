@@ -167,10 +167,9 @@ unsafe fn tile<S: Simd, W: Stored, const C: usize, const V: usize>(s: S, f: &mut
     let mut w = groups[0].as_ptr().cast::<W::T>();
     // The second vector: a group's second half, or the next group.
     let second = groups[1].as_ptr().cast::<W::T>();
-    // SAFETY: a group has 16 weights at each place.
-    let mut w1 = if in_group == 2 { unsafe { second.add(S::LANES) } } else { second };
-    // SAFETY: inside the rows' buffer, as asserted.
-    let mut x = unsafe { f.x.floats.as_ptr().add(f.tile * k * width + first) };
+    // `w1` and `x` begin inside of a place, and so lie past the end after the last one, where nothing is read.
+    let mut w1 = if in_group == 2 { second.wrapping_add(S::LANES) } else { second };
+    let mut x = f.x.floats.as_ptr().wrapping_add(f.tile * k * width + first);
     let next = k * width;
     for _ in 0..k {
         // SAFETY: this is place i of `k` in groups of k·16 weights and in a tile of k·width numbers.
@@ -195,10 +194,10 @@ unsafe fn tile<S: Simd, W: Stored, const C: usize, const V: usize>(s: S, f: &mut
                     sums[0][c] = s.fma(v0, x, sums[0][c]);
                     sums[1][c] = s.fma(v1, x, sums[1][c]);
                 }
-                w1 = w1.add(GROUP);
+                w1 = w1.wrapping_add(GROUP);
             }
             w = w.add(GROUP);
-            x = x.add(width);
+            x = x.wrapping_add(width);
         }
     }
     for c in 0..C.min(f.columns - first) {

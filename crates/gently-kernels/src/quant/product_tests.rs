@@ -75,6 +75,20 @@ fn bits(x: &[f32]) -> Vec<u32> {
 }
 
 #[test]
+#[should_panic(expected = "more than can be counted")]
+fn more_rows_than_can_be_counted_are_refused() {
+    // With the spare columns, 32 times these are a multiple of all the numbers there are.
+    let rows = 3 << (usize::BITS - 4);
+    PackedRows::new(RowKind::Int8, rows, 32).fill(rows, &[0.0; 32], 0);
+}
+
+#[test]
+#[should_panic(expected = "rows leave x")]
+fn rows_that_end_past_what_can_be_counted_are_refused() {
+    PackedRows::new(RowKind::F32, 2, 32).fill(2, &[0.0; 32], usize::MAX);
+}
+
+#[test]
 fn packed_rows_are_the_file_s_numbers() {
     // Floats also with a rest of 16 and of 8 numbers.
     let odd = [BlockType::F32, BlockType::F16, BlockType::Bf16].map(|ty| (ty, 45));

@@ -62,16 +62,18 @@ impl PackedRows {
     /// Room for `capacity` rows of `k` numbers, with no row in it.
     ///
     /// # Panics
-    /// When `k` is no multiple of 32 and the kind is [`RowKind::Int8`].
+    /// When `k` is no multiple of 32 and the kind is [`RowKind::Int8`], or there is no memory for so many.
     pub fn new(kind: RowKind, capacity: usize, k: usize) -> PackedRows {
         // A tile may be up to two columns narrower than its kernel.
-        let columns = if capacity <= 1 { capacity } else { capacity + 2 * capacity.div_ceil(MAX_WIDTH) };
+        let spare = if capacity <= 1 { 0 } else { 2 * capacity.div_ceil(MAX_WIDTH) };
+        let numbers = capacity.checked_add(spare).and_then(|columns| columns.checked_mul(k));
+        let Some(numbers) = numbers else { panic!("{capacity} rows of {k} numbers are more than can be counted") };
         let (ints, floats) = match kind {
             RowKind::Int8 => {
                 assert!(k.is_multiple_of(BLOCK), "rows of {k} numbers are no whole number of blocks of {BLOCK}");
-                (columns * k, 0)
+                (numbers, 0)
             }
-            RowKind::F32 => (0, columns * k),
+            RowKind::F32 => (0, numbers),
         };
         let blocks = ints / BLOCK;
         PackedRows {
@@ -142,7 +144,8 @@ impl PackedRows {
     pub(crate) fn fill_on(&mut self, path: Path, rows: usize, x: &[f32], stride: usize) {
         self.resize(rows);
         let k = self.k;
-        assert!(rows == 0 || (rows - 1).checked_mul(stride).is_some_and(|at| at + k <= x.len()), "rows leave x");
+        let end = |last: usize| last.checked_mul(stride)?.checked_add(k);
+        assert!(rows == 0 || end(rows - 1).is_some_and(|end| end <= x.len()), "rows leave x");
         let parts = Parts::new(self);
         let width = self.width;
         // Tasks of a few µs.
@@ -186,8 +189,9 @@ unsafe impl Sync for Parts {}
 
 impl Parts {
     fn new(rows: &mut PackedRows) -> Parts {
-        let tiles = rows.tiles() * rows.width * rows.k;
-        assert!(rows.ints.len().max(rows.floats.len()) >= tiles, "tiles leave the buffers");
+        let tiles = rows.tiles().checked_mul(rows.width).and_then(|columns| columns.checked_mul(rows.k));
+        let room = rows.ints.len().max(rows.floats.len());
+        assert!(tiles.is_some_and(|tiles| tiles <= room), "tiles leave the buffers");
         let [a, b, c] = &mut rows.start;
         let [first, second] = &mut rows.half_sum;
         Parts {
