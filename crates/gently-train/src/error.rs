@@ -188,6 +188,8 @@ pub enum Error {
         needed: u64,
         /// Free bytes.
         available: u64,
+        /// Whether a run that was begun before should go on: it keeps its micro-batches and blocks.
+        resumed: bool,
     },
     /// The system refused memory while the run was going on.
     #[error("step {step}: memory ran out; {}", last_good_text(last_good.as_deref()))]
@@ -287,6 +289,7 @@ impl Error {
                 "diagnostic.json in the run folder has the batch; a lower optimizer.lr, a longer optimizer.warmup or train.clip often helps"
                     .into(),
             ),
+            Self::Memory { resumed: true, .. } => Some(LESS_MEMORY_RESUMED.into()),
             Self::Memory { .. } => Some(LESS_MEMORY.into()),
             Self::OutOfMemory { last_good: Some(_), .. } => {
                 Some("stop other programs and continue with --resume, or begin a new run with a lower train.micro_batch".into())
@@ -316,6 +319,10 @@ const SECTIONS: &str =
 
 /// What makes a run smaller.
 const LESS_MEMORY: &str = "lower train.micro_batch (the same updates) or train.block, or set train.recompute=true";
+
+/// What makes a run smaller that is to go on.
+const LESS_MEMORY_RESUMED: &str =
+    "set train.recompute=true or optimizer.moments=bf16; train.micro_batch and train.block are the run's own";
 
 /// The system's answer at the root of an error's chain of causes, from whichever crate it came.
 fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {

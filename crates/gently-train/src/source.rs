@@ -28,6 +28,7 @@ use std::sync::Arc;
 use gently_text::Tokenizer;
 use serde_json::Value;
 
+use crate::checkpoint::Checkpoints;
 use crate::data::{
     Batch, Corpus, Dataset, EvalSet, Input, Layout, Loader, LoaderOptions, LoaderState, Mode, Prepare, Report,
     SplitInfo, TokenizerSpec,
@@ -85,7 +86,8 @@ pub struct TrainData {
 }
 
 /// Prepares or opens what `[data]` and `[tokenizer]` name: token shards lie in `data.shards`, or in the run folder's
-/// `data`, and are made again only when the texts or the settings have changed.
+/// `data`, and are made again only when the texts or the settings have changed. In the folder of a run that has a checkpoint
+/// other tokens to learn from do not take the place of those it has learned from.
 ///
 /// # Errors
 /// [`Error::NoData`] if nothing is named; what is wrong with the texts, by file; what `progress` answers.
@@ -96,8 +98,8 @@ pub fn open(resolved: &Resolved, folder: &Path, progress: &mut Report<'_>) -> Re
         return Err(Error::NoData);
     }
     let shards = match data.shards.as_str() {
-        "" => folder.join("data"),
-        path => path.into(),
+        "" => Shards { path: folder.join("data"), replace: Checkpoints::of_run(folder).latest()?.is_none() },
+        path => Shards { path: path.into(), replace: true },
     };
     let Parts { datasets, validation } = match data.weights.as_slice() {
         [] => single(config, &shards, progress)?,
@@ -140,6 +142,12 @@ pub fn open(resolved: &Resolved, folder: &Path, progress: &mut Report<'_>) -> Re
     })
 }
 
+/// Where token shards are kept, and whether others may take the place of those to learn from.
+struct Shards {
+    path: PathBuf,
+    replace: bool,
+}
+
 /// What a run learns from, each with its weight, and the shards it is evaluated on.
 struct Parts {
     datasets: Vec<(Dataset, f64)>,
@@ -147,7 +155,7 @@ struct Parts {
 }
 
 /// All paths together; a single path that is a prepared dataset is taken as it is.
-fn single(config: &Config, shards: &Path, progress: &mut Report<'_>) -> Result<Parts> {
+fn single(config: &Config, shards: &Shards, progress: &mut Report<'_>) -> Result<Parts> {
     let data = &config.data;
     if let [path] = data.path.as_slice()
         && Dataset::is_at(path)
@@ -155,18 +163,19 @@ fn single(config: &Config, shards: &Path, progress: &mut Report<'_>) -> Result<P
         let dataset = Dataset::open(path)?;
         let validation = match data.val_path.as_slice() {
             [] => shard_paths(&dataset, &dataset.info().val),
-            _ => validation_texts(config, dataset.tokenizer(), shards, progress)?,
+            _ => validation_texts(config, dataset.tokenizer(), &shards.path, progress)?,
         };
         return Ok(Parts { datasets: vec![(dataset, 1.0)], validation });
     }
-    let dataset = plan(config, &data.path).run(shards, progress)?;
+    let texts = Prepare { replace: shards.replace, ..plan(config, &data.path) };
+    let dataset = texts.run(&shards.path, progress)?;
     let validation = shard_paths(&dataset, &dataset.info().val);
     Ok(Parts { datasets: vec![(dataset, 1.0)], validation })
 }
 
 /// One dataset for each path, all with one tokenizer. Texts for validation belong to the mixture and not to its parts: each
 /// counts once, however many parts there are.
-fn mixture(config: &Config, weights: &[f64], shards: &Path, progress: &mut Report<'_>) -> Result<Parts> {
+fn mixture(config: &Config, weights: &[f64], shards: &Shards, progress: &mut Report<'_>) -> Result<Parts> {
     let data = &config.data;
     let tokenizer = match data.path.iter().find(|path| Dataset::is_at(path)) {
         Some(path) => Dataset::open(path)?.tokenizer().clone(),
@@ -179,11 +188,11 @@ fn mixture(config: &Config, weights: &[f64], shards: &Path, progress: &mut Repor
             true => Dataset::open(path)?,
             false => {
                 let mut part = plan(config, std::slice::from_ref(path));
-                part.tokenizer = TokenizerSpec::Ready(tokenizer.clone());
+                (part.tokenizer, part.replace) = (TokenizerSpec::Ready(tokenizer.clone()), shards.replace);
                 if own_texts {
                     (part.val_inputs, part.val_fraction) = (Vec::new(), 0.0);
                 }
-                part.run(shards.join(format!("part-{n}")), progress)?
+                part.run(shards.path.join(format!("part-{n}")), progress)?
             }
         };
         if !own_texts {
@@ -192,7 +201,7 @@ fn mixture(config: &Config, weights: &[f64], shards: &Path, progress: &mut Repor
         parts.datasets.push((dataset, *weight));
     }
     if own_texts {
-        parts.validation = validation_texts(config, &tokenizer, shards, progress)?;
+        parts.validation = validation_texts(config, &tokenizer, &shards.path, progress)?;
     }
     Ok(parts)
 }

@@ -83,8 +83,8 @@ impl Checkpoints {
         Ok(self.steps()?.last().map(|step| self.path(*step)))
     }
 
-    /// Removes what a killed process left: temporary folders and folders without a done mark. Only for the holder of
-    /// the run folder's lock.
+    /// Removes what a killed process left: temporary folders, and checkpoints without a done mark that hold nothing but
+    /// what was saved. Other folders of such a name are somebody's own. Only for the holder of the run folder's lock.
     ///
     /// # Errors
     /// Something cannot be removed.
@@ -92,7 +92,7 @@ impl Checkpoints {
         for name in self.entries()? {
             let path = self.root.join(&name);
             let unfinished = match step_of(&name) {
-                Some(_) => !path.join(DONE_FILE).is_file(),
+                Some(step) => !path.join(DONE_FILE).is_file() && self.is_unfinished(step),
                 None => name.starts_with(".step-") && name.ends_with(".tmp"),
             };
             if unfinished && path.is_dir() {
@@ -129,17 +129,26 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// The done mark goes first, so that a checkpoint half removed is never taken for a complete one.
-    fn remove(&self, step: u64) -> Result<()> {
-        let path = self.path(step);
-        let done = path.join(DONE_FILE);
-        match std::fs::remove_file(&done) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("cannot remove", &done, e));
-            }
-            _ => {}
+    /// Renames the folder of a step that is no checkpoint to a name that is free, `kept-N-step-STEP`.
+    fn set_aside(&self, step: u64) -> Result<()> {
+        let name = |n: u64| self.root.join(format!("kept-{n}-step-{step}"));
+        let mut n = 1;
+        while name(n).exists() {
+            n += 1;
         }
-        std::fs::remove_dir_all(&path).map_err(|e| Error::io("cannot remove", &path, e))
+        let from = self.path(step);
+        std::fs::rename(&from, name(n)).map_err(|e| Error::io("cannot rename", &from, e))
+    }
+
+    /// Renamed first, so that a checkpoint half removed is never taken for a complete one, and is swept.
+    fn remove(&self, step: u64) -> Result<()> {
+        let (path, old) = (self.path(step), self.root.join(format!(".step-{step}.old.tmp")));
+        if old.exists() {
+            std::fs::remove_dir_all(&old).map_err(|e| Error::io("cannot remove", &old, e))?;
+        }
+        std::fs::rename(&path, &old)
+            .and_then(|()| std::fs::remove_dir_all(&old))
+            .map_err(|e| Error::io("cannot remove", &path, e))
     }
 
     fn entries(&self) -> Result<Vec<String>> {

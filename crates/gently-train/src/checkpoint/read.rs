@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::files::{Seal, seal};
-use super::save::FORMAT;
+use super::save::{DONE_TEMPORARY, FORMAT};
 use super::{Checkpoints, DONE_FILE, STATE_FILE};
 use crate::{Error, Result};
 
@@ -81,6 +81,22 @@ impl Checkpoints {
             }
         }
         Ok(Verified { step, path, state: manifest.state })
+    }
+
+    /// Whether a folder without a done mark is what a killed process left of this step's checkpoint: `trainer.json` is
+    /// there before the folder has its name, and there is nothing in it but what was saved.
+    pub(super) fn is_unfinished(&self, step: u64) -> bool {
+        let path = self.path(step);
+        let text = bounded::read_text(path.join(STATE_FILE), LIMIT).unwrap_or_default();
+        let Ok(manifest) = serde_json::from_str::<Manifest>(&text) else {
+            return false;
+        };
+        let Ok(mut entries) = std::fs::read_dir(&path) else {
+            return false;
+        };
+        let saved = |name: &str| name == STATE_FILE || name == DONE_TEMPORARY || manifest.files.contains_key(name);
+        manifest.step == step
+            && entries.all(|entry| entry.is_ok_and(|entry| entry.file_name().to_str().is_some_and(saved)))
     }
 
     /// The newest checkpoint that is still good. Newer ones that are damaged are set aside as `damaged-step-N`, so that

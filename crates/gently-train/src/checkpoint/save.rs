@@ -12,6 +12,8 @@ use crate::{Error, Result};
 
 /// The layout of `trainer.json`.
 pub(super) const FORMAT: u32 = 1;
+/// The done mark while it is written.
+pub(super) const DONE_TEMPORARY: &str = "DONE.tmp";
 
 #[derive(Serialize)]
 struct Manifest<'a, S> {
@@ -92,11 +94,15 @@ impl Checkpoints {
     fn publish(&self, temporary: &Path, step: u64) -> Result<PathBuf> {
         let path = self.path(step);
         if path.exists() {
-            // Left without a done mark by a killed process, or damaged and replaced now.
-            self.remove(step)?;
+            match path.join(DONE_FILE).is_file() || self.is_unfinished(step) {
+                // Left without a done mark by a killed process, or damaged and replaced now.
+                true => self.remove(step)?,
+                // Whatever it is, it is not ours to remove.
+                false => self.set_aside(step)?,
+            }
         }
         let done = path.join(DONE_FILE);
-        let done_temporary = path.join("DONE.tmp");
+        let done_temporary = path.join(DONE_TEMPORARY);
         std::fs::rename(temporary, &path)
             .and_then(|()| sync(&self.root))
             .and_then(|()| self.fault(&done))

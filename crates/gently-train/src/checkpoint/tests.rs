@@ -115,6 +115,27 @@ fn what_a_killed_process_left_is_swept_and_never_loaded() {
 }
 
 #[test]
+fn what_somebody_else_put_there_stays() {
+    let (_folder, checkpoints) = run();
+    for step in [4, 8, 12] {
+        checkpoints.save(step, &(), write).unwrap();
+        std::fs::remove_file(checkpoints.path(step).join(DONE_FILE)).unwrap();
+    }
+    // A model without the trainer's files, and one with a file of somebody's own.
+    std::fs::remove_file(checkpoints.path(4).join(STATE_FILE)).unwrap();
+    std::fs::write(checkpoints.path(8).join("notes.txt"), b"mine").unwrap();
+    std::fs::write(checkpoints.path(12).join("DONE.tmp"), b"half").unwrap();
+    std::fs::create_dir(checkpoints.path(16)).unwrap();
+    checkpoints.sweep().unwrap();
+    assert_eq!(names(&checkpoints), ["step-16", "step-4", "step-8"]);
+    checkpoints.save(4, &(), write).unwrap();
+    checkpoints.save(8, &(), write).unwrap();
+    assert_eq!(names(&checkpoints), ["kept-1-step-4", "kept-1-step-8", "step-16", "step-4", "step-8"]);
+    assert!(checkpoints.root.join("kept-1-step-4").join("model.safetensors").is_file());
+    assert_eq!(checkpoints.steps().unwrap(), [4, 8]);
+}
+
+#[test]
 fn the_newest_and_the_best_are_kept() {
     let (_folder, checkpoints) = run();
     for step in [2, 4, 6, 8, 10] {

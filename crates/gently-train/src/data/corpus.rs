@@ -1,7 +1,10 @@
 //! A split's tokens: shards on disk, or token lists in memory.
 
+use super::permute::draw;
 use super::{Error, Result};
 use gently_formats::shard::Shard;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 
@@ -14,6 +17,8 @@ pub struct Corpus {
     tokenizer: u64,
     tokens: u64,
     documents: u64,
+    /// A hash of all tokens, boundaries and masks.
+    content: u64,
 }
 
 #[derive(Debug)]
@@ -30,6 +35,7 @@ impl Corpus {
     pub fn open<P: AsRef<Path>>(name: &str, shards: impl IntoIterator<Item = P>) -> Result<Self> {
         let mut parts = Vec::new();
         let mut first: Option<(u64, u64)> = None;
+        let mut content = 0;
         for path in shards {
             let shard = Shard::open(path)?;
             let (expected_vocab, expected) = *first.get_or_insert((shard.vocab(), shard.tokenizer()));
@@ -42,10 +48,11 @@ impl Corpus {
                     expected_vocab,
                 });
             }
+            content = draw(content, &[content_of(&shard)?]);
             parts.push(Part::Shard(shard));
         }
         let (vocab, tokenizer) = first.unwrap_or((0, 0));
-        Ok(Self::from_parts(name, parts, vocab, tokenizer))
+        Ok(Self::from_parts(name, parts, vocab, tokenizer, content))
     }
 
     /// A corpus in memory: each list is a document. `vocab` and `tokenizer` as in a shard.
@@ -69,7 +76,9 @@ impl Corpus {
                 ends.push(tokens.len() as u64);
             }
         }
-        Ok(Self::from_parts(name, vec![Part::Memory { tokens, ends }], vocab, tokenizer))
+        let content = tokens.iter().map(|&t| u64::from(t)).chain(ends.iter().copied()).collect::<Vec<_>>();
+        let content = draw(0, &content);
+        Ok(Self::from_parts(name, vec![Part::Memory { tokens, ends }], vocab, tokenizer, content))
     }
 
     /// One corpus of the parts of several from one tokenizer, the first of which gives the name.
@@ -84,15 +93,16 @@ impl Corpus {
             corpus.expect_tokenizer(all.tokenizer, all.vocab as usize)?;
             all.tokens += corpus.tokens;
             all.documents += corpus.documents;
+            all.content = draw(all.content, &[corpus.content]);
             all.parts.extend(corpus.parts);
         }
         Ok(all)
     }
 
-    fn from_parts(name: &str, parts: Vec<Part>, vocab: u64, tokenizer: u64) -> Self {
+    fn from_parts(name: &str, parts: Vec<Part>, vocab: u64, tokenizer: u64, content: u64) -> Self {
         let tokens = parts.iter().map(Part::len).sum();
         let documents = parts.iter().map(Part::documents).sum();
-        Self { name: name.into(), parts, vocab, tokenizer, tokens, documents }
+        Self { name: name.into(), parts, vocab, tokenizer, tokens, documents, content }
     }
 
     /// The same corpus under another name.
@@ -125,6 +135,11 @@ impl Corpus {
     /// The hash of the tokenizer.
     pub fn tokenizer(&self) -> u64 {
         self.tokenizer
+    }
+
+    /// A hash of all tokens, boundaries and masks: equal for equal shards.
+    pub(crate) fn content(&self) -> u64 {
+        self.content
     }
 
     /// Shards.
@@ -212,12 +227,13 @@ impl Corpus {
         Ok(())
     }
 
-    /// Checks that these tokens are a tokenizer's.
+    /// Checks that these tokens are a tokenizer's: that it made them, and that it has a token for each.
     ///
     /// # Errors
     /// [`Error::OtherTokenizer`].
     pub fn expect_tokenizer(&self, hash: u64, vocab: usize) -> Result<()> {
-        if self.tokenizer == hash {
+        // The vocabulary is a number in a file, and tables are made of that size.
+        if self.tokenizer == hash && self.vocab <= vocab as u64 {
             return Ok(());
         }
         Err(Error::OtherTokenizer {
@@ -228,6 +244,21 @@ impl Corpus {
             expected_vocab: vocab as u64,
         })
     }
+}
+
+/// Where a shard's header has the checksum of its mask, its documents' ends and its blocks' checksums: of all that it holds.
+const CHECKSUM_AT: u64 = 56;
+
+/// A hash of what a shard holds, without reading it all.
+fn content_of(shard: &Shard) -> Result<u64> {
+    let mut bytes = [0; 8];
+    File::open(shard.path())
+        .and_then(|mut file| {
+            file.seek(SeekFrom::Start(CHECKSUM_AT))?;
+            file.read_exact(&mut bytes)
+        })
+        .map_err(Error::io(shard.path(), "read"))?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 impl Part {

@@ -94,7 +94,7 @@ pub(crate) fn run(
                 break;
             }
         }
-        // Closing the queue stops the reader at its next job, and with it the workers.
+        // Closing the queue stops the reader soon after its next job, and with it the workers.
         drop(answers);
         let read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         written.and(read)
@@ -197,8 +197,9 @@ impl<'a> Cutter<'a> {
     }
 
     fn take(&mut self, text: &str, counts: bool, last: bool) -> Result<()> {
+        // Nobody listens any more, so nothing more needs to be read; whoever stopped has an error of its own to tell.
         if self.stopped {
-            return Ok(());
+            return Err(Error::Stopped);
         }
         if !text.is_empty() {
             if !self.open {
@@ -291,5 +292,40 @@ impl<'a> Cutter<'a> {
             Err(_) => ControlFlow::Break(()),
         };
         self.stopped = sent.is_break();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::read::{Input, resolve};
+    use super::*;
+
+    #[test]
+    fn a_reader_that_nobody_listens_to_reads_no_further() {
+        let documents = std::sync::Arc::new(vec!["a".repeat(PIECE); 3]);
+        let input = Input::Documents { name: "texts".into(), documents };
+        let (sources, _) = resolve(&[input], None, &mut |_| Ok(())).unwrap();
+        let layout = Layout::default();
+        let scan = Scan::run(&sources, &layout, 0.0, 0, 0, &mut |_| Ok(())).unwrap();
+        let tokenizer = Tokenizer::bytes();
+        let (jobs, _todo) = sync_channel(1);
+        let (order, answers) = sync_channel(1);
+        drop(answers);
+        let read = Cutter::new(&tokenizer, Side::Train, &scan, jobs, order).run(&sources, &layout);
+        assert!(matches!(read, Err(Error::Stopped)));
+    }
+
+    #[test]
+    fn the_writers_error_is_the_one_that_is_told() {
+        let documents = std::sync::Arc::new(vec!["a".repeat(PIECE); 12]);
+        let input = Input::Documents { name: "texts".into(), documents };
+        let (sources, _) = resolve(&[input], None, &mut |_| Ok(())).unwrap();
+        let layout = Layout::default();
+        let scan = Scan::run(&sources, &layout, 0.0, 0, 0, &mut |_| Ok(())).unwrap();
+        fn full(_: Encoded) -> Result<()> {
+            Err(Error::Option { option: "disk", reason: "it is full".into() })
+        }
+        let error = run(&sources, &layout, &Tokenizer::bytes(), Side::Train, &scan, 2, &mut full).unwrap_err();
+        assert!(matches!(error, Error::Option { option: "disk", .. }), "{error}");
     }
 }

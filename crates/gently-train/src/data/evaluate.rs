@@ -49,7 +49,7 @@ impl EvalSet {
         if total == 0 {
             return Err(Error::TooShort { split: corpus.name().into(), tokens: corpus.tokens(), block });
         }
-        let chosen = limit.map_or(total, |n| total.min(n as u64 * batch as u64));
+        let chosen = limit.map_or(total, |n| total.min((n as u64).saturating_mul(batch as u64)));
         Ok(Self { corpus, batch, block, doc_mask, ends, chosen })
     }
 

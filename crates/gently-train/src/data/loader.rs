@@ -50,6 +50,9 @@ impl LoaderOptions {
 pub struct LoaderState {
     /// What the place is a place of: options and corpora. Seeking elsewhere is refused.
     pub fingerprint: String,
+    /// A hash of what the corpora hold; places that were saved before there was one have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
     /// Batches given.
     pub batches: u64,
     /// The place in each corpus.
@@ -81,7 +84,11 @@ pub struct Loader {
     weights: Vec<f64>,
     batches: u64,
     fingerprint: String,
+    content: String,
 }
+
+/// The most that a place's counts may be: it leaves room for the sums that are made of them.
+const MOST: u64 = 1 << 52;
 
 impl Loader {
     /// Batches of one corpus.
@@ -113,6 +120,7 @@ impl Loader {
         let (mut orders, mut weights): (Vec<Order>, Vec<f64>) = (Vec::new(), Vec::new());
         let mut words = vec![options.batch as u64, options.block as u64, options.seed, options.mode as u64];
         words.push(options.doc_mask.into());
+        let mut contents = Vec::new();
         for (i, (corpus, weight)) in corpora.into_iter().enumerate() {
             if !(weight > 0.0 && weight.is_finite()) {
                 let reason = format!("{weight} is not a positive number");
@@ -123,6 +131,7 @@ impl Loader {
             }
             words.extend([corpus.tokens(), corpus.documents(), corpus.parts() as u64, corpus.tokenizer()]);
             words.push(weight.to_bits());
+            contents.push(corpus.content());
             orders.push(Order::new(corpus, i as u64, &options)?);
             weights.push(weight);
         }
@@ -131,7 +140,8 @@ impl Loader {
         }
         let total: f64 = weights.iter().sum();
         weights.iter_mut().for_each(|w| *w /= total);
-        Ok(Self { options, orders, weights, batches: 0, fingerprint: format!("{:016x}", draw(0, &words)) })
+        let (fingerprint, content) = (format!("{:016x}", draw(0, &words)), format!("{:016x}", draw(0, &contents)));
+        Ok(Self { options, orders, weights, batches: 0, fingerprint, content })
     }
 
     /// The next batch.
@@ -161,6 +171,7 @@ impl Loader {
     pub fn state(&self) -> LoaderState {
         LoaderState {
             fingerprint: self.fingerprint.clone(),
+            content: Some(self.content.clone()),
             batches: self.batches,
             cursors: self.orders.iter().map(|o| o.cursor).collect(),
             taken: self.orders.iter().map(|o| o.taken).collect(),
@@ -175,6 +186,13 @@ impl Loader {
         let refuse = |reason: &str| Err(Error::State { reason: reason.into() });
         if to.fingerprint != self.fingerprint {
             return refuse("the data, its tokenizer, or batch, block, seed or mode are not those it was saved with");
+        }
+        if to.content.as_ref().is_some_and(|content| *content != self.content) {
+            return refuse("the data has as many tokens as it had, but not the same ones");
+        }
+        let counts = to.cursors.iter().flat_map(|c| [c.epoch, c.group, c.position]).chain(to.taken.iter().copied());
+        if counts.chain([to.batches]).any(|n| n > MOST) {
+            return refuse("it is further on than a run can come");
         }
         if to.cursors.len() != self.orders.len() || to.taken.len() != self.orders.len() {
             return refuse("it names another number of corpora");

@@ -8,7 +8,7 @@ use super::encode::{self, Encoded, Side};
 use super::read::{Input, Layout, Source, resolve};
 use super::scan::Scan;
 use super::shards::SplitWriter;
-use super::{Error, Result};
+use super::{Corpus, Error, Result};
 use crate::folder::Lock;
 use gently_formats::shard::ShardInfo;
 use gently_text::{BpeOptions, END_OF_TEXT, Tokenizer, train_bpe};
@@ -71,6 +71,8 @@ pub struct Prepare {
     pub shard_tokens: u64,
     /// Threads that encode; 0 for all processors.
     pub threads: usize,
+    /// Whether other tokens to learn from may take the place of those that the folder holds. A run that goes on says no.
+    pub replace: bool,
 }
 
 /// How far the preparation is.
@@ -103,6 +105,7 @@ impl Prepare {
             end_of_text: None,
             shard_tokens: 100_000_000,
             threads: 0,
+            replace: true,
         }
     }
 
@@ -110,7 +113,8 @@ impl Prepare {
     /// megabyte; where it answers with an error, such as [`Error::Stopped`], that ends the work and nothing of it stays.
     ///
     /// # Errors
-    /// Those of reading ([`Error::NotUtf8`], [`Error::Empty`] …), of the tokenizer, of writing, and of `progress`.
+    /// Those of reading ([`Error::NotUtf8`], [`Error::Empty`] …), of the tokenizer, of writing, and of `progress`;
+    /// [`Error::State`] when the folder holds other tokens that may not be replaced.
     pub fn run(&self, dir: impl AsRef<Path>, progress: &mut Report<'_>) -> Result<Dataset> {
         let dir = dir.as_ref();
         self.check()?;
@@ -142,7 +146,8 @@ impl Prepare {
             [] => None,
             s => Some(Scan::run(s, &self.layout, 0.0, self.seed, 0, &mut scanned)?),
         };
-        let key = self.key(&scan, val_scan.as_ref())?;
+        let key =
+            self.key((sources.as_slice(), &scan), val_scan.as_ref().map(|scan| (val_sources.as_slice(), scan)))?;
         if let Some(ready) = Dataset::open_if(dir, &key) {
             return Ok(ready);
         }
@@ -198,6 +203,9 @@ impl Prepare {
             encode::run(&val_sources, &self.layout, &tokenizer, Side::Val, val_scan, threads, &mut write)?;
         }
         let (train, val): (SplitInfo, SplitInfo) = (train.finish()?, val.finish()?);
+        if !self.replace {
+            expect_same(dir, &work.path, &train)?;
+        }
         tokenizer.save(&work.path)?;
         let info = DatasetInfo {
             version: DatasetInfo::VERSION,
@@ -270,7 +278,7 @@ impl Prepare {
     }
 
     /// Names everything that the shards depend on.
-    fn key(&self, scan: &Scan, val_scan: Option<&Scan>) -> Result<String> {
+    fn key(&self, train: (&[Source], &Scan), val: Option<(&[Source], &Scan)>) -> Result<String> {
         let tokenizer = match &self.tokenizer {
             TokenizerSpec::Characters => "characters".to_owned(),
             TokenizerSpec::Bytes => "bytes".into(),
@@ -278,7 +286,11 @@ impl Prepare {
             TokenizerSpec::File(path) => format!("{:016x}", Tokenizer::load(path)?.hash()),
             TokenizerSpec::Ready(tokenizer) => format!("{:016x}", tokenizer.hash()),
         };
-        let hashes = |s: &Scan| s.sources.iter().map(|s| s.sha256.clone()).collect::<Vec<_>>();
+        // The bytes of each source and how they are read.
+        let hashes = |(sources, scan): (&[Source], &Scan)| {
+            let pairs = scan.sources.iter().zip(sources);
+            pairs.map(|(info, source)| info.sha256.clone() + &source.manner()).collect::<Vec<_>>()
+        };
         let all = format!(
             "{tokenizer} {} {:?} {} {:?} {:?} {} {:?} {:?}",
             self.val_fraction,
@@ -287,10 +299,24 @@ impl Prepare {
             self.layout,
             self.end_of_text,
             self.shard_tokens,
-            hashes(scan),
-            val_scan.map(hashes),
+            hashes(train),
+            val.map(hashes),
         );
         Ok(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(all.as_bytes())))
+    }
+}
+
+/// Compares the tokens to learn from that `made` holds with those of the dataset in `dir`, if there is one.
+fn expect_same(dir: &Path, made: &Path, train: &SplitInfo) -> Result<()> {
+    // What cannot be opened is of no use to anybody.
+    let Ok(old) = Dataset::open(dir).and_then(|dataset| dataset.train()) else {
+        return Ok(());
+    };
+    let new = Corpus::open("train", train.shards.iter().map(|name| made.join(name)))?;
+    let identity = |corpus: &Corpus| (corpus.tokens(), corpus.tokenizer(), corpus.content());
+    match identity(&old) == identity(&new) {
+        true => Ok(()),
+        false => Err(Error::State { reason: "the texts are not those that the run was begun with".into() }),
     }
 }
 

@@ -289,6 +289,25 @@ impl Source {
         }
     }
 
+    /// How the bytes are read, where that is not as one plain text laid out as the settings say: the same bytes may be
+    /// read in several ways. Empty otherwise.
+    pub fn manner(&self) -> String {
+        let Body::File(path, format) = &self.body else {
+            return String::new();
+        };
+        let mut manner = String::new();
+        if *format != Format::Text {
+            manner += &format!(" {format:?}");
+        }
+        if is_gzip(path) {
+            manner += " gzip";
+        }
+        if let Some(separator) = self.separator.as_ref().filter(|_| *format == Format::Text) {
+            manner += &format!(" separated by {separator:?}");
+        }
+        manner
+    }
+
     /// The SHA-256 of the file, or of a list's texts each behind its length.
     pub fn sha256(&self) -> Result<String> {
         match &self.body {
@@ -336,24 +355,26 @@ impl Source {
         let mut pending = String::new();
         let mut open = false;
         while text.fill(path, &self.name, &mut pending)? {
+            // What has been given is drained once: for each of many documents it would move all that is behind them.
+            let mut given = 0;
             if let Some(separator) = separator {
-                while let Some(at) = pending.find(separator) {
-                    sink(Chunk { text: &pending[..at], counts: true, last: true })?;
-                    let mut next = at + separator.len();
-                    next += usize::from(pending[next..].starts_with('\n'));
-                    pending.drain(..next);
+                while let Some(at) = pending[given..].find(separator).map(|at| given + at) {
+                    sink(Chunk { text: &pending[given..at], counts: true, last: true })?;
+                    given = at + separator.len();
+                    given += usize::from(pending[given..].starts_with('\n'));
                     open = false;
                 }
             }
             // A separator may have begun in what is at hand, and a chunk ends well at the end of a line.
             let keep = separator.map_or(0, |s| s.len() - 1);
-            let until = floor(&pending, pending.len().saturating_sub(keep));
-            let until = pending[..until].rfind('\n').map_or(until, |n| n + 1);
-            if until > 0 && !text.ended {
-                sink(Chunk { text: &pending[..until], counts: true, last: false })?;
-                pending.drain(..until);
+            let until = floor(&pending, pending.len().saturating_sub(keep)).max(given);
+            let until = pending[given..until].rfind('\n').map_or(until, |n| given + n + 1);
+            if until > given && !text.ended {
+                sink(Chunk { text: &pending[given..until], counts: true, last: false })?;
+                given = until;
                 open = true;
             }
+            pending.drain(..given);
         }
         if open || !pending.is_empty() {
             sink(Chunk { text: &pending, counts: true, last: true })?;

@@ -1,6 +1,6 @@
 //! Ranges of values and the rules between them.
 
-use super::{Resolved, ScheduleKind, TokenizerKind};
+use super::{Documents, Resolved, ScheduleKind, TokenizerKind};
 use crate::{Error, Result};
 
 /// Largest count that is believed, so that products of two counts cannot overflow.
@@ -44,6 +44,9 @@ pub(super) fn ranges(resolved: &Resolved) -> Result<()> {
     }
     if config.train.micro_batch > MOST {
         return refuse("train.micro_batch", "must be at most 2^28");
+    }
+    if config.eval.batches > MOST {
+        return refuse("eval.batches", "must be at most 2^28");
     }
     if config.train.block > config.model.context {
         return refuse("train.block", &format!("must be at most model.context = {}", config.model.context));
@@ -114,11 +117,14 @@ pub(super) fn ranges(resolved: &Resolved) -> Result<()> {
     if data.weights.iter().any(|w| !w.is_finite() || *w <= 0.0) {
         return refuse("data.weights", "must all be finite and above 0");
     }
+    if data.documents == Documents::Pack && !data.shuffle {
+        return refuse("data.shuffle", "must be true with data.documents = \"pack\", which always draws at random");
+    }
     if config.tokenizer.kind == TokenizerKind::File && config.tokenizer.path.is_empty() {
         return refuse("tokenizer.path", "must name a tokenizer when tokenizer.kind is \"file\"");
     }
-    if config.sample.every > 0 && config.sample.prompts.is_empty() {
-        return refuse("sample.prompts", "must hold a text when sample.every is above 0");
+    if config.sample.is_on() && config.sample.prompts.is_empty() {
+        return refuse("sample.prompts", "must hold a text when sample.every is above 0 or sample.at_start is true");
     }
     Ok(())
 }

@@ -50,8 +50,12 @@ impl Resolved {
 
     /// Notes that `key` was worked out, and how.
     pub(crate) fn set_derived(&mut self, key: &str, how: impl Into<String>) {
+        self.set_source(key, Source::Derived(how.into()));
+    }
+
+    fn set_source(&mut self, key: &str, from: Source) {
         if let Some((_, source)) = self.sources.iter_mut().find(|(known, _)| known == key) {
-            *source = Source::Derived(how.into());
+            *source = from;
         }
     }
 
@@ -61,19 +65,16 @@ impl Resolved {
             self.config.model.context = self.config.train.block;
             self.set_derived("model.context", "train.block");
         }
-        let optimizer = &mut self.config.optimizer;
-        let mut derived = Vec::new();
-        if optimizer.min_lr.is_none() && optimizer.schedule != ScheduleKind::Constant {
+        // A saved run's file has what was worked out when it began. Worked out anew, it follows what has changed since.
+        let decays = self.config.optimizer.schedule != ScheduleKind::Constant;
+        if !self.source("optimizer.min_lr").is_given() {
             // One rounding of the product is enough; lr / 10 keeps 1e-3 -> 1e-4 exact.
-            optimizer.min_lr = Some(optimizer.lr / 10.0);
-            derived.push(("optimizer.min_lr", "optimizer.lr / 10"));
+            self.config.optimizer.min_lr = decays.then_some(self.config.optimizer.lr / 10.0);
+            self.set_source("optimizer.min_lr", derived_if(decays, "optimizer.lr / 10"));
         }
-        if optimizer.decay_steps.is_none() && optimizer.schedule != ScheduleKind::Constant {
-            optimizer.decay_steps = Some(self.config.train.steps);
-            derived.push(("optimizer.decay_steps", "train.steps"));
-        }
-        for (key, how) in derived {
-            self.set_derived(key, how);
+        if !self.source("optimizer.decay_steps").is_given() {
+            self.config.optimizer.decay_steps = decays.then_some(self.config.train.steps);
+            self.set_source("optimizer.decay_steps", derived_if(decays, "train.steps"));
         }
     }
 
@@ -186,6 +187,10 @@ impl Resolved {
         }
         tree
     }
+}
+
+fn derived_if(worked_out: bool, how: &str) -> Source {
+    if worked_out { Source::Derived(how.into()) } else { Source::Default }
 }
 
 fn lookup<'a>(tree: &'a Value, key: &str) -> Option<&'a Value> {

@@ -262,6 +262,13 @@ pub struct Sample {
     pub at_start: bool,
 }
 
+impl Sample {
+    /// Whether the run writes samples at any step.
+    pub fn is_on(&self) -> bool {
+        self.every > 0 || self.at_start
+    }
+}
+
 /// `[checkpoint]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

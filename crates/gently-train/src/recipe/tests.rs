@@ -116,6 +116,9 @@ fn values_out_of_range_are_refused_with_their_place() {
         ("[data]\nval_fraction = 0.9\n", "data.val_fraction"),
         ("[model]\ncontext = 8\n[train]\nblock = 16\n", "train.block"),
         ("[tokenizer]\nkind = \"file\"\n", "tokenizer.path"),
+        ("[eval]\nbatches = 4611686018427387904\n", "eval.batches"),
+        ("[data]\ndocuments = \"pack\"\nshuffle = false\n", "data.shuffle"),
+        ("[sample]\nat_start = true\nprompts = []\n", "sample.prompts"),
     ] {
         let message = refused(text);
         assert!(message.contains(key), "{text:?}: {message}");
@@ -154,4 +157,35 @@ fn a_resumed_run_keeps_what_was_set_and_refuses_another_model() {
     other.set("model.width=64").unwrap();
     let error = other.over(&reloaded).resolve().unwrap().continues(&saved).unwrap_err().to_string();
     assert!(error.contains("model.width") && error.contains("32"), "{error}");
+}
+
+#[test]
+fn what_was_worked_out_is_worked_out_again_when_a_run_goes_on() {
+    let mut first = tiny();
+    first.set("train.steps=2000").unwrap();
+    let saved = first.resolve().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(CONFIG_FILE), saved.to_toml()).unwrap();
+    let reloaded = Recipe::reload(folder.path()).unwrap();
+    let again = |set: &[&str]| {
+        let mut recipe = tiny();
+        for assignment in set {
+            recipe.set(assignment).unwrap();
+        }
+        let resolved = recipe.over(&reloaded).resolve().unwrap();
+        resolved.continues(&saved).unwrap();
+        resolved
+    };
+    let longer = again(&["train.steps=4000"]);
+    assert_eq!(longer.config.optimizer.decay_steps, Some(4000));
+    assert_eq!(longer.source("optimizer.decay_steps").to_string(), "train.steps");
+    // Below what was the lowest rate.
+    let slower = again(&["optimizer.lr=5e-5"]);
+    assert_eq!(slower.config.optimizer.min_lr, Some(5e-5 / 10.0));
+    let constant = again(&["optimizer.schedule=constant"]);
+    assert_eq!((constant.config.optimizer.min_lr, constant.config.optimizer.decay_steps), (None, None));
+    assert_eq!(constant.source("optimizer.min_lr"), Source::Default);
+    // What a person gave stays.
+    let given = again(&["optimizer.decay_steps=3000", "train.steps=4000"]);
+    assert_eq!(given.config.optimizer.decay_steps, Some(3000));
 }

@@ -56,7 +56,7 @@ impl Probe {
         if let Some(available) = plan::available()
             && needed > available
         {
-            return Err(Error::Memory { needed, available });
+            return Err(Error::Memory { needed, available, resumed: false });
         }
         let train = &config.train;
         let mut rng = Rng::new(train.seed).stream("probe");

@@ -85,7 +85,10 @@ fn rehearse(
     let (rows, width) = (config.train.batch, config.train.block);
     let tokens = rows * width;
     let mut targets = vec![0; tokens];
-    targets[tokens - 1] = IGNORE;
+    // A mask costs something, but one token at least must be learned from.
+    if tokens > 1 {
+        targets[tokens - 1] = IGNORE;
+    }
     let masked = config.data.documents != crate::recipe::Documents::Stream;
     let batch =
         Batch { ids: vec![0; tokens], targets, docs: masked.then(|| vec![0; tokens]), batch: rows, block: width };
@@ -107,7 +110,7 @@ fn rehearse(
         optim.step(&grads, 0.0, 1.0)?;
     }
     passes.summed_loss(model, &batches[0])?;
-    if config.sample.every > 0 {
+    if config.sample.is_on() {
         let first = &prompts[..prompts.len().min(1)];
         sample::write(model, passes, tokenizer, first, &config.sample, 0, &never)?;
     }

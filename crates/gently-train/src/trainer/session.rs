@@ -11,7 +11,7 @@ use super::sample::{self, Prompt};
 use super::state::State;
 use super::step::Passes;
 use super::{OpenData, Trainer, machine, rehearsal};
-use crate::checkpoint::Checkpoints;
+use crate::checkpoint::{Checkpoints, STATE_FILE, Verified};
 use crate::data;
 use crate::events::{CheckpointSaved, Machine, Preparing, RunStarted};
 use crate::folder::{LOG_FILE, Lines, Lock, Log, METRICS_FILE, SAMPLES_FILE};
@@ -55,7 +55,7 @@ pub(super) struct Session {
 
 impl Session {
     /// Locks the folder, settles the configuration, opens the data, plans the memory, makes the model and takes up the
-    /// last good checkpoint.
+    /// last good checkpoint. A run that cannot go on is left with its configuration, its logs and its checkpoints.
     pub fn open(trainer: Trainer) -> Result<Self> {
         let begun = Instant::now();
         let mut observers = trainer.observers;
@@ -63,7 +63,6 @@ impl Session {
         std::fs::create_dir_all(&folder).map_err(|e| Error::io("cannot make", &folder, e))?;
         let lock = Lock::take(&folder)?;
         let checkpoints = Checkpoints::of_run(&folder);
-        checkpoints.sweep()?;
         let log = Log::open(&folder.join(LOG_FILE))?;
 
         let saved_config = saved_config(&folder, trainer.resume)?;
@@ -74,17 +73,16 @@ impl Session {
         if let Some((_, saved)) = &saved_config {
             resolved.continues(saved)?;
         }
-        let data = open_data(trainer.data, &resolved, &folder, &mut observers, &trainer.stop)?;
+        let mut data = open_data(trainer.data, &resolved, &folder, &mut observers, &trainer.stop)?;
         resolved.fit_vocabulary(data.tokenizer.vocab_size())?;
         if let Some((_, saved)) = &saved_config {
             resolved.keeps_vocabulary(saved)?;
         }
-        gently_formats::atomic::write(folder.join(CONFIG_FILE), resolved.to_toml().as_bytes())?;
         let config = resolved.config.clone();
 
-        let (prompts, mut warnings) = match config.sample.every {
-            0 => (Vec::new(), Vec::new()),
-            _ => sample::prompts(&config.sample, &data.tokenizer),
+        let (prompts, mut warnings) = match config.sample.is_on() {
+            true => sample::prompts(&config.sample, &data.tokenizer),
+            false => (Vec::new(), Vec::new()),
         };
         let profiling = (trainer.profile > 0).then(|| Profiling::new(trainer.profile, &config));
         plan::forget_peak();
@@ -93,20 +91,29 @@ impl Session {
         if let Some(free) = plan::available()
             && plan.total().saturating_sub(base) > free
         {
-            return Err(Error::Memory { needed: plan.total().saturating_sub(base), available: free });
+            let needed = plan.total().saturating_sub(base);
+            return Err(Error::Memory { needed, available: free, resumed: saved_config.is_some() });
         }
 
         let model = (trainer.build)(&config.model, &Rng::new(config.train.seed), &Device::Cpu)?;
         let passes = Passes::new(&config.train);
-        let optim = Optim::new(model.params(), &config.optimizer)?.with_compute(passes.compute());
+        let mut optim = Optim::new(model.params(), &config.optimizer)?.with_compute(passes.compute());
         let tokenizer = format!("{:016x}", data.tokenizer.hash());
-        let state = State::new(data.train.position(), &config.spike, tokenizer);
+        let mut state = State::new(data.train.position(), &config.spike, tokenizer);
         let newest = checkpoints.newest()?;
         warnings.extend(newest.damaged.iter().map(|e| format!("{e}; an older one is taken")));
         let last = newest.good.as_ref().map(|good| good.step);
         // A step whose line and samples are still owed has none.
         let owes = newest.good.as_ref().is_some_and(|good| good.state.get("owed").is_some());
         let written = if owes { last.and_then(|step| step.checked_sub(1)) } else { last };
+        if let Some(good) = newest.good {
+            state = take_up(good, state, &config, &model, &mut optim, &mut data)?;
+        }
+        // Nothing refuses the run any more: from here on its files change.
+        if saved_config.is_some() {
+            checkpoints.sweep()?;
+        }
+        gently_formats::atomic::write(folder.join(CONFIG_FILE), resolved.to_toml().as_bytes())?;
         let mut session = Self {
             schedule: Schedule::new(&config.optimizer, config.train.steps),
             machine: machine::machine(&config),
@@ -131,32 +138,11 @@ impl Session {
             profiling,
             _lock: lock,
         };
-        if let Some(good) = newest.good {
-            session.take_up(&good.path, good.state)?;
-        }
         session.announce(&resolved)?;
         for message in warnings {
             session.warn(message)?;
         }
         Ok(session)
-    }
-
-    /// Puts model, optimizer, data and numbers where a checkpoint says they were.
-    fn take_up(&mut self, path: &Path, state: serde_json::Value) -> Result<()> {
-        let state: State = serde_json::from_value(state)
-            .map_err(|e| Error::State { file: path.join(crate::checkpoint::STATE_FILE), why: e.to_string() })?;
-        if state.tokenizer != self.state.tokenizer {
-            return Err(Error::TokenizerMismatch);
-        }
-        let (mut losses, mut norms) = (state.losses.clone(), state.norms.clone());
-        if !losses.fits(self.config.spike.window) || !norms.fits(self.config.spike.window) {
-            (losses, norms) = (self.state.losses.clone(), self.state.norms.clone());
-        }
-        self.model.load_weights(path)?;
-        self.optim.load(&path.join(OPTIMIZER_FILE), state.updates)?;
-        self.data.train.seek(&state.position)?;
-        self.state = State { losses, norms, ..state };
-        Ok(())
     }
 
     fn announce(&mut self, resolved: &Resolved) -> Result<()> {
@@ -231,6 +217,33 @@ impl Session {
             CheckpointSaved { step, path, bytes, best: best == Some(step), seconds: begun.elapsed().as_secs_f64() };
         self.say(&format!("checkpoint {}", event.path.display()))?;
         self.tell(&Event::CheckpointSaved(event))
+    }
+}
+
+/// Puts model, optimizer and data where a checkpoint says they were, and gives the numbers that belong to it. `fresh` are those of
+/// a run that begins.
+fn take_up(
+    good: Verified,
+    fresh: State,
+    config: &Config,
+    model: &Decoder,
+    optim: &mut Optim,
+    data: &mut TrainData,
+) -> Result<State> {
+    let Verified { step, path, state } = good;
+    let bad = |why: String| Error::State { file: path.join(STATE_FILE), why };
+    let state: State = serde_json::from_value(state).map_err(|e| bad(e.to_string()))?;
+    state.check(step).map_err(bad)?;
+    if state.tokenizer != fresh.tokenizer {
+        return Err(Error::TokenizerMismatch);
+    }
+    // The place first: it is the cheapest to refuse.
+    data.train.seek(&state.position)?;
+    model.load_weights(&path)?;
+    optim.load(&path.join(OPTIMIZER_FILE), state.updates)?;
+    match state.losses.fits(config.spike.window) && state.norms.fits(config.spike.window) {
+        true => Ok(state),
+        false => Ok(State { losses: fresh.losses, norms: fresh.norms, ..state }),
     }
 }
 

@@ -49,6 +49,25 @@ impl From<&Step> for Line {
     }
 }
 
+impl Line {
+    /// The update that the line is of, if it is of one; `step_tokens` is what each takes.
+    pub fn as_step(&self, step_tokens: u64) -> Option<Step> {
+        Some(Step {
+            step: self.step,
+            loss: self.train_loss?,
+            lr: self.lr.unwrap_or_default(),
+            grad_norm: self.grad_norm.unwrap_or_default(),
+            tokens: self.tokens,
+            step_tokens,
+            skipped: self.skipped,
+            seconds: self.seconds.unwrap_or_default(),
+            tokens_per_second: self.tokens_per_second.unwrap_or_default(),
+            utilisation: self.utilisation.unwrap_or_default(),
+            eta: 0.0,
+        })
+    }
+}
+
 /// The lowest validation loss so far.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Best {
@@ -98,13 +117,84 @@ impl State {
         }
     }
 
-    /// Takes note of a validation loss; true if it is the lowest so far.
+    /// Takes note of a validation loss; true if it is the lowest so far, which no number that is none can be.
     pub fn note_val(&mut self, loss: f64) -> bool {
         self.val_loss = Some(loss);
-        let best = self.best.is_none_or(|best| loss < best.loss);
+        let best = loss.is_finite() && self.best.is_none_or(|best| loss < best.loss);
         if best {
             self.best = Some(Best { step: self.step, loss });
         }
         best
+    }
+
+    /// Bounds the numbers of a state that was read from the checkpoint of `step`.
+    ///
+    /// # Errors
+    /// What no run can have saved, in words.
+    pub fn check(&self, step: u64) -> Result<(), String> {
+        if self.step != step {
+            return Err(format!("its state is of step {}, the checkpoint of step {step}", self.step));
+        }
+        if step > MOST_STEPS {
+            return Err(format!("step {step} is more than a run can have"));
+        }
+        if self.updates > step {
+            return Err(format!("{} updates cannot have been made in {step} steps", self.updates));
+        }
+        if self.tokens > MOST_TOKENS {
+            return Err(format!("{} tokens are more than a run can see", self.tokens));
+        }
+        if let Some(best) = self.best.filter(|best| best.step > step) {
+            return Err(format!("the best loss is of step {}, after step {step}", best.step));
+        }
+        match self.owed.as_ref().filter(|line| line.step != step) {
+            Some(line) => Err(format!("what is owed is of step {}, not of step {step}", line.step)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The most that `train.steps` may be.
+const MOST_STEPS: u64 = 1 << 40;
+/// Leaves room for every sum that is made of it.
+const MOST_TOKENS: u64 = 1 << 62;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        State { step: 8, updates: 7, tokens: 256, ..State::new(Value::Null, &Spike::default(), "0".into()) }
+    }
+
+    #[test]
+    fn a_loss_that_is_no_number_is_never_the_best() {
+        let mut state = state();
+        for loss in [f64::NAN, f64::INFINITY] {
+            assert!(!state.note_val(loss));
+            assert_eq!(state.best, None);
+        }
+        assert!(state.note_val(3.0) && !state.note_val(f64::NAN));
+        assert_eq!(state.best, Some(Best { step: 8, loss: 3.0 }));
+        let text = serde_json::to_string(&state).unwrap();
+        let again: State = serde_json::from_str(&text).unwrap();
+        assert_eq!((again.best, again.val_loss), (state.best, None));
+    }
+
+    #[test]
+    fn numbers_that_no_run_has_are_refused() {
+        state().check(8).unwrap();
+        let bad = |change: fn(&mut State), word: &str| {
+            let mut state = state();
+            change(&mut state);
+            let why = state.check(8).unwrap_err();
+            assert!(why.contains(word), "{why}");
+        };
+        bad(|s| s.step = 9, "step 9");
+        bad(|s| s.updates = u64::MAX, "updates");
+        bad(|s| s.tokens = u64::MAX, "tokens");
+        bad(|s| s.best = Some(Best { step: 9, loss: 1.0 }), "best");
+        bad(|s| s.owed = Some(Line { step: 3, ..Line::default() }), "owed");
+        assert!(State { step: u64::MAX, ..state() }.check(u64::MAX).is_err());
     }
 }

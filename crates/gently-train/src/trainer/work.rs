@@ -49,6 +49,7 @@ impl Session {
         if self.saved.is_none() {
             self.state.owed = Some(Line::default());
         }
+        self.tell_owed()?;
         let mut going = self.settle()?;
         let begun = Instant::now();
         while going && self.state.step < self.config.train.steps && !self.stop.is_asked() {
@@ -70,6 +71,23 @@ impl Session {
             self.save()?;
         }
         Ok(total)
+    }
+
+    /// What the process before knew of the step that is still owed: no file has it, and its observers are gone.
+    fn tell_owed(&mut self) -> Result<()> {
+        let Some(line) = self.state.owed.clone() else {
+            return Ok(());
+        };
+        let train = &self.config.train;
+        let step_tokens = (train.batch * train.block * train.accumulate) as u64;
+        if let Some(step) = line.as_step(step_tokens) {
+            self.tell(&Event::Step(step))?;
+        }
+        if let Some(loss) = line.val_loss {
+            let best = self.state.best.is_some_and(|best| best.step == line.step);
+            self.tell(&Event::Evaluated(Evaluated { step: line.step, loss, best, ..Evaluated::default() }))?;
+        }
+        Ok(())
     }
 
     /// What is due after the present step: evaluation, samples, its line, a checkpoint. False when somebody asked to stop before

@@ -85,6 +85,9 @@ fn texts_shorter_than_a_block() {
         let o = LoaderOptions { mode, ..LoaderOptions::new(1, 9, 0) };
         assert!(Loader::new(corpus.clone(), o).unwrap().next_batch().is_ok());
     }
+    // More batches than there are numbers are all that there is.
+    let few = Arc::new(Corpus::from_documents("val", [vec![1; 30]], 2, 0).unwrap());
+    assert_eq!(EvalSet::new(few, 4, 4, Some(1 << 62), false).unwrap().len(), 2);
     let one = Arc::new(Corpus::from_documents("val", [vec![1]], 2, 0).unwrap());
     assert!(matches!(EvalSet::new(one, 1, 8, None, false), Err(Error::TooShort { .. })));
 }
@@ -127,6 +130,10 @@ fn another_tokenizer_is_refused() {
     let dataset = prepare_texts(dir.path(), &["some text"], |_| {}).unwrap();
     let e = dataset.train().unwrap().expect_tokenizer(7, 300).unwrap_err();
     assert!(matches!(&e, Error::OtherTokenizer { expected_vocab: 300, .. }), "{e}");
+    // Its own, but with fewer tokens than the shard says that there are.
+    let (hash, vocab) = (dataset.tokenizer().hash(), dataset.tokenizer().vocab_size());
+    dataset.train().unwrap().expect_tokenizer(hash, vocab).unwrap();
+    assert!(matches!(dataset.train().unwrap().expect_tokenizer(hash, vocab - 1), Err(Error::OtherTokenizer { .. })));
     gently_text::Tokenizer::bytes().save(dir.path()).unwrap();
     assert!(matches!(Dataset::open(dir.path()), Err(Error::OtherTokenizer { .. })));
 }
@@ -162,6 +169,17 @@ fn places_of_other_data_are_refused() {
     assert!(matches!(a.seek(&far), Err(Error::State { .. })));
     far.cursors.clear();
     assert!(matches!(a.seek(&far), Err(Error::State { .. })));
+    let mut far = a.state();
+    far.batches = u64::MAX;
+    assert!(matches!(a.seek(&far), Err(Error::State { .. })));
+    // As many tokens, but others; a place that was saved before Gently noted what the data holds is taken.
+    let mut tokens = vec![1; 100];
+    tokens[50] = 0;
+    let changed = Arc::new(Corpus::from_documents("train", [tokens], 2, 0).unwrap());
+    let mut changed = Loader::new(changed, LoaderOptions::new(2, 4, 0)).unwrap();
+    let e = changed.seek(&a.state()).unwrap_err();
+    assert!(e.to_string().contains("not the same ones"), "{e}");
+    changed.seek(&LoaderState { content: None, ..a.state() }).unwrap();
 }
 
 #[test]

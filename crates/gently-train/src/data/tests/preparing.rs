@@ -168,6 +168,39 @@ fn preparing_again_is_skipped_until_something_changes() {
 }
 
 #[test]
+fn the_same_bytes_read_in_another_way_are_prepared_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lines, plain) = (dir.path().join("t.jsonl"), dir.path().join("t.txt"));
+    for path in [&lines, &plain] {
+        fs::write(path, "{\"text\":\"one\"}\n{\"text\":\"two\"}\n").unwrap();
+    }
+    let out = dir.path().join("out");
+    for (path, documents) in [(lines, 2), (plain, 1)] {
+        let mut prepare = Prepare::new([path.into()]);
+        prepare.val_fraction = 0.0;
+        let dataset = run(&prepare, &out).unwrap();
+        assert!(!dataset.was_reused());
+        assert_eq!(dataset.info().train.documents, documents);
+        assert!(run(&prepare, &out).unwrap().was_reused());
+    }
+}
+
+/// Many documents in a piece that is read at once, and documents that are longer than one.
+#[test]
+fn separators_are_found_wherever_they_stand() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("t.txt");
+    let mut documents: Vec<String> = (0..5000).map(|i| format!("number {i}\nand ∂ more")).collect();
+    documents.insert(2500, "a long line \n".repeat(200_000));
+    fs::write(&file, documents.join("<|end|>")).unwrap();
+    let mut prepare = Prepare::new([file.into()]);
+    prepare.layout.separator = Some("<|end|>".into());
+    prepare.val_fraction = 0.0;
+    let dataset = run(&prepare, &dir.path().join("out")).unwrap();
+    assert!(texts(&dataset, &dataset.train().unwrap()) == documents);
+}
+
+#[test]
 fn validation_can_come_from_its_own_texts() {
     let dir = tempfile::tempdir().unwrap();
     let mut prepare = Prepare::new([Input::text("a", "train text")]);

@@ -88,7 +88,9 @@ fn a_run_that_cannot_fit_says_so_before_it_begins() {
     let set = [sizes[0], sizes[1], sizes[2], "model.width=1024", "model.layers=16"];
     let error = trainer(tiny(&set), folder.path()).run().unwrap_err();
     assert!(matches!(error, Error::Memory { .. }), "{error}");
-    assert!(error.hint().unwrap().contains("train.micro_batch"));
+    assert!(error.hint().unwrap().starts_with("lower train.micro_batch"));
+    let error = Error::Memory { needed: 2 << 20, available: 1 << 20, resumed: true };
+    assert!(error.hint().unwrap().starts_with("set train.recompute=true"));
 }
 
 /// The error of a tensor that no machine has memory for.
@@ -170,4 +172,86 @@ fn a_file_in_the_way_of_the_folder_is_named() {
     std::fs::write(&path, b"x").unwrap();
     let error = trainer(tiny(&[]), &path).run().unwrap_err();
     assert!(error.to_string().contains("occupied"), "{error}");
+}
+
+/// Changes the state in a run's newest checkpoint, with the checksum that belongs to it.
+fn edit_state(folder: &Path, change: impl FnOnce(&mut Value)) {
+    let path = Checkpoints::of_run(folder).latest().unwrap().unwrap();
+    let file = path.join(crate::checkpoint::STATE_FILE);
+    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    change(&mut manifest["state"]);
+    let text = serde_json::to_vec(&manifest).unwrap();
+    let done = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&text));
+    std::fs::write(path.join(crate::checkpoint::DONE_FILE), done).unwrap();
+    std::fs::write(&file, text).unwrap();
+}
+
+#[test]
+fn a_state_that_no_run_can_have_saved_is_refused() {
+    type Change = fn(&mut Value);
+    let changes: [Change; 4] = [
+        |state| state["updates"] = u64::MAX.into(),
+        |state| state["step"] = 5.into(),
+        |state| state["tokens"] = u64::MAX.into(),
+        |state| state["best"]["step"] = 4000.into(),
+    ];
+    for change in changes {
+        let (folder, _, _) = finish(tiny(&["train.steps=4"]));
+        edit_state(folder.path(), change);
+        let error = trainer(tiny(&["train.steps=8"]), folder.path()).resume(true).run().unwrap_err();
+        assert!(matches!(&error, Error::State { file, .. } if file.ends_with("trainer.json")), "{error}");
+    }
+}
+
+#[test]
+fn a_run_that_may_not_go_on_is_left_as_it_was() {
+    let (folder, _, _) = finish(tiny(&[]));
+    // A line that going on would cut off, and what a killed process left.
+    let log = folder.path().join("metrics.jsonl");
+    let lines = std::fs::read_to_string(&log).unwrap() + "{\"step\":13}\n";
+    std::fs::write(&log, &lines).unwrap();
+    let left = folder.path().join("checkpoints").join(".step-15.tmp");
+    std::fs::create_dir(&left).unwrap();
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    let (config, samples) = (read("config.toml"), read("samples.jsonl"));
+    let size = Tokenizer::characters(TEXT.chars()).vocab_size();
+    let letters: String = ('A'..).take(size).collect();
+    let error = Trainer::new(tiny(&["optimizer.lr=1e-3"]), folder.path())
+        .data(move |resolved, _| {
+            let mut data = windows(resolved, false)?;
+            data.tokenizer = Tokenizer::characters(letters.chars());
+            Ok(data)
+        })
+        .resume(true)
+        .run()
+        .unwrap_err();
+    assert!(matches!(error, Error::TokenizerMismatch), "{error}");
+    assert_eq!((read("metrics.jsonl"), read("config.toml"), read("samples.jsonl")), (lines, config, samples));
+    assert!(left.is_dir());
+    // One that may, goes on from its checkpoint.
+    trainer(tiny(&["optimizer.lr=1e-3"]), folder.path()).resume(true).run().unwrap();
+    assert_eq!(metrics(folder.path()).last().unwrap()["step"], 12);
+    assert!(read("config.toml").contains("1e-3") || read("config.toml").contains("0.001"));
+    assert!(!left.exists());
+}
+
+#[test]
+fn folders_of_another_program_are_not_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let theirs = |name: &str| folder.path().join("checkpoints").join(name);
+    for name in ["step-6", "step-500"] {
+        std::fs::create_dir_all(theirs(name)).unwrap();
+        std::fs::write(theirs(name).join("model.safetensors"), name).unwrap();
+    }
+    trainer(tiny(&[]), folder.path()).run().unwrap();
+    trainer(tiny(&["train.steps=13"]), folder.path()).resume(true).run().unwrap();
+    for (now, was) in [("kept-1-step-6", "step-6"), ("step-500", "step-500")] {
+        assert_eq!(std::fs::read_to_string(theirs(now).join("model.safetensors")).unwrap(), was);
+    }
+}
+
+#[test]
+fn one_token_in_an_update_is_enough() {
+    let (_, watch, _) = finish(tiny(&["train.batch=1", "train.block=1", "train.steps=2", "sample.every=0"]));
+    assert_eq!(watch.losses().len(), 2);
 }

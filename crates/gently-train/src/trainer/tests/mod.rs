@@ -288,8 +288,50 @@ fn a_text_file_becomes_a_model() {
     assert_eq!(outcome(&run), outcome(&whole));
     // The text changed: its order of blocks is another, so the run cannot go on.
     std::fs::write(&text, TEXT.repeat(41)).unwrap();
-    let longer = tiny(&["train.steps=9"]);
-    let error = Trainer::new(longer, &run).resume(true).run().unwrap_err();
+    let prepared = std::fs::read_to_string(run.join("data/dataset.json")).unwrap();
+    let longer = || Trainer::new(tiny(&["train.steps=9"]), &run).resume(true).run();
+    let error = longer().unwrap_err();
     assert!(matches!(error, Error::Data(_)), "{error}");
     assert!(error.hint().is_some());
+    // So it is where as many tokens are others.
+    std::fs::write(&text, TEXT.repeat(40).replacen("to be", "be to", 1)).unwrap();
+    let error = longer().unwrap_err();
+    assert!(matches!(error, Error::Data(crate::data::Error::State { .. })), "{error}");
+    assert_eq!(std::fs::read_to_string(run.join("data/dataset.json")).unwrap(), prepared);
+    // The old text, from which the old shards were made, goes on.
+    std::fs::write(&text, TEXT.repeat(40)).unwrap();
+    assert_eq!(longer().unwrap().step, 9);
+}
+
+#[test]
+fn samples_may_be_written_at_the_start_alone() {
+    let (folder, _, _) = finish(tiny(&["train.steps=2", "sample.every=0", "sample.at_start=true"]));
+    let samples = std::fs::read_to_string(folder.path().join(crate::folder::SAMPLES_FILE)).unwrap();
+    assert_eq!(samples.lines().count(), 1);
+    assert!(samples.starts_with("{\"step\":0,"), "{samples}");
+}
+
+#[test]
+fn a_step_that_is_owed_is_told_to_those_who_watch_when_the_run_goes_on() {
+    let set = ["train.steps=3", "eval.every=0", "eval.at_start=false", "sample.every=3", "sample.tokens=3"];
+    let (mut told, mut evaluated) = (0, 0);
+    for look in 1.. {
+        let folder = tempfile::tempdir().unwrap();
+        let stop = StopHandle::at_look(look);
+        let finished = trainer(tiny(&set), folder.path()).stop_when(stop).run().unwrap();
+        if finished.reason == crate::events::Reason::Complete {
+            break;
+        }
+        if finished.step < 3 {
+            continue;
+        }
+        let watch = Watch::default();
+        trainer(tiny(&set), folder.path()).resume(true).observe(watch.clone()).run().unwrap();
+        let evaluations = watch.events().iter().filter(|e| matches!(e, Event::Evaluated(e) if e.step == 3)).count();
+        assert_eq!((watch.losses().len(), evaluations), (1, 1), "stopped at look {look}");
+        told += 1;
+        evaluated += usize::from(finished.val_loss.is_some());
+    }
+    // Stopped in the last evaluation, and in the samples after it.
+    assert!(told > evaluated && evaluated > 0, "{told} {evaluated}");
 }
