@@ -19,9 +19,10 @@ pub struct EngineOptions {
     pub batch: usize,
     /// Rows of a pass while prompts are read: a bound on the time between two tokens of those that write.
     pub chunk: usize,
-    /// Most requests that wait; more are refused.
+    /// Most requests that wait; more are refused. 0, with which every request would be, is taken as 1.
     pub queue: usize,
-    /// Most bytes of keys and values of running sequences; a request waits until what it may need is free.
+    /// Most bytes of keys and values of running sequences, a guessing model's included; a request waits until what it may need
+    /// is free.
     pub cache_bytes: usize,
     /// Most bytes of states kept for sequences that begin alike.
     pub prefix_bytes: usize,
@@ -60,7 +61,7 @@ pub struct Load {
     pub waiting: usize,
     /// Sequences being written.
     pub running: usize,
-    /// Bytes of keys and values of the sequences being written.
+    /// Bytes of keys and values of the sequences being written, a guessing model's included.
     pub state_bytes: usize,
     /// Bytes of keys and values kept for sequences that begin alike.
     pub prefix_bytes: usize,
@@ -83,6 +84,8 @@ struct Inbox {
     arrived: VecDeque<Submission>,
     /// What the scheduler holds.
     load: Load,
+    /// The thread has ended, and takes nothing in any more.
+    dead: bool,
 }
 
 struct Shared {
@@ -95,11 +98,33 @@ impl Shared {
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Ends what has arrived and all that comes later.
+    fn close(&self) {
+        let mut inbox = self.inbox();
+        inbox.dead = true;
+        inbox.load = Load::default();
+        let arrived = std::mem::take(&mut inbox.arrived);
+        drop(inbox);
+        drop(arrived);
+    }
+}
+
+/// Closes the inbox when the thread ends, by a panic as well: the inbox outlives the thread, and with it the senders of what
+/// has arrived, whose streams would wait for ever.
+struct Closing(Arc<Shared>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// Runs a model for many requests at once, on a thread of its own. Dropping it ends all requests.
 pub struct Engine {
     plan: Arc<Plan>,
+    /// What guesses, where a model does.
+    draft: Option<Arc<Plan>>,
     options: EngineOptions,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -110,7 +135,7 @@ impl Engine {
     pub fn new(plan: impl Into<Arc<Plan>>, options: EngineOptions) -> Self {
         let plan = plan.into();
         let scheduler = Scheduler::new(plan.clone(), options.clone());
-        Self::start(plan, options, scheduler)
+        Self::start(plan, None, options, move |shared| serve(scheduler, shared))
     }
 
     /// Starts an engine in which a smaller model of the same vocabulary guesses up to `tokens` tokens ahead. The texts are
@@ -124,20 +149,28 @@ impl Engine {
         tokens: usize,
         options: EngineOptions,
     ) -> Result<Self> {
-        let plan = plan.into();
+        let (plan, draft) = (plan.into(), draft.into());
         let scheduler = Scheduler::new(plan.clone(), options.clone());
-        let scheduler = scheduler.with_draft(draft.into(), tokens)?;
-        Ok(Self::start(plan, options, scheduler))
+        let scheduler = scheduler.with_draft(draft.clone(), tokens)?;
+        Ok(Self::start(plan, Some(draft), options, move |shared| serve(scheduler, shared)))
     }
 
-    fn start(plan: Arc<Plan>, options: EngineOptions, scheduler: Scheduler) -> Self {
+    fn start(
+        plan: Arc<Plan>,
+        draft: Option<Arc<Plan>>,
+        options: EngineOptions,
+        run: impl FnOnce(&Shared) + Send + 'static,
+    ) -> Self {
         let shared =
             Arc::new(Shared { inbox: Mutex::default(), wake: Condvar::new(), stopping: AtomicBool::new(false) });
-        let for_thread = shared.clone();
-        // Without a thread requests are refused as by an engine that has stopped.
-        let thread =
-            std::thread::Builder::new().name("gently-engine".into()).spawn(move || serve(scheduler, &for_thread)).ok();
-        Self { plan, options, shared, thread }
+        // Dropped with the closure even if no thread can be started: requests are refused then as by an engine that has stopped.
+        let closing = Closing(shared.clone());
+        let work = move || {
+            let closing = closing;
+            run(&closing.0);
+        };
+        let thread = std::thread::Builder::new().name("gently-engine".into()).spawn(work).ok();
+        Self { plan, draft, options, shared, thread }
     }
 
     /// The plan it runs.
@@ -157,13 +190,13 @@ impl Engine {
     /// [`Error::Busy`] when too many wait; [`Error::Tokens`], [`Error::Request`] and [`Error::Sampling`] for a request
     /// that this model cannot serve; [`Error::Stopped`].
     pub fn submit(&self, request: Request) -> Result<Stream> {
-        let prepared = prepare(&self.plan, &self.options, request)?;
-        if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+        let prepared = prepare(&self.plan, self.draft.as_deref(), &self.options, request)?;
+        let mut inbox = self.shared.inbox();
+        if inbox.dead {
             return Err(Error::Stopped);
         }
-        let mut inbox = self.shared.inbox();
         let waiting = inbox.arrived.len() + inbox.load.waiting;
-        if waiting >= self.options.queue {
+        if waiting >= self.options.queue.max(1) {
             return Err(Error::Busy { waiting });
         }
         let ticket = Ticket::new();
@@ -267,5 +300,33 @@ impl Iterator for Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.ticket.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::PlanOptions;
+    use gently_models::{Decoder, DecoderConfig};
+    use gently_tensor::{Device, Rng};
+
+    #[test]
+    fn streams_end_when_the_thread_panics() {
+        let cfg = DecoderConfig { vocab: 16, layers: 1, heads: 2, width: 8, ..DecoderConfig::named("gpt2").unwrap() };
+        let model = Decoder::new(&cfg, &Rng::new(0), &Device::Cpu).unwrap();
+        let plan = Arc::new(Plan::new(&model, PlanOptions::default()).unwrap());
+        let (go, wait) = channel::<()>();
+        let engine = Engine::start(plan, None, EngineOptions::default(), move |_| {
+            let _ = wait.recv();
+            panic!("on purpose");
+        });
+        let ask = || engine.submit(Request::new(vec![1]));
+        let mut waiting = ask().unwrap();
+        assert_eq!(engine.load().waiting, 1);
+        drop(go);
+        assert!(matches!(waiting.next(), Some(Err(Error::Stopped))));
+        assert!(waiting.next().is_none());
+        assert!(matches!(ask(), Err(Error::Stopped)));
+        assert!(engine.load().is_idle());
     }
 }

@@ -27,7 +27,7 @@ pub enum Error {
         /// What is wrong, with the numbers.
         what: String,
     },
-    /// A file that holds no state of this model.
+    /// A file that holds no state of this model, as far as its configuration and a sample of its weights can tell.
     #[error("{}: {what}", path.display())]
     StateFile {
         /// The file.

@@ -291,9 +291,10 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// A scheduler with nothing to do. A batch or a chunk of 0, in which nothing would ever be written, is taken as 1.
+    /// A scheduler with nothing to do. A batch, a chunk or a queue of 0, with which nothing would ever be written, is taken as 1.
     pub fn new(plan: Arc<Plan>, options: EngineOptions) -> Self {
-        let options = EngineOptions { batch: options.batch.max(1), chunk: options.chunk.max(1), ..options };
+        let (batch, chunk, queue) = (options.batch.max(1), options.chunk.max(1), options.queue.max(1));
+        let options = EngineOptions { batch, chunk, queue, ..options };
         Self {
             prefix: PrefixCache::new(options.prefix_bytes),
             tuner: Tuner::new(options.threads),
@@ -329,7 +330,8 @@ impl Scheduler {
         if self.waiting.len() >= self.options.queue {
             return Err(Error::Busy { waiting: self.waiting.len() });
         }
-        self.enqueue(ticket.clone(), prepare(&self.plan, &self.options, request)?);
+        let prepared = prepare(&self.plan, self.draft.as_ref().map(Draft::plan), &self.options, request)?;
+        self.enqueue(ticket.clone(), prepared);
         Ok(ticket)
     }
 
@@ -353,24 +355,33 @@ impl Scheduler {
         self.running.len()
     }
 
-    /// Bytes of keys and values of the running sequences, and of the prefix cache.
+    /// Bytes of keys and values of the running sequences, those of a guessing model included, and of the prefix cache.
     pub fn state_bytes(&self) -> (usize, usize) {
-        (self.running.iter().map(|r| r.state.bytes()).sum(), self.prefix.bytes())
+        let bytes = |r: &Running| r.state.bytes() + r.draft.as_ref().map_or(0, State::bytes);
+        (self.running.iter().map(bytes).sum(), self.prefix.bytes())
     }
 
     /// One pass over the sequences, and what came of it. `going` is asked before each layer, besides the requests'
-    /// own cancellation; when it says no, the pass is dropped, and can be made again.
+    /// own cancellation and deadlines; when it says no, or no request in the pass goes on, the pass is dropped, and can be made
+    /// again.
     pub fn step(&mut self, going: &dyn Fn() -> bool) -> Vec<(Ticket, Event)> {
         let mut events = Vec::new();
         self.expire(&mut events);
         self.admit(&mut events);
-        let inputs = self.compose();
+        let inputs = self.compose(going);
         if inputs.is_empty() {
             return events;
         }
         let rows: usize = inputs.iter().map(|i| i.tokens.len()).sum();
-        let tickets: Vec<Ticket> = inputs.iter().map(|i| self.running[i.index].ticket.clone()).collect();
-        let going = || going() && !tickets.iter().all(Ticket::is_cancelled);
+        let limits: Vec<(Ticket, Option<Instant>)> = inputs
+            .iter()
+            .map(|i| &self.running[i.index])
+            .map(|running| (running.ticket.clone(), running.request.deadline))
+            .collect();
+        let over = |(ticket, deadline): &(Ticket, Option<Instant>)| {
+            ticket.is_cancelled() || deadline.is_some_and(|d| d <= Instant::now())
+        };
+        let going = || going() && !limits.iter().all(over);
 
         for input in inputs.iter().filter(|i| i.wanted != Wanted::None) {
             if let Some(guide) = self.running[input.index].guide.take_if(|g| g.wants_mask()) {
@@ -387,7 +398,8 @@ impl Scheduler {
         let begun = Instant::now();
         let threads = self.tuner.begin(rows);
         let passed = self.plan.forward(&mut self.work, &mut pieces, &going);
-        self.tuner.end(rows, threads, begun.elapsed().as_secs_f64());
+        let whole = matches!(passed, Ok(Some(_)));
+        self.tuner.end(rows, threads, whole.then(|| begun.elapsed().as_secs_f64()));
         drop(pieces);
         self.ahead.finish(|index, guide| self.running[index].guide = Some(guide));
         let logits = match passed {
@@ -434,6 +446,9 @@ impl Scheduler {
                 let keep = ((end + agreed).min(running.tokens.len() - 1) - running.base).min(running.state.len());
                 // Cannot fail: it is no more than was read.
                 let _ = running.state.truncate(keep);
+            } else if input.guessing > 0.0 {
+                // The grammar allowed none of what a model took its time to guess.
+                running.gate.learn(0, (0, input.guessing), rows, &self.times);
             }
         }
         self.finish(&mut events);
@@ -467,9 +482,10 @@ impl Scheduler {
     fn admit(&mut self, events: &mut Events) {
         while self.running.len() < self.options.batch {
             let Some((_, next)) = self.waiting.front() else { return };
-            let need = |r: &Request| worst_bytes(&self.plan, r);
-            let promised: usize = self.running.iter().map(|r| need(&r.request)).sum();
-            if promised + need(&next.request) > self.options.cache_bytes {
+            let need = |r: &Request| worst_bytes(&self.plan, self.draft.as_ref().map(Draft::plan), r);
+            let promised = self.running.iter().map(|r| need(&r.request)).fold(0, usize::saturating_add);
+            // One alone is never too large, unless it came before the model that guesses.
+            if !self.running.is_empty() && promised.saturating_add(need(&next.request)) > self.options.cache_bytes {
                 return;
             }
             let Some((ticket, Prepared { request, sampler })) = self.waiting.pop_front() else { return };
@@ -507,7 +523,7 @@ impl Scheduler {
     }
 
     /// The next pass: a token of all that write, then pieces of prompts, each of those that read getting a share.
-    fn compose(&mut self) -> Vec<Input> {
+    fn compose(&mut self, going: &dyn Fn() -> bool) -> Vec<Input> {
         let room = self.plan.room().unwrap_or(usize::MAX);
         let mut inputs = Vec::new();
         let mut readers = Vec::new();
@@ -532,7 +548,8 @@ impl Scheduler {
                 let guess = match &mut self.draft {
                     Some(model) if found.is_empty() => {
                         let state = running.draft.get_or_insert_with(|| model.state());
-                        let (guess, seconds) = model.propose(state, &running.tokens[running.base..], most);
+                        let (text, chunk) = (&running.tokens[running.base..], self.options.chunk);
+                        let (guess, seconds) = model.propose(state, text, most, chunk, going);
                         guessing = seconds;
                         guess
                     }
@@ -595,14 +612,21 @@ struct Input {
     guessing: f64,
 }
 
-/// Bytes of keys and values that a request may come to need.
-fn worst_bytes(plan: &Plan, request: &Request) -> usize {
-    let tokens = request.prompt.len().saturating_add(request.max_tokens).min(plan.room().unwrap_or(usize::MAX));
-    tokens.div_ceil(PAGE).saturating_mul(PAGE * plan.cache_bytes_per_token())
+/// Bytes of keys and values that a request may come to need, in the model and in the one that guesses.
+fn worst_bytes(plan: &Plan, draft: Option<&Plan>, request: &Request) -> usize {
+    let within = |tokens: usize, plan: &Plan| tokens.min(plan.room().unwrap_or(usize::MAX));
+    let bytes = |tokens: usize, plan: &Plan| tokens.div_ceil(PAGE).saturating_mul(PAGE * plan.cache_bytes_per_token());
+    let tokens = within(request.prompt.len().saturating_add(request.max_tokens), plan);
+    bytes(tokens, plan).saturating_add(draft.map_or(0, |draft| bytes(within(tokens, draft), draft)))
 }
 
 /// Refuses what this model cannot serve, before it waits in a queue.
-pub(crate) fn prepare(plan: &Plan, options: &EngineOptions, request: Request) -> Result<Prepared> {
+pub(crate) fn prepare(
+    plan: &Plan,
+    draft: Option<&Plan>,
+    options: &EngineOptions,
+    request: Request,
+) -> Result<Prepared> {
     let (vocab, prompt) = (plan.config().vocab, &request.prompt);
     if prompt.is_empty() {
         return Err(Error::Tokens { what: "there is nothing to continue: the prompt has no tokens".into() });
@@ -624,7 +648,7 @@ pub(crate) fn prepare(plan: &Plan, options: &EngineOptions, request: Request) ->
         let what = format!("a grammar of {} tokens, for a model of {vocab}", grammar.vocab());
         return Err(Error::Request { what });
     }
-    let need = worst_bytes(plan, &request);
+    let need = worst_bytes(plan, draft, &request);
     if need > options.cache_bytes {
         let what = format!("its keys and values may need {need} bytes, of {} there are", options.cache_bytes);
         return Err(Error::Request { what });

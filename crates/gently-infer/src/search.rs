@@ -46,6 +46,8 @@ pub struct Hypothesis {
 
 /// Most hypotheses and candidates: a bound on the rows of a pass.
 const MOST: usize = 256;
+/// Tokens of a prompt read in one pass: a bound on its memory.
+const CHUNK: usize = 256;
 
 /// A hypothesis that goes on.
 struct Beam {
@@ -68,8 +70,16 @@ pub fn beam_search(plan: &Plan, work: &mut Work, prompt: &[u32], options: &BeamO
     let steps =
         max_tokens.min(plan.room().map_or(usize::MAX, |room| room.saturating_sub(prompt.len()).saturating_add(1)));
 
+    if let Some(room) = plan.room().filter(|room| prompt.len() > *room) {
+        let what = format!("{} tokens do not fit into a context of {room}", prompt.len());
+        return Err(Error::Tokens { what });
+    }
     let mut state = plan.state();
-    let mut logits = plan.read(work, &mut state, prompt)?.to_vec();
+    let (first, last) = prompt.split_at(prompt.len().saturating_sub(1) / CHUNK * CHUNK);
+    for tokens in first.chunks(CHUNK) {
+        plan.forward(work, &mut [Piece { state: &mut state, tokens, wanted: Wanted::None }], &|| true)?;
+    }
+    let mut logits = plan.read(work, &mut state, last)?.to_vec();
     let mut beams = vec![Beam { state, tokens: Vec::new(), logprob: 0.0 }];
     let mut done: Vec<Hypothesis> = Vec::new();
     for step in 1..=steps {

@@ -11,7 +11,7 @@
 //! ```
 
 use crate::error::{Error, Result};
-use crate::plan::Plan;
+use crate::plan::{Piece, Plan, Wanted};
 use crate::state::State;
 use crate::work::Work;
 use gently_models::sampling::logprobs;
@@ -43,13 +43,15 @@ impl Lookup {
     /// What may follow `tokens`; empty where nothing occurred before.
     pub fn propose<'t>(&self, tokens: &'t [u32]) -> &'t [u32] {
         let recent = &tokens[tokens.len().saturating_sub(REACH)..];
-        for n in (self.shortest.max(1)..=self.longest).rev() {
-            let Some(rest) = recent.len().checked_sub(n).filter(|r| *r > 0) else { continue };
+        // What occurred before is shorter than all of it.
+        let longest = self.longest.min(recent.len().saturating_sub(1));
+        for n in (self.shortest.max(1)..=longest).rev() {
+            let rest = recent.len() - n;
             let end = &recent[rest..];
             // The latest occurrence: habits change.
             if let Some(at) = (0..rest).rev().find(|&i| recent[i..i + n] == *end) {
                 let from = at + n;
-                return &recent[from..recent.len().min(from + self.draft)];
+                return &recent[from..recent.len().min(from.saturating_add(self.draft))];
             }
         }
         &[]
@@ -73,17 +75,33 @@ impl Draft {
         Ok(Self { plan, work: Work::new(), most })
     }
 
+    /// The model that guesses.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// Nothing read.
     pub fn state(&self) -> State {
         self.plan.state()
     }
 
-    /// What may follow `tokens`, at most `most` of them, and the seconds that it took. `state` is that of the last guess for the
-    /// same text.
-    pub fn propose(&mut self, state: &mut State, tokens: &[u32], most: usize) -> (Vec<u32>, f64) {
+    /// What may follow `tokens`, at most `most` of them, and the seconds that it took; none while more than `chunk` tokens are
+    /// unread, of which one such piece is read then. `state` is that of the last guess for the same text. `going` is asked
+    /// before each layer; when it says no, there is no further guess.
+    pub fn propose(
+        &mut self,
+        state: &mut State,
+        tokens: &[u32],
+        most: usize,
+        chunk: usize,
+        going: &dyn Fn() -> bool,
+    ) -> (Vec<u32>, f64) {
         let room = self.plan.room().unwrap_or(usize::MAX).saturating_sub(tokens.len());
         let most = most.min(self.most).min(room);
         let mut guess = Vec::new();
+        if most == 0 {
+            return (guess, 0.0);
+        }
         let mut begun = Instant::now();
         let known = state.tokens().iter().zip(tokens).take_while(|(a, b)| a == b).count();
         // The last token is read again if it was the last one: its logits are needed.
@@ -91,11 +109,20 @@ impl Draft {
             return (guess, 0.0);
         }
         let mut next = tokens[state.len()..].to_vec();
+        // A guess that was right leaves as many unread: with a smaller chunk it would never catch up.
+        let chunk = chunk.max(self.most + 2);
+        if next.len() > chunk {
+            // The text goes on meanwhile: nobody waits for all of a prompt to be read. What cannot be read is not guessed from.
+            let piece = Piece { state, tokens: &next[..chunk], wanted: Wanted::None };
+            let _ = self.plan.forward(&mut self.work, &mut [piece], going);
+            return (guess, 0.0);
+        }
         while guess.len() < most {
             // A prompt, and what was written while nobody guessed, is read once: that says nothing of the next guesses.
             let late = next.len() > self.most + 1;
             // A model that cannot read these tokens guesses nothing.
-            let Ok(logits) = self.plan.read(&mut self.work, state, &next) else { break };
+            let piece = Piece { state: &mut *state, tokens: &next, wanted: Wanted::Last };
+            let Ok(Some(logits)) = self.plan.forward(&mut self.work, &mut [piece], going) else { break };
             let id = logprobs(logits, 0, 1).1[0].0;
             guess.push(id);
             next = vec![id];
@@ -103,7 +130,8 @@ impl Draft {
                 begun = Instant::now();
             }
         }
-        (guess, begun.elapsed().as_secs_f64())
+        let seconds = if guess.is_empty() { 0.0 } else { begun.elapsed().as_secs_f64() };
+        (guess, seconds)
     }
 }
 
@@ -153,7 +181,8 @@ impl Gate {
         true
     }
 
-    /// Notes that `accepted` of a guess of `guessed` tokens were right, in a pass of `rows` rows. To guess took `seconds`.
+    /// Notes that `accepted` of a guess of `guessed` tokens were right, in a pass of `rows` rows. To guess took `seconds`: of a
+    /// guess that was thrown away, and has no rows in the pass, that is all it cost.
     pub fn learn(&mut self, accepted: usize, (guessed, seconds): (usize, f64), rows: usize, times: &Times) {
         let now = accepted as f64;
         let mean = self.accepted.map_or(now, |mean| 0.75 * mean + 0.25 * now);
@@ -165,7 +194,8 @@ impl Gate {
             (Some(with), Some(without)) => (with + seconds) / without,
             _ => 1.25,
         };
-        if 1.0 + mean >= cost {
+        // With nothing to verify the pass costs what it would without: that alone does not pay.
+        if (guessed > 0 || mean > 0.0) && 1.0 + mean >= cost {
             self.failures = 0;
         } else {
             self.wait = 8 << self.failures.min(6);
@@ -179,6 +209,9 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::PlanOptions;
+    use gently_models::{Decoder, DecoderConfig};
+    use gently_tensor::{Device, Rng};
 
     #[test]
     fn the_longest_and_latest_run_is_continued() {
@@ -188,6 +221,10 @@ mod tests {
         assert_eq!(lookup.propose(&[1, 2, 3]), [0u32; 0]);
         assert_eq!(lookup.propose(&[]), [0u32; 0]);
         assert_eq!(lookup.propose(&[4, 4]), [4]);
+        let boundless = Lookup { longest: usize::MAX, shortest: 1, draft: usize::MAX };
+        assert_eq!(boundless.propose(&[1, 2, 3, 1, 2]), [3, 1, 2]);
+        assert_eq!(boundless.propose(&[1, 2, 3]), [0u32; 0]);
+        assert_eq!(boundless.propose(&[]), [0u32; 0]);
     }
 
     #[test]
@@ -205,6 +242,52 @@ mod tests {
         }
         let closed = (0..).take_while(|_| !gate.open()).count();
         assert!(closed >= 7, "{closed}");
+    }
+
+    #[test]
+    fn guesses_that_are_thrown_away_do_not_pay() {
+        for seconds in [1e-3, 0.0, f64::MIN_POSITIVE] {
+            let mut times = Times::default();
+            // With no pass known, and with one.
+            for _ in 0..2 {
+                let mut gate = Gate::default();
+                gate.learn(0, (0, seconds), 1, &times);
+                assert!(!gate.open(), "{seconds}");
+                times.learn(1, 1.0);
+            }
+        }
+    }
+
+    fn model() -> Arc<Plan> {
+        let cfg = DecoderConfig { vocab: 16, layers: 1, heads: 2, width: 8, ..DecoderConfig::named("gpt2").unwrap() };
+        let model = Decoder::new(&cfg, &Rng::new(0), &Device::Cpu).unwrap();
+        Arc::new(Plan::new(&model, PlanOptions::default()).unwrap())
+    }
+
+    #[test]
+    fn a_model_that_guesses_reads_a_long_text_in_pieces() {
+        let plan = model();
+        let mut draft = Draft::new(&plan, plan.clone(), 3).unwrap();
+        let tokens: Vec<u32> = (0..50).map(|i| i % 11).collect();
+        let mut state = draft.state();
+        for read in [20, 40] {
+            assert_eq!(draft.propose(&mut state, &tokens, 3, 20, &|| true), (vec![], 0.0));
+            assert_eq!(state.tokens(), &tokens[..read]);
+        }
+        let (guess, _) = draft.propose(&mut state, &tokens, 3, 20, &|| true);
+        let mut whole = draft.state();
+        assert_eq!(guess.len(), 3);
+        assert_eq!(guess, draft.propose(&mut whole, &tokens, 3, 1000, &|| true).0);
+        // Called off: nothing guessed, nothing read.
+        let mut none = draft.state();
+        assert_eq!(draft.propose(&mut none, &tokens, 3, 1000, &|| false), (vec![], 0.0));
+        assert!(none.is_empty());
+        // A chunk of one token would never catch up with a text that grows by one; five are read.
+        let (mut slow, mut at) = (draft.state(), 12);
+        while draft.propose(&mut slow, &tokens[..at], 3, 1, &|| true).0.is_empty() {
+            at += 1;
+        }
+        assert_eq!(at, 14);
     }
 
     #[test]

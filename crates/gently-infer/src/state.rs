@@ -132,7 +132,8 @@ impl State {
         pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
     }
 
-    /// Reads the state that [`State::save`] wrote for the same model and cache type.
+    /// Reads the state that [`State::save`] wrote for the same model and cache type. Which model that was is
+    /// told by its configuration and a sample of each tensor's bytes: one that differs in a few numbers only may be taken for it.
     ///
     /// # Errors
     /// [`Error::Format`] for a broken file; [`Error::StateFile`] for one that holds no state, or that of another model.

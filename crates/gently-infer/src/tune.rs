@@ -41,15 +41,13 @@ impl Tuner {
         n
     }
 
-    /// Notes how long it took.
-    pub fn end(&mut self, rows: usize, threads: usize, seconds: f64) {
+    /// Notes how long it took; `None` for a pass that did not come to its end, which says nothing of its threads.
+    pub fn end(&mut self, rows: usize, threads: usize, seconds: Option<f64>) {
         if threads != self.all {
             // Others in this program may use the pool between passes.
             pool::set_threads(self.all);
         }
-        if rows > FEW || self.chosen.is_some() {
-            return;
-        }
+        let Some(seconds) = seconds.filter(|_| rows <= FEW && self.chosen.is_none()) else { return };
         if let Some(candidate) = self.candidates.iter_mut().find(|c| c.0 == threads) {
             // Passes of other sizes are brought to one row's time roughly; most are of one size.
             candidate.1.push(seconds / (1.0 + 0.05 * (rows - 1) as f64));
@@ -59,5 +57,24 @@ impl Tuner {
             let best = |c: &(usize, Vec<f64>)| c.1.iter().copied().fold(f64::INFINITY, f64::min);
             self.chosen = self.candidates.iter().min_by(|a, b| best(a).total_cmp(&best(b))).map(|c| c.0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_that_were_called_off_are_not_counted() {
+        let all = pool::threads();
+        let candidates = vec![(all, Vec::new()), (all + 1, Vec::new())];
+        let mut tuner = Tuner { candidates, all, chosen: None };
+        for _ in 0..3 * ROUNDS {
+            assert_eq!(tuner.begin(1), all, "still the first");
+            tuner.end(1, all, None);
+        }
+        assert!(tuner.chosen.is_none() && tuner.candidates.iter().all(|c| c.1.is_empty()));
+        tuner.end(1, all, Some(0.5));
+        assert_eq!(tuner.candidates[0].1, [0.5]);
     }
 }

@@ -147,7 +147,8 @@ proptest! {
             batch,
             chunk,
             prefix_bytes: prefix_pages * page,
-            cache_bytes: 3 * page,
+            // The model that guesses has as large a cache.
+            cache_bytes: if guesser < 2 { 6 * page } else { 3 * page },
             lookup: (draft > 0).then_some(Lookup { longest: 3, shortest: 1, draft }),
             ..options()
         });
@@ -243,6 +244,61 @@ fn the_engine_streams_cancels_and_keeps_deadlines() {
     let mut left = engine.submit(endless()).unwrap();
     drop(engine);
     assert!(left.by_ref().any(|t| matches!(t, Err(Error::Stopped))));
+}
+
+#[test]
+fn a_deadline_ends_a_pass_before_its_next_layer() {
+    let mut scheduler = Scheduler::new(tiny(), options());
+    let deadline = Instant::now() + Duration::from_millis(50);
+    let ticket = scheduler.submit(Request { deadline: Some(deadline), ..Request::new(vec![1, 2]) }).unwrap();
+    let mut texts = HashMap::new();
+    // The deadline comes while the pass runs: without a look at it the pass would give a token.
+    let late = || {
+        while Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
+    };
+    while !scheduler.is_idle() {
+        note(&mut texts, scheduler.step(&late));
+    }
+    assert_eq!(texts[&ticket.id()], (vec![], End::Deadline));
+}
+
+#[test]
+fn a_queue_of_none_holds_one() {
+    let none = EngineOptions { queue: 0, ..options() };
+    let mut scheduler = Scheduler::new(tiny(), none.clone());
+    scheduler.submit(request(1)).unwrap();
+    assert!(matches!(scheduler.submit(request(2)), Err(Error::Busy { waiting: 1 })));
+    let engine = Engine::new(tiny(), none);
+    let mut stream = engine.submit(request(1)).unwrap();
+    let got: Vec<u32> = stream.by_ref().map(|t| t.unwrap().id).collect();
+    assert_eq!((got, stream.end().unwrap()), alone(1));
+}
+
+#[test]
+fn what_a_model_that_guesses_holds_is_counted() {
+    let page = 64 * tiny().cache_bytes_per_token();
+    let ask = || Request { max_tokens: 20, ..Request::new(vec![1, 2, 3]) };
+    let with = |pages: usize| {
+        let scheduler = Scheduler::new(tiny(), EngineOptions { cache_bytes: pages * page, ..options() });
+        scheduler.with_draft(tiny(), 3).unwrap()
+    };
+    assert!(with(1).submit(ask()).unwrap_err().to_string().contains("bytes"));
+    let mut scheduler = with(2);
+    scheduler.submit(ask()).unwrap();
+    let mut most = 0;
+    while !scheduler.is_idle() {
+        scheduler.step(&|| true);
+        most = most.max(scheduler.state_bytes().0);
+    }
+    assert_eq!(most, 2 * page);
+    // One that came before it is served all the same.
+    let mut early = Scheduler::new(tiny(), EngineOptions { cache_bytes: page, ..options() });
+    early.submit(ask()).unwrap();
+    let mut early = early.with_draft(tiny(), 3).unwrap();
+    assert_eq!(run(&mut early).len(), 1);
 }
 
 #[test]

@@ -11,9 +11,13 @@ use gently_tensor::{Device, Rng};
 const VOCAB: u32 = 5;
 
 fn model() -> Decoder {
+    model_of(64)
+}
+
+fn model_of(context: usize) -> Decoder {
     let cfg = DecoderConfig {
         vocab: VOCAB as usize,
-        context: 64,
+        context,
         layers: 1,
         heads: 2,
         kv_heads: Some(1),
@@ -76,6 +80,23 @@ fn a_beam_of_one_is_greedy() {
     let Hypothesis { tokens, ended, .. } = &found[0];
     assert_eq!((&tokens[..], *ended), (&ids[2..], false));
     assert!(beam_search(&plan, &mut Work::new(), &[1], &BeamOptions { width: 0, ..options }).is_err());
+}
+
+#[test]
+fn a_prompt_of_several_passes_is_one_prompt() {
+    let plan = Plan::new(&model_of(600), PlanOptions::default()).unwrap();
+    let options = BeamOptions { width: 1, max_tokens: 1, ..BeamOptions::default() };
+    let prompt: Vec<u32> = (0..601).map(|i| i * i % 7 % VOCAB).collect();
+    for n in [255, 256, 257, 512, 513, 600] {
+        let found = beam_search(&plan, &mut Work::new(), &prompt[..n], &options).unwrap();
+        let mut work = Work::new();
+        let logits = plan.read(&mut work, &mut plan.state(), &prompt[..n]).unwrap();
+        let (id, logprob) = logprobs(logits, 0, 1).1[0];
+        assert_eq!((&found[0].tokens[..], found[0].logprob), (&[id][..], f64::from(logprob)), "{n} tokens");
+    }
+    let refused = |n: usize| beam_search(&plan, &mut Work::new(), &prompt[..n], &options).unwrap_err().to_string();
+    assert!(refused(601).contains("601 tokens do not fit"));
+    assert!(refused(0).contains("no tokens"));
 }
 
 /// The equation of the paper, step by step, with features from the model on the tape.

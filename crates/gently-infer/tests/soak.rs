@@ -284,7 +284,8 @@ fn round(engine: &Arc<Engine>, texts: &Arc<Vec<Text>>, rng: &Rng) -> Tally {
 /// The scheduler by itself, whose passes are called off in the middle.
 fn scheduled(plan: &Arc<Plan>, draft: &Arc<Plan>, texts: &[Text], mut rng: Rng) -> Tally {
     let mut tally = Tally::default();
-    let page = PAGE * plan.cache_bytes_per_token();
+    // A guessing model's cache counts, too.
+    let page = PAGE * (plan.cache_bytes_per_token() + draft.cache_bytes_per_token());
     let options = EngineOptions {
         batch: 1 + rng.below(6) as usize,
         chunk: 1 + rng.below(80) as usize,
@@ -389,7 +390,8 @@ fn every_request_ends_and_memory_is_flat() {
 
     let (plan, draft) = (model(2, 16, 3), model(1, 8, 4));
     let texts = Arc::new(texts(&plan));
-    let page = PAGE * plan.cache_bytes_per_token();
+    // A guessing model's cache counts, too.
+    let page = PAGE * (plan.cache_bytes_per_token() + draft.cache_bytes_per_token());
     let options = EngineOptions {
         batch: 6,
         chunk: 48,

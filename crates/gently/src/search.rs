@@ -56,7 +56,7 @@ pub struct Found {
 /// no token may be written.
 ///
 /// # Errors
-/// A prompt that is as long as the model's context, a width, a number of candidates or a weight out of range, a token without text.
+/// A prompt that is longer than the model's context, a width, a number of candidates or a weight out of range, a token without text.
 pub fn search(model: &TextModel, prompt: Vec<u32>, options: &SearchOptions) -> Result<Vec<Found>, Error> {
     let (plan, tokenizer) = (model.engine().plan(), model.tokenizer());
     let prompt = prompt_of(tokenizer, prompt);

@@ -31,7 +31,7 @@ pub(crate) use ahead::Ahead;
 pub use grammars::{Grammar, Grammars};
 pub use guide::Guide;
 
-use serde_json::Value;
+use serde_json::{Deserializer, Value};
 use std::fmt;
 use std::sync::Arc;
 
@@ -108,13 +108,28 @@ impl Constraint {
     /// The text is what this grammar's rule `start` derives, in `llguidance`'s dialect of Lark.
     ///
     /// # Errors
-    /// [`ConstraintError::Compile`] for an empty or an oversized one.
+    /// [`ConstraintError::Compile`] for an empty or an oversized one; for a schema in it with `multipleOf`, or with numbers and
+    /// patterns that would be too large in a schema of its own.
     pub fn lark(grammar: &str) -> Result<Self, ConstraintError> {
+        let kind = Kind::Lark;
+        bounded(kind, grammar)?;
+        let divisor = || ConstraintError::of(kind, "multipleOf is known in a JSON schema of its own only");
         if grammar.contains("multipleOf") {
-            // Its size could not be checked.
-            return Err(ConstraintError::of(Kind::Lark, "multipleOf is known in a JSON schema of its own only"));
+            // All of a grammar's schemas together have no bound.
+            return Err(divisor());
         }
-        Self::of(Kind::Lark, grammar)
+        for (at, word) in grammar.match_indices("%json") {
+            let rest = &grammar[at + word.len()..];
+            // What is no JSON is no schema: the compiler says so, if it reads it as one.
+            let mut values = Deserializer::from_str(rest).into_iter::<Value>();
+            let Some(Ok(value)) = values.next() else { continue };
+            // A name may be spelled with escapes, which reading it has undone.
+            if value.to_string().contains("multipleOf") {
+                return Err(divisor());
+            }
+            schema::check(&value).map_err(|e| ConstraintError::of(kind, e))?;
+        }
+        Ok(Self { kind, text: grammar.into() })
     }
 
     /// The text is what this grammar's rule `root` derives, in GBNF, the notation of `llama.cpp`. Its language is kept to the
@@ -303,6 +318,10 @@ mod tests {
         let pattern = format!("{{\"pattern\": \"{}\"}}", "a".repeat(2000));
         assert!(said(Constraint::json_schema(&pattern)).contains("pattern of 2000 bytes"));
         assert!(Constraint::json_schema("{\"const\": {\"maximum\": 1e300}}").is_ok());
+        let escaped = said(Constraint::lark("start: %json {\"multiple\\u004ff\": 1000003}"));
+        assert!(escaped.contains("multipleOf"), "{escaped}");
+        assert!(said(Constraint::lark("start: \"a\" %json {\"maximum\": 1e300}")).contains("maximum"));
+        assert!(Constraint::lark("start: %json {\"const\": \"\\u00e9\"} // %json {").is_ok());
         assert!(said(Constraint::regex(" ")).contains("regular expression cannot be used: it is empty"));
         assert!(said(Constraint::lark(&"x".repeat(MOST_TEXT + 1))).contains("bytes"));
         assert!(said(Constraint::choice(["a", ""])).contains("empty"));

@@ -139,7 +139,9 @@ impl SamplingParams {
             let finite = dry.multiplier.is_finite() && dry.multiplier >= 0.0;
             all.push((finite, "dry.multiplier", dry.multiplier, "0 or a positive number"));
             all.push((dry.base.is_finite() && dry.base >= 1.0, "dry.base", dry.base, "at least 1"));
-            all.push((dry.allowed >= 1, "dry.allowed", dry.allowed as f32, "at least 1"));
+            // A longer run is not looked for, and would never be penalised.
+            let found = (1..=penalties::LONGEST).contains(&dry.allowed);
+            all.push((found, "dry.allowed", dry.allowed as f32, "between 1 and 64"));
         }
         for bias in self.logit_bias.values() {
             let ok = !bias.is_nan() && *bias < f32::INFINITY;

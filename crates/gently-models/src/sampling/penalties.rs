@@ -13,7 +13,7 @@ pub struct Dry {
     pub multiplier: f32,
     /// Growth with each further token.
     pub base: f32,
-    /// The shortest run that is penalised.
+    /// The shortest run that is penalised, 1 to 64.
     pub allowed: usize,
     /// Tokens that no run reaches across, such as line breaks.
     pub breakers: Vec<u32>,
@@ -26,7 +26,7 @@ impl Default for Dry {
 }
 
 /// Longest run that is looked for: its penalty rules a token out already.
-const LONGEST: usize = 64;
+pub(super) const LONGEST: usize = 64;
 
 /// Scratch of the penalties.
 #[derive(Debug, Clone, Default)]

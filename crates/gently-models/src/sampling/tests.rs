@@ -229,6 +229,10 @@ fn bad_parameters_are_named() {
     assert_eq!(bad(SamplingParams { presence_penalty: f32::INFINITY, ..d() }), "presence_penalty");
     assert_eq!(bad(SamplingParams { logit_bias: [(1, f32::NAN)].into(), ..d() }), "logit_bias");
     assert_eq!(bad(SamplingParams { dry: Some(Dry { base: 0.5, ..Dry::default() }), ..d() }), "dry.base");
+    for allowed in [0, 65, usize::MAX] {
+        assert_eq!(bad(SamplingParams { dry: Some(Dry { allowed, ..Dry::default() }), ..d() }), "dry.allowed");
+    }
+    assert!(Sampler::new(SamplingParams { dry: Some(Dry { allowed: 64, ..Dry::default() }), ..d() }).is_ok());
     let mirostat = Some(Mirostat { tau: 5.0, eta: 0.1 });
     assert_eq!(bad(SamplingParams { mirostat, top_k: 5, ..d() }), "top_k");
     assert_eq!(bad(SamplingParams { mirostat: Some(Mirostat { tau: 0.0, eta: 0.1 }), ..d() }), "mirostat.tau");
