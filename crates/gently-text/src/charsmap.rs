@@ -10,8 +10,8 @@ use std::fmt::Write as _;
 /// No published table is near this.
 const MOST: usize = 16 << 20;
 
-/// Says why a table would lead outside itself.
-pub(crate) fn check(table: &[u8]) -> Result<(), String> {
+/// How many bytes the longest replacement has, or why the table would lead outside itself.
+pub(crate) fn check(table: &[u8]) -> Result<usize, String> {
     if table.len() > MOST {
         return Err(format!("it has {} bytes, over the limit of {MOST}", table.len()));
     }
@@ -23,6 +23,16 @@ pub(crate) fn check(table: &[u8]) -> Result<(), String> {
     }
     let texts = std::str::from_utf8(&table[4 + bytes..]).map_err(|_| "its replacements are not UTF-8")?;
     let units: Vec<u32> = array.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+    let zeros: Vec<u32> = (0u32..).zip(texts.bytes()).filter(|(_, b)| *b == 0).map(|(i, _)| i).collect();
+    let end = |from: usize| {
+        let next = zeros.partition_point(|&zero| (zero as usize) < from);
+        zeros.get(next).map_or(texts.len(), |&zero| zero as usize)
+    };
+    let mut longest = 0;
+    // The library follows the root without asking whether it is a value, and then believes its top bit to be part of the way.
+    if units[0] >> 31 == 1 {
+        return Err("its root, unit 0, is marked as a value".into());
+    }
     for (i, &unit) in units.iter().enumerate() {
         // The top bit marks a value: the place of a replacement.
         if unit >> 31 == 1 {
@@ -30,27 +40,42 @@ pub(crate) fn check(table: &[u8]) -> Result<(), String> {
             if !texts.is_char_boundary(value) {
                 return Err(format!("unit {i} names a replacement at {value}, which is none"));
             }
+            longest = longest.max(end(value) - value);
             continue;
         }
         // The next unit is this place, the offset and a byte in exclusive or: all 256 must be inside.
         let offset = ((unit >> 10) << ((unit & (1 << 9)) >> 6)) as usize;
-        let last = (i ^ offset) | 0xff;
+        let next = i ^ offset;
+        let last = next | 0xff;
         if last >= units.len() {
             return Err(format!("unit {i} leads to unit {last} of {}", units.len()));
         }
+        // A unit with this bit ends a key: the one at byte 0 is taken for a value, whatever it is.
+        if (unit >> 8) & 1 == 1 && units[next] >> 31 == 0 {
+            return Err(format!("unit {i} takes unit {next} for a value, which it is not"));
+        }
     }
-    Ok(())
+    Ok(longest)
+}
+
+/// As [`check`], of a table in base64. Only what [`base64`] writes: the library panics at other padding.
+pub(crate) fn check_text(text: &str) -> Result<usize, String> {
+    check(&from_base64(text).filter(|table| base64(table) == text).ok_or("it is not base64")?)
 }
 
 /// Checks every table in the text of a `tokenizer.json`.
 pub(crate) fn check_all(value: &Value) -> Result<(), String> {
     match value {
         Value::Array(all) => all.iter().try_for_each(check_all),
-        Value::Object(map) => match (map.get("type"), map.get("precompiled_charsmap")) {
-            (Some(kind), Some(Value::String(text))) if kind == "Precompiled" => {
-                check(&from_base64(text).ok_or("it is not base64")?)
+        Value::Object(map) => match map.get("type") {
+            // The library panics at one that is missing or no text.
+            Some(Value::String(kind)) if kind == "Precompiled" => {
+                let text = map.get("precompiled_charsmap").and_then(Value::as_str);
+                check_text(text.ok_or("precompiled_charsmap is missing or no text")?).map(|_| ())
             }
-            _ => map.values().try_for_each(check_all),
+            None | Some(Value::String(_)) => map.values().try_for_each(check_all),
+            // The library would take {"Precompiled": null} for the name.
+            Some(other) => Err(format!("the type {other} is no name")),
         },
         _ => Ok(()),
     }
@@ -114,11 +139,32 @@ mod tests {
         assert!(check(&table(&units, b"ab\0")).unwrap_err().contains("leads to"));
         assert!(check(&[255, 255, 255, 255, 0]).unwrap_err().contains("cut off"));
         assert!(check(&table(&[], b"")).is_err());
+        // The root is no value; where a key ends stands one.
+        let mut units = vec![0u32; 256];
+        units[0] = 1 << 31;
+        assert!(check(&table(&units, b"ab\0")).unwrap_err().contains("root"));
+        units[0] = 0;
+        units[97] = 0x161;
+        assert!(check(&table(&units, b"ab\0")).unwrap_err().contains("unit 97 takes unit 97 for a value"));
+        units[97] |= 1 << 10;
+        units[96] = 1 << 31 | 1;
+        assert_eq!(check(&table(&units, b"ab\0")), Ok(1));
+        units[96] = 1 << 31;
+        assert_eq!(check(&table(&units, b"ab\0")), Ok(2));
+        assert_eq!(check(&table(&units, b"abc")), Ok(3));
         assert!(check(b"ab").is_err());
         // Also where it stands in a tokenizer.json.
         let normalizer =
             serde_json::json!({"type": "Precompiled", "precompiled_charsmap": base64(&table(&[1 << 20; 256], b""))});
         let json = serde_json::json!({"normalizer": {"type": "Sequence", "normalizers": [normalizer]}});
         assert!(check_all(&json).unwrap_err().contains("leads to"));
+        let good = base64(&table(&units, b"ab\0"));
+        let one = |text: Value| check_all(&serde_json::json!({"type": "Precompiled", "precompiled_charsmap": text}));
+        assert_eq!(one(good.as_str().into()), Ok(()));
+        for bad in [Value::Null, 7.into(), "".into(), good.trim_end_matches('=').into(), (good.clone() + "=").into()] {
+            assert!(one(bad.clone()).is_err(), "{bad}");
+        }
+        assert!(check_all(&serde_json::json!({"type": "Precompiled"})).unwrap_err().contains("missing"));
+        assert!(check_all(&serde_json::json!({"type": {"Precompiled": null}})).unwrap_err().contains("no name"));
     }
 }

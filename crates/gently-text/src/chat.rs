@@ -15,7 +15,7 @@
 
 use crate::running::Program;
 use crate::template::{environment, fuel, told};
-use crate::tokenizer::read;
+use crate::tokenizer::{read, token_name};
 use crate::{Error, Result, python};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Value, ValueKind};
@@ -122,8 +122,7 @@ impl ChatTemplate {
         };
         let mut tokens = TemplateTokens::new();
         for name in ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"] {
-            let token = &config[name];
-            if let Some(text) = token.as_str().or_else(|| token["content"].as_str()) {
+            if let Some(text) = token_name(&config[name]) {
                 tokens.insert(name.into(), text.into());
             }
         }

@@ -1,7 +1,9 @@
 //! A tokenizer as the vocabulary of a GGUF file: what [`crate::Vocabulary`] reads, written.
 //!
 //! Here: the way back from `tokenizer.json`. What the GGUF form cannot say (another rule for cutting text, another
-//! normalisation) is an error, never dropped.
+//! normalisation) is an error, but for two things that published models have and that are dropped: NFC in front of byte-level
+//! BPE (Qwen), which readers of GGUF files do without, and whether an added token takes the spaces beside it or stands for
+//! whole words only (`lstrip`, `rstrip`, `single_word`), which they know by a model's name (Phi-3) or not at all.
 
 use crate::split;
 use crate::vocabulary::byte_of;
@@ -53,7 +55,8 @@ impl Tokenizer {
         }
         let (front, behind) = self.around()?;
         (out.add_bos, out.add_eos) = (!front.is_empty(), !behind.is_empty());
-        out.bos = front.first().copied();
+        // Templates and scores use a beginning that is put in front of no prompt, too.
+        out.bos = front.first().copied().or(self.start());
         out.ends = self.ends().to_vec();
         if out.model == "bert" {
             (out.class, out.separator) = (front.first().copied(), behind.first().copied());

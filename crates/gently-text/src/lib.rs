@@ -16,6 +16,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod beginning;
 mod characters;
 mod charsmap;
 mod chat;
@@ -24,6 +25,7 @@ mod error;
 mod export;
 mod gpt2;
 mod json;
+mod parts;
 mod pipeline;
 mod python;
 mod running;

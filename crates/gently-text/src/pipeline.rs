@@ -5,7 +5,7 @@
 //! their own direct code.
 
 use crate::spelling::{self, Spelling};
-use crate::{Error, Result, charsmap, json};
+use crate::{Error, Result, charsmap, json, parts};
 use serde_json::Value;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -15,8 +15,6 @@ use tokenizers::Tokenizer;
 const MAX_ID: u32 = 1 << 24;
 /// Numbers without a token that are believed, beside some for each token: tables have a place for every number.
 const MOST_HOLES: usize = 1 << 16;
-/// How many bytes a byte of text may become, replaced by one rule after another.
-const MOST_GROWTH: usize = 1 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Pipeline {
@@ -55,13 +53,8 @@ impl Pipeline {
     pub fn read(text: String, value: &Value, path: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
         charsmap::check_all(&value["normalizer"]).map_err(|why| invalid(format!("the normalisation table: {why}")))?;
+        parts::check_normalizer(&value["normalizer"]).map_err(invalid)?;
         check_merges(&value["model"]).map_err(invalid)?;
-        for part in ["normalizer", "pre_tokenizer", "decoder"] {
-            let growth = growth(&value[part]);
-            if growth > MOST_GROWTH {
-                return Err(invalid(format!("its {part} may make a text more than {MOST_GROWTH} times as long")));
-            }
-        }
         let ordinary = text.parse::<Tokenizer>().map_err(|e| invalid(e.to_string()))?;
         let pipeline = Self::built(ordinary, path)?;
         Ok(Self { text: text.into(), ..pipeline })
@@ -79,6 +72,7 @@ impl Pipeline {
     /// all, twice.
     pub fn of_tokens(mut ordinary: Tokenizer, tokens: &[(u32, &str)], path: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
+        let decoder = parts::check(&ordinary).map_err(invalid)?;
         ordinary.set_encode_special_tokens(true);
         // A cut or padded sequence would silently change a corpus.
         ordinary.with_truncation(None).map_err(|e| invalid(e.to_string()))?;
@@ -97,7 +91,6 @@ impl Pipeline {
             .map(|(id, t)| (t.content, id))
             .collect();
         special_ids.sort_by_key(|&(_, id)| id);
-        let decoder = serde_json::to_value(ordinary.get_decoder()).map_err(|e| invalid(e.to_string()))?;
         let spelling = Spelling::of(&decoder);
         let bytes = (spelling == Spelling::ByteLevel).then(|| token_bytes(&ordinary, tokens));
         Ok(Self {
@@ -207,28 +200,6 @@ impl Pipeline {
 
     pub fn hash(&self) -> u64 {
         json::content_hash(&serde_json::from_str(self.text()).expect("the text was parsed before, or written here"))
-    }
-}
-
-/// How many times as long a text may become by the `Replace` steps in a part of a pipeline: each multiplies.
-fn growth(part: &Value) -> usize {
-    let each = |all: &Value| {
-        let all = all.as_array().into_iter().flatten();
-        all.fold(1usize, |n, step| n.saturating_mul(growth(step)))
-    };
-    match part["type"].as_str() {
-        Some("Sequence") => {
-            ["normalizers", "pretokenizers", "decoders"].iter().map(|k| each(&part[k])).max().unwrap_or(1)
-        }
-        Some("Replace") => {
-            let content = part["content"].as_str().map_or(0, str::len);
-            match part["pattern"]["String"].as_str().map(str::len) {
-                Some(pattern @ 1..) => content.div_ceil(pattern).max(1),
-                // Of a pattern that may match nothing there is one more between any two letters.
-                _ => content.saturating_add(1),
-            }
-        }
-        _ => 1,
     }
 }
 

@@ -24,23 +24,27 @@ pub struct StreamDecoder {
 enum State {
     /// The bytes of a character that is not yet whole.
     Bytes(Vec<u8>),
-    /// As `Bytes`, of tokens as they are inside a text.
-    Within(Vec<u8>),
-    /// Tokens whose text depends on their neighbours: a window of tokens, and how much of the window's text
-    /// has been given out.
-    Window { ids: Vec<u32>, given: usize },
+    /// As `Bytes`, of tokens as they are inside a text. At a text's beginning also the tokens so far, all stripped.
+    Within { pending: Vec<u8>, stripped: Option<Vec<u32>> },
+    /// Tokens whose text depends on their neighbours: a window of tokens, its text when something was last given out, and
+    /// for how many tokens nothing was.
+    Window { ids: Vec<u32>, given: String, waited: usize },
 }
 
 /// Windows are shortened at a good place once they are this long.
 const WINDOW: usize = 32;
+/// A character has at most four bytes: after as many tokens what is none will not become one.
+const WAIT: usize = 3;
 
 impl StreamDecoder {
     /// A decoder at the start of a text.
     pub fn new(tokenizer: &Tokenizer) -> Self {
         let state = if tokenizer.is_byte_exact() {
             State::Bytes(Vec::new())
+        } else if tokenizer.has_bytes_within() {
+            State::Within { pending: Vec::new(), stripped: Some(Vec::new()) }
         } else {
-            State::Window { ids: Vec::new(), given: 0 }
+            State::Window { ids: Vec::new(), given: String::new(), waited: 0 }
         };
         Self { tokenizer: tokenizer.clone(), state }
     }
@@ -49,8 +53,8 @@ impl StreamDecoder {
     /// [`Self::new`] where tokens have no bytes of their own.
     pub fn within(tokenizer: &Tokenizer) -> Self {
         let mut decoder = Self::new(tokenizer);
-        if !tokenizer.is_byte_exact() && tokenizer.has_bytes_within() {
-            decoder.state = State::Within(Vec::new());
+        if let State::Within { stripped, .. } = &mut decoder.state {
+            *stripped = None;
         }
         decoder
     }
@@ -65,12 +69,28 @@ impl StreamDecoder {
                 self.tokenizer.push_bytes(&[id], pending)?;
                 Ok(take_whole(pending))
             }
-            State::Within(pending) => {
+            State::Within { pending, stripped } => {
                 let name = || self.tokenizer.token(id).unwrap_or_default().into_bytes();
-                pending.extend(self.tokenizer.bytes_within(id)?.unwrap_or_else(name));
+                let mut bytes = self.tokenizer.bytes_within(id)?.unwrap_or_else(name);
+                // What a text's beginning loses, mostly one space, the decoded text shows; later tokens lose nothing.
+                if let Some(before) = stripped
+                    && !bytes.is_empty()
+                {
+                    let ids = [before.as_slice(), &[id]].concat();
+                    let text = self.tokenizer.decode(&ids)?;
+                    if text.is_empty() && ids.len() < WINDOW {
+                        *before = ids;
+                        return Ok(String::new());
+                    }
+                    if bytes.ends_with(text.as_bytes()) {
+                        bytes.drain(..bytes.len() - text.len());
+                    }
+                    *stripped = None;
+                }
+                pending.extend(bytes);
                 Ok(take_whole(pending))
             }
-            State::Window { ids, given } => {
+            State::Window { ids, given, waited } => {
                 ids.push(id);
                 let text = match self.tokenizer.decode(ids) {
                     Ok(text) => text,
@@ -80,15 +100,17 @@ impl StreamDecoder {
                     }
                 };
                 // An unfinished character decodes to replacement characters at the end: wait.
-                if text.ends_with('\u{FFFD}') {
+                if text.ends_with('\u{FFFD}') && *waited < WAIT {
+                    *waited += 1;
                     return Ok(String::new());
                 }
-                let new = text.get(*given..).unwrap_or("").to_owned();
-                *given = text.len();
+                // A later token may change the text before it; what was given out stays, and what differs follows.
+                let new = text[common(given, &text)..].to_owned();
+                (*given, *waited) = (text, 0);
                 if ids.len() >= WINDOW {
                     // Keep a few tokens as context (a leading space is stripped only at a text's start).
                     ids.drain(..ids.len() - 4);
-                    *given = self.tokenizer.decode(ids)?.len();
+                    *given = self.tokenizer.decode(ids)?;
                 }
                 Ok(new)
             }
@@ -101,18 +123,24 @@ impl StreamDecoder {
     /// As [`Tokenizer::decode`].
     pub fn finish(&mut self) -> Result<String> {
         match &mut self.state {
-            State::Bytes(pending) | State::Within(pending) => {
+            State::Bytes(pending) | State::Within { pending, .. } => {
                 Ok(String::from_utf8_lossy(&std::mem::take(pending)).into_owned())
             }
-            State::Window { ids, given } => {
+            State::Window { ids, given, waited } => {
                 let text = self.tokenizer.decode(ids)?;
-                let rest = text.get(*given..).unwrap_or("").to_owned();
+                let rest = text[common(given, &text)..].to_owned();
                 ids.clear();
-                *given = 0;
+                given.clear();
+                *waited = 0;
                 Ok(rest)
             }
         }
     }
+}
+
+/// How many bytes both texts begin with, in whole characters.
+fn common(a: &str, b: &str) -> usize {
+    a.chars().zip(b.chars()).take_while(|(x, y)| x == y).map(|(c, _)| c.len_utf8()).sum()
 }
 
 /// Takes from `bytes` all that is decided: whole characters, and U+FFFD for what can no longer become one.

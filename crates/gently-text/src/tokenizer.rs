@@ -3,7 +3,7 @@
 use crate::characters::CharTable;
 use crate::json::{self, Recognised};
 use crate::pipeline::Pipeline;
-use crate::{Error, Result, gpt2};
+use crate::{Error, Result, TemplateTokens, gpt2};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -12,6 +12,9 @@ const MAX_FILE: u64 = 256 << 20;
 
 /// End-of-text tokens by their usual names, looked for when a folder does not say.
 const USUAL_ENDS: [&str; 6] = ["<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|eot_id|>", "<|im_end|>"];
+
+const CONFIG: &str = "tokenizer_config.json";
+const GENERATION: &str = "generation_config.json";
 
 /// What a tokenizer's tokens are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub struct Tokenizer {
     inner: Arc<Inner>,
     /// Tokens that end a text or an answer, the end of text first.
     ends: Arc<[u32]>,
+    /// The token that the files name as the beginning of a text, whether or not it is put in front of one.
+    start: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -79,7 +84,8 @@ impl Tokenizer {
             Model::Bytes(specials) | Model::Characters(_, specials) => specials.first().map(|&(_, id)| id),
             Model::Pipeline(p) => usual_end(&p.special_ids),
         };
-        Self { inner: Arc::new(Inner { model, hash: OnceLock::new() }), ends: end.into_iter().collect() }
+        let inner = Arc::new(Inner { model, hash: OnceLock::new() });
+        Self { inner, ends: end.into_iter().collect(), start: None }
     }
 
     /// Of a pipeline that was put together here; `path` is for messages.
@@ -105,6 +111,17 @@ impl Tokenizer {
             self.ends = distinct.into();
         }
         self
+    }
+
+    /// The same tokenizer, whose files name this token as the beginning of a text.
+    pub(crate) fn with_start(mut self, start: Option<u32>) -> Self {
+        self.start = start.filter(|&id| (id as usize) < self.vocab_size());
+        self
+    }
+
+    /// The token that the files name as the beginning of a text.
+    pub(crate) fn start(&self) -> Option<u32> {
+        self.start
     }
 
     /// From the text of a `tokenizer.json`; `path` is for messages.
@@ -141,8 +158,8 @@ impl Tokenizer {
     }
 
     /// From a file of `tokenizer.json`'s format, or from a folder with `tokenizer.json`, `vocab.json` and
-    /// `merges.txt`, or `encoder.json` and `vocab.bpe`. A folder's `tokenizer_config.json` names the token that
-    /// ends a text.
+    /// `merges.txt`, or `encoder.json` and `vocab.bpe`. A folder's `tokenizer_config.json` names the tokens that
+    /// begin and end a text, its `generation_config.json` all that end one.
     ///
     /// # Errors
     /// [`Error::Missing`] when nothing of that is there, and those of the formats.
@@ -165,19 +182,30 @@ impl Tokenizer {
                 })?;
             Self::from_gpt2_files(vocab, merges)?
         };
-        let named = named_end(path).and_then(|name| loaded.token_to_id(&name));
-        let mut ends: Vec<u32> = named.or(loaded.end_of_text()).into_iter().collect();
+        let config = optional(&path.join(CONFIG));
+        let named = |key: &str| token_name(&config[key]).and_then(|name| loaded.token_to_id(name));
+        let (start, end) = (named("bos_token"), named("eos_token"));
+        let mut ends: Vec<u32> = end.or(loaded.end_of_text()).into_iter().collect();
         ends.extend(generation_ends(path));
         ends.retain(|&id| (id as usize) < loaded.vocab_size());
-        Ok(loaded.with_ends(&ends))
+        Ok(loaded.with_ends(&ends).with_start(start))
     }
 
-    /// Writes `tokenizer.json` and `tokenizer_config.json` into the folder, so that Python's `tokenizers` and
-    /// `transformers` load it. Each file is complete or absent.
+    /// Writes `tokenizer.json` and `tokenizer_config.json` into the folder, and `generation_config.json` where several tokens
+    /// end a text, so that Python's `tokenizers` and `transformers` load it. Each file is complete or absent.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<PathBuf> {
+        self.save_with(dir, &TemplateTokens::new())
+    }
+
+    /// As [`Self::save`], with the special tokens that a chat template uses by name ([`crate::ChatTemplate::tokens`]), which
+    /// have their place in `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// As [`Self::save`].
+    pub fn save_with(&self, dir: impl AsRef<Path>, tokens: &TemplateTokens) -> Result<PathBuf> {
         let dir = dir.as_ref();
         std::fs::create_dir_all(dir).map_err(|source| Error::Io { path: dir.into(), action: "create", source })?;
         let path = dir.join("tokenizer.json");
@@ -186,10 +214,27 @@ impl Tokenizer {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": false,
         });
-        if let Some(end) = self.end_of_text().and_then(|id| self.token(id)) {
-            config["eos_token"] = end.into();
+        for (key, id) in [("bos_token", self.start), ("eos_token", self.end_of_text())] {
+            if let Some(token) = id.and_then(|id| self.token(id)) {
+                config[key] = token.into();
+            }
         }
-        write(&dir.join("tokenizer_config.json"), format!("{config:#}\n").as_bytes())?;
+        for (key, token) in tokens {
+            config[key.as_str()] = token.as_str().into();
+        }
+        write(&dir.join(CONFIG), format!("{config:#}\n").as_bytes())?;
+        let generation = dir.join(GENERATION);
+        // One that is there already would add the ends of another tokenizer.
+        if self.ends.len() > 1 || generation.exists() {
+            let mut said = serde_json::json!({});
+            if !self.ends.is_empty() {
+                said["eos_token_id"] = self.ends().into();
+            }
+            if let Some(start) = self.start {
+                said["bos_token_id"] = start.into();
+            }
+            write(&generation, format!("{said:#}\n").as_bytes())?;
+        }
         Ok(path)
     }
 
@@ -306,6 +351,21 @@ impl Tokenizer {
             None if id as usize >= self.vocab_size() => Err(Error::UnknownId { id, vocab: self.vocab_size() }),
             own => Ok(own),
         }
+    }
+
+    /// The text that a token stands for inside a text, so that the pieces of whole characters join to it: special tokens by
+    /// name, and bytes that are no character as U+FFFD. Of WordPiece, whose tokens have no such text, the token decoded alone.
+    ///
+    /// # Errors
+    /// [`Error::UnknownId`] for a token outside the vocabulary.
+    pub fn piece(&self, id: u32) -> Result<String> {
+        if !self.has_bytes_within() {
+            return self.decode(&[id]);
+        }
+        Ok(match self.bytes_within(id)? {
+            Some(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            None => self.token(id).unwrap_or_default(),
+        })
     }
 
     /// Whether [`Self::bytes_within`] knows the bytes of tokens.
@@ -475,20 +535,19 @@ fn usual_end(specials: &[(String, u32)]) -> Option<u32> {
     USUAL_ENDS.iter().find_map(|end| specials.iter().find(|(name, _)| name == end).map(|&(_, id)| id))
 }
 
-/// The end-of-text token that a folder's `tokenizer_config.json` names. The file is optional and so are its
-/// parts: what cannot be read is as good as absent.
-fn named_end(dir: &Path) -> Option<String> {
-    let text = read(&dir.join("tokenizer_config.json")).ok()?;
-    let value: serde_json::Value = serde_json::from_str(&text).ok()?;
-    let end = &value["eos_token"];
-    Some(end.as_str().or_else(|| end["content"].as_str())?.to_owned())
+/// A file of settings. It is optional and so are its parts: what cannot be read is as good as absent.
+fn optional(path: &Path) -> serde_json::Value {
+    read(path).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 
-/// The end tokens of a folder's `generation_config.json`, which lists those of chats beside the end of text. Optional
-/// like the other.
+/// The spelling of a token in a `tokenizer_config.json`, which has it plain or with its properties.
+pub(crate) fn token_name(value: &serde_json::Value) -> Option<&str> {
+    value.as_str().or_else(|| value["content"].as_str())
+}
+
+/// The end tokens of a folder's `generation_config.json`, which lists those of chats beside the end of text.
 fn generation_ends(dir: &Path) -> Vec<u32> {
-    let Ok(text) = read(&dir.join("generation_config.json")) else { return Vec::new() };
-    let Ok(value) = serde_json::from_str::<serde_json::Value>(&text) else { return Vec::new() };
+    let value = optional(&dir.join(GENERATION));
     let id = |v: &serde_json::Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
     match &value["eos_token_id"] {
         serde_json::Value::Array(all) => all.iter().filter_map(id).collect(),
@@ -499,10 +558,15 @@ fn generation_ends(dir: &Path) -> Vec<u32> {
 /// Reads a text file with a limit on its size.
 pub(crate) fn read(path: &Path) -> Result<String> {
     let io = |source| Error::Io { path: path.into(), action: "read", source };
+    // Asked before it is opened: opening a pipe waits for its other end.
+    let meta = std::fs::metadata(path).map_err(io)?;
+    if !meta.is_file() {
+        return Err(io(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a regular file")));
+    }
     let file = std::fs::File::open(path).map_err(io)?;
     let size = file.metadata().map_err(io)?.len();
     let mut bytes = Vec::new();
-    // A device says that it has no bytes and never ends: what is read is bounded, not only what is said.
+    // It may grow while it is read: what is read is bounded, not only what is said.
     if size <= MAX_FILE {
         std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_FILE + 1), &mut bytes).map_err(io)?;
     }

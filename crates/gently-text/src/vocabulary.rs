@@ -17,6 +17,10 @@ use tokenizers::models::bpe::{BPE, Vocab};
 const SPACE: &str = "▁";
 /// No published token is near this; a longer one would make merges in quadratic time.
 const MAX_TOKEN: usize = 4096;
+/// How many bytes of merges a byte of SentencePiece's tokens may make, beside some for all; published ones make about 30.
+const MOST_MERGES: usize = 64;
+/// What a merge takes beside its letters: two texts and an entry in a list.
+const MERGE: usize = 64;
 
 /// What a file says about its tokens. Token numbers are places in `tokens`.
 #[derive(Debug, Clone, Default)]
@@ -76,7 +80,7 @@ impl Tokenizer {
             "bert" => reader.wordpiece()?,
             other => return Err(reader.invalid(format!("tokenizer model {other:?} is not supported"))),
         };
-        Ok(Self::of_pipeline(pipeline).with_ends(&vocabulary.ends))
+        Ok(Self::of_pipeline(pipeline).with_ends(&vocabulary.ends).with_start(vocabulary.bos))
     }
 }
 
@@ -271,6 +275,11 @@ impl Reader<'_> {
         // SentencePiece merges the pair whose whole has the best score: as a list of merges, in the order of scores, and
         // within one whole by its halves' numbers (transformers' `generate_merges`).
         let mut merges: Vec<(f64, u32, u32)> = Vec::new();
+        // A token of one letter many times is cut into two tokens everywhere, if all shorter ones are there: the merges of a
+        // small file would take gigabytes.
+        let letters: usize = self.v.tokens.iter().map(|t| t.len()).sum();
+        let most = letters.saturating_mul(MOST_MERGES).saturating_add(64 << 20);
+        let mut taken = 0usize;
         for (id, token) in self.v.tokens.iter().enumerate() {
             if self.kind(id) != 1 {
                 continue;
@@ -279,7 +288,12 @@ impl Reader<'_> {
                 let (a, b) = token.split_at(at);
                 Some((*numbers.get(a)?, *numbers.get(b)?))
             });
+            let before = merges.len();
             merges.extend(halves.map(|(a, b)| (self.v.scores[id], a, b)));
+            taken = taken.saturating_add((merges.len() - before).saturating_mul(token.len() + MERGE));
+            if taken > most {
+                return Err(self.invalid(format!("the merges that make tokens 0 to {id} take over {most} bytes")));
+            }
         }
         merges.sort_by(|x, y| y.0.total_cmp(&x.0).then((x.1, x.2).cmp(&(y.1, y.2))));
         let text = |id: u32| self.v.tokens[id as usize].to_owned();
@@ -338,7 +352,14 @@ impl Reader<'_> {
             "type": "Unigram", "unk_id": unknown, "vocab": vocab, "byte_fallback": self.has_bytes(),
         });
         let model = Source::Json(model);
-        self.pipeline([normalizer, space.clone(), space], model, self.ends_around(false), &self.v.tokens)
+        // Bytes become letters while they are tokens of their own; what Metaspace takes off is the first token's, so nothing is
+        // fused before it.
+        let decoder = match self.has_bytes() {
+            true => json!({"type": "Sequence",
+                           "decoders": [{"type": "ByteFallback"}, space.clone(), {"type": "Fuse"}]}),
+            false => space.clone(),
+        };
+        self.pipeline([normalizer, space, decoder], model, self.ends_around(false), &self.v.tokens)
     }
 
     /// WordPiece: the file has a mark in front of words, Python has one in front of what continues a word.

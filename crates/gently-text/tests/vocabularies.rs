@@ -1,7 +1,7 @@
 //! Vocabularies as GGUF files carry them, against Python's published pipelines on 1,000 hard strings (see `golden/make.py`),
 //! and hostile ones.
 
-use gently_text::{StreamDecoder, Tokenizer, Vocabulary};
+use gently_text::{ChatTemplate, StreamDecoder, TemplateTokens, Tokenizer, Vocabulary};
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -120,6 +120,58 @@ fn prompts_get_their_beginning_once() {
     assert_eq!(tokenizer.decode(&tokenizer.encode("the  cat\n 日本 \u{1}").unwrap()).unwrap(), "the  cat\n 日本 \u{1}");
 }
 
+/// A vocabulary with marks for turns, as Gemma's.
+fn turns(add_bos: bool) -> Tokenizer {
+    let v = Vocabulary {
+        model: "llama",
+        tokens: vec!["<unk>", "<bos>", "<eos>", "<turn>", "▁", "a", "b", "▁a"],
+        types: vec![2, 3, 3, 3, 1, 1, 1, 1],
+        scores: vec![0.0; 8],
+        bos: Some(1),
+        ends: vec![2, 3],
+        unknown: Some(0),
+        add_bos: Some(add_bos),
+        ..Vocabulary::default()
+    };
+    Tokenizer::from_vocabulary(&v, "x.gguf".as_ref()).unwrap()
+}
+
+#[test]
+fn a_text_to_score_begins_once() {
+    for add_bos in [true, false] {
+        let tokenizer = turns(add_bos);
+        assert_eq!((tokenizer.beginning().unwrap(), tokenizer.front().unwrap().len()), (Some(1), add_bos.into()));
+        assert_eq!(tokenizer.encode_begun("ab").unwrap(), [1, 7, 6]);
+        assert_eq!(tokenizer.encode_begun("<bos>ab").unwrap().iter().filter(|&&id| id == 1).count(), 1);
+        assert_eq!(tokenizer.export(8).unwrap().bos, Some(1), "also where it is put in front of no prompt");
+    }
+    // Without a beginning the end of the text before; without either nothing.
+    let tokenizer = Tokenizer::from_vocabulary(&tiny(), "x".as_ref()).unwrap();
+    assert_eq!(tokenizer.encode_begun("ab").unwrap(), [3, 2]);
+    assert_eq!(Tokenizer::bytes().encode_begun("ab").unwrap(), [97, 98]);
+}
+
+#[test]
+fn what_ends_and_names_there_are_survives_a_folder() {
+    let named = |all: &[(&str, &str)]| -> TemplateTokens {
+        all.iter().map(|(key, token)| (key.to_string(), token.to_string())).collect()
+    };
+    let tokens = named(&[("bos_token", "<bos>"), ("eos_token", "<eos>"), ("pad_token", "<unk>")]);
+    for add_bos in [true, false] {
+        let (tokenizer, dir) = (turns(add_bos), tempfile::tempdir().unwrap());
+        tokenizer.save_with(dir.path(), &tokens).unwrap();
+        std::fs::write(dir.path().join("chat_template.jinja"), "{{ bos_token }}").unwrap();
+        let again = Tokenizer::load(dir.path()).unwrap();
+        assert_eq!((again.ends(), again.beginning().unwrap()), (&[2, 3][..], Some(1)));
+        assert_eq!(again.encode_prompt("ab").unwrap(), tokenizer.encode_prompt("ab").unwrap());
+        assert_eq!(ChatTemplate::load(dir.path()).unwrap().unwrap().tokens(), &tokens);
+        assert_eq!(again.template_tokens().unwrap(), named(&[("bos_token", "<bos>"), ("eos_token", "<eos>")]));
+        // A folder keeps no ends of the tokenizer that was there before.
+        Tokenizer::bytes().with_end_of_text("<end>").save(dir.path()).unwrap();
+        assert_eq!(Tokenizer::load(dir.path()).unwrap().ends(), [256]);
+    }
+}
+
 fn tiny() -> Vocabulary<'static> {
     Vocabulary {
         model: "gpt2",
@@ -194,6 +246,76 @@ fn hostile_unigrams_are_named() {
     refused(&Vocabulary { charsmap: table, ..v() }, "leads to");
 }
 
+/// Every token is two others in every way.
+#[test]
+fn merges_of_many_gigabytes_are_refused() {
+    let tokens: Vec<String> = (1..=1000).map(|n| "a".repeat(n)).collect();
+    let v = |n: usize| Vocabulary {
+        model: "llama",
+        tokens: tokens[..n].iter().map(String::as_str).collect(),
+        scores: vec![0.0; n],
+        ..Vocabulary::default()
+    };
+    assert!(Tokenizer::from_vocabulary(&v(100), "x".as_ref()).is_ok());
+    refused(&v(1000), "the merges that make tokens 0 to");
+}
+
+#[test]
+fn unigrams_fall_back_on_bytes_and_read_them() {
+    let bytes: Vec<String> = (0..256).map(|b| format!("<0x{b:02X}>")).collect();
+    let v = Vocabulary {
+        model: "t5",
+        tokens: ["<unk>", "▁a", "b"].into_iter().chain(bytes.iter().map(String::as_str)).collect(),
+        types: [2, 1, 1].into_iter().chain([6; 256]).collect(),
+        scores: [0.0, -1.0, -2.0].into_iter().chain([-20.0; 256]).collect(),
+        ..Vocabulary::default()
+    };
+    let tokenizer = Tokenizer::from_vocabulary(&v, "x".as_ref()).unwrap();
+    let ids = tokenizer.encode("aéb a").unwrap();
+    assert_eq!(ids, [1, 3 + 0xC3, 3 + 0xA9, 2, 1]);
+    assert_eq!(tokenizer.decode(&ids).unwrap(), "aéb a");
+    assert_eq!(tokenizer.bytes_within(ids[1]).unwrap().unwrap(), [0xC3]);
+    assert_eq!(streamed(&mut StreamDecoder::new(&tokenizer), &ids), "aéb a");
+    assert_eq!(streamed(&mut StreamDecoder::within(&tokenizer), &ids), " aéb a");
+}
+
+fn streamed(decoder: &mut StreamDecoder, ids: &[u32]) -> String {
+    let pushed: String = ids.iter().map(|&id| decoder.push(id).unwrap()).collect();
+    pushed + &decoder.finish().unwrap()
+}
+
+#[test]
+fn bytes_that_are_no_character_take_no_text_with_them() {
+    let v = Vocabulary {
+        model: "llama",
+        tokens: vec!["<unk>", "<0x0A>", "<0xF0>", "▁a", "▁"],
+        types: vec![2, 6, 6, 1, 1],
+        scores: vec![0.0; 5],
+        unknown: Some(0),
+        ..Vocabulary::default()
+    };
+    let tokenizer = Tokenizer::from_vocabulary(&v, "x".as_ref()).unwrap();
+    let said = |ids: &[u32]| streamed(&mut StreamDecoder::new(&tokenizer), ids);
+    assert_eq!(said(&[1, 2, 3]), "\n\u{FFFD} a");
+    assert_eq!(said(&[2; 100]), "\u{FFFD}".repeat(100));
+    // Only the first space is stripped, wherever it comes from.
+    assert_eq!(said(&[3, 3]), "a a");
+    assert_eq!(said(&[4, 3, 4]), " a ");
+    assert_eq!(said(&[4, 2, 3]), "\u{FFFD} a");
+    let mut decoder = StreamDecoder::new(&tokenizer);
+    assert!(decoder.push(9).is_err());
+    assert_eq!(decoder.push(3).unwrap(), "a", "unchanged by what it refused");
+    // Tokens without bytes of their own are given out too, when they have ended as nothing for long.
+    let tokens = vec!["[UNK]", "[CLS]", "[SEP]", "▁\u{FFFD}", "▁b"];
+    let v = Vocabulary { model: "bert", tokens, ..Vocabulary::default() };
+    let word = Tokenizer::from_vocabulary(&v, "x".as_ref()).unwrap();
+    let mut ids = vec![3; 100];
+    ids.push(4);
+    let mut decoder = StreamDecoder::new(&word);
+    assert!((0..4).any(|_| !decoder.push(3).unwrap().is_empty()));
+    assert_eq!(streamed(&mut StreamDecoder::new(&word), &ids), word.decode(&ids).unwrap());
+}
+
 #[test]
 fn a_text_loses_its_end_and_never_what_stands_around_it() {
     let v = Vocabulary {
@@ -232,6 +354,10 @@ fn tokens_have_their_bytes_inside_a_text() {
         };
         assert_eq!((said(&mut start), said(&mut within)), (text.to_owned(), format!(" {text}")));
     }
+    let ids = pieces.encode("the cat  sat").unwrap();
+    let joined: String = ids.iter().map(|&id| pieces.piece(id).unwrap()).collect();
+    assert_eq!(joined, " the cat  sat");
+    assert_eq!((pieces.piece(1).unwrap(), Tokenizer::bytes().piece(0xC3).unwrap()), ("<s>".into(), "\u{FFFD}".into()));
     let bpe = Tokenizer::from_vocabulary(&tiny(), "x".as_ref()).unwrap();
     assert_eq!(bpe.bytes_within(2).unwrap().unwrap(), b"ab");
     assert_eq!(bpe.bytes_within(3).unwrap(), None, "a special token");
@@ -243,6 +369,8 @@ fn tokens_have_their_bytes_inside_a_text() {
     assert_eq!((bytes.bytes_within(255).unwrap(), bytes.bytes_within(256).unwrap()), (Some(vec![255]), None));
     let tokens = vec!["[UNK]", "[CLS]", "[SEP]", "▁a", "b"];
     let word = Tokenizer::from_vocabulary(&Vocabulary { model: "bert", tokens, ..Vocabulary::default() }, "x".as_ref());
-    let error = word.unwrap().bytes_within(3).unwrap_err();
+    let word = word.unwrap();
+    assert_eq!(word.piece(3).unwrap(), "a");
+    let error = word.bytes_within(3).unwrap_err();
     assert!(error.to_string().contains("WordPiece") && error.hint().is_some(), "{error}");
 }
