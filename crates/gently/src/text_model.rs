@@ -7,7 +7,7 @@ use crate::folder::{self, Error};
 use crate::gguf;
 use gently_infer::{Elem, Engine, EngineOptions, Grammars, Plan, PlanOptions};
 use gently_models::WeightSource;
-use gently_text::{ChatTemplate, Tokenizer};
+use gently_text::{ChatOptions, ChatTemplate, Message, TemplateTokens, Tokenizer};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -115,6 +115,26 @@ impl TextModel {
     /// Its chat template; `None` where it has none.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
+    }
+
+    /// Special tokens by the names that chat templates use: those of its own template, else what its tokenizer knows.
+    ///
+    /// # Errors
+    /// A tokenizer that fails.
+    pub fn template_tokens(&self) -> Result<TemplateTokens, gently_text::Error> {
+        match &self.template {
+            Some(template) => Ok(template.tokens().clone()),
+            None => self.tokenizer.template_tokens(),
+        }
+    }
+
+    /// A conversation in tokens, up to where the answer begins, as `apply_chat_template` of `transformers` makes them: a template
+    /// writes every special token that it wants, and none is put in front.
+    ///
+    /// # Errors
+    /// A template that refuses the conversation, text outside the vocabulary.
+    pub fn encode_chat(&self, template: &ChatTemplate, messages: &[Message]) -> Result<Vec<u32>, gently_text::Error> {
+        self.tokenizer.encode_with_specials(&template.render(messages, &ChatOptions::default())?)
     }
 
     /// What makes grammars for its vocabulary.

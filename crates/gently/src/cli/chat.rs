@@ -10,7 +10,7 @@ use clap::Args as ClapArgs;
 use gently::text_model::TextModel;
 use gently::write::{End, WriteOptions, Writer};
 use gently_infer::Ticket;
-use gently_text::{ChatOptions, ChatTemplate, Message, TemplateTokens};
+use gently_text::{ChatTemplate, Message};
 use rustyline::error::ReadlineError;
 use rustyline::history::MemHistory;
 use rustyline::{Config, Editor};
@@ -25,7 +25,7 @@ use std::time::Instant;
 #[command(allow_negative_numbers = true)]
 #[command(
     after_help = "Ctrl-C stops an answer, Ctrl-D ends the conversation, /help shows the commands. A line that ends in \\ goes \
-    on in the next one; a line of \"\"\" begins and ends a longer text.\n\nExamples:\n  gently chat SmolLM2-135M-Instruct.Q4_1.gguf\n  \
+    on in the next one; a line of \"\"\" begins and ends a longer text, which is never a command.\n\nExamples:\n  gently chat SmolLM2-135M-Instruct.Q4_1.gguf\n  \
     echo \"Why is the sky blue?\" | gently chat models/SmolLM2 --temperature 0\n  \
     gently chat models/SmolLM2 --system \"Answer yes or no.\" --choice yes --choice no"
 )]
@@ -62,7 +62,7 @@ pub fn run(args: Args) -> Result<()> {
     let own;
     let template = match &args.template {
         Some(file) => {
-            own = ChatTemplate::new(&input::text(file, input::PROMPT)?, TemplateTokens::new(), file)?;
+            own = ChatTemplate::new(&input::text(file, input::PROMPT)?, model.template_tokens()?, file)?;
             &own
         }
         None => model.chat_template().ok_or_else(|| {
@@ -81,9 +81,9 @@ pub fn run(args: Args) -> Result<()> {
     if lines.person {
         say("Ctrl-C stops an answer, Ctrl-D ends the conversation, /help shows the commands.");
     }
-    while let Some(text) = lines.next()? {
+    while let Some((text, fenced)) = lines.next()? {
         let text = text.trim();
-        match text.strip_prefix('/') {
+        match text.strip_prefix('/').filter(|_| !fenced) {
             _ if text.is_empty() => {}
             Some(command) => {
                 if !chat.command(command)? {
@@ -209,24 +209,21 @@ impl Chat<'_> {
     }
 
     /// The conversation in tokens. Where it is longer than the model can read, with room for an answer, its oldest turns
-    /// are left out.
+    /// are left out. A question that does not fit even alone leaves the conversation as it was.
     fn prompt(&mut self) -> Result<Vec<u32>> {
         let room = self.model.engine().plan().room().unwrap_or(usize::MAX);
         let answer = self.options.max_tokens.min(room / 4);
-        loop {
-            let all: Vec<Message> = self.system.iter().chain(&self.messages).cloned().collect();
-            let text = self.template.render(&all, &ChatOptions::default())?;
-            let ids = self.model.tokenizer().encode_prompt(&text)?;
+        let mut first = 0;
+        let ids = loop {
+            let kept = &self.messages[first..];
+            let all: Vec<Message> = self.system.iter().chain(kept).cloned().collect();
+            let ids = self.model.encode_chat(self.template, &all)?;
             if ids.len() + answer <= room {
-                return Ok(ids);
+                break ids;
             }
-            let next = self.messages.iter().skip(1).position(|m| m.role == "user");
-            match next {
-                Some(at) => {
-                    self.messages.drain(..=at);
-                    say("the conversation is longer than the model can read: its beginning is left out");
-                }
-                None if ids.len() < room => return Ok(ids),
+            match kept.iter().skip(1).position(|m| m.role == "user") {
+                Some(at) => first += at + 1,
+                None if ids.len() < room => break ids,
                 None => {
                     return Err(advise(
                         format!("{} tokens do not fit into a context of {room}", ids.len()),
@@ -234,7 +231,12 @@ impl Chat<'_> {
                     ));
                 }
             }
+        };
+        if first > 0 {
+            self.messages.drain(..first);
+            say("the conversation is longer than the model can read: its beginning is left out");
         }
+        Ok(ids)
     }
 
     fn save(&self, path: &Path) -> Result<()> {
@@ -328,8 +330,9 @@ impl Lines {
         }
     }
 
-    /// The next text; `None` at the end.
-    fn next(&mut self) -> Result<Option<String>> {
+    /// The next text, and whether it stood in a fence: what was pasted there may begin with a slash and is no command. `None`
+    /// at the end.
+    fn next(&mut self) -> Result<Option<(String, bool)>> {
         const FENCE: &str = "\"\"\"";
         let Some(mut text) = self.line("> ")? else { return Ok(None) };
         if let Some(rest) = text.trim_start().strip_prefix(FENCE) {
@@ -339,12 +342,12 @@ impl Lines {
                 all.push('\n');
                 all.push_str(&line);
             }
-            return Ok(Some(all.trim_end().trim_end_matches(FENCE).to_owned()));
+            return Ok(Some((all.trim_end().trim_end_matches(FENCE).to_owned(), true)));
         }
         while let Some(begun) = text.strip_suffix('\\') {
             let begun = format!("{begun}\n");
             text = begun + &self.line(". ")?.unwrap_or_default();
         }
-        Ok(Some(text))
+        Ok(Some((text, false)))
     }
 }

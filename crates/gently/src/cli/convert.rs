@@ -42,6 +42,7 @@ pub enum Float {
 /// Runs `gently convert`.
 pub fn run(args: Args) -> Result<()> {
     let path = folder::locate(&args.model)?;
+    refuse_same(&args.model, &args.output)?;
     refuse_same(&path, &args.output)?;
     if is_gguf(&args.output) {
         let kind = match args.kind {
@@ -52,20 +53,25 @@ pub fn run(args: Args) -> Result<()> {
         write_gguf(&path, &args.output, Storage::new(kind))?;
     } else {
         let source = WeightSource::open(&path)?;
-        let tokenizer = tokenizer_of(&source, &path)?;
+        let (tokenizer, chat) = (tokenizer_of(&source, &path)?, folder::chat_template(&path)?);
+        let settings = embedding(&source, &path);
+        let decoder = source.decoder(&Device::Cpu)?;
         let dtype = match args.kind {
             Float::F32 => Dtype::F32,
             Float::F16 => Dtype::F16,
             Float::Bf16 => Dtype::Bf16,
         };
-        source.decoder(&Device::Cpu)?.save_as(&args.output, dtype)?;
-        tokenizer.save(&args.output)?;
-        if let Some(settings) = embedding(&source, &path) {
+        // All is read before anything is written, and the weights come last with config.json, without which a folder is no
+        // model: one that lacks a part is not taken for a whole one.
+        let tokens = chat.as_ref().map(|chat| chat.tokens().clone()).unwrap_or_default();
+        tokenizer.save_with(&args.output, &tokens)?;
+        if let Some(settings) = settings {
             settings.save(&args.output, source.config().width)?;
         }
-        if let Some(chat) = folder::chat_template(&path)? {
+        if let Some(chat) = chat {
             gently_formats::atomic::write(args.output.join("chat_template.jinja"), chat.source().as_bytes())?;
         }
+        decoder.save_as(&args.output, dtype)?;
     }
     data(&format!("{}\n", args.output.display()))?;
     Ok(())
@@ -100,6 +106,7 @@ pub struct QuantizeArgs {
 /// Runs `gently quantize`.
 pub fn quantize(args: QuantizeArgs) -> Result<()> {
     let path = folder::locate(&args.model)?;
+    refuse_same(&args.model, &args.output)?;
     refuse_same(&path, &args.output)?;
     if !is_gguf(&args.output) {
         let what = format!("{} does not end in .gguf", args.output.display());
@@ -238,7 +245,8 @@ fn measure(source: &WeightSource, path: &Path, text: &Path, most: usize) -> Resu
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    let mut ids = tokenizer.encode(&text[..end])?;
+    let mut ids = tokenizer.encode_begun(&text[..end])?;
+    let front = tokenizer.front()?.first().copied();
     ids.truncate(most.saturating_add(1));
     if ids.len() < 2 {
         return Err(advise("the text to measure on has fewer than two tokens", "give a longer text"));
@@ -248,7 +256,12 @@ fn measure(source: &WeightSource, path: &Path, text: &Path, most: usize) -> Resu
     let mut nats = 0.0;
     for at in (0..ids.len() - 1).step_by(window) {
         let end = (at + window).min(ids.len() - 1);
-        let (inputs, targets) = (model.ids(&ids[at..end], 1)?, model.ids(&ids[at + 1..=end], 1)?);
+        let mut inputs = ids[at..end].to_vec();
+        // A model whose every text begins with a token of its own knows no window without it.
+        if let (Some(first), Some(front)) = (inputs.first_mut(), front) {
+            *first = front;
+        }
+        let (inputs, targets) = (model.ids(&inputs, 1)?, model.ids(&ids[at + 1..=end], 1)?);
         let batch = Batch { ids: &inputs, targets: &targets, docs: None };
         let loss = no_grad(|| model.loss(&batch, 1.0, &ForwardCx::default()))?;
         nats += f64::from(loss.item::<f32>()?);

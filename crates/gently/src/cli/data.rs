@@ -61,11 +61,11 @@ struct PrepareArgs {
     #[arg(long, default_value = "characters")]
     tokenizer: TokenizerKind,
     /// Use this tokenizer.json (or the folder it is in) instead
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "tokenizer")]
     tokenizer_file: Option<PathBuf>,
-    /// Size of the vocabulary that `--tokenizer bpe` learns
-    #[arg(long, default_value_t = 4096)]
-    vocab: usize,
+    /// Size of the vocabulary that `--tokenizer bpe` learns (default: 4096)
+    #[arg(long)]
+    vocab: Option<usize>,
     /// The part kept for validation
     #[arg(long, default_value_t = 0.1)]
     val_fraction: f64,
@@ -111,12 +111,20 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
+/// Size of a vocabulary that is learned, where none is asked for.
+const VOCAB: usize = 4096;
+
 fn prepare(args: PrepareArgs) -> Result<()> {
+    let learned = args.tokenizer_file.is_none() && matches!(args.tokenizer, TokenizerKind::Bpe);
+    if let (Some(vocab), false) = (args.vocab, learned) {
+        let what = format!("--vocab {vocab} is a size to learn, which only --tokenizer bpe does");
+        return Err(advise(what, "add --tokenizer bpe, or leave --vocab out"));
+    }
     let tokenizer = match (args.tokenizer_file, args.tokenizer) {
         (Some(file), _) => TokenizerSpec::File(file),
         (None, TokenizerKind::Characters) => TokenizerSpec::Characters,
         (None, TokenizerKind::Bytes) => TokenizerSpec::Bytes,
-        (None, TokenizerKind::Bpe) => TokenizerSpec::Bpe(args.vocab),
+        (None, TokenizerKind::Bpe) => TokenizerSpec::Bpe(args.vocab.unwrap_or(VOCAB)),
     };
     let job = Prepare {
         tokenizer,

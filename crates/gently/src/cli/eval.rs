@@ -5,11 +5,11 @@ use super::output::{data, say, table};
 use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
 use gently::eval::{ANSWERS, EvalOptions, Figure, Run, Task};
+use gently_formats::atomic::{self, AtomicFile};
 use gently_train::watch::BytesBar;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -37,7 +37,7 @@ pub struct Args {
     /// Seed that draws the examples
     #[arg(long, default_value_t = 1234)]
     seed: u64,
-    /// Write what came of each item into this folder: one TASK.jsonl each, and results.json
+    /// Write what came of each item into this folder: one TASK.jsonl each, and last results.json
     #[arg(long)]
     out: Option<PathBuf>,
     /// Print one JSON object
@@ -52,8 +52,10 @@ pub fn run(args: Args) -> Result<()> {
     // What is wrong with the files is said before the model is read.
     let tasks: Vec<Task> = args.task.iter().map(Task::open).collect::<Result<_, _>>()?;
     let names = names(&tasks)?;
-    if let Some(folder) = &args.out {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let out = args.out.as_deref().map(|folder| Out { folder });
+    if let Some(out) = &out {
+        out.check(&tasks, &names)?;
+        std::fs::create_dir_all(out.folder).with_context(|| format!("cannot create {}", out.folder.display()))?;
     }
     let model = args.engine.open_for(&args.model, ANSWERS)?;
     let options = EvalOptions {
@@ -66,20 +68,23 @@ pub fn run(args: Args) -> Result<()> {
     for (task, name) in tasks.iter().zip(&names) {
         let begun = Instant::now();
         let mut run = Run::new(&model, task, &options)?;
-        let mut lines =
-            args.out.as_ref().map(|folder| Lines::create(&folder.join(format!("{name}.jsonl")))).transpose()?;
+        let mut lines = out.as_ref().map(|out| AtomicFile::create(out.lines(name))).transpose()?;
         let bar = BytesBar::items();
         let total = run.total() as u64;
         bar.show(task.name(), 0, total);
         for (i, outcome) in run.by_ref().enumerate() {
             let outcome = outcome?;
             bar.show(task.name(), i as u64 + 1, total);
-            if let Some(lines) = &mut lines {
-                lines.add(&outcome.to_json())?;
+            if let Some(file) = &mut lines {
+                let done = writeln!(file, "{}", outcome.to_json());
+                done.with_context(|| format!("cannot write {}", file.target().display()))?;
             }
         }
         drop(bar);
-        lines.map(Lines::finish).transpose()?;
+        if let (Some(file), Some(out)) = (lines, &out) {
+            out.forget()?;
+            file.commit()?;
+        }
         if run.cut() > 0 {
             say(&format!(
                 "{}: {} of {total} prompts were longer than the model's context and lost their beginnings",
@@ -103,10 +108,9 @@ pub fn run(args: Args) -> Result<()> {
         }));
     }
     let report = json!({"model": model.path(), "seed": args.seed, "limit": args.limit, "tasks": results});
-    if let Some(folder) = &args.out {
-        let path = folder.join("results.json");
-        gently_formats::atomic::write(&path, format!("{report:#}\n").as_bytes())?;
-        say(&format!("items and results are in {}", folder.display()));
+    if let Some(out) = &out {
+        atomic::write(out.results(), format!("{report:#}\n").as_bytes())?;
+        say(&format!("items and results are in {}", out.folder.display()));
     }
     data(&if args.json { format!("{report}\n") } else { table(&rows) })?;
     Ok(())
@@ -129,23 +133,42 @@ fn names(tasks: &[Task]) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// A file of JSON lines.
-struct Lines {
-    path: PathBuf,
-    file: BufWriter<File>,
+/// The folder that is written: first the items of each task, last the results.
+struct Out<'a> {
+    folder: &'a Path,
 }
 
-impl Lines {
-    fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self { path: path.into(), file: BufWriter::new(file) })
+impl Out<'_> {
+    fn lines(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.jsonl"))
     }
 
-    fn add(&mut self, line: &Value) -> Result<()> {
-        writeln!(self.file, "{line}").with_context(|| format!("cannot write {}", self.path.display()))
+    fn results(&self) -> PathBuf {
+        self.folder.join("results.json")
     }
 
-    fn finish(mut self) -> Result<()> {
-        self.file.flush().with_context(|| format!("cannot write {}", self.path.display()))
+    /// Refuses to write over what the tasks are read from.
+    fn check(&self, tasks: &[Task], names: &[String]) -> Result<()> {
+        // What is not there is not read either.
+        let place = |path: &Path| std::fs::canonicalize(path).ok();
+        let read: BTreeSet<PathBuf> = tasks.iter().flat_map(Task::files).filter_map(place).collect();
+        for path in names.iter().map(|name| self.lines(name)).chain([self.results()]) {
+            if place(&path).is_some_and(|p| read.contains(&p)) {
+                let what = format!("{} is a file of the tasks and would be written over", path.display());
+                return Err(advise(what, "choose another folder with --out"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes old results, which are not those of the items that come.
+    fn forget(&self) -> Result<()> {
+        let path = self.results();
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("cannot remove {}", path.display()))
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -74,7 +74,7 @@ pub fn run(args: Args) -> Result<()> {
     let model = args.engine.open_guessing(&args.model, args.guessing)?;
     let begun = Instant::now();
     let ids = match args.chat {
-        true => model.tokenizer().encode_with_specials(&conversation(&model, args.system, &prompt)?)?,
+        true => conversation(&model, args.system, &prompt)?,
         false => model.tokenizer().encode_prompt(&prompt)?,
     };
     if let Some(search) = args.searching.wanted() {
@@ -132,20 +132,20 @@ pub fn run(args: Args) -> Result<()> {
 /// A token, its log-probability, and the likeliest ones in its place.
 fn likelihood(tokenizer: &Tokenizer, token: &Token) -> Result<Value> {
     let of = |id: u32, logprob: Option<f32>| -> Result<Value> {
-        Ok(json!({ "id": id, "text": tokenizer.decode(&[id])?, "logprob": logprob }))
+        Ok(json!({ "id": id, "text": tokenizer.piece(id)?, "logprob": logprob }))
     };
     let mut value = of(token.id, token.logprob)?;
     value["top"] = token.top.iter().map(|(id, logprob)| of(*id, Some(*logprob))).collect::<Result<_>>()?;
     Ok(value)
 }
 
-/// The prompt as a conversation of one turn, in the model's template.
-fn conversation(model: &TextModel, system: Option<String>, prompt: &str) -> Result<String> {
+/// The prompt as a conversation of one turn in the model's template, in tokens.
+fn conversation(model: &TextModel, system: Option<String>, prompt: &str) -> Result<Vec<u32>> {
     let Some(template) = model.chat_template() else {
         let what = format!("{} has no chat template", model.path().display());
         return Err(advise(what, "leave --chat out, or take a model that was taught to chat"));
     };
     let mut messages: Vec<Message> = system.map(Message::system).into_iter().collect();
     messages.push(Message::user(prompt));
-    Ok(template.render(&messages, &ChatOptions::default())?)
+    Ok(model.encode_chat(template, &messages)?)
 }

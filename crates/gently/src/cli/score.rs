@@ -42,10 +42,8 @@ pub fn run(args: Args) -> Result<()> {
     };
     let model = args.engine.open(&args.model)?;
     let tokenizer = model.tokenizer();
-    let mut ids = tokenizer.encode_with_specials(&text)?;
     // The first token is likely or not after a beginning of text, where the vocabulary has one.
-    let begin = tokenizer.end_of_text();
-    ids.splice(0..0, begin);
+    let ids = tokenizer.encode_begun(&text)?;
     if ids.len() < 2 {
         return Err(advise("there is nothing to score: the text has fewer than two tokens", "give a longer text"));
     }
@@ -53,8 +51,15 @@ pub fn run(args: Args) -> Result<()> {
     let total: f64 = scores.iter().map(|s| f64::from(*s)).sum();
     let (nats, bytes) = (-total / scores.len() as f64, text.len());
     let bits_per_byte = -total / std::f64::consts::LN_2 / bytes as f64;
-    let pieces =
-        || -> Result<Vec<String>> { Ok(ids[1..].iter().map(|id| tokenizer.decode(&[*id])).collect::<Result<_, _>>()?) };
+    let pieces = || -> Result<Vec<String>> {
+        // Some vocabularies have a space in front of a text, which is not the text's.
+        let begun = tokenizer.beginning()?.is_some();
+        let piece = |(i, id): (usize, &u32)| match begun && i == 0 {
+            true => tokenizer.decode(&[*id]),
+            false => tokenizer.piece(*id),
+        };
+        Ok(ids[1..].iter().enumerate().map(piece).collect::<Result<_, _>>()?)
+    };
     if args.json {
         let mut report = json!({
             "model": model.path(), "tokens": scores.len(), "bytes": bytes, "log_likelihood": total,
@@ -114,6 +119,7 @@ fn score(plan: &Plan, ids: &[u32]) -> Result<Vec<f32>> {
         if end == ids.len() {
             return Ok(scores);
         }
-        start = end - room.div_ceil(2).min(end - 1);
+        // A context of one token has no half.
+        start += (room / 2).max(1);
     }
 }

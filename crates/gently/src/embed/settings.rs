@@ -18,7 +18,6 @@ use super::Error;
 use gently_formats::gguf::{Gguf, Value as Meta};
 use gently_infer::Pooling;
 use serde_json::{Map, Value, json};
-use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 const MODULES: &str = "modules.json";
@@ -270,18 +269,13 @@ fn below(dir: &Path, path: &str) -> Option<PathBuf> {
 
 /// A small JSON file; `None` where it is not there.
 fn read(path: &Path) -> Result<Option<Value>, Error> {
-    let failed = |source| gently_formats::Error::Io { path: path.into(), action: "read", source };
-    let file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(failed(e).into()),
-    };
-    let mut bytes = Vec::new();
-    file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
     let wrong = |what: String| Error::Settings { path: path.into(), what };
-    if bytes.len() as u64 > LONGEST {
-        return Err(wrong(format!("it is longer than {LONGEST} bytes")));
-    }
+    let bytes = match gently_formats::bounded::read(path, LONGEST) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == std::io::ErrorKind::InvalidData => return Err(wrong(e.to_string())),
+        Err(source) => return Err(gently_formats::Error::Io { path: path.into(), action: "read", source }.into()),
+    };
     serde_json::from_slice(&bytes).map(Some).map_err(|e| wrong(format!("it is not JSON: {e}")))
 }
 
@@ -440,6 +434,6 @@ mod tests {
         let prompt = r#"{"prompts": {}, "default_prompt_name": "query"}"#;
         refused(&[(MODULES, &usual()), (POOLING, mean), (PROMPTS, prompt)], &[PROMPTS, "query"]);
         let long = " ".repeat(LONGEST as usize + 1);
-        refused(&[(MODULES, &long)], &["longer than"]);
+        refused(&[(MODULES, &long)], &["has more than"]);
     }
 }

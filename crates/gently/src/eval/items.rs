@@ -3,6 +3,7 @@
 //! Not here: items written into the task file itself (see [`super::task`]).
 
 use super::error::{Error, Result};
+use gently_formats::bounded;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -17,8 +18,7 @@ const MOST_BYTES: u64 = 1 << 30;
 pub fn read(path: &Path) -> Result<Vec<Value>> {
     let io = |source| Error::Io { path: path.into(), source };
     let wrong = |reason: String| Error::Data { path: path.into(), reason };
-    let file = std::fs::File::open(path).map_err(io)?;
-    // Bounded by what is read, not only by what the file says of itself: a device never ends.
+    let file = bounded::open(path).map_err(io)?;
     let mut reader = BufReader::new(file.take(MOST_BYTES + 1));
     let mut items: Vec<Value> = Vec::new();
     let mut read = 0;

@@ -51,12 +51,10 @@ impl<'a> Cutter<'a> {
     /// For a model's tokenizer.
     ///
     /// # Errors
-    /// A tokenizer that fails on the empty text.
+    /// A tokenizer that fails.
     pub fn new(model: &'a TextModel) -> Result<Self> {
         let tokenizer = model.tokenizer();
-        let named = || tokenizer.token_to_id(model.chat_template()?.tokens().get("bos_token")?);
-        let front = tokenizer.encode_prompt("")?.first().copied();
-        Ok(Self { tokenizer, prefix: front.or_else(named).or_else(|| tokenizer.end_of_text()) })
+        Ok(Self { tokenizer, prefix: tokenizer.beginning()? })
     }
 
     /// The tokens of a context and its continuation: white space at the context's end goes to the continuation, the whole is

@@ -304,11 +304,29 @@ impl<'a> Run<'a> {
             writers.push((item, prompt, cut, Writer::of_tokens(self.model, ids, &options)?));
         }
         for (item, prompt, cut, writer) in writers {
-            let answer = writer.collect_text()?;
+            let answer = self.answer(writer, &options.stop)?;
             let outcome = Outcome::written(item, prompt, answer, cut, &self.task.filters, &self.task.exact);
             self.ready.push_back(outcome.map_err(|reason| self.wrong(item, reason))?);
         }
         Ok(())
+    }
+
+    /// What is written, without special tokens: the harness looks for the ends of an answer with them, then leaves them out and
+    /// cuts the answer again.
+    fn answer(&self, mut writer: Writer, stop: &[String]) -> Result<String> {
+        let text = writer.by_ref().collect::<Result<String, crate::write::Error>>()?;
+        let tokenizer = self.model.tokenizer();
+        let ids = writer.written().iter().map(|token| token.id);
+        let plain: Vec<u32> = ids.filter(|id| !tokenizer.is_special(*id)).collect();
+        if plain.len() == writer.written().len() {
+            return Ok(text);
+        }
+        let mut text = tokenizer.decode(&plain)?;
+        let ends = stop.iter().filter(|s| !s.is_empty()).filter_map(|s| text.find(s.as_str()));
+        if let Some(at) = ends.min() {
+            text.truncate(at);
+        }
+        Ok(text)
     }
 
     /// A tokenizer's refusal, with the item whose text it refuses.

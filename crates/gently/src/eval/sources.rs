@@ -91,6 +91,19 @@ pub(super) fn files(keys: &Keys<'_>) -> Result<(Items, Option<Items>)> {
     Ok((items, examples))
 }
 
+/// The files that a task names, those among them too that it does not read.
+pub(super) fn named(keys: &Keys<'_>) -> Result<Vec<PathBuf>> {
+    let mut files: Vec<String> = Vec::new();
+    for key in ["data", "fewshot_data"] {
+        files.extend(keys.text(key)?.map(str::to_owned));
+    }
+    if keys.get("dataset_path").is_some() {
+        files.extend(splits(keys)?.into_iter().flat_map(|split| split.1));
+    }
+    let folder = keys.path.parent().unwrap_or(Path::new(""));
+    Ok(files.iter().map(|file| folder.join(file)).collect())
+}
+
 /// Items written into the task file.
 fn inline(keys: &Keys<'_>, key: &str) -> Result<Option<Items>> {
     let Some(node) = keys.get(key) else { return Ok(None) };

@@ -8,7 +8,7 @@ use super::error::{Error, Result};
 use super::keys::{Keys, wrong};
 use super::metric::{Kind, Metric, metrics};
 use super::prompt::of_prompts;
-use super::sources::{Items, Sampler, fewshot_config, files};
+use super::sources::{Items, Sampler, fewshot_config, files, named};
 use super::yaml::{self, Node, Value};
 use gently_text::Template;
 use std::io::Read;
@@ -39,6 +39,8 @@ pub(super) struct Generation {
 pub struct Task {
     pub(super) name: String,
     pub(super) path: PathBuf,
+    /// The files that it names.
+    pub(super) named: Vec<PathBuf>,
     pub(super) kind: Kind,
     pub(super) description: Option<Source>,
     pub(super) text: Source,
@@ -241,6 +243,7 @@ impl Task {
         let mut task = Self {
             name,
             path: path.into(),
+            named: named(&keys)?,
             kind,
             description: source("description")?,
             text,
@@ -270,6 +273,11 @@ impl Task {
     /// The task file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The task file, and the files of items and of solved examples that it names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(&self.path).chain(&self.named).map(PathBuf::as_path)
     }
 
     /// How it is answered.

@@ -36,6 +36,9 @@ const BESIDE: [&str; 14] = [
 /// Vocabularies in other forms, for where there is no tokenizer.json.
 const VOCABULARIES: [&str; 4] = ["vocab.json", "merges.txt", "encoder.json", "vocab.bpe"];
 const INDEX: &str = "model.safetensors.index.json";
+const WEIGHTS: &str = "model.safetensors";
+/// Fetched last: a folder that has it has everything.
+pub(super) const CONFIG: &str = "config.json";
 
 /// The files that `name` means, of those that a repository has.
 ///
@@ -52,12 +55,11 @@ pub fn choose(name: &Name, entries: &[Entry]) -> Result<Choice> {
             return Err(Error::NoFile { name: name.to_string(), near, has: listed(&ggufs) });
         };
         of_file(entry, entries)
-    } else if let (Some(config), Some(weights)) = (find("config.json"), weights(entries)) {
+    } else if let (Some(config), Some(weights)) = (find(CONFIG), weights(entries)) {
         let has_tokenizer = find("tokenizer.json").is_some();
         let beside = BESIDE.iter().chain(VOCABULARIES.iter().filter(|_| !has_tokenizer));
         let mut files: Vec<Entry> = beside.filter_map(|path| find(path).cloned()).collect();
         files.extend(weights);
-        // Last: a folder that has it has everything.
         files.push(config.clone());
         Choice { files, model: None }
     } else {
@@ -98,14 +100,31 @@ fn part(path: &str) -> Option<(&str, usize, usize)> {
 
 /// The safetensors of a folder: one file, or an index and its parts.
 fn weights(entries: &[Entry]) -> Option<Vec<Entry>> {
-    let is_part = |path: &str| path.starts_with("model-") && path.contains("-of-") && path.ends_with(".safetensors");
     if let Some(index) = entries.iter().find(|e| e.path == INDEX) {
-        let mut parts: Vec<Entry> = entries.iter().filter(|e| is_part(&e.path)).cloned().collect();
+        let mut parts: Vec<Entry> = entries.iter().filter(|e| is_shard(&e.path)).cloned().collect();
         parts.sort_by(|a, b| a.path.cmp(&b.path));
         parts.push(index.clone());
         return (parts.len() > 1).then_some(parts);
     }
-    entries.iter().find(|e| e.path == "model.safetensors").map(|e| vec![e.clone()])
+    entries.iter().find(|e| e.path == WEIGHTS).map(|e| vec![e.clone()])
+}
+
+/// Whether a file is one of the parts that an index names.
+fn is_shard(path: &str) -> bool {
+    path.starts_with("model-") && path.contains("-of-") && path.ends_with(".safetensors")
+}
+
+/// Whether a folder's choice may have a file of this path.
+pub(super) fn is_of_folder(path: &str) -> bool {
+    let named = [CONFIG, WEIGHTS, INDEX].contains(&path) || BESIDE.contains(&path) || VOCABULARIES.contains(&path);
+    (named || is_shard(path)) && is_safe_path(path)
+}
+
+/// The names that change how a folder is read, but for `config.json`; other vocabularies are not looked at where there is a
+/// `tokenizer.json`.
+pub(super) fn fixed_names(has_tokenizer: bool) -> impl Iterator<Item = &'static str> {
+    let vocabularies = VOCABULARIES.into_iter().filter(move |_| !has_tokenizer);
+    BESIDE.into_iter().filter(|path| !path.starts_with("LICENSE")).chain(vocabularies).chain([WEIGHTS, INDEX])
 }
 
 /// Weights of a kind that is not read.

@@ -89,6 +89,16 @@ pub enum Error {
         /// Bytes free.
         free: u64,
     },
+    /// A folder with a file that would be read with the model's, though it is not of them.
+    #[error("{} has {path}, which {name} lacks and no pull brought", folder.display())]
+    Foreign {
+        /// The name.
+        name: String,
+        /// The folder.
+        folder: PathBuf,
+        /// The file.
+        path: &'static str,
+    },
     /// A file that came is not the one published; a file or folder that cannot be written.
     #[error(transparent)]
     Data(#[from] data::Error),
@@ -112,6 +122,7 @@ impl Error {
             }
             Self::NoFile { near: Some(near), .. } => format!("did you mean {}?", near.escape_debug()),
             Self::Room { .. } => "free some space, or choose another disk with --to".into(),
+            Self::Foreign { .. } => "move the file elsewhere, or choose another folder with --to".into(),
             Self::Data(data::Error::Digest { .. }) => "it was removed; fetch it again".into(),
             Self::Data(e) => return e.hint(),
             Self::NoFile { .. } | Self::Path { .. } | Self::Setting { .. } => return None,

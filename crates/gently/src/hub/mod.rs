@@ -17,6 +17,7 @@ mod choice;
 mod error;
 mod listing;
 mod name;
+mod record;
 
 pub use choice::{Choice, choose};
 pub use error::{Error, Result};
@@ -90,11 +91,13 @@ impl Hub {
     }
 
     /// Fetches a model into `folder`. Files that are there and right stay; a download that was cut off goes on where it
-    /// stopped; what belongs to another revision is replaced.
+    /// stopped. A folder that has another commit loses its `config.json` first, then what that commit brought and this one
+    /// lacks; what it brought stands in the folder's `.gently-pull.json`.
     ///
     /// # Errors
     /// No network, no such model or revision, one that asks for a token; several GGUF files and none named; names that are
-    /// not safe as paths; too little room on the disk; a file that is not the one published.
+    /// not safe as paths; too little room on the disk; a file in the folder that would be read with the model's, though neither
+    /// the model nor an earlier pull has it; a file that is not the one published.
     pub fn pull(&self, name: &Name, folder: &Path, progress: &mut dyn FnMut(FetchProgress)) -> Result<Pulled> {
         let revision = self.revision(name)?;
         let entries = self.tree(name, &revision)?;
@@ -106,14 +109,28 @@ impl Hub {
             source,
         })?;
         self.check_room(folder, &choice.files)?;
+        // A GGUF file needs nothing beside it, and its folder may have those of other models.
+        if choice.model.is_none() {
+            record::prepare(folder, name, &revision, &choice)?;
+        }
         for file in &choice.files {
             let url = format!("{}/{}/resolve/{revision}/{}", self.endpoint, name.repo(), file.path);
             let wanted = Exact { url: &url, bytes: file.size, sha256: file.sha256.as_deref() };
             let target = folder.join(&file.path);
-            self.fetcher.exact(wanted, &target, progress).map_err(|e| Error::of_fetch(e, name, &self.endpoint))?;
+            self.fetch(wanted, &target, progress).map_err(|e| Error::of_fetch(e, name, &self.endpoint))?;
         }
         let model = choice.model.map_or_else(|| folder.to_path_buf(), |file| folder.join(file));
         Ok(Pulled { model, revision, files: choice.files.len(), bytes })
+    }
+
+    /// Fetches a file; what is left of another one of its name does not spoil it.
+    fn fetch(&self, file: Exact<'_>, target: &Path, progress: &mut dyn FnMut(FetchProgress)) -> data::Result<()> {
+        let resumed = part_of(target).exists();
+        match self.fetcher.exact(file, target, progress) {
+            // The wrong part is removed by now: this begins at zero.
+            Err(data::Error::Digest { .. }) if resumed => self.fetcher.exact(file, target, progress),
+            done => done,
+        }
     }
 
     /// The commit that a name means now.
@@ -138,11 +155,10 @@ impl Hub {
     fn check_room(&self, folder: &Path, files: &[Entry]) -> Result<()> {
         let there = |file: &Entry| {
             let path = folder.join(&file.path);
-            let part = PathBuf::from(format!("{}.part", path.display()));
             // A file that is there is replaced only once the new one is whole.
             match std::fs::metadata(&path) {
                 Ok(m) if m.len() == file.size => file.size,
-                _ => std::fs::metadata(part).map_or(0, |m| m.len()).min(file.size),
+                _ => std::fs::metadata(part_of(&path)).map_or(0, |m| m.len()).min(file.size),
             }
         };
         let needed = files.iter().map(|f| f.size - there(f)).fold(0, u64::saturating_add);
@@ -153,6 +169,13 @@ impl Hub {
             _ => Ok(()),
         }
     }
+}
+
+/// Where a file is while it is fetched.
+fn part_of(target: &Path) -> PathBuf {
+    let mut path = target.as_os_str().to_owned();
+    path.push(".part");
+    path.into()
 }
 
 /// Bytes that a folder's disk has room for; `None` where the system does not say.

@@ -99,9 +99,20 @@ fn a_run_can_be_written_with_inspected_and_explained() {
     assert!(long["tokens"].as_u64().unwrap() > 1000, "{long}");
     assert!((0.1..8.0).contains(&long["bits_per_byte"].as_f64().unwrap()), "{long}");
 
-    let bench = ["bench", "infer", run, "--prefill", "10", "--decode", "5", "--batch", "2", "--depth", "3", "--json"];
-    let bench: serde_json::Value = serde_json::from_str(&succeed(&bench).out).unwrap();
-    assert!(bench["results"].as_array().unwrap().iter().all(|r| r["tokens_per_second"].as_f64().unwrap() > 0.0));
+    let bench = |batch: &str| -> serde_json::Value {
+        let args = ["bench", "infer", run, "--prefill", "10", "--decode", "5", "--depth", "3", "--json"];
+        serde_json::from_str(&succeed(&[&args[..], &["--batch", batch]].concat()).out).unwrap()
+    };
+    let (one, two) = (bench("1"), bench("2"));
+    assert!(two["results"].as_array().unwrap().iter().all(|r| r["tokens_per_second"].as_f64().unwrap() > 0.0));
+    // The work of each token of one sequence, whatever stands beside it: prompts are read one at a time.
+    for at in [0_usize, 1] {
+        let work = |bench: &serde_json::Value| {
+            let result = &bench["results"][at];
+            result["gflops"].as_f64().unwrap() / result["tokens_per_second"].as_f64().unwrap()
+        };
+        assert!((work(&one) / work(&two) - 1.0).abs() < 1e-9, "{one} {two}");
+    }
 
     let all = usize::MAX.to_string();
     for (option, said) in [("--prefill", "context of 16"), ("--decode", "context of 16"), ("--depth", "context of 16")]
@@ -139,6 +150,26 @@ fn prepared_data_trains_like_the_text_itself() {
         fs::read(out.join("checkpoints/step-60/model.safetensors")).unwrap()
     };
     assert_eq!(weights("from-text", &data), weights("from-shards", &shards));
+}
+
+#[test]
+fn options_of_another_tokenizer_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    fs::write(at("text.txt"), text()).unwrap();
+    let (data, out, made) = (at("text.txt"), at("out"), at("made"));
+    let prepare = ["data", "prepare", data.as_str(), "--out", out.as_str()];
+    let with = |more: &[&str]| prepare.iter().chain(more).map(|a| a.to_string()).collect::<Vec<_>>();
+    let bpe = ["data", "prepare", data.as_str(), "--out", made.as_str(), "--tokenizer", "bpe", "--vocab", "300"];
+    succeed(&bpe);
+    for other in [&["--vocab", "300"][..], &["--vocab", "300", "--tokenizer", "bytes"]] {
+        fail(&with(other), &["--vocab 300", "hint: add --tokenizer bpe"]);
+    }
+    let file = ["--tokenizer-file", made.as_str()];
+    fail(&with(&[&file[..], &["--vocab", "300"]].concat()), &["--vocab 300"]);
+    assert_eq!(gently(&with(&[&file[..], &["--tokenizer", "bpe"]].concat())).code, Some(2));
+    assert!(!dir.path().join("out").exists());
+    succeed(&with(&file));
 }
 
 #[test]
@@ -229,6 +260,7 @@ fn a_run_becomes_a_gguf_file_and_a_folder_again() {
     assert!(succeed(&["inspect", &small]).out.contains("tokenizer.ggml.tokens"));
 
     crate::run::fail(&["quantize", &file, &file, "--type", "q4_0"], &["both read and written"]);
+    crate::run::fail(&["convert", &run, &run], &["both read and written"]);
     crate::run::fail(&["generate", &file, "--chat", "--prompt", "x"], &["no chat template", "hint:"]);
     fs::write(&small, &fs::read(&small).unwrap()[..5000]).unwrap();
     crate::run::fail(&["generate", &small, "--prompt", "x"], &["small.gguf", "hint:"]);

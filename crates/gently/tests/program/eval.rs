@@ -69,7 +69,42 @@ fn a_model_of_our_own_is_asked() {
     fs::write(at("items.jsonl"), ITEMS.replace("a long", "a LONG")).unwrap();
     fail(&["eval", &run, "--task", &sea], &["items.jsonl: item 3", "'L'"]);
     fail(&["eval", &run, "--task", &sea, &sea], &["\"sea\" is taken", "hint:"]);
+
+    // A run that ends early leaves whole files, and no results that are not of them.
+    let (items, results) = (lines("sea.jsonl"), dir.path().join("out/results.json"));
+    fail(&["eval", &run, "--task", &sea, "--out", &out], &["item 3"]);
+    assert!(results.exists(), "nothing was replaced");
+    fail(&["eval", &run, "--task", &more, &sea, "--out", &out], &["item 3"]);
+    assert!(!results.exists());
+    assert_eq!((lines("sea.jsonl"), lines("more.jsonl").len()), (items, 2));
+    let mut names = fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    assert!(names.all(|name| name.ends_with(".jsonl")), "nothing half written stays");
     fail(&["eval", &at("none"), "--task", &more], &["none does not exist", "hint:"]);
+}
+
+#[test]
+fn what_a_task_is_read_from_is_not_written_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    fs::create_dir(at("x")).unwrap();
+    let splits = "dataset_path: json\ndataset_kwargs: {data_files: {test: items.jsonl, train: [none.jsonl, sea.jsonl]}}\n\
+        test_split: test\n";
+    let (task, out) = (at("t.yaml"), at("x/.."));
+    let list = format!("[{}]", ITEMS.lines().next().unwrap());
+    for (keys, file, text) in [
+        ("data: sea.jsonl\n", "sea.jsonl", ITEMS),
+        ("data: results.json\n", "results.json", list.as_str()),
+        ("data: items.jsonl\nfewshot_data: sea.jsonl\n", "sea.jsonl", ITEMS),
+        (splits, "sea.jsonl", ITEMS),
+    ] {
+        fs::write(at("items.jsonl"), ITEMS).unwrap();
+        fs::write(at(file), text).unwrap();
+        fs::write(&task, TASK.replace("data: items.jsonl\n", keys)).unwrap();
+        // The same folder by another name; what is wrong is said before a model is looked for.
+        fail(&["eval", "no-model", "--task", &task, "--out", &out], &[file, "a file of the tasks", "hint:"]);
+        assert_eq!(fs::read_to_string(at(file)).unwrap(), text);
+        fs::remove_file(at(file)).unwrap();
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod kill;
 mod memory;
 mod numbers;
 mod profile;
+mod published;
 mod pull;
 mod run;
 mod talking;

@@ -13,6 +13,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+const NEXT: &str = "76543210fedcba9876543210fedcba9876543210";
+/// What a pull of a folder writes down.
+const RECORD: &str = ".gently-pull.json";
 const TOKEN: &str = "hf_a_secret";
 
 /// What a server was asked: path, first byte, token.
@@ -44,8 +47,13 @@ impl Server {
         Self { address, asked, thread: Some(thread) }
     }
 
-    /// With a tree of these files; the digests are right unless they are given.
+    /// With a tree of these files; the digests are right but for one that is named.
     fn of_files(files: &[(&str, &[u8])], wrong: Option<&str>, cut: Option<usize>) -> Self {
+        Self::at(COMMIT, files, wrong, cut)
+    }
+
+    /// The same, at some commit.
+    fn at(commit: &str, files: &[(&str, &[u8])], wrong: Option<&str>, cut: Option<usize>) -> Self {
         let mut pages = BTreeMap::new();
         let mut tree = vec![json!({"type": "directory", "path": "folder", "size": 0})];
         for (path, bytes) in files {
@@ -56,13 +64,13 @@ impl Server {
                 entry["lfs"] = json!({"oid": digest, "size": bytes.len(), "pointerSize": 134});
             }
             tree.push(entry);
-            pages.insert(format!("/owner/repo/resolve/{COMMIT}/{path}"), bytes.to_vec());
+            pages.insert(format!("/owner/repo/resolve/{commit}/{path}"), bytes.to_vec());
         }
-        let about = json!({"id": "owner/repo", "sha": COMMIT}).to_string();
+        let about = json!({"id": "owner/repo", "sha": commit}).to_string();
         pages.insert("/api/models/owner/repo/revision/main".into(), about.clone().into());
         pages.insert("/api/models/owner/repo/revision/refs%2Fpr%2F1".into(), about.into());
         let tree = Value::from(tree).to_string();
-        pages.insert(format!("/api/models/owner/repo/tree/{COMMIT}?recursive=true"), tree.into());
+        pages.insert(format!("/api/models/owner/repo/tree/{commit}?recursive=true"), tree.into());
         Self::new(pages, cut)
     }
 
@@ -186,7 +194,7 @@ fn a_model_is_fetched_and_used() {
     assert!(said.ok, "{}", said.err);
     assert_eq!(said.out, "models/owner--repo\n");
     let model = dir.path().join("models/owner--repo");
-    assert_eq!(files(&model), ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]);
+    assert_eq!(files(&model), [RECORD, "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]);
     assert_eq!(fs::read(model.join("model.safetensors")).unwrap(), all[1].1);
     assert_eq!(server.asked().last().unwrap().0, "config.json", "a folder that has it has everything");
     let wrote = gently(&["generate", model.to_str().unwrap(), "--prompt", "the sea", "-n", "3"]);
@@ -221,6 +229,73 @@ fn a_download_that_was_cut_off_goes_on() {
     assert!(server.asked().contains(&("big-q8.gguf".into(), 100_000)), "only the rest is asked for");
     assert_eq!(fs::read(dir.path().join("here/big-q8.gguf")).unwrap(), big);
     assert_eq!(files(&dir.path().join("here")), ["big-q8.gguf"]);
+}
+
+/// Bytes that a download of can be cut off.
+fn big(seed: u32) -> Vec<u8> {
+    (0..30_000).flat_map(|i: u32| (i ^ seed).to_le_bytes()).collect()
+}
+
+#[test]
+fn another_commit_leaves_nothing_of_the_one_before() {
+    if no_curl() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("here");
+    let pull = ["owner/repo", "--to", "here"];
+    let (one, two) = (big(1), big(2));
+    let first: [(&str, &[u8]); 6] = [
+        ("config.json", b"{}"),
+        ("chat_template.jinja", b"x"),
+        ("tokenizer.json", b"{}"),
+        ("modules.json", b"[]"),
+        ("1_Pooling/config.json", b"{}"),
+        ("model.safetensors", &one),
+    ];
+    assert!(Server::of_files(&first, None, None).pull(dir.path(), &pull).ok);
+    assert_eq!(files(&folder).len(), 7);
+    fs::write(folder.join("notes.txt"), "mine").unwrap();
+    // A part that was left when a file was fetched again.
+    fs::write(folder.join("model.safetensors.part"), &one[..1000]).unwrap();
+
+    let shard = "model-00001-of-00001.safetensors";
+    let next: [(&str, &[u8]); 4] =
+        [("config.json", b"{ }"), ("tokenizer.json", b"{ }"), ("model.safetensors.index.json", b"{}"), (shard, &two)];
+    let server = Server::at(NEXT, &next, None, Some(100_000));
+    fails(&server.pull(dir.path(), &pull), &["cannot fetch", shard]);
+    let part = format!("{shard}.part");
+    assert_eq!(files(&folder), [RECORD, &part, "notes.txt", "tokenizer.json"], "no config.json until all is there");
+    server.asked();
+    let said = server.pull(dir.path(), &pull);
+    assert!(said.ok, "{}", said.err);
+    assert!(server.asked().contains(&(shard.into(), 100_000)), "the same commit goes on");
+    let all = [RECORD, "config.json", shard, "model.safetensors.index.json", "notes.txt", "tokenizer.json"];
+    assert_eq!(files(&folder), all);
+    assert_eq!(fs::read(folder.join("config.json")).unwrap(), b"{ }");
+
+    // Files that no pull brought are not taken away, but not read with the model either.
+    fs::remove_file(folder.join(RECORD)).unwrap();
+    let server = Server::of_files(&first, None, None);
+    fails(&server.pull(dir.path(), &pull), &["here has model.safetensors.index.json, which owner/repo lacks", "--to"]);
+    assert_eq!(files(&folder), all[1..]);
+}
+
+#[test]
+fn a_part_of_an_older_file_is_begun_again() {
+    if no_curl() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (big(1), big(2));
+    let old = Server::of_files(&[("a.gguf", &one)], None, Some(100_000));
+    fails(&old.pull(dir.path(), &["owner/repo", "--to", "here"]), &["cannot fetch"]);
+    let new = Server::at(NEXT, &[("a.gguf", &two)], None, None);
+    let said = new.pull(dir.path(), &["owner/repo", "--to", "here"]);
+    assert!(said.ok, "{}", said.err);
+    let asked: Vec<u64> = new.asked().into_iter().filter(|a| a.0 == "a.gguf").map(|a| a.1).collect();
+    assert_eq!(asked, [100_000, 0]);
+    assert_eq!(fs::read(dir.path().join("here/a.gguf")).unwrap(), two);
 }
 
 #[test]

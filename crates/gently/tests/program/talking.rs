@@ -85,4 +85,9 @@ fn a_conversation_outlives_what_is_wrong_in_it() {
     // Longer than the context of 16: its beginning is left out, or what cannot be is said.
     let said = chat(&with, "the sea\nthe sea\nthe sea and the night and the stars\nthe sea\n");
     assert!(said.ok && said.err.contains("left out") && said.err.contains("do not fit"), "{}{}", said.out, said.err);
+    // A question that does not fit even alone costs no earlier turn.
+    let said = chat(&with, format!("the sea\nthe sea and the night and the stars\n/save {saved}\n"));
+    assert!(said.ok && said.err.contains("do not fit"), "{}{}", said.out, said.err);
+    let kept: serde_json::Value = serde_json::from_str(&fs::read_to_string(&saved).unwrap()).unwrap();
+    assert_eq!((&kept[0]["content"], kept.as_array().unwrap().len()), (&"the sea".into(), 2));
 }

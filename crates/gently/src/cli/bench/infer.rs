@@ -185,7 +185,9 @@ fn line(
     let cost = Cost::of(plan.config());
     // The head works for the last token of a prompt only.
     let head = 2 * (plan.config().vocab * plan.config().width) as u64;
-    let per_token = cost.forward_flops_per_token(args.depth + tokens / args.batch as usize / 2);
+    // Prompts are read one at a time: only what is written is of several sequences.
+    let sequences = if work == "decode" { args.batch as usize } else { 1 };
+    let per_token = cost.forward_flops_per_token(args.depth + tokens / sequences / 2);
     let flops = match work {
         "prefill" => tokens as u64 * (per_token - head) + passes as u64 * head,
         _ => tokens as u64 * per_token,
