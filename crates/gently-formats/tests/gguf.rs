@@ -159,6 +159,19 @@ fn huge_counts_are_held_to_the_bytes_left() {
 }
 
 #[test]
+fn huge_counts_are_held_to_the_longest_header() {
+    // There are bytes enough, but those behind a header are weights.
+    let limits = Limits { header_bytes: 100, ..Limits::default() };
+    for (element, n) in [(0, 500), (3, 300), (7, 500), (8, 100), (9, 80), (12, 100)] {
+        let mut raw = Raw::new(0, 1);
+        raw.text("k").u32(9).u32(element).u64(n).data(1000);
+        // The number refused is where the whole array would end, not where the first element over the limit does.
+        let said = Header::parse(&raw.0, &limits, "x.gguf".as_ref());
+        assert!(matches!(said, Err(Error::Limit { found, limit: 100, .. }) if found > 500), "{said:?}");
+    }
+}
+
+#[test]
 fn bombs_of_arrays_hold_little_memory() {
     // The most memory for the fewest bytes: empty arrays in an array, and empty strings.
     let mut arrays = Raw::new(0, 1);

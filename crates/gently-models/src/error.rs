@@ -81,6 +81,18 @@ pub enum Error {
         /// Its value.
         value: String,
     },
+    /// A GGUF file of the model would be read as another model.
+    #[error("{}: {key} = {value} has no form in GGUF for this family: it would be read as {read}", path.display())]
+    NoGgufForm {
+        /// The model that was to be written.
+        path: PathBuf,
+        /// The configuration's key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What a reader would take it for.
+        read: String,
+    },
     /// A tensor the model needs is not in the files.
     #[error("{}: tensor {name} is missing", path.display())]
     MissingTensor {
@@ -152,6 +164,7 @@ impl Error {
             Self::MissingTensor { .. } | Self::TensorShape { .. } => {
                 Some("the weights and config.json may come from different models".to_owned())
             }
+            Self::NoGgufForm { .. } => Some("keep the model as a folder, whose config.json says it".to_owned()),
             Self::NoModel { .. } => {
                 Some("a folder has config.json and model.safetensors; a file ends in .gguf".to_owned())
             }

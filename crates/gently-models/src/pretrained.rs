@@ -26,12 +26,11 @@ use crate::params::Param;
 use crate::weights::WeightSource;
 use gently_formats::gguf::Gguf;
 use gently_formats::safetensors::{Dtype, Spec, Writer};
-use gently_formats::{Limits, atomic};
+use gently_formats::{Limits, atomic, bounded};
 use gently_tensor::{DType, Device};
 use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
 use std::path::Path;
 
 pub(crate) const CONFIG: &str = "config.json";
@@ -282,14 +281,11 @@ fn by_name(params: &[Param]) -> BTreeMap<&str, &Param> {
 }
 
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    let limit = Limits::default().header_bytes;
-    let mut text = Vec::new();
-    let file = std::fs::File::open(path).map_err(io(path, "read"))?;
-    file.take(limit + 1).read_to_end(&mut text).map_err(io(path, "read"))?;
     let bad = |message: String| Error::Json { path: path.to_owned(), message };
-    if text.len() as u64 > limit {
-        return Err(bad(format!("longer than {limit} bytes")));
-    }
+    let text = bounded::read(path, Limits::default().header_bytes).map_err(|e| match e.kind() {
+        std::io::ErrorKind::InvalidData => bad(e.to_string()),
+        _ => io(path, "read")(e),
+    })?;
     serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))
 }
 

@@ -42,6 +42,9 @@ use store::{Raw, Store};
 
 pub use write::{Storage, requantize};
 
+/// The most layers believed, as in a recipe: a file may have tensors enough for more, and each layer is made.
+const MOST_LAYERS: usize = 1 << 14;
+
 /// Some rows of a parameter, stacked below those of the part before, as they are stored.
 #[derive(Debug, Clone)]
 pub struct Part<'a> {
@@ -105,7 +108,8 @@ impl WeightSource {
     /// As [`WeightSource::open`].
     pub fn of_gguf(file: Gguf) -> Result<Self> {
         let (entry, cfg) = families::read_gguf_config(&file)?;
-        Self::check_layers(&cfg, file.tensors().len(), file.path())?;
+        let key = format!("{}.block_count", file.metadata().text("general.architecture")?);
+        Self::check_layers(&cfg, file.tensors().len(), &key, file.path())?;
         let table = (entry.gguf_names)(&cfg);
         Self::new(cfg, entry.layout, Store::Gguf(Box::new(file)), table)
     }
@@ -116,18 +120,19 @@ impl WeightSource {
     /// As [`WeightSource::open`].
     pub fn of_folder(dir: &Path, layout: Layout, cfg: &DecoderConfig) -> Result<Self> {
         let store = Store::open_folder(dir)?;
-        Self::check_layers(cfg, store.len(), &dir.join(CONFIG))?;
+        Self::check_layers(cfg, store.len(), "the number of layers", &dir.join(CONFIG))?;
         let shapes = Decoder::build(cfg, Builder::new(None, &Device::Meta))?;
         let table = layout.names(cfg, shapes.params());
         Self::new(cfg.clone(), layout, store, table)
     }
 
-    /// Each layer has tensors: a number of layers over theirs is not believed, and nothing is made by it.
-    fn check_layers(cfg: &DecoderConfig, tensors: usize, path: &Path) -> Result<()> {
-        if cfg.layers <= tensors {
-            return Ok(());
-        }
-        let message = format!("{} layers, but the files hold {tensors} tensors", cfg.layers);
+    /// Each layer has tensors: a number of layers over theirs is not believed, and nothing is made by it. `key` says it.
+    fn check_layers(cfg: &DecoderConfig, tensors: usize, key: &str, path: &Path) -> Result<()> {
+        let message = match cfg.layers {
+            n if n > tensors => format!("{n} layers, but the files hold {tensors} tensors"),
+            n if n > MOST_LAYERS => format!("{key} is {n}, over the limit of {MOST_LAYERS}"),
+            _ => return Ok(()),
+        };
         Err(Error::Json { path: path.into(), message })
     }
 

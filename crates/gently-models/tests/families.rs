@@ -4,9 +4,10 @@
 use gently_formats::gguf::{Spec, TensorType, Value, Writer};
 use gently_formats::safetensors::SafeTensors;
 use gently_models::families::{Entry, FAMILIES, Layout};
-use gently_models::{Decoder, Error, ForwardCx, WeightSource, pretrained};
+use gently_models::weights::Storage;
+use gently_models::{Decoder, DecoderConfig, Error, ForwardCx, WeightSource, pretrained};
 use gently_tensor::{Device, Tensor};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const TOLERANCE: f32 = 1e-4;
 
@@ -115,6 +116,60 @@ fn the_registry_has_each_name_once() {
     }
 }
 
+const FLOATS: Storage = Storage { matrices: TensorType::F32, tables: TensorType::F32 };
+
+fn write(source: &WeightSource, path: &Path) -> Result<(), Error> {
+    source.write_gguf(path, FLOATS, &[], |_, _| ())
+}
+
+#[test]
+fn what_is_written_as_gguf_is_read_as_the_same_model() {
+    let out = tempfile::tempdir().unwrap();
+    let names = ["llama3-scaled", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "olmo2"];
+    for name in names.into_iter().chain(["gpt2-gguf", "gpt-neox", "gpt-neox-serial", "bert"]) {
+        let source = WeightSource::open(folder(name)).unwrap();
+        let path = out.path().join(format!("{name}.gguf"));
+        write(&source, &path).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let model = source.decoder(&Device::Cpu).unwrap();
+        let again = WeightSource::open(&path).unwrap().decoder(&Device::Cpu).unwrap();
+        let ids: Vec<u32> = (1..=16).collect();
+        let ids = model.ids(&ids, 1).unwrap();
+        let [a, b] = [&model, &again].map(|m| answer(m, &ids).to_vec::<f32>().unwrap());
+        let off = relative(&b, &a);
+        assert!(off <= TOLERANCE, "{name}: {off:e}");
+        assert_eq!(model.config().window, again.config().window, "{name}");
+    }
+}
+
+#[test]
+fn what_gguf_cannot_say_is_refused_and_named() {
+    type Case<'a> = (&'a str, &'a str, serde_json::Value, &'a str);
+    let cases: [Case; 5] = [
+        ("gpt-neox", "hidden_act", "gelu_fast".into(), "mlp = \"gelu\""),
+        ("gpt2-gguf", "activation_function", "relu".into(), "mlp = \"relu\""),
+        ("bert", "hidden_act", "relu".into(), "mlp = \"relu\""),
+        // What it can say is written.
+        ("gpt2-gguf", "n_head", 2.into(), ""),
+        ("bert", "hidden_act", "gelu".into(), ""),
+    ];
+    for (name, key, value, said) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        let text = std::fs::read_to_string(folder(name).join("config.json")).unwrap();
+        let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        json[key] = value;
+        std::fs::write(&path, json.to_string()).unwrap();
+        std::fs::copy(folder(name).join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+        let out = dir.path().join("out.gguf");
+        let written = write(&WeightSource::open(dir.path()).unwrap(), &out);
+        assert_eq!(out.exists(), said.is_empty(), "{name}: {key}");
+        match written {
+            Ok(()) => assert!(said.is_empty(), "{name}: {said}"),
+            Err(e) => assert!(e.to_string().contains(said) && e.hint().is_some(), "{name}: {e}"),
+        }
+    }
+}
+
 /// What a test changes of a file's keys and tensors before it is written.
 type Change<'a> = &'a dyn Fn(&mut Vec<(String, Value)>, &mut Vec<Spec>);
 
@@ -166,6 +221,11 @@ fn what_is_wrong_with_a_file_is_named() {
     refused("llama.block_count", &|k, _| set(k, "llama.block_count", Value::I32(-1)));
     refused("layers", &|k, _| set(k, "llama.block_count", Value::U32(1 << 20)));
     refused("llama.attention.head_count", &|k, _| set(k, "llama.attention.head_count", Value::Text("2".into())));
+    refused("llama.block_count is 17000", &|k, s| {
+        set(k, "llama.block_count", Value::U32(17_000));
+        s.extend((0..17_000).map(|i| Spec { name: i.to_string(), kind: TensorType::F32, shape: vec![1] }));
+    });
+    refused("llama.rope.dimension_count", &|k, _| k.push(("llama.rope.dimension_count".into(), Value::U32(1))));
     refused("has shape", &|k, _| set(k, "llama.embedding_length", Value::U64(1 << 14)));
     refused("ffn_gate.weight has shape", &|k, _| set(k, "llama.feed_forward_length", Value::U32(1 << 27)));
     refused("rope.scaling.type", &|k, _| k.push(("llama.rope.scaling.type".into(), Value::Text("yarn".into()))));
@@ -180,4 +240,86 @@ fn what_is_wrong_with_a_file_is_named() {
     assert!(heads.to_string().contains("model.heads"), "{heads}");
     let wide = tiny(|k, _| set(k, "llama.attention.head_count", Value::U32(3))).map(drop).unwrap_err();
     assert!(wide.to_string().contains("model.heads"), "{wide}");
+}
+
+/// The keys of another architecture.
+fn rename(keys: &mut [(String, Value)], architecture: &str) {
+    for (key, value) in keys {
+        match key.strip_prefix("llama.") {
+            Some(rest) => *key = format!("{architecture}.{rest}"),
+            None => *value = Value::Text(architecture.into()),
+        }
+    }
+}
+
+/// The configuration of the smallest file of an architecture with these keys more, and these norms.
+fn with(architecture: &str, more: &[(&str, Value)], norms: &[&str]) -> Result<DecoderConfig, Error> {
+    let source = tiny(|keys, specs| {
+        keys.extend(more.iter().map(|(key, value)| (format!("llama.{key}"), value.clone())));
+        rename(keys, architecture);
+        let name = |norm: &&str| format!("blk.0.{norm}.weight");
+        specs.extend(norms.iter().map(|n| Spec { name: name(n), kind: TensorType::F32, shape: vec![4] }));
+    });
+    Ok(source?.config().clone())
+}
+
+#[test]
+fn a_window_is_kept_or_refused() {
+    let window = |architecture, n| with(architecture, &[("attention.sliding_window", Value::U32(n))], &[]);
+    assert_eq!(window("llama", 4).unwrap().window, Some(4));
+    assert_eq!(window("llama", 0).unwrap().window, None);
+    for architecture in ["gemma", "olmo2", "qwen2", "qwen3", "gptneox", "gpt2", "bert"] {
+        let e = window(architecture, 4).unwrap_err().to_string();
+        assert!(e.contains(&format!("{architecture}.attention.sliding_window")) && e.contains("tiny.gguf"), "{e}");
+    }
+    // As long as the context, it leaves nothing out.
+    assert_eq!(window("gemma", 8).unwrap().window, None);
+    assert_eq!(window("gemma", 0).unwrap().window, None);
+}
+
+#[test]
+fn a_gemma2_file_without_its_keys_has_the_published_sizes() {
+    let gemma2 = |more: &[(&str, Value)]| {
+        let cfg = with("gemma2", more, &["post_attention_norm", "post_ffw_norm"]).unwrap();
+        (cfg.attention_softcap, cfg.logit_softcap, cfg.window, cfg.window_skip)
+    };
+    assert_eq!(gemma2(&[]), (Some(50.0), Some(30.0), Some(4096), Some(2)));
+    let none = [
+        ("attn_logit_softcapping", Value::F32(0.0)),
+        ("final_logit_softcapping", Value::F32(0.0)),
+        ("attention.sliding_window", Value::U32(0)),
+        ("attention.sliding_window_pattern", Value::U32(3)),
+    ];
+    assert_eq!(gemma2(&none), (None, None, None, Some(3)));
+    assert_eq!(gemma2(&none[2..]), (Some(50.0), Some(30.0), None, Some(3)));
+    assert_eq!(gemma2(&[("attention.sliding_window_pattern", Value::U32(0))]).3, None);
+}
+
+#[test]
+fn stretched_positions_are_read_whole_or_refused() {
+    let number = Value::F32;
+    let text = |t: &str| Value::Text(t.into());
+    let factors = |more: &[(&str, Value)]| with("llama", more, &[]).unwrap().rope_factors;
+    // llama.cpp takes a factor without a type as linear.
+    assert_eq!(factors(&[("rope.scaling.factor", number(4.0))]), Some(vec![4.0]));
+    assert_eq!(factors(&[("rope.scale_linear", number(4.0))]), Some(vec![4.0]));
+    for off in [number(0.0), number(1.0)] {
+        assert_eq!(factors(&[("rope.scaling.factor", off)]), None);
+    }
+    assert_eq!(factors(&[("rope.scaling.factor", number(4.0)), ("rope.scaling.type", text("none"))]), None);
+    assert_eq!(factors(&[("rope.scaling.attn_factor", number(1.0))]), None);
+    let freqs = |keys: &mut Vec<(String, Value)>, specs: &mut Vec<Spec>, more: &[(&str, Value)]| {
+        specs.push(Spec { name: "rope_freqs.weight".into(), kind: TensorType::F32, shape: vec![1] });
+        keys.extend(more.iter().map(|(key, value)| (format!("llama.{key}"), value.clone())));
+    };
+    let refused = |said: &str, more: &[(&str, Value)]| {
+        let e = tiny(|k, s| freqs(k, s, more)).map(drop).unwrap_err().to_string();
+        assert!(e.contains(said), "{said}: {e}");
+    };
+    refused("rope.scaling.type", &[("rope.scaling.type", text("yarn")), ("rope.scaling.factor", number(4.0))]);
+    refused("rope.scaling.factor", &[("rope.scaling.type", text("linear")), ("rope.scaling.factor", number(4.0))]);
+    refused("rope.scaling.factor", &[("rope.scaling.factor", number(4.0))]);
+    refused("rope.scaling.attn_factor", &[("rope.scaling.attn_factor", number(1.5))]);
+    // Alone the tensor is read; the smallest file's is zero, which is no divisor.
+    refused("model.rope_factors = 0", &[("rope.scaling.type", text("linear")), ("rope.scaling.factor", number(1.0))]);
 }

@@ -1,7 +1,7 @@
 //! The header: parsed with limits, and checked whole.
 //!
-//! Every count is held to the bytes that are left before anything is allocated by it, and all arithmetic on numbers
-//! from the file is checked.
+//! Every count is held to the bytes that are left, of the file and of the longest header, before anything is allocated by
+//! it, and all arithmetic on numbers from the file is checked.
 
 use super::kinds::unread_name;
 use super::{Array, Metadata, TensorType, Texts, Value};
@@ -221,20 +221,24 @@ impl<'a> Reader<'a> {
 
     fn take(&mut self, n: usize) -> Result<&'a [u8]> {
         let end = self.at.saturating_add(n);
-        if end as u64 > self.limits.header_bytes && end <= self.file.len() {
-            let what = "the header's length".to_owned();
-            return Err(Error::Limit {
-                path: self.path.into(),
-                what,
-                found: end as u64,
-                limit: self.limits.header_bytes,
-            });
+        if end <= self.file.len() {
+            self.check_end(end as u64)?;
         }
         let Some(bytes) = self.file.get(self.at..end) else {
             return Err(Error::Size { path: self.path.into(), expected: end as u64, found: self.file.len() as u64 });
         };
         self.at = end;
         Ok(bytes)
+    }
+
+    /// Holds the header to its longest.
+    fn check_end(&self, end: u64) -> Result<()> {
+        let limit = self.limits.header_bytes;
+        if end > limit {
+            let what = "the header's length".to_owned();
+            return Err(Error::Limit { path: self.path.into(), what, found: end, limit });
+        }
+        Ok(())
     }
 
     /// A count of things that take at least `least` bytes each.
@@ -248,6 +252,8 @@ impl<'a> Reader<'a> {
         if n > limit {
             return Err(Error::Limit { path: self.path.into(), what: what.into(), found: n, limit });
         }
+        // The weights behind the header are no room for what stands in it, however long the file is.
+        self.check_end((self.at as u64).saturating_add(n.saturating_mul(least)))?;
         Ok(n as usize)
     }
 

@@ -13,7 +13,8 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    pub(crate) fn new(path: &Path, values: BTreeMap<String, Value>) -> Self {
+    /// The keys that a file has, or will have; `path` is for messages.
+    pub fn new(path: &Path, values: BTreeMap<String, Value>) -> Self {
         Self { path: path.into(), values }
     }
 

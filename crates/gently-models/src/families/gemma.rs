@@ -3,7 +3,8 @@
 //!
 //! Traps: Hugging Face stores the scales of norms less one, GGUF as they are; the embedding's factor √C is not the head's;
 //! scores are divided by the root of `query_pre_attn_scalar`, which GGUF does not have (the largest sizes are known by their
-//! number of layers); Gemma 3's local layers ignore the stretching of positions.
+//! number of layers); a Gemma 2 file that says nothing of soft caps and window has those of the published sizes; Gemma 3's
+//! local layers ignore the stretching of positions.
 //!
 //! ```
 //! use gently_models::families::Entry;
@@ -17,6 +18,8 @@ use crate::error::Result;
 use gently_formats::gguf::Value as Meta;
 use serde_json::{Value, json};
 
+/// Every second layer of Gemma 2 has no window.
+const SKIP2: usize = 2;
 /// Every sixth layer of Gemma 3 has no window.
 const SKIP3: usize = 6;
 
@@ -39,7 +42,7 @@ pub static GEMMA2: Entry = Entry {
     model_types: &["gemma2"],
     architectures: &["gemma2"],
     from_json: |keys| {
-        let window_skip = Some(window_skip(keys, 2)?);
+        let window_skip = Some(window_skip(keys, SKIP2)?);
         finish(DecoderConfig {
             norm_place: NormPlace::Both,
             attention_scale: Some(keys.real_or("query_pre_attn_scalar", 256.0)?.powf(-0.5)),
@@ -62,20 +65,24 @@ pub static GEMMA2: Entry = Entry {
     },
     names: GEMMA.names,
     from_gguf: |keys| {
+        // Files older than these keys have llama.cpp's defaults; 0 says none.
+        let cap = |key: &str, default: f64| -> Result<Option<f64>> {
+            Ok(Some(keys.real_if(key)?.unwrap_or(default)).filter(|cap| *cap != 0.0))
+        };
         let cfg = DecoderConfig {
             norm_place: NormPlace::Both,
-            attention_softcap: keys.real_if("attn_logit_softcapping")?,
-            logit_softcap: keys.real_if("final_logit_softcapping")?,
-            window: keys.size_if("attention.sliding_window")?,
-            window_skip: Some(2),
-            ..keys.common(base())?
+            attention_softcap: cap("attn_logit_softcapping", 50.0)?,
+            logit_softcap: cap("final_logit_softcapping", 30.0)?,
+            window: Some(keys.size_if("attention.sliding_window")?.unwrap_or(4096)).filter(|w| *w > 0),
+            window_skip: pattern(keys, SKIP2)?,
+            ..keys.common_windowed(base())?
         };
         finish(scaled(keys, cfg, 46)?)
     },
     to_gguf: |cfg| {
         let mut more = window_keys(cfg);
         let caps = [("attn_logit_softcapping", cfg.attention_softcap), ("final_logit_softcapping", cfg.logit_softcap)];
-        more.extend(caps.into_iter().filter_map(|(key, cap)| Some((key, Meta::F32(cap? as f32)))));
+        more.extend(caps.map(|(key, cap)| (key, Meta::F32(cap.unwrap_or(0.0) as f32))));
         more
     },
     gguf_names: GEMMA.gguf_names,
@@ -135,12 +142,11 @@ pub static GEMMA3: Entry = Entry {
     },
     names: GEMMA.names,
     from_gguf: |keys| {
-        let common = keys.common(base())?;
+        let common = keys.common_windowed(base())?;
         let cfg = DecoderConfig {
             norm_place: NormPlace::Both,
             qk_norm: true,
-            window: keys.size_if("attention.sliding_window")?,
-            window_skip: Some(keys.size_if("attention.sliding_window_pattern")?.unwrap_or(SKIP3)),
+            window_skip: pattern(keys, SKIP3)?,
             rope_theta: keys.real_if("rope.freq_base")?.unwrap_or(1e6),
             local_rope_theta: Some(keys.real_if("rope.freq_base_swa")?.unwrap_or(10000.0)),
             ..common
@@ -217,9 +223,13 @@ fn scaled(keys: &GgufKeys, cfg: DecoderConfig, largest: usize) -> Result<Decoder
     Ok(DecoderConfig { attention_scale: scale, ..cfg })
 }
 
+/// Every how many layers one has no window; 0 says that every layer has it.
+fn pattern(keys: &GgufKeys, default: usize) -> Result<Option<usize>> {
+    Ok(Some(keys.size_if("attention.sliding_window_pattern")?.unwrap_or(default)).filter(|n| *n > 0))
+}
+
+/// Both are written where there are none too, as a reader has defaults.
 fn window_keys(cfg: &DecoderConfig) -> Vec<(&'static str, Meta)> {
-    let mut more = Vec::new();
-    more.extend(cfg.window.map(|w| ("attention.sliding_window", Meta::U32(w as u32))));
-    more.extend(cfg.window_skip.map(|n| ("attention.sliding_window_pattern", Meta::U32(n as u32))));
-    more
+    let size = |n: Option<usize>| Meta::U32(n.unwrap_or(0) as u32);
+    vec![("attention.sliding_window", size(cfg.window)), ("attention.sliding_window_pattern", size(cfg.window_skip))]
 }

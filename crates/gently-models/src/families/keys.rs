@@ -2,7 +2,7 @@
 
 use crate::config::{DecoderConfig, MlpKind};
 use crate::error::{Error, Result};
-use gently_formats::gguf::{Gguf, Metadata};
+use gently_formats::gguf::{Gguf, Metadata, Spec};
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -189,17 +189,34 @@ fn llama3_factors(theta: f64, width: usize, pairs: usize, [factor, low, high, or
 
 /// The keys of a GGUF file, those of its architecture by their short names.
 pub struct GgufKeys<'a> {
-    file: &'a Gguf,
+    metadata: &'a Metadata,
     architecture: &'a str,
+    tensors: Tensors<'a>,
+}
+
+/// The tensors beside the keys.
+#[derive(Clone, Copy)]
+enum Tensors<'a> {
+    /// Those of a file.
+    Read(&'a Gguf),
+    /// Those of a file that is about to be written, with the divisors of frequencies among them.
+    Planned(&'a [Spec], &'a [f64]),
 }
 
 impl<'a> GgufKeys<'a> {
     pub(crate) fn new(file: &'a Gguf, architecture: &'a str) -> Self {
-        Self { file, architecture }
+        Self { metadata: file.metadata(), architecture, tensors: Tensors::Read(file) }
     }
 
-    fn metadata(&self) -> &'a Metadata {
-        self.file.metadata()
+    /// The keys and tensors of a file that is not there yet: what a reader will make of it. `factors` become
+    /// `rope_freqs.weight`.
+    pub(crate) fn planned(
+        metadata: &'a Metadata,
+        architecture: &'a str,
+        specs: &'a [Spec],
+        factors: &'a [f64],
+    ) -> Self {
+        Self { metadata, architecture, tensors: Tensors::Planned(specs, factors) }
     }
 
     fn full(&self, key: &str) -> String {
@@ -207,32 +224,44 @@ impl<'a> GgufKeys<'a> {
     }
 
     pub(crate) fn size(&self, key: &str) -> Result<usize> {
-        Ok(self.metadata().size(&self.full(key))?)
+        Ok(self.metadata.size(&self.full(key))?)
     }
 
     pub(crate) fn size_if(&self, key: &str) -> Result<Option<usize>> {
-        Ok(self.metadata().size_if(&self.full(key))?)
+        Ok(self.metadata.size_if(&self.full(key))?)
     }
 
     pub(crate) fn real(&self, key: &str) -> Result<f64> {
-        Ok(self.metadata().real(&self.full(key))?)
+        Ok(self.metadata.real(&self.full(key))?)
     }
 
     pub(crate) fn real_if(&self, key: &str) -> Result<Option<f64>> {
-        Ok(self.metadata().real_if(&self.full(key))?)
+        Ok(self.metadata.real_if(&self.full(key))?)
     }
 
     pub(crate) fn flag_if(&self, key: &str) -> Result<Option<bool>> {
-        Ok(self.metadata().flag_if(&self.full(key))?)
+        Ok(self.metadata.flag_if(&self.full(key))?)
     }
 
     pub(crate) fn has(&self, tensor: &str) -> bool {
-        self.file.tensors().contains_key(tensor)
+        match self.tensors {
+            Tensors::Read(file) => file.tensors().contains_key(tensor),
+            Tensors::Planned(specs, _) => specs.iter().any(|spec| spec.name == tensor),
+        }
+    }
+
+    fn shape(&self, tensor: &str) -> Result<&'a [usize]> {
+        let specs = match self.tensors {
+            Tensors::Read(file) => return Ok(file.entry(tensor)?.shape.as_slice()),
+            Tensors::Planned(specs, _) => specs,
+        };
+        let missing = || Error::MissingTensor { path: self.metadata.path().into(), name: tensor.to_owned() };
+        Ok(specs.iter().find(|spec| spec.name == tensor).ok_or_else(missing)?.shape.as_slice())
     }
 
     /// The error that says what is wrong with a key.
     pub(crate) fn error(&self, key: &str, reason: impl Into<String>) -> Error {
-        self.metadata().error(&self.full(key), reason).into()
+        self.metadata.error(&self.full(key), reason).into()
     }
 
     /// Whether the head is the embedding table: its tensor is absent, or is the same bytes a second time.
@@ -240,18 +269,32 @@ impl<'a> GgufKeys<'a> {
         if !self.has(HEAD) {
             return Ok(true);
         }
-        let (head, table) = (self.file.entry(HEAD)?, self.file.entry(TABLE)?);
-        Ok(head.kind == table.kind && head.shape == table.shape && self.file.bytes(HEAD)? == self.file.bytes(TABLE)?)
+        let Tensors::Read(file) = self.tensors else { return Ok(false) };
+        let (head, table) = (file.entry(HEAD)?, file.entry(TABLE)?);
+        Ok(head.kind == table.kind && head.shape == table.shape && file.bytes(HEAD)? == file.bytes(TABLE)?)
     }
 
-    /// What all decoders have, over the defaults of `base`.
+    /// What all decoders have, over the defaults of `base`, for a family whose layers have no window. One that leaves nothing
+    /// of the context out is none.
     pub(crate) fn common(&self, base: DecoderConfig) -> Result<DecoderConfig> {
-        let table = self.file.entry(TABLE)?;
-        let [vocab, _] = table.shape[..] else {
+        let cfg = self.common_windowed(base)?;
+        match cfg.window {
+            Some(window) if window < cfg.context => {
+                let reason = format!("a window of {window} tokens is not supported for {}", self.architecture);
+                Err(self.error(WINDOW, reason))
+            }
+            _ => Ok(DecoderConfig { window: None, ..cfg }),
+        }
+    }
+
+    /// The same with the window that the file says; 0 says none.
+    pub(crate) fn common_windowed(&self, base: DecoderConfig) -> Result<DecoderConfig> {
+        let shape = self.shape(TABLE)?;
+        let [vocab, _] = shape[..] else {
             return Err(Error::TensorShape {
-                path: self.file.path().into(),
+                path: self.metadata.path().into(),
                 name: TABLE.into(),
-                found: table.shape.clone(),
+                found: shape.to_vec(),
                 expected: vec![0, self.size("embedding_length")?],
             });
         };
@@ -278,6 +321,7 @@ impl<'a> GgufKeys<'a> {
             norm_eps: rounded(eps),
             rope_theta: self.real_if("rope.freq_base")?.unwrap_or(10000.0),
             tied_head: self.tied()?,
+            window: self.size_if(WINDOW)?.filter(|w| *w > 0),
             attention_scale: self.real_if("attention.scale")?.filter(|s| *s != 0.0),
             ..base
         };
@@ -292,28 +336,49 @@ impl<'a> GgufKeys<'a> {
                 return Err(self.error("rope.scaling.type", format!("{long} is there, and longrope is not supported")));
             }
         }
-        const FREQS: &str = "rope_freqs.weight";
-        if self.has(FREQS) {
-            let entry = self.file.entry(FREQS)?;
-            let mut factors = vec![0.0; entry.len()];
-            crate::weights::decode(self.file.path(), FREQS, entry.kind, self.file.bytes(FREQS)?, &mut factors)?;
-            return Ok(Some(factors.into_iter().map(f64::from).collect()));
+        // llama.cpp multiplies queries and keys by it whatever the type is.
+        if let Some(factor) = self.real_if("rope.scaling.attn_factor")?.filter(|f| *f != 1.0) {
+            return Err(self.error("rope.scaling.attn_factor", format!("{factor} is not supported, only 1")));
         }
-        // The first writers had a bare `rope.scale_linear`.
-        let old = self.real_if("rope.scale_linear")?;
-        let kind = self.metadata().text_if(&self.full("rope.scaling.type"))?;
-        let factor = match (kind, old) {
-            (None | Some("none"), None) => return Ok(None),
+        // The first writers had a bare `rope.scale_linear`. Without a type llama.cpp takes linear, and a factor of 0 as none.
+        let factor = match self.real_if("rope.scaling.factor")? {
+            Some(factor) => Some(factor),
+            None => self.real_if("rope.scale_linear")?,
+        };
+        let kind = self.metadata.text_if(&self.full("rope.scaling.type"))?;
+        let factor = match (kind, factor) {
+            (Some("none"), _) | (None, None | Some(0.0)) => 1.0,
             (None | Some("linear"), Some(factor)) => factor,
             (Some("linear"), None) => self.real("rope.scaling.factor")?,
             (Some(other), _) => return Err(self.error("rope.scaling.type", format!("{other:?} is not supported"))),
         };
+        if self.has(FREQS) {
+            if factor != 1.0 {
+                let reason = format!("{factor} beside the tensor {FREQS} is not supported: each stretches positions");
+                return Err(self.error("rope.scaling.factor", reason));
+            }
+            return Ok(Some(self.frequencies()?));
+        }
         Ok((factor != 1.0).then(|| vec![factor; cfg.rotary_width().min(1 << 14) / 2]))
+    }
+
+    /// The divisors that stand in a tensor.
+    fn frequencies(&self) -> Result<Vec<f64>> {
+        let file = match self.tensors {
+            Tensors::Read(file) => file,
+            Tensors::Planned(_, factors) => return Ok(factors.iter().map(|f| f64::from(*f as f32)).collect()),
+        };
+        let entry = file.entry(FREQS)?;
+        let mut factors = vec![0.0; entry.len()];
+        crate::weights::decode(file.path(), FREQS, entry.kind, file.bytes(FREQS)?, &mut factors)?;
+        Ok(factors.into_iter().map(f64::from).collect())
     }
 }
 
 const TABLE: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";
+const FREQS: &str = "rope_freqs.weight";
+const WINDOW: &str = "attention.sliding_window";
 
 /// A number that was written as f32, as the decimal it was meant to be: 1e-5 and not 9.99999974737875e-6.
 pub(super) fn rounded(v: f64) -> f64 {

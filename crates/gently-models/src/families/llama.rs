@@ -5,7 +5,7 @@
 //! Traps: in Hugging Face folders rotary pairs are half a head apart, with no permutation of rows, and in GGUF they are
 //! neighbours; `head_dim` may differ from `hidden_size / num_attention_heads`; `rope_theta` moved into
 //! `rope_parameters` in transformers 5; GGUF leaves a tied head out, stores the stretching of Llama 3.1's positions as a tensor of
-//! divisors, and has Mistral under `llama`, its window lost.
+//! divisors, and has Mistral under `llama`, where llama.cpp's converter loses its window; one that a file says is kept.
 //!
 //! ```
 //! use gently_models::{config::DecoderConfig, families::llama};
@@ -19,6 +19,7 @@ use super::stacked::{self, Choices};
 use super::{Entry, GgufKeys, Keys, Layout};
 use crate::config::{DecoderConfig, Family};
 use crate::error::Result;
+use gently_formats::gguf::Value as Meta;
 use serde_json::json;
 
 /// Llama.
@@ -37,14 +38,21 @@ pub static LLAMA: Entry = Entry {
     names: |cfg| stacked::hf(cfg, Choices::default()),
     from_gguf: |keys| {
         let bias = |name: &str| keys.has(&format!("blk.0.{name}.bias"));
+        let cfg = keys.common_windowed(DecoderConfig::preset(Family::Llama))?;
+        let (turned, head) = (cfg.rotary_width(), cfg.head_width());
+        if turned != head {
+            // Which rows are a pair then is not said: converters permute the whole head.
+            let reason = format!("heads turned in part ({turned} of {head} channels) are not supported for llama");
+            return Err(keys.error("rope.dimension_count", reason));
+        }
         Ok(DecoderConfig {
             attention_bias: bias("attn_q"),
             out_bias: Some(bias("attn_output")),
             mlp_bias: bias("ffn_gate"),
-            ..from_gguf(keys)?
+            ..cfg
         })
     },
-    to_gguf: |_| Vec::new(),
+    to_gguf: window_key,
     gguf_names: |cfg| stacked::gguf(cfg, Choices { paired: true, ..Choices::default() }),
 };
 
@@ -57,7 +65,7 @@ pub static MISTRAL: Entry = Entry {
     to_json: |cfg| stacked::to_json(cfg, "MistralForCausalLM", "mistral", &[("sliding_window", json!(cfg.window))]),
     names: LLAMA.names,
     from_gguf: LLAMA.from_gguf,
-    to_gguf: |_| Vec::new(),
+    to_gguf: LLAMA.to_gguf,
     gguf_names: LLAMA.gguf_names,
 };
 
@@ -106,7 +114,12 @@ pub(super) fn share(partial: f64, head_width: usize) -> usize {
     (partial * head_width as f64 + 1e-6) as usize
 }
 
-/// What Llama and its descendants have in common in GGUF.
+/// What Llama's descendants without a window have in common in GGUF.
 pub(super) fn from_gguf(keys: &GgufKeys) -> Result<DecoderConfig> {
     keys.common(DecoderConfig::preset(Family::Llama))
+}
+
+/// The window's key in GGUF, where all layers have one.
+pub(super) fn window_key(cfg: &DecoderConfig) -> Vec<(&'static str, Meta)> {
+    cfg.window.map(|w| ("attention.sliding_window", Meta::U32(w as u32))).into_iter().collect()
 }

@@ -31,7 +31,7 @@ mod table;
 pub use keys::{GgufKeys, Keys};
 pub use table::{Mapping, NameTable, Order, Rows};
 
-use crate::config::{DecoderConfig, Family};
+use crate::config::{DecoderConfig, Family, Position};
 use crate::error::{Error, Result};
 use crate::params::Param;
 use gently_formats::gguf::{Gguf, Value as Meta};
@@ -157,6 +157,43 @@ fn canonical(cfg: &DecoderConfig) -> DecoderConfig {
         attention_scale: Some(cfg.attention_scale()),
         dropout: 0.0,
         ..cfg.clone()
+    }
+}
+
+/// The first key of `cfg` that `read`, the same model from a file for inference, has another value for: the key and both
+/// values. Numbers may differ as far as single precision does.
+pub(crate) fn difference(cfg: &DecoderConfig, read: &DecoderConfig) -> Option<[String; 3]> {
+    let (cfg, mut read) = (canonical(cfg), canonical(read));
+    // What training alone needs is in no such file, and what has no effect need not be.
+    read.init_std = cfg.init_std;
+    if cfg.position != Position::Rotary {
+        read.rope_theta = cfg.rope_theta;
+        read.rotary_width = cfg.rotary_width;
+        read.rope_factors = cfg.rope_factors.clone();
+        read.local_rope_theta = cfg.local_rope_theta;
+    }
+    if cfg.window.is_none() {
+        read.window_skip = cfg.window_skip;
+    }
+    let (ours, theirs, absent) = (cfg.to_keys(), read.to_keys(), Value::Null);
+    for key in ours.keys().chain(theirs.keys()) {
+        let [a, b] = [&ours, &theirs].map(|keys| keys.get(key).unwrap_or(&absent));
+        if !same(a, b) {
+            return Some([key.clone(), a.to_string(), b.to_string()]);
+        }
+    }
+    None
+}
+
+/// Whether two values are the same, numbers in single precision.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Value::Number(x), Value::Number(y)) if x.is_f64() || y.is_f64() => match (x.as_f64(), y.as_f64()) {
+            (Some(x), Some(y)) => (x - y).abs() <= 1e-6 * x.abs().max(y.abs()),
+            _ => false,
+        },
+        _ => a == b,
     }
 }
 

@@ -1,5 +1,7 @@
 //! OLMo 2: Llama with norms on the way out of each branch, and all query heads, and all key heads, normalised as one row.
 //!
+//! Traps: GGUF has OLMo 3, three of whose four layers have a window, under `olmo2` as well; a window is refused.
+//!
 //! ```
 //! use gently_models::families::Entry;
 //! assert_eq!(Entry::of_model_type("olmo2").unwrap().architectures, ["olmo2"]);

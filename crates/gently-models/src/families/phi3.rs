@@ -11,7 +11,6 @@
 use super::stacked::{self, Choices};
 use super::{Entry, Layout, llama};
 use crate::config::{DecoderConfig, Family};
-use gently_formats::gguf::Value as Meta;
 use serde_json::json;
 
 const FUSED: Choices = Choices { fused: true, norm_shift: 0.0, paired: false };
@@ -42,15 +41,7 @@ pub static ENTRY: Entry = Entry {
         stacked::to_json(cfg, "Phi3ForCausalLM", "phi3", &more)
     },
     names: |cfg| stacked::hf(cfg, FUSED),
-    from_gguf: |keys| {
-        Ok(DecoderConfig {
-            window: keys.size_if("attention.sliding_window")?.filter(|w| *w > 0),
-            ..llama::from_gguf(keys)?
-        })
-    },
-    to_gguf: |cfg| {
-        let window = cfg.window.map(|w| ("attention.sliding_window", Meta::U32(w as u32)));
-        window.into_iter().collect()
-    },
+    from_gguf: |keys| keys.common_windowed(DecoderConfig::preset(Family::Llama)),
+    to_gguf: llama::window_key,
     gguf_names: |cfg| stacked::gguf(cfg, FUSED),
 };

@@ -1,14 +1,14 @@
 //! GGUF files out: a model of any source, or another file with its tensors stored anew.
 //!
-//! Here: which tensor gets which type, and the keys that a family's file has. Not here: the blocks themselves
-//! (`gently-kernels::quant`), tokenizers' keys (the caller gives them).
+//! Here: which tensor gets which type, the keys that a family's file has, and whether they say all of the model. Not here: the
+//! blocks themselves (`gently-kernels::quant`), tokenizers' keys (the caller gives them).
 
 use super::{WeightSource, decode};
 use crate::config::{DecoderConfig, Position};
 use crate::error::{Error, Result};
-use crate::families::{Order, Rows};
+use crate::families::{self, Entry, GgufKeys, NameTable, Order, Rows};
 use crate::pretrained::published_shape;
-use gently_formats::gguf::{Gguf, Spec, TensorType, Value, Writer};
+use gently_formats::gguf::{Gguf, Metadata, Spec, TensorType, Value, Writer};
 use gently_kernels::quant::{self, BlockType};
 use std::path::Path;
 
@@ -131,7 +131,8 @@ impl WeightSource {
     /// Writes the model as a GGUF file, with `more` keys behind those of the family: the tokenizer's.
     ///
     /// # Errors
-    /// [`Error::UnsupportedOption`] for a model of no family that has a GGUF form; [`Error::Format`].
+    /// [`Error::UnsupportedOption`] for a model of no family that has a GGUF form; [`Error::NoGgufForm`] for one that the
+    /// family's keys do not say wholly (an activation); [`Error::Format`].
     pub fn write_gguf(
         &self,
         output: impl AsRef<Path>,
@@ -151,7 +152,6 @@ impl WeightSource {
         ];
         let own = common_keys(&self.cfg).into_iter().chain((entry.to_gguf)(&self.cfg));
         keys.extend(own.map(|(key, value)| (format!("{architecture}.{key}"), value)));
-        keys.extend(more.iter().cloned());
 
         let table = (entry.gguf_names)(&self.cfg);
         let mut tensors: Vec<(Spec, Source)> = Vec::new();
@@ -179,6 +179,8 @@ impl WeightSource {
             tensors.push((spec, Source::Factors(factors)));
         }
         let specs: Vec<Spec> = tensors.iter().map(|(spec, _)| spec.clone()).collect();
+        self.check_read_back(entry, &keys, &specs, &table)?;
+        keys.extend(more.iter().cloned());
         let mut writer = Writer::create(output, &keys, &specs)?;
         for (i, (spec, source)) in tensors.iter().enumerate() {
             let values = self.values(spec, source)?;
@@ -186,6 +188,28 @@ impl WeightSource {
             progress(i + 1, specs.len());
         }
         Ok(writer.finish()?)
+    }
+
+    /// Refuses a file that would be read as another model, before any of it is written.
+    fn check_read_back(
+        &self,
+        entry: &Entry,
+        keys: &[(String, Value)],
+        specs: &[Spec],
+        table: &NameTable,
+    ) -> Result<()> {
+        let metadata = Metadata::new(self.path(), keys.iter().cloned().collect());
+        let factors = self.cfg.rope_factors.as_deref().unwrap_or_default();
+        let mut read = (entry.from_gguf)(&GgufKeys::planned(&metadata, entry.architectures[0], specs, factors))?;
+        if !table.zeros.is_empty() {
+            // This family's files have every bias; those that the model leaves out are written as zeros.
+            let DecoderConfig { attention_bias, out_bias, mlp_bias, norm_bias, .. } = self.cfg;
+            read = DecoderConfig { attention_bias, out_bias, mlp_bias, norm_bias, ..read };
+        }
+        match families::difference(&self.cfg, &read) {
+            None => Ok(()),
+            Some([key, value, read]) => Err(Error::NoGgufForm { path: self.path().into(), key, value, read }),
+        }
     }
 
     /// The numbers of a tensor as the file has them.
