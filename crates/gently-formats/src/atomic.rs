@@ -3,6 +3,10 @@
 //! [`AtomicFile`] writes under a temporary name beside the target; [`AtomicFile::commit`] flushes it to the disk and
 //! renames it. A crash, a full disk or a dropped writer leaves the old file as it was.
 //!
+//! A program that is killed cannot remove its temporary file: the next one that writes the same target does. Whoever writes a
+//! temporary file holds a lock on it, which ends with its process, so one that can be locked is nobody's. A process number would
+//! not say it: containers that share a folder have their own. Where a file system has no locks, what was left stays.
+//!
 //! ```
 //! let path = std::env::temp_dir().join(format!("gently-atomic-{}", std::process::id()));
 //! gently_formats::atomic::write(&path, b"whole")?;
@@ -12,7 +16,7 @@
 //! ```
 
 use crate::{Error, Result};
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -32,11 +36,12 @@ impl AtomicFile {
     /// [`Error::Io`] naming the target.
     pub fn create(target: impl AsRef<Path>) -> Result<Self> {
         let target = target.as_ref().to_owned();
-        let mut name = std::ffi::OsString::from(".");
-        name.push(target.file_name().unwrap_or_default());
-        name.push(format!(".{}.tmp", std::process::id()));
-        let temp = target.with_file_name(name);
-        let file = File::create(&temp).map_err(Error::io(&target, "write"))?;
+        if target.is_dir() {
+            // Told now, not after hours of writing.
+            return Err(Error::io(&target, "write")(io::ErrorKind::IsADirectory.into()));
+        }
+        remove_left(&target);
+        let (file, temp) = open_temporary(&target).map_err(Error::io(&target, "write"))?;
         Ok(Self { file: Some(BufWriter::with_capacity(1 << 18, file)), temp, target })
     }
 
@@ -54,14 +59,14 @@ impl AtomicFile {
         let done = buffer
             .into_inner()
             .map_err(io::IntoInnerError::into_error)
-            .and_then(|file| file.sync_all())
-            .and_then(|()| std::fs::rename(&self.temp, &self.target));
+            // The lock ends with the file, so it is closed when the temporary name is gone.
+            .and_then(|file| file.sync_all().and_then(|()| std::fs::rename(&self.temp, &self.target)));
         if done.is_err() {
             // The first error is the one to tell.
             let _ = std::fs::remove_file(&self.temp);
         }
         done.map_err(Error::io(&self.target, "write"))?;
-        sync_folder(self.target.parent().unwrap_or(Path::new(".")));
+        sync_folder(folder_of(&self.target));
         Ok(())
     }
 
@@ -89,8 +94,62 @@ impl Drop for AtomicFile {
     fn drop(&mut self) {
         if let Some(buffer) = self.file.take() {
             // Not `drop(buffer)`: that would write the rest of a file that is to be removed.
-            let _ = buffer.into_parts();
+            let _parts = buffer.into_parts();
             let _ = std::fs::remove_file(&self.temp);
+        }
+    }
+}
+
+/// The folder of a target.
+fn folder_of(target: &Path) -> &Path {
+    target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes and locks a temporary file beside the target.
+fn open_temporary(target: &Path) -> io::Result<(File, PathBuf)> {
+    const MOST: usize = 1000;
+    for number in 0..MOST {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(target.file_name().unwrap_or_default());
+        name.push(match number {
+            0 => format!(".{}.tmp", std::process::id()),
+            _ => format!(".{}-{number}.tmp", std::process::id()),
+        });
+        let temp = target.with_file_name(name);
+        let file = File::options().write(true).create(true).truncate(false).open(&temp)?;
+        match file.try_lock() {
+            // Another thread writes the same target, or a process of this number in another container.
+            Err(TryLockError::WouldBlock) => continue,
+            // Without locks the process number alone keeps writers apart.
+            Ok(()) | Err(TryLockError::Error(_)) => {}
+        }
+        // One who clears up may have removed it before it was locked.
+        if temp.exists() {
+            file.set_len(0)?;
+            return Ok((file, temp));
+        }
+    }
+    Err(io::ErrorKind::ResourceBusy.into())
+}
+
+/// Removes the temporary files of this target whose writers are gone.
+fn remove_left(target: &Path) {
+    let Some(name) = target.file_name().and_then(|name| name.to_str()) else { return };
+    let is_temporary = |found: &str| {
+        let number = found.strip_prefix('.').and_then(|rest| rest.strip_prefix(name)?.strip_prefix('.'));
+        let number = number.and_then(|rest| rest.strip_suffix(".tmp")).unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit() || b == b'-')
+    };
+    // What cannot be seen or removed does no harm but to the room on the disk.
+    for entry in std::fs::read_dir(folder_of(target)).into_iter().flatten().flatten() {
+        let found = entry.file_name();
+        let left = found.to_str().is_some_and(is_temporary) && entry.file_type().is_ok_and(|kind| kind.is_file());
+        let path = entry.path();
+        if left
+            && let Ok(file) = File::options().write(true).open(&path)
+            && file.try_lock().is_ok()
+        {
+            let _ = std::fs::remove_file(&path);
         }
     }
 }
@@ -129,6 +188,40 @@ mod tests {
         drop(file);
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_program_left_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let left = [".a.4000000.tmp", ".a.4000000-1.tmp"];
+        let others = [".a.b.7.tmp", ".a.1.7.tmp", ".a..tmp", ".a.x.tmp", "a.7.tmp", ".b.7.tmp"];
+        left.iter().chain(&others).for_each(|name| std::fs::write(at(name), b"half").unwrap());
+        std::fs::create_dir(at(".a.9.tmp")).unwrap();
+        // Who still writes keeps its file, also in the same process.
+        let mut first = AtomicFile::create(at("a")).unwrap();
+        assert!(left.iter().all(|name| !at(name).exists()));
+        let mut second = AtomicFile::create(at("a")).unwrap();
+        first.write_all(b"first").unwrap();
+        second.write_all(b"second").unwrap();
+        first.commit().unwrap();
+        assert_eq!(std::fs::read(at("a")).unwrap(), b"first");
+        second.commit().unwrap();
+        assert_eq!(std::fs::read(at("a")).unwrap(), b"second");
+        let mut found: Vec<String> =
+            std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        found.sort();
+        let mut expected: Vec<&str> = others.into_iter().chain([".a.9.tmp", "a"]).collect();
+        expected.sort();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_folder_is_no_target() {
+        let dir = tempfile::tempdir().unwrap();
+        let e = AtomicFile::create(dir.path()).unwrap_err();
+        assert!(e.hint().is_some_and(|hint| hint.contains("folder")), "{e}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -153,9 +153,16 @@ impl Error {
                 }
                 std::io::ErrorKind::StorageFull => Some("free some space, or choose another disk"),
                 std::io::ErrorKind::NotFound => Some("check the path"),
+                std::io::ErrorKind::IsADirectory => Some("this is a folder: give the name of a file in it"),
+                std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
+                    Some("a file stands where a folder is wanted: give another path, or move the file")
+                }
                 _ => None,
             },
-            _ => None,
+            Self::Metadata { .. } | Self::NoTensor { .. } => Some(
+                "the file is damaged, not the whole model, or of a kind that is not read here; take another file of the model",
+            ),
+            Self::Request { .. } => None,
         }
     }
 

@@ -94,13 +94,22 @@ pub fn has_vnni() -> bool {
 
 /// The path all kernels take: the best this processor has, or a lower one named by the environment
 /// variable `GENTLY_CPU` (`plain`, `avx2`, `avx512`, `avx512bf16`). Read once; an unknown name or a
-/// level above the processor's is ignored.
+/// level above the processor's is ignored: see [`unknown_choice`].
 pub fn path() -> Path {
     static PATH: OnceLock<Path> = OnceLock::new();
     *PATH.get_or_init(|| {
         let wish = std::env::var("GENTLY_CPU").ok().and_then(|s| Path::from_name(&s));
         wish.map_or(best(), |w| w.min(best()))
     })
+}
+
+/// What `GENTLY_CPU` says if it names no path, for a program to warn of. An empty one says nothing.
+pub fn unknown_choice() -> Option<String> {
+    std::env::var_os("GENTLY_CPU").and_then(|s| unknown(&s.to_string_lossy()))
+}
+
+fn unknown(name: &str) -> Option<String> {
+    (!name.is_empty() && Path::from_name(name).is_none()).then(|| name.to_owned())
 }
 
 /// All the paths this processor can run, lowest first.
@@ -118,6 +127,7 @@ mod tests {
             assert_eq!(Path::from_name(p.name()), Some(p));
         }
         assert_eq!(Path::from_name("sse9"), None);
+        assert_eq!((unknown("sse9").as_deref(), unknown("AVX2"), unknown("")), (Some("sse9"), None, None));
         let all = available();
         assert_eq!(all[0], Path::Plain);
         assert!(all.windows(2).all(|w| w[0] < w[1]));

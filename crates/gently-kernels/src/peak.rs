@@ -34,13 +34,16 @@ fn best_rate(amount: f64, mut work: impl FnMut()) -> f64 {
 const CHAINS: usize = 12;
 const ROUNDS: usize = 20_000;
 
-struct Fma;
-impl Kernel for Fma {
+/// Chains of the plain path, whose 8 lanes are two registers of 4: with more they would lie in memory.
+const PLAIN_CHAINS: usize = 6;
+
+struct Fma<const N: usize>;
+impl<const N: usize> Kernel for Fma<N> {
     type Out = f32;
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
         let (a, b) = (s.splat(black_box(0.999)), s.splat(black_box(0.001)));
-        let mut acc = [s.splat(1.0); CHAINS];
+        let mut acc = [s.splat(1.0); N];
         for _ in 0..ROUNDS {
             for x in &mut acc {
                 *x = s.fma(*x, a, b);
@@ -63,10 +66,16 @@ fn lanes(path: Path) -> usize {
 
 /// f32 multiply-add rate of one core on the chosen path, in GFLOP/s (a multiply-add is two operations).
 pub fn f32_gflops() -> f64 {
-    let flops = 2 * CHAINS * ROUNDS * lanes(cpu::path());
-    best_rate(flops as f64, || {
-        black_box(dispatch(cpu::path(), Fma));
-    })
+    let path = cpu::path();
+    let flops = |chains: usize| (2 * chains * ROUNDS * lanes(path)) as f64;
+    match path {
+        Path::Plain => best_rate(flops(PLAIN_CHAINS), || {
+            black_box(dispatch(path, Fma::<PLAIN_CHAINS>));
+        }),
+        _ => best_rate(flops(CHAINS), || {
+            black_box(dispatch(path, Fma::<CHAINS>));
+        }),
+    }
 }
 
 /// bf16 multiply-add rate of one core in GFLOP/s, or `None` where the path does not multiply bf16.

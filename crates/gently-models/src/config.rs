@@ -398,8 +398,8 @@ impl DecoderConfig {
                 let rule = format!("must be one for each of the {} pairs of channels", rotary / 2);
                 return bad("rope_factors", format!("{} numbers", factors.len()), &rule);
             }
-            if let Some(wrong) = factors.iter().find(|f| !f.is_finite() || **f <= 0.0) {
-                return bad("rope_factors", wrong.to_string(), "must be finite and above 0");
+            if let Some(wrong) = factors.iter().find(|f| !is_positive(**f)) {
+                return bad("rope_factors", wrong.to_string(), POSITIVE);
             }
         }
         if self.qk_norm_wide && !self.qk_norm {
@@ -414,7 +414,6 @@ impl DecoderConfig {
         if self.norm == NormKind::Rms && self.norm_bias {
             return bad("norm_bias", "true".into(), "must be false with norm = \"rms\"");
         }
-        let positive = |v: f64| v.is_finite() && v > 0.0;
         let reals = [
             ("norm_eps", self.norm_eps),
             ("rope_theta", self.rope_theta),
@@ -426,12 +425,12 @@ impl DecoderConfig {
             ("init_std", self.init_std),
         ];
         for (key, value) in reals {
-            if !positive(value) {
-                return bad(key, value.to_string(), "must be finite and above 0");
+            if !is_positive(value) {
+                return bad(key, value.to_string(), POSITIVE);
             }
         }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return bad("dropout", self.dropout.to_string(), "must be at least 0 and below 1");
+        if !is_below_one(self.dropout) {
+            return bad("dropout", self.dropout.to_string(), BELOW_ONE);
         }
         Ok(())
     }
@@ -464,6 +463,26 @@ impl DecoderConfig {
         }
     }
 }
+
+/// Whether a setting is finite and above 0, also as the f32 that kernels take: 1e-46 would be 0 to them, and 1e300 infinity.
+pub fn is_positive(value: f64) -> bool {
+    fits_f32(value) && value as f32 > 0.0
+}
+
+/// Whether a setting is at least 0 and below 1, also as the f32 that kernels take: 0.99999999 would be 1 to them.
+pub fn is_below_one(value: f64) -> bool {
+    (0.0..1.0).contains(&value) && (value as f32) < 1.0
+}
+
+/// Whether a setting is finite, also as f32.
+pub fn fits_f32(value: f64) -> bool {
+    (value as f32).is_finite()
+}
+
+/// The rule of [`is_positive`], for messages.
+pub const POSITIVE: &str = "must be finite and above 0, as a number of 32 bits too";
+/// The rule of [`is_below_one`], for messages.
+pub const BELOW_ONE: &str = "must be at least 0 and below 1, as a number of 32 bits too";
 
 /// Names that [`DecoderConfig::named`] knows.
 pub const NAMED: &[&str] =
@@ -512,13 +531,19 @@ mod tests {
     #[test]
     fn bad_combinations_name_the_key() {
         let base = || DecoderConfig::preset(Family::Gpt2);
-        let cases: [(&str, DecoderConfig); 14] = [
+        let cases: [(&str, DecoderConfig); 20] = [
             ("heads", DecoderConfig { heads: 7, ..base() }),
             ("kv_heads", DecoderConfig { kv_heads: Some(5), ..base() }),
             ("layers", DecoderConfig { layers: 0, ..base() }),
             ("width", DecoderConfig { width: usize::MAX, ..base() }),
             ("dropout", DecoderConfig { dropout: 1.0, ..base() }),
+            ("dropout", DecoderConfig { dropout: 0.999_999_99, ..base() }),
+            ("dropout", DecoderConfig { dropout: -1e-60, ..base() }),
             ("norm_eps", DecoderConfig { norm_eps: f64::NAN, ..base() }),
+            ("norm_eps", DecoderConfig { norm_eps: 1e-46, ..base() }),
+            ("logit_softcap", DecoderConfig { logit_softcap: Some(1e300), ..base() }),
+            ("attention_softcap", DecoderConfig { attention_softcap: Some(1e-50), ..base() }),
+            ("rope_factors", DecoderConfig { rope_factors: Some(vec![1e-300; 32]), ..base() }),
             ("window", DecoderConfig { window: Some(0), ..base() }),
             ("norm_bias", DecoderConfig { norm: NormKind::Rms, ..base() }),
             ("rotary_width", DecoderConfig { rotary_width: Some(66), position: Position::Rotary, ..base() }),

@@ -161,7 +161,17 @@ impl Error {
             Self::NonZeroBias { .. } => {
                 Some("remove the \"gently\" entry from config.json to load the model with its biases".to_owned())
             }
-            Self::MissingTensor { .. } | Self::TensorShape { .. } => {
+            Self::Json { .. } => Some(
+                "the file is damaged, was not fully copied, or is of a model that is not read here; make or fetch it again"
+                    .to_owned(),
+            ),
+            Self::UnsupportedOption { key: "layout (for GGUF)" | "dtype", .. } => {
+                Some("keep the model as a folder, with weights in f32, f16 or bf16".to_owned())
+            }
+            Self::UnsupportedOption { .. } => {
+                Some("without it the numbers would be others; take another model of the family that has it off".to_owned())
+            }
+            Self::MissingTensor { .. } | Self::UnexpectedTensor { .. } | Self::TensorShape { .. } => {
                 Some("the weights and config.json may come from different models".to_owned())
             }
             Self::NoGgufForm { .. } => Some("keep the model as a folder, whose config.json says it".to_owned()),

@@ -76,15 +76,18 @@ impl Cost {
         }
     }
 
-    /// Operations of a forward pass per token, in a sequence of `t` tokens.
+    /// Operations of a forward pass per token, in a sequence of `t` tokens. A number over all that is counted here stays at the
+    /// greatest, so that a length that nobody has does not look like a short one.
     pub fn forward_flops_per_token(&self, t: usize) -> u64 {
         let t = t as u64;
-        2 * self.matmul_parameters + 4 * (self.attention_width * t + self.local_width * self.window.min(t))
+        let local = self.local_width.saturating_mul(self.window.min(t));
+        let scores = self.attention_width.saturating_mul(t).saturating_add(local);
+        self.matmul_parameters.saturating_mul(2).saturating_add(scores.saturating_mul(4))
     }
 
     /// Operations of a training step (forward and backward) per token, in a sequence of `t` tokens.
     pub fn training_flops_per_token(&self, t: usize) -> u64 {
-        3 * self.forward_flops_per_token(t)
+        self.forward_flops_per_token(t).saturating_mul(3)
     }
 
     /// Operations of a training step per token that no program can do without, in sequences of `t` tokens: of attention
@@ -143,6 +146,9 @@ mod tests {
         assert_eq!(small, 12 * (4 * 768 + 2304 + 768 + 3072 + 768) + 2 * 768, "what is left is norms and biases");
         let window = DecoderConfig { window: Some(16), ..cfg };
         assert_eq!(Cost::of(&window).forward_flops_per_token(1024), 2 * n + 4 * 12 * 768 * 16);
+        // A length without end is no short one.
+        assert_eq!(cost.forward_flops_per_token(usize::MAX), u64::MAX);
+        assert_eq!(cost.training_flops_per_token(usize::MAX), u64::MAX);
     }
 
     #[test]

@@ -169,6 +169,9 @@ fn bytes_of(values: &[f32], bytes: impl Fn(f32) -> [u8; 2]) -> Vec<u8> {
     values.iter().flat_map(|v| bytes(*v)).collect()
 }
 
+/// Most numbers of a tensor that are copied at a time on their way out, unless one row has more.
+const BAND: usize = 1 << 16;
+
 /// A published tensor on its way out: some rows of a parameter of ours, or zeros.
 struct Out<'a> {
     rows: Rows,
@@ -205,15 +208,36 @@ impl<'a> Out<'a> {
         published_shape(self.from.map_or(&[0], |(p, _)| p.tensor.dims()), self.rows.rows, self.rows.transposed)
     }
 
-    /// The values, some rows after others, so that a table of words is not copied whole while its model trains. What is turned
-    /// or in another order comes in one piece.
+    /// The values, some rows of the file after others, so that no matrix is copied whole while its model trains. What is in
+    /// another order comes in one piece.
     fn bands(&self) -> impl Iterator<Item = Result<Vec<f32>>> {
-        const NUMBERS: usize = 1 << 20;
-        let rows = self.rows.rows;
-        let width = self.from.map_or(self.width, |(p, _)| p.tensor.numel() / p.tensor.dims()[0].max(1)).max(1);
-        let whole = self.rows.transposed || self.rows.order != Order::Same;
-        let step = if whole { rows } else { NUMBERS / width }.max(1);
-        (0..rows).step_by(step).map(move |first| self.values(first, step.min(rows - first), width))
+        let (rows, width) = (self.rows.rows, self.columns());
+        let same = self.rows.order == Order::Same;
+        // The rows of a file that is turned are our columns.
+        let turned = same && self.rows.transposed && self.from.is_some_and(|(p, _)| p.tensor.dims().len() == 2);
+        let (all, across) = if turned { (width, rows) } else { (rows, width) };
+        let whole = !turned && (self.rows.transposed || !same);
+        let step = if whole { all } else { BAND / across.max(1) }.max(1);
+        (0..all).step_by(step).map(move |first| {
+            let some = step.min(all - first);
+            if turned { self.turned(first, some) } else { self.values(first, some, width) }
+        })
+    }
+
+    /// Numbers in a row of ours.
+    fn columns(&self) -> usize {
+        self.from.map_or(self.width, |(p, _)| p.tensor.numel() / p.tensor.dims()[0].max(1)).max(1)
+    }
+
+    /// Columns `first .. first + columns` of a matrix that is written turned, as the file's rows.
+    fn turned(&self, first: usize, columns: usize) -> Result<Vec<f32>> {
+        let Some((param, row)) = self.from else { return Ok(Vec::new()) };
+        let part = param.tensor.narrow(0, row, self.rows.rows)?.narrow(1, first, columns)?;
+        let mut values = part.to_dtype(DType::F32)?.to_vec::<f32>()?;
+        if self.rows.shift != 0.0 {
+            values.iter_mut().for_each(|v| *v -= self.rows.shift);
+        }
+        Ok(transpose(&values, self.rows.rows))
     }
 
     /// Rows `first .. first + rows` of `width` numbers.
@@ -307,6 +331,29 @@ mod tests {
         let turned = transpose(&values, 35);
         assert_eq!(turned[1], 70.0);
         assert_eq!(transpose(&turned, 70), values);
+    }
+
+    #[test]
+    fn a_matrix_goes_out_in_small_pieces() {
+        let config = DecoderConfig {
+            vocab: 300,
+            context: 8,
+            layers: 1,
+            heads: 4,
+            width: 264,
+            ..DecoderConfig::preset(crate::config::Family::Gpt2)
+        };
+        let model = Decoder::new(&config, &gently_tensor::Rng::new(3), &Device::Cpu).unwrap();
+        let table = Layout::of(&config).names(&config, model.params());
+        let params = by_name(model.params());
+        let mut turned = 0;
+        for out in Out::all(&table, &params) {
+            let bands = out.bands().collect::<Result<Vec<_>>>().unwrap();
+            assert!(bands.iter().all(|band| band.len() <= BAND), "{}", out.rows.name);
+            assert_eq!(bands.concat(), out.values(0, out.rows.rows, out.columns()).unwrap(), "{}", out.rows.name);
+            turned += usize::from(out.rows.transposed && bands.len() > 1);
+        }
+        assert!(turned > 0, "GPT-2's files have matrices turned");
     }
 
     #[test]

@@ -34,7 +34,7 @@ use crate::pretrained::{CONFIG, published_shape, read_json, transpose};
 use gently_formats::Limits;
 use gently_formats::gguf::{Gguf, TensorType};
 use gently_kernels::quant::{self, BlockType};
-use gently_tensor::{DType, Device};
+use gently_tensor::{DType, Device, memory};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -85,8 +85,8 @@ impl WeightSource {
     /// checks that its tensors are the configuration's.
     ///
     /// # Errors
-    /// [`Error::NoModel`]; [`Error::UnknownModelType`], [`Error::UnsupportedOption`], [`Error::Json`] and
-    /// [`Error::Config`] for the configuration; [`Error::MissingTensor`], [`Error::UnexpectedTensor`],
+    /// [`Error::NoModel`]; [`Error::UnknownModelType`], [`Error::UnsupportedOption`] and [`Error::Json`] for the
+    /// configuration; [`Error::MissingTensor`], [`Error::UnexpectedTensor`],
     /// [`Error::TensorShape`] and [`Error::NonZeroBias`] for weights that are not this configuration's;
     /// [`Error::Format`] for broken files.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
@@ -121,7 +121,7 @@ impl WeightSource {
     pub fn of_folder(dir: &Path, layout: Layout, cfg: &DecoderConfig) -> Result<Self> {
         let store = Store::open_folder(dir)?;
         Self::check_layers(cfg, store.len(), "the number of layers", &dir.join(CONFIG))?;
-        let shapes = Decoder::build(cfg, Builder::new(None, &Device::Meta))?;
+        let shapes = shapes_of(cfg)?;
         let table = layout.names(cfg, shapes.params());
         Self::new(cfg.clone(), layout, store, table)
     }
@@ -137,7 +137,7 @@ impl WeightSource {
     }
 
     fn new(cfg: DecoderConfig, layout: Layout, store: Store, table: NameTable) -> Result<Self> {
-        let shapes = Decoder::build(&cfg, Builder::new(None, &Device::Meta))?;
+        let shapes = shapes_of(&cfg)?;
         let shape_of: BTreeMap<&str, &Param> = shapes.params().iter().map(|p| (p.name.as_str(), p)).collect();
         let mut params = BTreeMap::new();
         for (i, mapping) in table.mappings.iter().enumerate() {
@@ -171,6 +171,11 @@ impl WeightSource {
             Store::Gguf(file) => Some(file),
             Store::Folder { .. } => None,
         }
+    }
+
+    /// The files that the weights are read from: all parts of a GGUF file, or all safetensors files of a folder.
+    pub fn files(&self) -> Vec<&Path> {
+        self.store.files()
     }
 
     /// Our parameters' names with their shapes, as [`Decoder::params`] has them.
@@ -317,6 +322,12 @@ impl WeightSource {
         }
         Ok(())
     }
+}
+
+/// The model without weights, for its parameters' names and shapes.
+fn shapes_of(cfg: &DecoderConfig) -> Result<Decoder> {
+    // A run elsewhere in the process may be counting what it will take.
+    memory::uncounted(|| Decoder::build(cfg, Builder::new(None, &Device::Meta)))
 }
 
 /// Whole rows in our order.

@@ -108,7 +108,7 @@ fn published_keys_win_over_our_own_entry() {
 #[test]
 fn what_is_wrong_is_named() {
     type Edit = fn(&mut Value);
-    let config_cases: [(Family, Edit, &str); 10] = [
+    let config_cases: [(Family, Edit, &str); 13] = [
         (Family::Gpt2, |j| j["model_type"] = json!("mamba"), "mamba"),
         (Family::Gpt2, |j| j["scale_attn_by_inverse_layer_idx"] = json!(true), "scale_attn_by_inverse_layer_idx"),
         (Family::Gpt2, |j| j["activation_function"] = json!("mish"), "mish"),
@@ -118,7 +118,10 @@ fn what_is_wrong_is_named() {
         (Family::Gpt2, |j| j["vocab_size"] = json!(1u64 << 28), "wte.weight"),
         (Family::Llama, |j| j["rope_parameters"] = json!({"rope_type": "yarn"}), "rope_parameters"),
         (Family::Llama, |j| j["hidden_act"] = json!("gelu"), "hidden_act"),
-        (Family::Llama, |j| j["num_key_value_heads"] = json!(0), "kv_heads"),
+        (Family::Llama, |j| j["num_key_value_heads"] = json!(0), "num_key_value_heads = 0"),
+        (Family::Llama, |j| j["num_hidden_layers"] = json!(0), "num_hidden_layers = 0"),
+        (Family::Gpt2, |j| j["n_layer"] = json!(0), "n_layer = 0"),
+        (Family::Gpt2, |j| j["layer_norm_epsilon"] = json!(-1.0), "layer_norm_epsilon = -1"),
     ];
     for (family, edit, named) in config_cases {
         let dir = tempfile::tempdir().unwrap();
@@ -126,6 +129,7 @@ fn what_is_wrong_is_named() {
         edit_config(dir.path(), edit);
         let error = load(dir.path()).err().unwrap_or_else(|| panic!("{named} was accepted"));
         assert!(error.to_string().contains(named), "{error}");
+        assert!(error.to_string().contains(dir.path().to_str().unwrap()) && error.hint().is_some(), "{error}");
     }
 
     let dir = tempfile::tempdir().unwrap();

@@ -26,10 +26,11 @@ pub fn checkpoint(
     rng: &mut Rng,
     block: impl Fn(&[Tensor], &mut Rng) -> Result<Tensor> + Send + 'static,
 ) -> Result<Tensor> {
-    let owned = Vec::from_iter(inputs.iter().map(|t| t.detach()));
     if !is_recording() {
-        return block(&owned, rng);
+        return block(&Vec::from_iter(inputs.iter().map(|t| t.detach())), rng);
     }
+    // The second run must read what the first one read.
+    let owned = inputs.iter().map(|t| t.snapshot(Op::Checkpoint.name())).collect::<Result<Vec<_>>>()?;
     let start = rng.clone();
     let out = no_grad(|| block(&owned, rng))?;
     let node = Node::new(Op::Checkpoint, inputs, move |sink, g| {

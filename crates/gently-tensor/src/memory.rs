@@ -21,6 +21,7 @@
 use crate::Device;
 use gently_kernels::buffer::AlignedBuf;
 use gently_kernels::scratch::Scratch;
+use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A pool's accounts, in bytes.
@@ -83,6 +84,23 @@ pub(crate) fn note_scratch(call: Scratch) {
     *account = account.or(call);
 }
 
+thread_local! {
+    static UNCOUNTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f`, whose tensors of [`Device::Meta`] enter no account: for shapes that are looked at while another thread may be counting
+/// what a run will take.
+pub fn uncounted<R>(f: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            UNCOUNTED.set(self.0);
+        }
+    }
+    let _restore = Restore(UNCOUNTED.replace(true));
+    f()
+}
+
 static SCRATCH: Mutex<Scratch> = Mutex::new(Scratch { asking: 0, packing: 0, attention: 0, call: 0 });
 
 fn scratch_account() -> MutexGuard<'static, Scratch> {
@@ -98,7 +116,11 @@ pub fn rounded(bytes: usize) -> usize {
 #[derive(Debug)]
 pub(crate) enum Block {
     Bytes(AlignedBuf<u8>),
-    Counted { size: usize },
+    Counted {
+        size: usize,
+    },
+    /// Nothing, not even an account: made within [`uncounted`].
+    Uncounted,
 }
 
 impl Block {
@@ -107,6 +129,7 @@ impl Block {
         match self {
             Block::Bytes(buf) => buf.len(),
             Block::Counted { size } => *size,
+            Block::Uncounted => 0,
         }
     }
 }
@@ -161,6 +184,8 @@ fn larger(class: usize) -> usize {
 /// Free memory beyond this multiple of the largest live size is given back (plus [`TRIM_FLOOR`]).
 const TRIM_FACTOR: usize = 3;
 const TRIM_FLOOR: usize = 64 << 20;
+/// More than any machine has.
+const MOST: usize = isize::MAX as usize / 8;
 
 impl Pool {
     const fn new() -> Pool {
@@ -176,7 +201,7 @@ impl Pool {
         let has_one = |class: &usize| self.free.get(*class).is_some_and(|free| !free.is_empty());
         let found = (class..=class + larger(class)).find(has_one);
         // More than can be addressed is in no machine; on Meta nobody else would notice.
-        let Some(live) = self.stats.live.checked_add(size).filter(|&live| live <= isize::MAX as usize / 8) else {
+        let Some(live) = self.stats.live.checked_add(size).filter(|&live| live <= MOST) else {
             return Taken::Refused;
         };
         self.stats.live = live;
@@ -244,6 +269,9 @@ fn size_of_class(class: usize) -> usize {
 /// memory for it even after all free lists have been given back.
 pub(crate) fn take(device: Device, bytes: usize, zeroed: bool) -> Option<Block> {
     let (class, size) = class_of(bytes);
+    if device == Device::Meta && UNCOUNTED.get() {
+        return (size <= MOST).then_some(Block::Uncounted);
+    }
     let (taken, before, high_water) = {
         let mut pool = pool(device);
         let (before, high_water) = (pool.stats, pool.high_water);
@@ -294,7 +322,9 @@ fn poison(buf: &mut AlignedBuf<u8>) {
 
 /// Returns a block taken for `bytes` bytes.
 pub(crate) fn put(device: Device, bytes: usize, block: Block) {
-    pool(device).put(bytes, block);
+    if !matches!(block, Block::Uncounted) {
+        pool(device).put(bytes, block);
+    }
 }
 
 #[cfg(test)]

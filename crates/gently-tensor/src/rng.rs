@@ -127,7 +127,8 @@ impl Rng {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        self.draw("uniform", shape, dtype, device, false, high - low, low)
+        let most = if low < high { below(high, dtype) } else { f32::INFINITY };
+        self.draw("uniform", shape, dtype, device, false, [high - low, low], most)
     }
 
     /// Normal numbers of this mean and standard deviation, of `shape`. Errors: a dtype that is not a float.
@@ -139,7 +140,7 @@ impl Rng {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        self.draw("normal", shape, dtype, device, true, std, mean)
+        self.draw("normal", shape, dtype, device, true, [std, mean], f32::INFINITY)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -150,8 +151,8 @@ impl Rng {
         dtype: DType,
         device: &Device,
         normal: bool,
-        scale: f64,
-        shift: f64,
+        [scale, shift]: [f64; 2],
+        most: f32,
     ) -> Result<Tensor> {
         let shape = shape.to_shape()?;
         if !dtype.is_float() {
@@ -160,6 +161,69 @@ impl Rng {
         let at = self.advance(shape.numel());
         let mut buffer = Buffer::alloc(op, *device, DType::F32, shape)?;
         backend::random(&mut buffer, self.key, at, normal, scale as f32, shift as f32);
+        if most < f32::INFINITY {
+            // Few if any are changed; on Meta there are none.
+            buffer.slice_mut::<f32>().iter_mut().filter(|v| **v > most).for_each(|v| *v = most);
+        }
         Tensor::from_buffer(buffer, shape, None).to_dtype(dtype)
+    }
+}
+
+/// The largest number below `high` of a float dtype, as f32: scaling and rounding may reach `high` itself. `F64` numbers are
+/// drawn as f32 too.
+fn below(high: f64, dtype: DType) -> f32 {
+    let nearest = high as f32;
+    let single = if f64::from(nearest) < high { nearest } else { nearest.next_down() };
+    if dtype != DType::Bf16 {
+        return single;
+    }
+    // A bf16 is the upper half of an f32. Rounding down goes away from 0 where the sign is set.
+    let bits = single.to_bits();
+    let bits = if single.is_sign_negative() { bits.saturating_add(0xFFFF) } else { bits };
+    f32::from_bits(bits & 0xFFFF_0000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::bf16;
+
+    #[test]
+    fn the_largest_number_below_is_found() {
+        for high in [1.0, 0.1, 1.5, 3.0, 1e-45, 0.0, -0.1, -1.0, -3.0, 1e30] {
+            let single = below(high, DType::F32);
+            assert!(f64::from(single) < high && f64::from(single.next_up()) >= high, "{high}: {single}");
+            let half = below(high, DType::Bf16);
+            assert_eq!(bf16::from_f32(half).to_f32(), half, "{high}: {half} is no bf16");
+            assert!(f64::from(half) < high, "{high}: {half}");
+            let bits = half.to_bits();
+            let next = f32::from_bits(if half.is_sign_negative() { bits - 0x1_0000 } else { bits + 0x1_0000 });
+            assert!(f64::from(next) >= high, "{high}: {next} is below too");
+        }
+    }
+
+    #[test]
+    fn uniform_numbers_stay_below_their_end() {
+        let draw = |dtype, low, high| {
+            let drawn = Rng::new(3).uniform([40_000], low, high, dtype, &Device::Cpu).unwrap();
+            drawn.to_f64_vec().unwrap()
+        };
+        for (low, high) in [(0.0, 1.0), (-2.0, -1.0), (0.05, 0.1)] {
+            let (single, half) = (draw(DType::F32, low, high), draw(DType::Bf16, low, high));
+            let most = f64::from(below(high, DType::Bf16));
+            let mut reached = 0;
+            for (s, h) in single.iter().zip(&half) {
+                let rounded = bf16::from_f32(*s as f32).to_f64();
+                reached += usize::from(rounded >= high);
+                // What was in range is as it was.
+                assert_eq!(*h, if rounded >= high { most } else { rounded });
+            }
+            assert!(reached > 0, "the test needs numbers that round to {high}");
+        }
+        // Nothing lies between: the end is all there is.
+        assert_eq!(
+            Rng::new(3).uniform([2], 0.5, 0.5, DType::F32, &Device::Cpu).unwrap().to_f64_vec().unwrap(),
+            [0.5; 2]
+        );
     }
 }

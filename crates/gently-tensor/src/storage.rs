@@ -49,7 +49,7 @@ impl Buffer {
     }
 
     pub fn is_meta(&self) -> bool {
-        matches!(self.block, Some(Block::Counted { .. }))
+        matches!(self.block, Some(Block::Counted { .. } | Block::Uncounted))
     }
 
     pub fn dtype(&self) -> DType {
@@ -111,11 +111,16 @@ pub(crate) struct Storage {
 
 impl Storage {
     pub fn new(buffer: Buffer) -> Storage {
+        Storage::of(Arc::new(buffer))
+    }
+
+    /// A storage of its own around what [`Storage::read`] gave: a write to either leaves the other as it is.
+    pub fn of(buffer: Arc<Buffer>) -> Storage {
         Storage {
             device: buffer.device,
             dtype: buffer.dtype,
             len: buffer.len,
-            buffer: Mutex::new(Some(Arc::new(buffer))),
+            buffer: Mutex::new(Some(buffer)),
             written: AtomicBool::new(false),
         }
     }

@@ -213,20 +213,6 @@ impl Grads {
         self.map.remove(&leaf.id())
     }
 
-    /// Puts a gradient in, replacing the one that was there. Errors: the shapes differ.
-    pub fn insert(&mut self, leaf: &Tensor, grad: Tensor) -> Result<()> {
-        if leaf.shape() != grad.shape() {
-            return Err(Error::ShapeMismatch {
-                op: "Grads::insert",
-                left: Box::new(*leaf.shape()),
-                right: Box::new(*grad.shape()),
-                why: "a gradient has its leaf's shape",
-            });
-        }
-        self.map.insert(leaf.id(), grad);
-        Ok(())
-    }
-
     /// All gradients, oldest leaf first.
     pub fn iter(&self) -> impl Iterator<Item = (TensorId, &Tensor)> {
         self.map.iter().map(|(&id, t)| (id, t))
@@ -378,7 +364,12 @@ impl Sink<'_> {
 
     /// The walk over a graph nested inside this one (recomputation): leaf gradients go to the same place.
     pub fn nested(&mut self, root: &Tensor, seed: Tensor, floor: u64) -> Result<()> {
-        walk(root, seed, self.grads, floor)
+        if root.node().is_some() {
+            return walk(root, seed, self.grads, floor);
+        }
+        // The nested graph is a leaf itself: a block that returns its input, or a parameter, as it is.
+        let edges = [Edge::to(root)];
+        Sink { edges: &edges, pending: &mut Pending::new(), grads: &mut *self.grads, floor }.give(0, seed)
     }
 
     /// Takes a leaf's gradient out: the gradients of a nested graph's own inputs.
@@ -439,15 +430,23 @@ impl Tensor {
         with_recording(false, || walk(self, seed, grads, 0))
     }
 
-    /// As [`Tensor::backward_into`] from any shape, with the gradient of the result given (same shape).
+    /// As [`Tensor::backward_into`] from any shape, with the gradient of the result given: same shape and device, a float
+    /// of any dtype.
     pub fn backward_from(&self, grad: &Tensor, grads: &mut Grads) -> Result<()> {
+        const OP: &str = "backward_from";
         if self.shape() != grad.shape() {
             return Err(Error::ShapeMismatch {
-                op: "backward_from",
+                op: OP,
                 left: Box::new(*self.shape()),
                 right: Box::new(*grad.shape()),
                 why: "the gradient has the result's shape",
             });
+        }
+        if self.device() != grad.device() {
+            return Err(Error::DeviceMismatch { op: OP, left: self.device(), right: grad.device() });
+        }
+        if !grad.dtype().is_float() {
+            return Err(Error::UnsupportedDType { op: OP, dtype: grad.dtype(), takes: "floats" });
         }
         let grad = grad.to_dtype(self.dtype().grad())?;
         with_recording(false, || walk(self, grad.detach(), grads, 0))

@@ -268,6 +268,13 @@ impl Tensor {
         Tensor::from_storage(self.0.storage.clone(), self.0.layout, None)
     }
 
+    /// The values of now without history, for a backward that computes with tensors: later writes do not reach them. No copy
+    /// is made unless there is such a write while they are kept.
+    pub(crate) fn snapshot(&self, op: &'static str) -> Result<Tensor> {
+        let storage = Arc::new(Storage::of(self.0.storage.read(op)?));
+        Ok(Tensor::from_storage(storage, self.0.layout, None))
+    }
+
     /// The operation that made this tensor, if it was recorded.
     pub fn op(&self) -> Option<crate::Op> {
         self.0.node.as_ref().map(|n| n.op)

@@ -322,6 +322,18 @@ fn every_backward_agrees_with_finite_differences() {
 }
 
 #[test]
+fn the_check_finds_a_lost_gradient() {
+    // One of two paths is cut: x where 2·x is right.
+    let x = Tensor::from_slice(&[0.3f64, -0.7], [2], &CPU).unwrap();
+    let error = gradcheck::check(|x| x[0].detach().mul(&x[0]), std::slice::from_ref(&x)).unwrap_err();
+    assert!(matches!(error, gradcheck::CheckError::Differs { input: 0, element: 0, .. }), "{error}");
+    // One element of the second input alone.
+    let gap = |x: &[Tensor]| x[0].mul(&Tensor::cat(&[&x[1].narrow(0, 0, 1)?, &x[1].narrow(0, 1, 1)?.detach()], 0)?);
+    let error = gradcheck::check(gap, &[x.clone(), x]).unwrap_err();
+    assert!(matches!(error, gradcheck::CheckError::Differs { input: 1, element: 1, .. }), "{error}");
+}
+
+#[test]
 fn every_operation_has_a_case_that_records_it() {
     let mut seen = BTreeSet::new();
     for case in all() {

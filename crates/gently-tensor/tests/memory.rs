@@ -25,4 +25,14 @@ fn what_no_machine_has_is_refused_and_leaves_no_trace() {
     let large: Vec<_> = (0..40).map(|_| Tensor::zeros([1 << 29, 1 << 29], DType::F64, &Device::Meta)).collect();
     let error = large.iter().find_map(|tensor| tensor.as_ref().err()).unwrap();
     assert!(error.is_out_of_memory(), "{error}");
+
+    // What is only looked at enters no account, dies where it may, and may be no larger.
+    drop(large);
+    let before = memory::stats(Device::Meta);
+    let shape = memory::uncounted(|| Tensor::zeros([1 << 20], DType::F32, &Device::Meta)).unwrap();
+    assert_eq!((memory::stats(Device::Meta), shape.dims()), (before, &[1usize << 20][..]));
+    drop(shape);
+    assert_eq!(memory::stats(Device::Meta), before);
+    let vast = memory::uncounted(|| Tensor::zeros([1 << 30, 1 << 28], DType::F64, &Device::Meta));
+    assert!(vast.unwrap_err().is_out_of_memory());
 }

@@ -86,7 +86,7 @@ fn pointwise_and_row_work() {
     assert_eq!(one(&|| x.layer_norm(&w, None, 1e-5).unwrap()), ("layer_norm", "norm", Work::pass(7 * 32, 256)));
     assert_eq!(one(&|| x.rms_norm(&w, 1e-5).unwrap()), ("rms_norm", "norm", Work::pass(4 * 32, 256)));
     assert_eq!(one(&|| x.softmax().unwrap()), ("softmax", "softmax", Work::pass(5 * 32, 256)));
-    assert_eq!(one(&|| x.sum_all().unwrap()), ("sum", "reduce", Work::pass(32, 132)));
+    assert_eq!(one(&|| x.sum_all().unwrap()), ("sum", "sum_axes", Work::pass(32, 132)));
     assert_eq!(one(&|| x.t().unwrap().contiguous().unwrap()), ("contiguous", "copy", Work::pass(0, 256)));
     let p = recorded(|| drop(x.matmul(&x.t().unwrap()).unwrap()));
     assert_eq!(p.calls[0].work, Work::products(4 * 4 * 8, 4 * (32 + 32 + 16), Compute::F32));

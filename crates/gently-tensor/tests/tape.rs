@@ -84,6 +84,66 @@ fn values_saved_for_the_backward_survive_updates_in_place() {
     x.with_data_mut::<f32, _>(|d| d[0] = 100.0).unwrap();
     assert_eq!(y.backward().unwrap().get(&x).unwrap().to_vec::<f32>().unwrap(), [6.0]);
     assert_eq!(x.to_vec::<f32>().unwrap(), [100.0]);
+
+    type Two = fn(&Tensor, &Tensor) -> Result<Tensor>;
+    let two: [(Two, [f32; 2]); 5] = [
+        (|a, b| a.mul(b), [5.0, 3.0]),
+        (|a, b| a.div(b), [0.2, -0.12]),
+        (|a, b| a.maximum(b), [0.0, 1.0]),
+        (|a, b| a.minimum(b), [1.0, 0.0]),
+        (|a, b| checkpoint(&[a, b], &mut Rng::new(1), |x, _| x[0].mul(&x[1])), [5.0, 3.0]),
+    ];
+    for (i, (f, want)) in two.into_iter().enumerate() {
+        let (a, b) = (param(&[3.0]), param(&[5.0]));
+        let y = f(&a, &b).unwrap().sum_all().unwrap();
+        a.with_data_mut::<f32, _>(|d| d[0] = 100.0).unwrap();
+        b.with_data_mut::<f32, _>(|d| d[0] = -7.0).unwrap();
+        let grads = y.backward().unwrap();
+        let got = [&a, &b].map(|t| grads.get(t).unwrap().item::<f32>().unwrap());
+        assert!(got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-6), "{i}: {got:?}");
+        assert_eq!((a.item::<f32>().unwrap(), b.item::<f32>().unwrap()), (100.0, -7.0));
+    }
+}
+
+#[test]
+fn positions_saved_for_the_backward_survive_updates_in_place() {
+    let rope = Rope::new(64, 4, 100.0, RopeStyle::Half).unwrap();
+    let values = Vec::from_iter((0..24).map(|i| (i as f32 * 0.7).sin()));
+    let turned = |x: &Tensor, at: &Tensor| x.narrow(2, 0, 2).unwrap().rope_at(&rope, at);
+    let packed = |x: &Tensor, at: &Tensor| {
+        let row = x.reshape([1, 2, 12]).unwrap();
+        row.attention_packed(1, 1, Some(&rope), Some(at), &AttentionSpec::causal(4))
+    };
+    let gradient = |f: &dyn Fn(&Tensor, &Tensor) -> Result<Tensor>, change: bool| {
+        let x = Tensor::from_slice(&values, [1, 2, 3, 4], &CPU).unwrap().param().unwrap();
+        let at = Tensor::from_slice(&[3u32, 9], [1, 2], &CPU).unwrap();
+        let y = f(&x, &at).unwrap().sqr().unwrap().sum_all().unwrap();
+        // Turning changes no length: weights make the angle count.
+        let weights = Tensor::from_slice(&values, [1, 2, 3, 4], &CPU).unwrap();
+        let z = f(&x.mul(&weights).unwrap(), &at).unwrap().sum_all().unwrap();
+        if change {
+            at.with_data_mut::<u32, _>(|d| d.fill(40)).unwrap();
+        }
+        y.add(&z).unwrap().backward().unwrap().get(&x).unwrap().to_vec::<f32>().unwrap()
+    };
+    for f in [&turned as &dyn Fn(&Tensor, &Tensor) -> Result<Tensor>, &packed] {
+        let plain = gradient(f, false);
+        assert!(plain.iter().any(|g| *g != 0.0));
+        assert_eq!(plain, gradient(f, true));
+    }
+}
+
+#[test]
+fn a_weight_is_updated_in_place_once_its_backward_has_run() {
+    let (w, x) = (param(&[2.0, 3.0]), param(&[5.0, 7.0]));
+    let address = || w.with_data::<f32, _>(|d| d.as_ptr() as usize).unwrap();
+    let before = address();
+    let loss = w.mul(&x).unwrap().div(&w).unwrap().maximum(&w).unwrap().sum_all().unwrap();
+    loss.backward().unwrap();
+    // The loss still lives, but what its graph kept does not.
+    w.with_data_mut::<f32, _>(|d| d[0] = 1.0).unwrap();
+    assert_eq!(address(), before);
+    drop(loss);
 }
 
 #[test]
@@ -113,6 +173,52 @@ fn checkpoints_refuse_captured_intermediates() {
     let y = checkpoint(&[&x], &mut Rng::new(0), move |xs, _| xs[0].mul(&hidden)).unwrap();
     let error = y.sum_all().unwrap().backward().unwrap_err();
     assert_eq!(error, Error::CheckpointCapture { op: "exp" });
+}
+
+#[test]
+fn a_checkpointed_block_may_return_what_it_was_given() {
+    type Block = fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>;
+    // An input; a parameter that the block captured; an input that the block was given twice.
+    let blocks: [Block; 3] = [|x, _, _| Ok(x.clone()), |_, _, w| Ok(w.clone()), |x, y, _| x.mul(y)];
+    let run = |block: Block, checkpointed: bool| {
+        let (x, w) = (param(&[0.5, -0.25]), param(&[2.0, 3.0]));
+        let hidden = x.exp().unwrap();
+        let y = if checkpointed {
+            let w = w.clone();
+            checkpoint(&[&hidden, &hidden], &mut Rng::new(4), move |xs, _| block(&xs[0], &xs[1], &w)).unwrap()
+        } else {
+            block(&hidden, &hidden, &w).unwrap()
+        };
+        // Both leaves have other uses, before and after the block's.
+        let y = y.mul(&w).unwrap().add(&hidden).unwrap();
+        let grads = y.sum_all().unwrap().backward().unwrap();
+        assert_eq!(grads.len(), 2, "the block's own leaves leave no trace");
+        [&x, &w].map(|t| grads.get(t).unwrap().to_vec::<f32>().unwrap())
+    };
+    for (i, block) in blocks.into_iter().enumerate() {
+        assert_eq!(run(block, false), run(block, true), "block {i}");
+    }
+    // Nothing that it returns needs a gradient.
+    let constant = param(&[1.0]).detach();
+    let x = param(&[4.0]);
+    let y = checkpoint(&[&x], &mut Rng::new(0), move |_, _| Ok(constant.clone())).unwrap();
+    assert!(y.sum_all().unwrap().backward().unwrap().is_empty());
+}
+
+#[test]
+fn a_given_gradient_fits_the_result() {
+    let x = param(&[1.0, 2.0]);
+    let y = || x.sqr().unwrap();
+    let mut grads = Grads::new();
+    let ones = Tensor::ones([2], DType::F32, &CPU).unwrap();
+    y().backward_from(&ones, &mut grads).unwrap();
+    y().backward_from(&ones.to_dtype(DType::F64).unwrap(), &mut grads).unwrap();
+    assert_eq!(grads.get(&x).unwrap().to_vec::<f32>().unwrap(), [4.0, 8.0]);
+    let refused = |grad: Tensor| y().backward_from(&grad, &mut Grads::new()).unwrap_err();
+    let of = |dims: &[usize], dtype, device| refused(Tensor::ones(dims, dtype, &device).unwrap());
+    assert!(matches!(of(&[1], DType::F32, CPU), Error::ShapeMismatch { .. }));
+    assert!(matches!(of(&[2], DType::U32, CPU), Error::UnsupportedDType { .. }));
+    assert!(matches!(of(&[2], DType::F32, Device::Meta), Error::DeviceMismatch { .. }));
 }
 
 #[test]
@@ -163,7 +269,9 @@ fn errors_name_the_operation_shapes_and_dtypes() {
     assert!(matches!(Tensor::from_slice(&[1.0f32], [2], &CPU), Err(Error::LenMismatch { len: 1, expected: 2, .. })));
     assert!(matches!(ids.exp(), Err(Error::UnsupportedDType { dtype: DType::U32, .. })));
     assert!(matches!(ids.param(), Err(Error::UnsupportedDType { .. })));
-    assert!(matches!(a.dropout(1.0, &mut Rng::new(0)), Err(Error::BadArgument { .. })));
+    for p in [1.0, 0.999_999_99, -0.1, f64::NAN] {
+        assert!(matches!(a.dropout(p, &mut Rng::new(0)), Err(Error::BadArgument { .. })), "{p}");
+    }
 }
 
 #[test]
@@ -182,11 +290,17 @@ fn attention_refuses_what_does_not_fit() {
     ] {
         assert!(q.attention(&k, &v, &spec).is_err(), "{k:?}");
     }
-    let mut bad = Vec::from_iter((0..4).map(|_| spec.clone()));
+    let (flat_q, flat_k) = (t(&[2, 3, 4, 0]), t(&[2, 3, 2, 0]));
+    assert!(matches!(flat_q.attention(&flat_k, &flat_k, &spec), Err(Error::BadShape { .. })));
+    assert!(matches!(t(&[2, 3, 0]).attention_packed(4, 2, None, None, &spec), Err(Error::BadShape { .. })));
+    assert!(spec.clone().with_dropout(0.999_999_99, &mut Rng::new(0)).is_err());
+    let mut bad = Vec::from_iter((0..6).map(|_| spec.clone()));
     bad[0].docs = Some(Tensor::zeros([2, 4], DType::U32, &CPU).unwrap());
     bad[1].alibi = Some(t(&[3]));
     bad[2].softcap = Some(0.0);
     bad[3].rel_bias = Some(t(&[2, 5]));
+    bad[4].dropout = Some(Dropout { p: 1.0, key: [0; 2], offset: 0 });
+    bad[5].dropout = Some(Dropout { p: f32::NAN, key: [0; 2], offset: 0 });
     for spec in &bad {
         assert!(q.attention(&k, &k, spec).is_err(), "{spec:?}");
     }

@@ -1,5 +1,6 @@
 //! What can go wrong with a tokenizer or a text, and what to do about it.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 /// The result of this crate.
@@ -179,11 +180,23 @@ impl Error {
                 "constraints need a tokenizer of bytes, characters, byte-level BPE or SentencePiece; WordPiece is none"
                     .into(),
             ),
-            Self::Io { .. }
-            | Self::TooLarge { .. }
-            | Self::Invalid { .. }
-            | Self::Pipeline { .. }
-            | Self::TextTemplate { .. } => None,
+            Self::Invalid { .. } => Some(
+                "the file is damaged, or of a kind that is not read here; take it from where the model was published"
+                    .into(),
+            ),
+            Self::TooLarge { .. } => Some("check the path: this may be some other file".into()),
+            Self::Io { source, .. } => match source.kind() {
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                    Some("choose a folder that you may write to, or change its permissions".into())
+                }
+                ErrorKind::StorageFull => Some("free some space, or choose another disk".into()),
+                ErrorKind::NotFound => Some("check the path".into()),
+                ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+                    Some("a file stands where a folder is wanted: give another path, or move the file".into())
+                }
+                _ => None,
+            },
+            Self::Pipeline { .. } | Self::TextTemplate { .. } => None,
         }
     }
 

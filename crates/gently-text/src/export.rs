@@ -3,15 +3,19 @@
 //! Here: the way back from `tokenizer.json`. What the GGUF form cannot say (another rule for cutting text, another
 //! normalisation) is an error, but for two things that published models have and that are dropped: NFC in front of byte-level
 //! BPE (Qwen), which readers of GGUF files do without, and whether an added token takes the spaces beside it or stands for
-//! whole words only (`lstrip`, `rstrip`, `single_word`), which they know by a model's name (Phi-3) or not at all.
+//! whole words only (`lstrip`, `rstrip`, `single_word`), which they know by a model's name or architecture (Phi-3) or not at
+//! all.
 
+use crate::json::byte_letters;
 use crate::split;
 use crate::vocabulary::byte_of;
-use crate::{Error, Result, Tokenizer};
+use crate::{Error, Kind, Result, Tokenizer};
 use serde_json::Value;
 use std::collections::HashMap;
 
 const SPACE: &str = "▁";
+/// A rule for cutting text that every reader knows.
+const ANY_CUT: &str = "gpt-2";
 
 /// A vocabulary ready to be written; the fields are those of [`crate::Vocabulary`].
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -45,6 +49,7 @@ impl Tokenizer {
             Some("BPE") if is_byte_level(&file["decoder"]) => byte_level(&file)?,
             Some("BPE") => sentencepiece(&file)?,
             Some("WordPiece") => wordpiece(&file)?,
+            Some("WordLevel") if self.kind() == Kind::Characters => characters(&file)?,
             Some(other) => return Err(none(format!("a {other} model"))),
             None => return Err(none("a model without a type")),
         };
@@ -149,12 +154,28 @@ fn byte_level(file: &Value) -> Result<Export> {
         }
     }
     let whole = file["model"]["ignore_merges"] == true;
-    let Some(pre) = split::name_of(&patterns, whole) else {
+    let merges: Vec<String> = merges(file)?.into_iter().map(|(a, b)| format!("{a} {b}")).collect();
+    // Where nothing is merged it does not matter how a text is cut.
+    let any = (merges.is_empty() && !whole).then_some(ANY_CUT);
+    let Some(pre) = split::name_of(&patterns, whole).or(any) else {
         return Err(none(format!("the rule {patterns:?} for cutting text")));
     };
     let (tokens, types) = tokens(file)?;
-    let merges = merges(file)?.into_iter().map(|(a, b)| format!("{a} {b}")).collect();
     Ok(Export { model: "gpt2", pre: Some(pre), tokens, types, merges, ..Export::default() })
+}
+
+/// Characters of one byte are a byte-level vocabulary that merges nothing. A reader of the file leaves out what is not in it, where
+/// the character vocabulary calls it an error.
+fn characters(file: &Value) -> Result<Export> {
+    let letters = byte_letters();
+    let (mut tokens, types) = tokens(file)?;
+    for (token, _) in tokens.iter_mut().zip(&types).filter(|(_, kind)| **kind == 1) {
+        match token.as_bytes() {
+            [byte] => *token = letters[usize::from(*byte)].to_string(),
+            _ => return Err(none(format!("a vocabulary of characters, one of them {token:?},"))),
+        }
+    }
+    Ok(Export { model: "gpt2", pre: Some(ANY_CUT), tokens, types, ..Export::default() })
 }
 
 fn sentencepiece(file: &Value) -> Result<Export> {

@@ -15,6 +15,18 @@ use tokenizers::Tokenizer;
 const MAX_ID: u32 = 1 << 24;
 /// Numbers without a token that are believed, beside some for each token: tables have a place for every number.
 const MOST_HOLES: usize = 1 << 16;
+/// What a `tokenizer.json` is made of.
+const PARTS: [&str; 9] = [
+    "version",
+    "truncation",
+    "padding",
+    "added_tokens",
+    "normalizer",
+    "pre_tokenizer",
+    "post_processor",
+    "decoder",
+    "model",
+];
 
 #[derive(Debug)]
 pub(crate) struct Pipeline {
@@ -49,13 +61,19 @@ impl TokenBytes {
 }
 
 impl Pipeline {
-    /// Checks and loads the text of a `tokenizer.json`, already parsed as `value`; `path` is for messages.
-    pub fn read(text: String, value: &Value, path: &Path) -> Result<Self> {
+    /// Checks and loads the text of a `tokenizer.json`, already parsed as `value`; `path` is for messages. The library gets what was
+    /// checked and not the text, in which a part may stand twice: it would read both, where a parser keeps the last.
+    pub fn read(text: String, value: Value, path: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::Invalid { path: path.into(), reason };
+        let unknown = value.as_object().and_then(|parts| parts.keys().find(|key| !PARTS.contains(&key.as_str())));
+        if let Some(unknown) = unknown {
+            // The library passes over it in a value, and it may change what tokens are.
+            return Err(invalid(format!("its part {unknown:?} is not known")));
+        }
         charsmap::check_all(&value["normalizer"]).map_err(|why| invalid(format!("the normalisation table: {why}")))?;
         parts::check_normalizer(&value["normalizer"]).map_err(invalid)?;
         check_merges(&value["model"]).map_err(invalid)?;
-        let ordinary = text.parse::<Tokenizer>().map_err(|e| invalid(e.to_string()))?;
+        let ordinary: Tokenizer = serde_json::from_value(value).map_err(|e| invalid(e.to_string()))?;
         let pipeline = Self::built(ordinary, path)?;
         Ok(Self { text: text.into(), ..pipeline })
     }
@@ -263,7 +281,7 @@ mod tests {
                 "model": {{"type": "BPE", "vocab": {vocab}, "merges": []}}}}"#
             );
             let value = serde_json::from_str(&text).unwrap();
-            Pipeline::read(text, &value, Path::new("tokenizer.json")).map(|p| p.vocab)
+            Pipeline::read(text, value, Path::new("tokenizer.json")).map(|p| p.vocab)
         };
         let says = |vocab, normalizer: &str| read(vocab, normalizer).unwrap_err().to_string();
         assert_eq!(read(r#"{"a": 0, "b": 60000}"#, "null").unwrap(), 60001);
@@ -301,7 +319,7 @@ mod tests {
         let read = |merge: &str, prefix: &str| {
             let text = file(merge, prefix);
             let value = serde_json::from_str(&text).unwrap();
-            Pipeline::read(text, &value, Path::new("tokenizer.json")).map(|p| p.vocab)
+            Pipeline::read(text, value, Path::new("tokenizer.json")).map(|p| p.vocab)
         };
         assert_eq!(read(r###"["ab", "##é"]"###, r###""##""###).unwrap(), 4);
         assert_eq!(read(r###""ab ##é""###, r###""##""###).unwrap(), 4);
@@ -317,5 +335,29 @@ mod tests {
             let e = read(merge, prefix).unwrap_err().to_string();
             assert!(e.contains("tokenizer.json") && e.contains("merge 0"), "{merge} {prefix}: {e}");
         }
+    }
+
+    #[test]
+    fn what_is_said_twice_is_read_once() {
+        let read = |more: &str| {
+            let text = format!(
+                r#"{{"version": "1.0", "added_tokens": [], {more}
+                "model": {{"type": "BPE", "vocab": {{"a": 0, "b": 1}}, "merges": []}}}}"#
+            );
+            let value = serde_json::from_str(&text).unwrap();
+            Pipeline::read(text, value, Path::new("tokenizer.json"))
+        };
+        let ids = |more: &str| read(more).unwrap().encode("a", false).unwrap();
+        assert_eq!(ids(""), [0]);
+        // The library would fail or panic at each of the first, though another follows.
+        for first in [
+            r#""normalizer": {"type": "Precompiled", "precompiled_charsmap": "Zg"},"#,
+            r#""normalizer": {"type": "Precompiled", "precompiled_charsmap": ""},"#,
+            r#""model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [["a", "bb"]]},"#,
+        ] {
+            assert_eq!(ids(&format!(r#"{first} "normalizer": null,"#)), [0], "{first}");
+        }
+        let e = read(r#""normaliser": null,"#).unwrap_err().to_string();
+        assert!(e.contains("tokenizer.json") && e.contains("\"normaliser\" is not known"), "{e}");
     }
 }

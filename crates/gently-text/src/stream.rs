@@ -24,8 +24,9 @@ pub struct StreamDecoder {
 enum State {
     /// The bytes of a character that is not yet whole.
     Bytes(Vec<u8>),
-    /// As `Bytes`, of tokens as they are inside a text. At a text's beginning also the tokens so far, all stripped.
-    Within { pending: Vec<u8>, stripped: Option<Vec<u32>> },
+    /// As `Bytes`, of tokens as they are inside a text. At a text's beginning also the tokens so far, all stripped; `begins` says
+    /// whether a text starts at one.
+    Within { pending: Vec<u8>, stripped: Option<Vec<u32>>, begins: bool },
     /// Tokens whose text depends on their neighbours: a window of tokens, its text when something was last given out, and
     /// for how many tokens nothing was.
     Window { ids: Vec<u32>, given: String, waited: usize },
@@ -42,7 +43,7 @@ impl StreamDecoder {
         let state = if tokenizer.is_byte_exact() {
             State::Bytes(Vec::new())
         } else if tokenizer.has_bytes_within() {
-            State::Within { pending: Vec::new(), stripped: Some(Vec::new()) }
+            State::Within { pending: Vec::new(), stripped: Some(Vec::new()), begins: true }
         } else {
             State::Window { ids: Vec::new(), given: String::new(), waited: 0 }
         };
@@ -53,8 +54,8 @@ impl StreamDecoder {
     /// [`Self::new`] where tokens have no bytes of their own.
     pub fn within(tokenizer: &Tokenizer) -> Self {
         let mut decoder = Self::new(tokenizer);
-        if let State::Within { stripped, .. } = &mut decoder.state {
-            *stripped = None;
+        if let State::Within { stripped, begins, .. } = &mut decoder.state {
+            (*stripped, *begins) = (None, false);
         }
         decoder
     }
@@ -69,7 +70,7 @@ impl StreamDecoder {
                 self.tokenizer.push_bytes(&[id], pending)?;
                 Ok(take_whole(pending))
             }
-            State::Within { pending, stripped } => {
+            State::Within { pending, stripped, .. } => {
                 let name = || self.tokenizer.token(id).unwrap_or_default().into_bytes();
                 let mut bytes = self.tokenizer.bytes_within(id)?.unwrap_or_else(name);
                 // What a text's beginning loses, mostly one space, the decoded text shows; later tokens lose nothing.
@@ -104,8 +105,7 @@ impl StreamDecoder {
                     *waited += 1;
                     return Ok(String::new());
                 }
-                // A later token may change the text before it; what was given out stays, and what differs follows.
-                let new = text[common(given, &text)..].to_owned();
+                let new = beyond(given, &text).to_owned();
                 (*given, *waited) = (text, 0);
                 if ids.len() >= WINDOW {
                     // Keep a few tokens as context (a leading space is stripped only at a text's start).
@@ -117,18 +117,22 @@ impl StreamDecoder {
         }
     }
 
-    /// Ends the text: returns what was held back, with U+FFFD for bytes that are no character.
+    /// Ends the text: returns what was held back, with U+FFFD for bytes that are no character. What is pushed next is another
+    /// text, which begins as the decoder did.
     ///
     /// # Errors
     /// As [`Tokenizer::decode`].
     pub fn finish(&mut self) -> Result<String> {
+        let whole = |pending: &mut Vec<u8>| String::from_utf8_lossy(&std::mem::take(pending)).into_owned();
         match &mut self.state {
-            State::Bytes(pending) | State::Within { pending, .. } => {
-                Ok(String::from_utf8_lossy(&std::mem::take(pending)).into_owned())
+            State::Bytes(pending) => Ok(whole(pending)),
+            State::Within { pending, stripped, begins } => {
+                *stripped = begins.then(Vec::new);
+                Ok(whole(pending))
             }
             State::Window { ids, given, waited } => {
                 let text = self.tokenizer.decode(ids)?;
-                let rest = text[common(given, &text)..].to_owned();
+                let rest = beyond(given, &text).to_owned();
                 ids.clear();
                 given.clear();
                 *waited = 0;
@@ -138,9 +142,18 @@ impl StreamDecoder {
     }
 }
 
-/// How many bytes both texts begin with, in whole characters.
-fn common(a: &str, b: &str) -> usize {
-    a.chars().zip(b.chars()).take_while(|(x, y)| x == y).map(|(c, _)| c.len_utf8()).sum()
+/// What of a text is still to be given out. A later token may change the text before it, mostly by taking spaces away: what was
+/// given out stays, and as many letters are passed over, so that none comes twice.
+fn beyond<'t>(given: &str, text: &'t str) -> &'t str {
+    if let Some(rest) = text.strip_prefix(given) {
+        return rest;
+    }
+    let letter = |c: &char| !c.is_whitespace();
+    let mut rest = text.chars();
+    for _ in 0..given.chars().filter(letter).count() {
+        let _ = rest.find(letter);
+    }
+    rest.as_str()
 }
 
 /// Takes from `bytes` all that is decided: whole characters, and U+FFFD for what can no longer become one.

@@ -135,12 +135,7 @@ impl Tokenizer {
             column: e.column(),
             reason: e.to_string(),
         })?;
-        Self::from_parsed(text, &value, path)
-    }
-
-    /// As [`Self::from_json`], with the text already parsed.
-    pub(crate) fn from_parsed(text: String, value: &serde_json::Value, path: &Path) -> Result<Self> {
-        let model = match json::recognise(value) {
+        let model = match json::recognise(&value) {
             Recognised::Bytes(s) => Model::Bytes(s),
             Recognised::Characters(chars, s) => Model::Characters(CharTable::from_ordered(chars), s),
             Recognised::Other => Model::Pipeline(Box::new(Pipeline::read(text, value, path)?)),
@@ -555,7 +550,8 @@ fn generation_ends(dir: &Path) -> Vec<u32> {
     }
 }
 
-/// Reads a text file with a limit on its size.
+/// Reads a text file with a limit on its size: as `gently_formats::bounded::read_text`, which this crate cannot use, since it is
+/// beside that one and not above it, with errors of its own.
 pub(crate) fn read(path: &Path) -> Result<String> {
     let io = |source| Error::Io { path: path.into(), action: "read", source };
     // Asked before it is opened: opening a pipe waits for its other end.

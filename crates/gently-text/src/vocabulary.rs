@@ -21,10 +21,15 @@ const MAX_TOKEN: usize = 4096;
 const MOST_MERGES: usize = 64;
 /// What a merge takes beside its letters: two texts and an entry in a list.
 const MERGE: usize = 64;
+/// Tokens of Phi-3 that take no spaces with them.
+const PHI3_KEPT: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
 
 /// What a file says about its tokens. Token numbers are places in `tokens`.
 #[derive(Debug, Clone, Default)]
 pub struct Vocabulary<'a> {
+    /// The architecture of the model, where it is known. What its tokens do beyond their types has no place in a file: those of
+    /// turns of `phi3` take the spaces behind them, with `llama` as the algorithm.
+    pub architecture: Option<&'a str>,
     /// The algorithm: `gpt2` (byte-level BPE), `llama` (SentencePiece BPE), `t5` (unigram), `bert` (WordPiece).
     pub model: &'a str,
     /// How a text is cut, for `gpt2`.
@@ -151,8 +156,18 @@ impl Reader<'_> {
         spelled.iter().enumerate().filter(|(_, t)| !t.is_empty()).filter_map(|(id, content)| {
             let kind = self.kind(id);
             let special = matches!(kind, CONTROL | UNKNOWN) || (kind == 1 && self.names(id));
-            (special || kind == USER).then(|| AddedToken::from((*content).to_owned(), special).normalized(false))
+            (special || kind == USER).then(|| {
+                let token = AddedToken::from((*content).to_owned(), special).normalized(false);
+                token.rstrip(self.takes_spaces(kind, content))
+            })
         })
+    }
+
+    /// Whether a token takes the spaces behind it, as `rstrip` says in Phi-3's published folder. Files do not say it: llama.cpp goes
+    /// by the model's name (`llama_vocab::impl::load`). `</s>` is no special token there, and takes them too.
+    fn takes_spaces(&self, kind: i64, token: &str) -> bool {
+        let phi3 = self.v.architecture == Some("phi3") && self.v.model == "llama";
+        phi3 && (kind == CONTROL && !PHI3_KEPT.contains(&token) || token == "</s>")
     }
 
     /// Whether the file names this token as its beginning or end.

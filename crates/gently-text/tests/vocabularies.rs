@@ -317,6 +317,73 @@ fn bytes_that_are_no_character_take_no_text_with_them() {
 }
 
 #[test]
+fn marks_of_phi3_take_the_spaces_behind_them() {
+    let v = |architecture| Vocabulary {
+        architecture,
+        model: "llama",
+        tokens: vec!["<unk>", "<s>", "</s>", "▁", "a", "▁a", "<|endoftext|>", "<|user|>"],
+        types: vec![2, 3, 4, 1, 1, 1, 3, 3],
+        scores: vec![0.0; 8],
+        bos: Some(1),
+        ends: vec![6],
+        unknown: Some(0),
+        ..Vocabulary::default()
+    };
+    for architecture in [Some("phi3"), Some("llama"), None] {
+        let tokenizer = Tokenizer::from_vocabulary(&v(architecture), "x".as_ref()).unwrap();
+        let strips = architecture == Some("phi3");
+        for (mark, id, stripped) in
+            [("<|user|>", 7, strips), ("</s>", 2, strips), ("<|endoftext|>", 6, false), ("<s>", 1, false)]
+        {
+            let ids = tokenizer.encode_with_specials(&format!("{mark}  a")).unwrap();
+            let kept: &[u32] = if stripped { &[5] } else { &[3, 3, 5] };
+            assert_eq!(ids, [&[id], kept].concat(), "{architecture:?}: {mark}");
+        }
+        // And a folder made of it says so.
+        assert_eq!(tokenizer.to_json().contains("\"rstrip\":true"), strips);
+    }
+    // With another algorithm a model of that architecture has other tokens.
+    let other = Tokenizer::from_vocabulary(&Vocabulary { architecture: Some("phi3"), ..tiny() }, "x".as_ref()).unwrap();
+    assert!(!other.to_json().contains("\"rstrip\":true"));
+}
+
+#[test]
+fn a_decoder_begins_again_as_it_did() {
+    let tokenizer = turns(false);
+    for (mut decoder, said) in [(StreamDecoder::new(&tokenizer), "a a"), (StreamDecoder::within(&tokenizer), " a a")] {
+        for _ in 0..3 {
+            assert_eq!(streamed(&mut decoder, &[7, 7]), said);
+        }
+        // Also after a text of which nothing was left.
+        assert_eq!(streamed(&mut decoder, &[4]), if said.starts_with(' ') { " " } else { "" });
+        assert_eq!(streamed(&mut decoder, &[7, 7]), said);
+    }
+}
+
+#[test]
+fn no_letter_is_streamed_twice() {
+    // WordPiece cleans each token by itself ...
+    let tokens = vec!["[UNK]", "[CLS]", "[SEP]", "▁do", "▁n", "▁'", "▁t", "▁know"];
+    let v = Vocabulary { model: "bert", tokens, ..Vocabulary::default() };
+    let word = Tokenizer::from_vocabulary(&v, "x".as_ref()).unwrap();
+    let ids = [3, 4, 5, 6, 7];
+    assert_eq!(streamed(&mut StreamDecoder::new(&word), &ids), word.decode(&ids).unwrap());
+    // ... but behind Fuse the whole text, when some of it is given out already.
+    let file = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": null, "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Fuse"}, {"type": "WordPiece", "prefix": "##", "cleanup": true}]},
+        "model": {"type": "WordLevel", "unk_token": "?",
+                  "vocab": {"?": 0, "do": 1, " n": 2, " '": 3, " t": 4, " know": 5}},
+    });
+    let fused = Tokenizer::from_json(file.to_string(), "x".as_ref()).unwrap();
+    let ids = [1, 2, 3, 4, 5];
+    assert_eq!(fused.decode(&ids).unwrap(), "don't know");
+    assert_eq!(streamed(&mut StreamDecoder::new(&fused), &ids), "do n 't know");
+}
+
+#[test]
 fn a_text_loses_its_end_and_never_what_stands_around_it() {
     let v = Vocabulary {
         model: "bert",
@@ -373,4 +440,31 @@ fn tokens_have_their_bytes_inside_a_text() {
     assert_eq!(word.piece(3).unwrap(), "a");
     let error = word.bytes_within(3).unwrap_err();
     assert!(error.to_string().contains("WordPiece") && error.hint().is_some(), "{error}");
+}
+
+#[test]
+fn bytes_and_characters_go_into_a_file_and_come_back() {
+    let text = "zebra ~ Q\n";
+    for (tokenizer, all) in [(Tokenizer::bytes(), 256), (Tokenizer::characters(text.chars()), 10)] {
+        let tokenizer = tokenizer.with_end_of_text("<end>");
+        let out = tokenizer.export(all + 3).unwrap();
+        assert_eq!(
+            (out.tokens.len(), &out.types[all - 1..], out.ends.as_slice()),
+            (all + 3, &[1, 3, 5, 5][..], &[all as u32][..])
+        );
+        let v = Vocabulary {
+            model: out.model,
+            pre: out.pre,
+            tokens: out.tokens.iter().map(String::as_str).collect(),
+            types: out.types.iter().map(|t| i64::from(*t)).collect(),
+            ends: out.ends.clone(),
+            ..Vocabulary::default()
+        };
+        let again = Tokenizer::from_vocabulary(&v, "x".as_ref()).unwrap();
+        assert_eq!(again.encode(text).unwrap(), tokenizer.encode(text).unwrap());
+        assert_eq!(again.decode(&again.encode(text).unwrap()).unwrap(), text);
+        assert_eq!(again.ends(), tokenizer.ends());
+    }
+    let wide = Tokenizer::characters("aü".chars()).export(2).unwrap_err();
+    assert!(wide.to_string().contains("ü"), "{wide}");
 }

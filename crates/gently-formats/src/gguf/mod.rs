@@ -41,6 +41,6 @@ mod write;
 pub use header::{Entry, HEADER_FACTOR, Header};
 pub use kinds::TensorType;
 pub use metadata::Metadata;
-pub use read::Gguf;
+pub use read::{Gguf, is_part};
 pub use value::{Array, Texts, Value};
 pub use write::{Spec, Writer};

@@ -111,6 +111,11 @@ impl Gguf {
     }
 }
 
+/// Whether a file's name says that it is a part of several: `model-00002-of-00003.gguf`.
+pub fn is_part(path: &Path) -> bool {
+    split_of(path).is_some()
+}
+
 /// `model-00002-of-00003.gguf` is `("model", 3)`.
 fn split_of(path: &Path) -> Option<(String, usize)> {
     let name = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
@@ -149,6 +154,7 @@ mod tests {
     #[test]
     fn names_of_parts() {
         assert_eq!(split_of("a/m-00002-of-00003.gguf".as_ref()), Some(("m".into(), 3)));
+        assert!(is_part("a/m-00002-of-00003.gguf".as_ref()) && !is_part("a/m.gguf".as_ref()));
         for whole in ["m.gguf", "m-2-of-3.gguf", "m-00004-of-00003.gguf", "m-00000-of-00003.gguf", "-of-00003.gguf"] {
             assert_eq!(split_of(whole.as_ref()), None, "{whole}");
         }

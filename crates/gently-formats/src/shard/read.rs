@@ -82,6 +82,11 @@ impl Shard {
         self.header.tokenizer
     }
 
+    /// A hash of all that the shard holds: of its mask, its documents' ends and the checksums of its blocks, as its header says it.
+    pub fn checksum(&self) -> u64 {
+        self.header.tail
+    }
+
     /// Documents.
     pub fn documents(&self) -> u64 {
         self.header.documents

@@ -61,7 +61,7 @@ pub(super) fn backward_on(
 
     let [dq, dk, dv] = open(&mut grads, shape);
     let mut partial = AlignedBuf::<f32>::try_zeroed(partial_len(shape, splits))?;
-    let bins = spec.rel_bias.filter(|_| d_rel_bias.is_some()).map_or(0, |b| b.len() / shape.heads);
+    let bins = spec.rel_bias.filter(|_| d_rel_bias.is_some()).map_or(0, |b| b.len() / shape.heads.max(1));
     let mut bias = AlignedBuf::<f32>::try_zeroed(bias_len(shape, splits, bins))?;
     let view = |data| Raw::new(&HeadView::contiguous(data, shape.t_q, shape.heads, shape.d));
     let io = Io {
@@ -98,7 +98,8 @@ pub(super) fn backward_on(
     }
     if let Some(d) = d_rel_bias {
         // In order of split and batch: bits do not depend on who made the parts.
-        for part in bias.chunks_exact(shape.heads * bins) {
+        // Without heads there are no parts, and none of them has a size.
+        for part in bias.chunks_exact((shape.heads * bins).max(1)) {
             for (d, x) in d.iter_mut().zip(part) {
                 *d += x;
             }

@@ -476,11 +476,22 @@ fn packed_gradients_that_cannot_be_counted_are_refused() {
 fn no_heads_are_no_work() {
     let s = AttnShape { batch: 1, t_q: 1, t_k: 1, heads: 0, kv_heads: 1, d: 4 };
     let spec = AttnSpec::new(1.0, Mask::Full);
+    // Without heads a bias may have any length.
+    let bias = [0.5f32; 3];
+    let biased = AttnSpec { rel_bias: Some(&bias[..]), ..spec };
     let q = HeadView::contiguous(&[], 1, 0, 4);
     let kv = HeadView::contiguous(&[0.0; 4], 1, 1, 4);
     for path in cpu::available() {
         forward_on(path, s, &spec, q, kv, kv, &mut [], &mut []).unwrap();
         forward_each_on(path, s, &[1], &spec, q, kv, kv, &mut [], &mut []).unwrap();
+        let (mut dk, mut dv, mut d_bias) = ([7.0; 4], [7.0; 4], [7.0; 3]);
+        let grads = QkvGrads::Split {
+            dq: HeadViewMut::contiguous(&mut [], 1, 0, 4),
+            dk: HeadViewMut::contiguous(&mut dk, 1, 1, 4),
+            dv: HeadViewMut::contiguous(&mut dv, 1, 1, 4),
+        };
+        backward_on(path, s, &biased, q, kv, kv, &[], &[], &[], grads, Some(&mut d_bias)).unwrap();
+        assert_eq!((dk, dv, d_bias), ([0.0; 4], [0.0; 4], [7.0; 3]), "{path:?}: nobody reads the key");
     }
 }
 

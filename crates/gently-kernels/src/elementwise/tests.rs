@@ -183,6 +183,17 @@ fn functions_and_their_slopes() {
 }
 
 #[test]
+fn constant_powers_are_flat_at_zero() {
+    let x = [0.0f32, -0.0, 1.5];
+    for (p, want) in [(0.0, [0.0; 3]), (1.0, [1.0; 3]), (2.0, [0.0, 0.0, 3.0])] {
+        let (mut y, mut dx) = ([9.0; 3], [9.0; 3]);
+        unary(Unary::Powf(p), &x, &mut y);
+        unary_backward(Unary::Powf(p), &x, &y, &[1.0; 3], &mut dx);
+        assert_eq!(dx, want, "x^{p}");
+    }
+}
+
+#[test]
 fn scaled_sums() {
     let x = random(6, 40_000);
     let mut y = x.clone();

@@ -87,6 +87,8 @@ impl<T: Real> Unary<T> {
             Unary::Sigmoid => y * (T::ONE - y),
             Unary::Sin => x.cos(),
             Unary::Cos => -x.sin(),
+            // x⁰ is flat, at 0 too, where the rule would give 0 · ∞.
+            Unary::Powf(p) if p == T::ZERO => T::ZERO,
             Unary::Powf(p) => p * x.powf(p - T::ONE),
             Unary::Affine { scale, .. } => scale,
         }

@@ -9,8 +9,9 @@
 //! lie, and a page is never packed again. **A query has the same bits** whatever queries are computed beside it, and
 //! however the work is cut: pages are joined in chunks that depend on positions alone.
 //!
-//! A NaN or infinity that a query sees reaches its output. Values that it does not see count 0 times, they are not left
-//! out: one that is not finite also spoils queries computed beside those that see it, and then bits depend on the cut.
+//! A NaN that a query sees reaches its output, and so does a value that is infinite. An infinite key does where its score is +∞ or
+//! NaN: a score of −∞ has no weight, and a soft cap makes it finite. Values that a query does not see count 0 times, they are not
+//! left out: one that is not finite also spoils queries computed beside those that see it, and then bits depend on the cut.
 //! Keys spoil only who sees them.
 //!
 //! ```

@@ -75,7 +75,7 @@ pub static GEMMA2: Entry = Entry {
             logit_softcap: cap("final_logit_softcapping", 30.0)?,
             window: Some(keys.size_if("attention.sliding_window")?.unwrap_or(4096)).filter(|w| *w > 0),
             window_skip: pattern(keys, SKIP2)?,
-            ..keys.common_windowed(base())?
+            ..keys.common_capped(base())?
         };
         finish(scaled(keys, cfg, 46)?)
     },

@@ -35,6 +35,26 @@ pub(super) fn activation_name(kind: MlpKind) -> &'static str {
     }
 }
 
+/// Our settings, and what published files call them in `config.json` and in GGUF: for messages.
+const PUBLISHED: &[(&str, &[&str], &str)] = &[
+    ("vocab", &["vocab_size"], "vocab_size"),
+    ("context", &["max_position_embeddings", "n_positions", "n_ctx"], "context_length"),
+    ("layers", &["num_hidden_layers", "n_layer"], "block_count"),
+    ("heads", &["num_attention_heads", "n_head"], "attention.head_count"),
+    ("kv_heads", &["num_key_value_heads"], "attention.head_count_kv"),
+    ("width", &["hidden_size", "n_embd"], "embedding_length"),
+    ("mlp_width", &["intermediate_size", "n_inner"], "feed_forward_length"),
+    ("head_width", &["head_dim"], "attention.key_length"),
+    ("rotary_width", &["partial_rotary_factor", "rotary_pct"], "rope.dimension_count"),
+    ("rope_theta", &["rope_theta", "rotary_emb_base"], "rope.freq_base"),
+    ("window", &["sliding_window"], WINDOW),
+    ("dropout", &["resid_pdrop", "hidden_dropout_prob", "hidden_dropout"], ""),
+    ("init_std", &["initializer_range"], ""),
+    ("logit_softcap", &[CAPS[1]], CAPS[1]),
+    ("attention_softcap", &[CAPS[0]], CAPS[0]),
+    ("norm_eps", &["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"], "attention.layer_norm_rms_epsilon"),
+];
+
 /// What a file says about rotary positions.
 pub(super) struct RopeKeys {
     pub theta: f64,
@@ -120,6 +140,14 @@ impl<'a> Keys<'a> {
     pub(crate) fn unsupported(&self, key: &'static str) -> Error {
         let value = self.map.get(key).map_or_else(|| "absent".into(), Value::to_string);
         Error::UnsupportedOption { path: self.path.to_owned(), key, value }
+    }
+
+    /// An impossible setting, told with the file and by the key that it has there.
+    pub(crate) fn impossible(&self, error: Error) -> Error {
+        let Error::Config { key, value, rule } = error else { return error };
+        let names = PUBLISHED.iter().find(|(ours, ..)| *ours == key).map_or(&[] as &[&str], |(_, names, _)| *names);
+        let name = names.iter().copied().find(|name| self.value(name).is_some()).unwrap_or(key);
+        Error::Json { path: self.path.to_owned(), message: format!("{name} = {value} {rule}") }
     }
 
     /// Refuses a flag or number that is there and is not `expected`.
@@ -264,6 +292,16 @@ impl<'a> GgufKeys<'a> {
         self.metadata.error(&self.full(key), reason).into()
     }
 
+    /// An impossible setting, told with the file and by the key that it has there.
+    pub(crate) fn impossible(&self, error: Error) -> Error {
+        let Error::Config { key, value, rule } = error else { return error };
+        let name = PUBLISHED.iter().find(|(ours, ..)| *ours == key).map(|(.., name)| *name);
+        match name.filter(|name| self.metadata.get(&self.full(name)).is_some()) {
+            Some(name) => self.error(name, format!("{value} {rule}")),
+            None => Error::Json { path: self.metadata.path().into(), message: format!("{key} = {value} {rule}") },
+        }
+    }
+
     /// Whether the head is the embedding table: its tensor is absent, or is the same bytes a second time.
     pub(crate) fn tied(&self) -> Result<bool> {
         if !self.has(HEAD) {
@@ -289,6 +327,16 @@ impl<'a> GgufKeys<'a> {
 
     /// The same with the window that the file says; 0 says none.
     pub(crate) fn common_windowed(&self, base: DecoderConfig) -> Result<DecoderConfig> {
+        for key in CAPS {
+            if let Some(cap) = self.real_if(key)?.filter(|cap| *cap != 0.0) {
+                return Err(self.error(key, format!("a cap of {cap} is not supported for {}", self.architecture)));
+            }
+        }
+        self.common_capped(base)
+    }
+
+    /// The same for a family that has soft caps, which it reads itself.
+    pub(crate) fn common_capped(&self, base: DecoderConfig) -> Result<DecoderConfig> {
         let shape = self.shape(TABLE)?;
         let [vocab, _] = shape[..] else {
             return Err(Error::TensorShape {
@@ -347,7 +395,7 @@ impl<'a> GgufKeys<'a> {
         };
         let kind = self.metadata.text_if(&self.full("rope.scaling.type"))?;
         let factor = match (kind, factor) {
-            (Some("none"), _) | (None, None | Some(0.0)) => 1.0,
+            (Some("none"), _) | (None, None) | (None | Some("linear"), Some(0.0)) => 1.0,
             (None | Some("linear"), Some(factor)) => factor,
             (Some("linear"), None) => self.real("rope.scaling.factor")?,
             (Some(other), _) => return Err(self.error("rope.scaling.type", format!("{other:?} is not supported"))),
@@ -379,6 +427,8 @@ const TABLE: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";
 const FREQS: &str = "rope_freqs.weight";
 const WINDOW: &str = "attention.sliding_window";
+/// Soft caps of scores and logits: Gemma 2's, which others' files may ask for.
+const CAPS: [&str; 2] = ["attn_logit_softcapping", "final_logit_softcapping"];
 
 /// A number that was written as f32, as the decimal it was meant to be: 1e-5 and not 9.99999974737875e-6.
 pub(super) fn rounded(v: f64) -> f64 {

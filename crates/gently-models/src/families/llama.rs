@@ -5,7 +5,8 @@
 //! Traps: in Hugging Face folders rotary pairs are half a head apart, with no permutation of rows, and in GGUF they are
 //! neighbours; `head_dim` may differ from `hidden_size / num_attention_heads`; `rope_theta` moved into
 //! `rope_parameters` in transformers 5; GGUF leaves a tied head out, stores the stretching of Llama 3.1's positions as a tensor of
-//! divisors, and has Mistral under `llama`, where llama.cpp's converter loses its window; one that a file says is kept.
+//! divisors, and has Mistral under `llama`, where llama.cpp's converter loses its window; one that a file says is kept, and ours
+//! say it.
 //!
 //! ```
 //! use gently_models::{config::DecoderConfig, families::llama};

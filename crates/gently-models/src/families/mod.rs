@@ -208,6 +208,13 @@ impl Layout {
         FAMILIES.iter().copied().find(|e| e.layout == self)
     }
 
+    /// The family whose form in GGUF holds a model of this one: mostly itself, of Mistral Llama, whose files may have a window.
+    /// None for [`Layout::Native`].
+    pub fn gguf_entry(self) -> Option<&'static Entry> {
+        let layout = if self == Self::Mistral { Self::Llama } else { self };
+        layout.entry().filter(|e| !e.architectures.is_empty())
+    }
+
     /// The Hugging Face names for a model of `cfg` with these parameters.
     pub fn names(self, cfg: &DecoderConfig, params: &[Param]) -> NameTable {
         match self.entry() {
@@ -235,11 +242,16 @@ impl Layout {
 ///
 /// # Errors
 /// [`Error::UnknownModelType`], [`Error::UnsupportedOption`] for a published option that would be silently
-/// wrong, [`Error::Json`] for missing keys and wrong types, [`Error::Config`] for impossible sizes.
+/// wrong, [`Error::Json`] for missing keys, wrong types and impossible values.
 pub fn read_config(json: &Value, path: &Path) -> Result<(Layout, DecoderConfig)> {
     let keys = Keys::new(json, path)?;
     let own = || match json.get("gently") {
-        Some(Value::Object(own)) => DecoderConfig::from_keys(own.clone()),
+        Some(Value::Object(own)) => DecoderConfig::from_keys(own.clone()).map_err(|error| match error {
+            Error::ConfigText { message } => {
+                Error::Json { path: path.to_owned(), message: format!("the \"gently\" entry: {message}") }
+            }
+            other => other,
+        }),
         _ => Err(Error::Json { path: path.to_owned(), message: "no \"gently\" entry".into() }),
     };
     let model_type = keys.text("model_type")?;
@@ -258,21 +270,22 @@ pub fn read_config(json: &Value, path: &Path) -> Result<(Layout, DecoderConfig)>
             (entry.layout, cfg)
         }
     };
-    cfg.validate()?;
+    cfg.validate().map_err(|error| keys.impossible(error))?;
     Ok((layout, cfg))
 }
 
 /// Reads the keys of a GGUF file: its family and what the model is.
 ///
 /// # Errors
-/// [`Error::UnknownModelType`], [`Error::Format`] for keys missing or of the wrong type, [`Error::UnsupportedOption`],
-/// [`Error::Config`].
+/// [`Error::UnknownModelType`], [`Error::Format`] for keys missing, of the wrong type or of an impossible value,
+/// [`Error::Json`] for impossible values that follow from several, [`Error::UnsupportedOption`].
 pub fn read_gguf_config(file: &Gguf) -> Result<(&'static Entry, DecoderConfig)> {
     let architecture = file.metadata().text("general.architecture")?;
     let Some(entry) = Entry::of_architecture(architecture) else {
         return Err(Error::UnknownModelType { path: file.path().into(), model_type: architecture.into() });
     };
-    let cfg = (entry.from_gguf)(&GgufKeys::new(file, architecture))?;
-    cfg.validate()?;
+    let keys = GgufKeys::new(file, architecture);
+    let cfg = (entry.from_gguf)(&keys)?;
+    cfg.validate().map_err(|error| keys.impossible(error))?;
     Ok((entry, cfg))
 }

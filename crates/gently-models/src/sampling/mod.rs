@@ -108,7 +108,43 @@ pub struct SamplingError {
     pub range: &'static str,
 }
 
+impl SamplingError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match (self.name, self.range) {
+            (_, ALONE) => "leave it out, or mirostat",
+            (_, DRAWN) => "leave mirostat out, or choose a temperature such as 0.8",
+            ("temperature", _) => "0.8 is usual; 0 always takes the likeliest token",
+            ("top_p" | "typical", _) => "0.9 is usual; 1 keeps all tokens",
+            ("min_p", _) => "0.05 is usual; 0 keeps all tokens",
+            ("repetition_penalty", _) => "1.1 is usual; 1 is off",
+            ("frequency_penalty" | "presence_penalty", _) => "0.5 is usual; 0 is off",
+            ("mirostat.tau", _) => "5 bits are usual",
+            ("mirostat.eta", _) => "0.1 is usual",
+            ("dry.multiplier", _) => "0.8 is usual; 0 is off",
+            ("dry.base", _) => "1.75 is usual",
+            ("dry.allowed", _) => "2 is usual",
+            _ => "minus infinity rules a token out",
+        }
+    }
+}
+
+/// What filters must be beside mirostat.
+const ALONE: &str = "off with mirostat, which takes their place";
+/// What the temperature must be beside mirostat: it draws.
+const DRAWN: &str = "above 0 with mirostat, which draws";
+
 impl SamplingParams {
+    /// Whether anything makes tokens less likely that were seen before.
+    pub fn penalises(&self) -> bool {
+        self.counts() || self.dry.as_ref().is_some_and(|d| d.multiplier > 0.0)
+    }
+
+    /// Whether there are penalties on single tokens.
+    fn counts(&self) -> bool {
+        self.repetition_penalty != 1.0 || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0
+    }
+
     /// Checks every parameter's range.
     ///
     /// # Errors
@@ -129,11 +165,12 @@ impl SamplingParams {
         if let Some(m) = self.mirostat {
             all.push((positive(m.tau), "mirostat.tau", m.tau, "a positive number"));
             all.push((share(m.eta), "mirostat.eta", m.eta, "above 0 and at most 1"));
-            let alone = "off with mirostat, which takes their place";
-            all.push((self.top_k == 0, "top_k", self.top_k as f32, alone));
-            all.push((self.top_p == 1.0, "top_p", self.top_p, alone));
-            all.push((self.min_p == 0.0, "min_p", self.min_p, alone));
-            all.push((self.typical == 1.0, "typical", self.typical, alone));
+            all.push((self.top_k == 0, "top_k", self.top_k as f32, ALONE));
+            all.push((self.top_p == 1.0, "top_p", self.top_p, ALONE));
+            all.push((self.min_p == 0.0, "min_p", self.min_p, ALONE));
+            all.push((self.typical == 1.0, "typical", self.typical, ALONE));
+            // It would be asked for and never come into play.
+            all.push((t > 0.0, "temperature", t, DRAWN));
         }
         if let Some(dry) = &self.dry {
             let finite = dry.multiplier.is_finite() && dry.multiplier >= 0.0;

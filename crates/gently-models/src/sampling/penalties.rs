@@ -37,9 +37,8 @@ pub(super) struct Penalties {
 impl Penalties {
     /// Copies `logits` to `out` with bias and penalties, if there are any that change something; says whether.
     pub fn apply(&mut self, p: &SamplingParams, logits: &[f32], history: &[u32], out: &mut Vec<f32>) -> bool {
-        let counts = p.repetition_penalty != 1.0 || p.frequency_penalty != 0.0 || p.presence_penalty != 0.0;
-        let dry = p.dry.as_ref().filter(|d| d.multiplier > 0.0);
-        if p.logit_bias.is_empty() && (history.is_empty() || !counts && dry.is_none()) {
+        let (counts, dry) = (p.counts(), p.dry.as_ref().filter(|d| d.multiplier > 0.0));
+        if p.logit_bias.is_empty() && (history.is_empty() || !p.penalises()) {
             return false;
         }
         out.clear();

@@ -235,5 +235,10 @@ fn bad_parameters_are_named() {
     assert!(Sampler::new(SamplingParams { dry: Some(Dry { allowed: 64, ..Dry::default() }), ..d() }).is_ok());
     let mirostat = Some(Mirostat { tau: 5.0, eta: 0.1 });
     assert_eq!(bad(SamplingParams { mirostat, top_k: 5, ..d() }), "top_k");
+    assert_eq!(bad(SamplingParams { mirostat, temperature: 0.0, ..d() }), "temperature");
+    let hint = |p: SamplingParams| Sampler::new(p).unwrap_err().hint();
+    assert!(hint(SamplingParams { mirostat, top_p: 0.5, ..d() }).contains("mirostat"));
+    assert!(hint(SamplingParams { mirostat, temperature: 0.0, ..d() }).contains("mirostat"));
+    assert!(hint(SamplingParams { top_p: 0.0, ..d() }).contains("1 keeps all"));
     assert_eq!(bad(SamplingParams { mirostat: Some(Mirostat { tau: 0.0, eta: 0.1 }), ..d() }), "mirostat.tau");
 }

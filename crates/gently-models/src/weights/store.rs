@@ -53,6 +53,13 @@ impl Store {
         }
     }
 
+    pub fn files(&self) -> Vec<&Path> {
+        match self {
+            Self::Folder { files, .. } => files.iter().map(SafeTensors::path).collect(),
+            Self::Gguf(file) => file.parts().map(|(path, _)| path).collect(),
+        }
+    }
+
     pub fn release(&self) {
         match self {
             Self::Folder { files, .. } => files.iter().for_each(SafeTensors::release),

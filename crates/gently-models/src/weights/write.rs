@@ -140,8 +140,7 @@ impl WeightSource {
         more: &[(String, Value)],
         mut progress: impl FnMut(usize, usize),
     ) -> Result<()> {
-        let entry = self.layout.entry().filter(|e| !e.architectures.is_empty());
-        let Some(entry) = entry else {
+        let Some(entry) = self.layout.gguf_entry() else {
             let value = format!("{:?}", self.layout);
             return Err(Error::UnsupportedOption { path: self.path().into(), key: "layout (for GGUF)", value });
         };

@@ -21,7 +21,6 @@ use crate::{Activation, Compute, Device, Result};
 pub(crate) use cpu::{AttentionArgs, AttentionGrads, Epilogue, Heads, Matrix, NormGrads, Positions, QkvBuffers};
 pub(crate) use gently_kernels::elementwise::{Binary, Unary};
 pub(crate) use gently_kernels::norm::Kind as NormKind;
-pub(crate) use gently_kernels::reduce::Reduce;
 
 /// A function of one number, its constants in f64.
 pub(crate) type UnaryOp = Unary<f64>;
@@ -118,8 +117,8 @@ seam! {
     /// y = x·mask/(1−p) + residual, dense; without the residual its own backward
     fn dropout(y: &mut Buffer, x: &View, residual: Option<&View>, p: f64, key: [u32; 2], offset: u64)
         => Work::pass(2 * y.len(), 2 * y.bytes() + residual.map_or(0, View::bytes));
-    /// out = x reduced over axes, x dense
-    fn reduce(out: &mut Buffer, op: Reduce, x: &View, axes: &[usize])
+    /// out = x summed over axes, x dense
+    fn sum_axes(out: &mut Buffer, x: &View, axes: &[usize])
         => Work::pass(x.len(), x.bytes() + out.bytes());
     /// Index of the largest along the middle of [outer, n, inner]
     fn argmax(out: &mut Buffer, x: &View, sizes: [usize; 3])

@@ -79,10 +79,9 @@ impl Tensor {
                 Ok(())
             }),
             Binary::Mul => {
-                let (ta, tb) = (self.detach(), other.detach());
-                let (ka, kb) = (other.is_tracked(), self.is_tracked());
                 // Keep only what the other side's gradient needs.
-                let (ta, tb) = (ka.then_some(ta), kb.then_some(tb));
+                let keep = |t: &Tensor, of: &Tensor| of.is_tracked().then(|| t.snapshot(op.name())).transpose();
+                let (ta, tb) = (keep(self, other)?, keep(other, self)?);
                 Node::new(op, inputs, move |s, g| {
                     if let Some(tb) = tb {
                         s.give(0, g.mul(&tb)?.sum_to(sa)?)?;
@@ -94,7 +93,7 @@ impl Tensor {
                 })
             }
             Binary::Div => {
-                let (ta, tb) = (self.detach(), other.detach());
+                let (ta, tb) = (self.snapshot(op.name())?, other.snapshot(op.name())?);
                 Node::new(op, inputs, move |s, g| {
                     let da = g.div(&tb)?;
                     if s.needs(1) {
@@ -109,7 +108,7 @@ impl Tensor {
                 })
             }
             Binary::Max | Binary::Min => {
-                let (ta, tb) = (self.detach(), other.detach());
+                let (ta, tb) = (self.snapshot(op.name())?, other.snapshot(op.name())?);
                 Node::new(op, inputs, move |s, g| {
                     let a = dense("maximum", &ta.broadcast_to(shape)?)?;
                     let b = dense("maximum", &tb.broadcast_to(shape)?)?;
@@ -226,11 +225,11 @@ impl Tensor {
         Ok(y.attach(node))
     }
 
-    /// Refuses operands that are no numbers between 0 and 1: for probabilities.
+    /// Refuses what is no probability of dropout: kernels take it as f32, in which the numbers just below 1 are 1.
     pub(crate) fn check_probability(op: &'static str, p: f64) -> Result<()> {
-        if (0.0..1.0).contains(&p) {
+        if (0.0..1.0).contains(&p) && (p as f32) < 1.0 {
             return Ok(());
         }
-        Err(Error::BadArgument { op, name: "p", value: p, why: "a dropout probability lies in [0, 1)" })
+        Err(Error::BadArgument { op, name: "p", value: p, why: "a dropout probability lies in [0, 1), as f32 too" })
     }
 }

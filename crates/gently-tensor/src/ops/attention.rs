@@ -69,6 +69,9 @@ impl AttentionSpec {
 
     /// Checks the options against the sizes; returns dense snapshots of the tensors among them.
     fn check(&self, op: &'static str, x: &Tensor, s: AttnShape) -> Result<Extras> {
+        if s.d == 0 {
+            return Err(Error::BadShape { op, shape: Box::new(*x.shape()), why: "a head has at least one channel" });
+        }
         if s.kv_heads == 0 || !s.heads.is_multiple_of(s.kv_heads) {
             return Err(Error::BadArgument {
                 op,
@@ -84,6 +87,10 @@ impl AttentionSpec {
                 value: f64::from(self.softcap.unwrap_or_default()),
                 why: "it must be positive",
             });
+        }
+        // `with_dropout` has looked; the fields can be set without it.
+        if let Some(dropout) = self.dropout {
+            Tensor::check_probability(op, f64::from(dropout.p))?;
         }
         let positions = self.q_start.checked_add(s.t_q.max(s.t_k));
         if positions.is_none_or(|p| p >= 1 << 31) || s.batch * s.heads >= 1 << 31 {
@@ -303,15 +310,13 @@ impl Tensor {
         // Queries and keys are neighbours in a row: one call turns the heads of both.
         let turn = {
             let rope = rope.cloned();
-            move |x: &mut Buffer, inverse: bool| -> Result<()> {
+            move |x: &mut Buffer, inverse: bool| {
                 let Some(rope) = &rope else {
-                    return Ok(());
+                    return;
                 };
-                let view = positions.as_ref().map(|p| p.view(OP)).transpose()?;
-                let at = view.as_ref().map_or(Positions::From(start), Positions::Each);
+                let at = positions.as_ref().map_or(Positions::From(start), Positions::Each);
                 let sizes = [batch, time, n_heads + kv_heads, d];
                 backend::rope(x, rope, sizes, [time * width, width, d], at, inverse);
-                Ok(())
             }
         };
 
@@ -331,7 +336,7 @@ impl Tensor {
                 qkv = qkv.copy()?;
             }
             if let Some(buffer) = qkv.unique() {
-                turn(buffer, false)?;
+                turn(buffer, false);
             }
         }
         let qkv = dense(OP, &qkv)?;
@@ -363,7 +368,7 @@ impl Tensor {
             if extras.rel_bias.is_some() {
                 sink.close(1, bias)?;
             }
-            turn(&mut dqkv, true)?;
+            turn(&mut dqkv, true);
             sink.give(0, Tensor::from_buffer(dqkv, shape, None))
         });
         Ok(out.attach(node))

@@ -1,7 +1,7 @@
 //! Sums, means, maxima, softmax. All sums run in an order fixed by the shape.
 
 use super::{dense, need_float};
-use crate::backend::{self, Reduce};
+use crate::backend;
 use crate::shape::MAX_RANK;
 use crate::storage::Buffer;
 use crate::tape::{Node, recording, refuse};
@@ -35,7 +35,7 @@ impl Tensor {
         }
         let x = dense(op.name(), self)?;
         let mut out = Buffer::alloc(op.name(), self.device(), self.dtype(), short)?;
-        backend::reduce(&mut out, Reduce::Sum, &x, dims);
+        backend::sum_axes(&mut out, &x, dims);
         let node = recording(&[self])
             .then(|| Node::new(op, &[self], move |s, g| s.give(0, g.reshape(kept)?.broadcast_to(from)?)));
         let shape = if keep { kept } else { short };

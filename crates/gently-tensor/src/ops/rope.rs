@@ -1,9 +1,10 @@
 //! Rotary positions (Su et al. 2021, arXiv:2104.09864, eq. 34).
 
-use super::{need_device, need_float, need_ids, need_shape};
+use super::{dense, need_device, need_float, need_ids, need_shape};
 use crate::backend::{self, Positions};
 use crate::storage::Buffer;
 use crate::tape::{Node, recording};
+use crate::tensor::View;
 use crate::{Error, Op, Result, Tensor, profile};
 use gently_kernels::rope::{RopeStyle, RopeTable};
 use std::sync::{Arc, OnceLock};
@@ -117,14 +118,12 @@ impl Tensor {
         };
         let mut out = self.copy()?;
         let rope = rope.clone();
-        let turn = move |x: &mut Buffer, inverse: bool| -> Result<()> {
-            let view = positions.as_ref().map(|p| p.view(OP)).transpose()?;
-            let at = view.as_ref().map_or(Positions::From(start), Positions::Each);
+        let turn = move |x: &mut Buffer, inverse: bool| {
+            let at = positions.as_ref().map_or(Positions::From(start), Positions::Each);
             backend::rope(x, &rope, [b, t, h, d], [t * h * d, h * d, d], at, inverse);
-            Ok(())
         };
         if let Some(buffer) = out.unique() {
-            turn(buffer, false)?;
+            turn(buffer, false);
         }
         if !recording(&[self]) {
             return Ok(out);
@@ -135,7 +134,7 @@ impl Tensor {
                 g = g.copy()?;
             }
             if let Some(buffer) = g.unique() {
-                turn(buffer, true)?;
+                turn(buffer, true);
             }
             s.give(0, g)
         });
@@ -143,7 +142,7 @@ impl Tensor {
     }
 }
 
-/// Checks positions `[B, T]` against the table; returns them dense.
+/// Checks positions `[B, T]` against the table; returns a dense snapshot of them.
 pub(crate) fn check_positions(
     rope: &Rope,
     x: &Tensor,
@@ -151,16 +150,14 @@ pub(crate) fn check_positions(
     b: usize,
     t: usize,
     d: usize,
-) -> Result<Tensor> {
+) -> Result<View> {
     const OP: &str = Op::Rope.name();
     need_ids(OP, positions)?;
     need_device(OP, x, positions)?;
     need_shape(OP, positions, &[b, t], "positions are [B, T]")?;
-    let positions = positions.contiguous()?;
-    let last = match positions.device() {
-        crate::Device::Cpu => positions.with_data::<u32, _>(|p| p.iter().copied().max().unwrap_or(0) as usize)?,
-        _ => 0,
-    };
+    let positions = dense(OP, positions)?;
+    // There are no values on Meta.
+    let last = positions.dense::<u32>().iter().copied().max().unwrap_or(0) as usize;
     rope.check(x, d, last, usize::from(b * t > 0))?;
     Ok(positions)
 }

@@ -8,7 +8,6 @@ use crate::tensor::View;
 use crate::{Activation, Element, Error, Result};
 use gently_kernels::activation::{GateUp, GateUpMut};
 use gently_kernels::elementwise::{self, Binary, Unary};
-use gently_kernels::reduce::Reduce;
 use gently_kernels::{philox, pool, real::Real};
 
 /// Elements handled by one task of the loops written here.
@@ -158,9 +157,9 @@ pub(crate) fn dropout(y: &mut Buffer, x: &View, residual: Option<&View>, p: f64,
     ));
 }
 
-pub(crate) fn reduce(out: &mut Buffer, op: Reduce, x: &View, axes: &[usize]) {
-    by_float!(out.dtype(), T => gently_kernels::reduce::reduce(
-        op, x.dense::<T>(), x.shape().dims(), axes, out.slice_mut::<T>(),
+pub(crate) fn sum_axes(out: &mut Buffer, x: &View, axes: &[usize]) {
+    by_float!(out.dtype(), T => gently_kernels::reduce::sum_axes(
+        x.dense::<T>(), x.shape().dims(), axes, out.slice_mut::<T>(),
     ));
 }
 
