@@ -65,8 +65,8 @@ pub enum Error {
         /// The line.
         line: usize,
     },
-    /// `--set` without a value.
-    #[error("--set {text}: there is no `=`")]
+    /// `--set` without a key or without a value.
+    #[error("--set {text}: there is no {}", missing_text(text))]
     NotAnAssignment {
         /// What was given.
         text: String,
@@ -106,6 +106,26 @@ pub enum Error {
         now: String,
         /// Where that came from.
         place: Source,
+    },
+    /// A setting that is not that of the prepared folder, whose tokens the run takes as they are.
+    #[error("{setting}, but {folder} was prepared with {own}")]
+    OtherPrepared {
+        /// The key, its value and where that came from.
+        setting: String,
+        /// The folder.
+        folder: String,
+        /// What the folder has instead, in words.
+        own: String,
+    },
+    /// A continued run that is to end before where it is.
+    #[error("train.steps = {steps} ({place}), but the run has made {done} steps already")]
+    StepsDone {
+        /// The steps asked for.
+        steps: u64,
+        /// Where that came from.
+        place: Source,
+        /// The steps of the checkpoint that the run goes on from.
+        done: u64,
     },
     /// The system refuses signal handlers.
     #[error("cannot listen for Ctrl-C and SIGTERM")]
@@ -156,6 +176,14 @@ pub enum Error {
     /// Nobody said what to learn from.
     #[error("no data is given")]
     NoData,
+    /// Texts for validation that are too short.
+    #[error("{what}: {tokens} tokens are too few to validate on")]
+    ShortValidation {
+        /// The texts.
+        what: String,
+        /// Tokens in all of them.
+        tokens: u64,
+    },
     /// An update has no token to learn from.
     #[error("step {step}: no token of the batch is learned from")]
     NothingToLearn {
@@ -190,6 +218,9 @@ pub enum Error {
         available: u64,
         /// Whether a run that was begun before should go on: it keeps its micro-batches and blocks.
         resumed: bool,
+        /// Whether most of it stays through an update (weights, gradients, the optimizer's state), so that smaller
+        /// micro-batches help little.
+        lasting: bool,
     },
     /// The system refused memory while the run was going on.
     #[error("step {step}: memory ran out; {}", last_good_text(last_good.as_deref()))]
@@ -200,6 +231,12 @@ pub enum Error {
         last_good: Option<PathBuf>,
         /// What asked for how much.
         source: Box<Error>,
+    },
+    /// A file where the run folder should be.
+    #[error("{} is no folder", path.display())]
+    NotAFolder {
+        /// The file.
+        path: PathBuf,
     },
     /// A folder that holds a run already.
     #[error("{} holds a run already", folder.display())]
@@ -274,6 +311,21 @@ impl Error {
                 let section = key.split_once('.').map_or("", |(section, _)| section);
                 Some(format!("the book's page Configuration keys says what [{section}] takes, and its defaults"))
             }
+            Self::Syntax { .. } => Some(
+                "a recipe is TOML: sections such as [train], a `key = value` on each line, each key once in its section"
+                    .into(),
+            ),
+            Self::NotARecipe { .. } => Some("give a text file of TOML, in UTF-8".into()),
+            Self::OtherPrepared { .. } => {
+                Some("leave the setting out, or prepare the texts anew with `gently data prepare`".into())
+            }
+            Self::StepsDone { done, .. } => Some(format!(
+                "give at least --set train.steps={done}, or begin a new run in another folder with --out"
+            )),
+            Self::DamagedCheckpoint { .. } => {
+                Some("put a whole copy of the checkpoint back, or begin a new run in another folder with --out".into())
+            }
+            Self::NotAFolder { .. } => Some("name another folder with --out".into()),
             Self::NotAnAssignment { .. } => Some("write it as section.key=value, such as train.steps=500".into()),
             Self::NotASection { .. } => Some(SECTIONS.into()),
             Self::ConfigMismatch { .. } => {
@@ -289,7 +341,9 @@ impl Error {
                 "diagnostic.json in the run folder has the batch; a lower optimizer.lr, a longer optimizer.warmup or train.clip often helps"
                     .into(),
             ),
+            Self::Memory { resumed: true, lasting: true, .. } => Some(SMALLER_STATE.into()),
             Self::Memory { resumed: true, .. } => Some(LESS_MEMORY_RESUMED.into()),
+            Self::Memory { lasting: true, .. } => Some(SMALLER_MODEL.into()),
             Self::Memory { .. } => Some(LESS_MEMORY.into()),
             Self::OutOfMemory { last_good: Some(_), .. } => {
                 Some("stop other programs and continue with --resume, or begin a new run with a lower train.micro_batch".into())
@@ -299,6 +353,9 @@ impl Error {
                 Some("continue it with --resume, or begin a new run in another folder with --out".into())
             }
             Self::NothingToEvaluate => Some("raise data.val_fraction, or give data.val_path".into()),
+            Self::ShortValidation { .. } => {
+                Some("name a longer text in data.val_path; without one, data.val_fraction is kept for validation".into())
+            }
             Self::TokenizerMismatch => {
                 Some("the text or the tokenizer file has changed; continue with the old one, or begin a new run".into())
             }
@@ -320,6 +377,13 @@ const SECTIONS: &str =
 /// What makes a run smaller.
 const LESS_MEMORY: &str = "lower train.micro_batch (the same updates) or train.block, or set train.recompute=true";
 
+/// What makes a run smaller whose memory is mostly weights and what belongs to each of them.
+const SMALLER_MODEL: &str = "most of it is weights and what belongs to each: lower model.width, model.layers or \
+    the vocabulary, or set optimizer.moments=bf16";
+
+/// The same for one that is to go on: its model is its own.
+const SMALLER_STATE: &str = "most of it is weights and what belongs to each: set optimizer.moments=bf16";
+
 /// What makes a run smaller that is to go on.
 const LESS_MEMORY_RESUMED: &str =
     "set train.recompute=true or optimizer.moments=bf16; train.micro_batch and train.block are the run's own";
@@ -334,6 +398,10 @@ fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
         next = error.source();
     }
     None
+}
+
+fn missing_text(assignment: &str) -> &'static str {
+    if assignment.contains('=') { "key before `=`" } else { "`=`" }
 }
 
 fn last_good_text(path: Option<&Path>) -> String {

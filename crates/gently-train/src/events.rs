@@ -87,6 +87,10 @@ pub struct RunStarted {
     pub folder: PathBuf,
     /// The step from which the run continues; 0 for a new run.
     pub start_step: u64,
+    /// Whether what belongs to `start_step` is still to come: in a new run, and where the process before ended in its evaluation
+    /// or its samples. The events of that step, its update's too, are sent then.
+    #[serde(default)]
+    pub owed: bool,
     /// The step at which the run ends.
     pub total_steps: u64,
     /// Tokens in one update (batch × block × accumulate).
@@ -161,7 +165,7 @@ pub struct Step {
     pub tokens_per_second: f64,
     /// Achieved share of [`Machine::peak_flops`], 0 to 1.
     pub utilisation: f64,
-    /// Seconds until the last step at the recent speed.
+    /// Seconds until the last step at the recent speed; below 0 where that is not known.
     pub eta: f64,
 }
 

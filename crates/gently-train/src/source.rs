@@ -34,7 +34,7 @@ use crate::data::{
     SplitInfo, TokenizerSpec,
 };
 use crate::events::DataSummary;
-use crate::recipe::{Config, Documents, Resolved, TokenizerKind};
+use crate::recipe::{self, Config, Documents, Resolved, Source, TokenizerKind};
 use crate::{Error, Result};
 
 /// An endless, seekable sequence of batches that is the same each time.
@@ -83,6 +83,10 @@ pub struct TrainData {
     pub summary: DataSummary,
     /// Bytes of main memory that reading it takes at most.
     pub memory: u64,
+    /// What a person should know of it before the first step, a sentence each.
+    pub warnings: Vec<String>,
+    /// The tokenizer's settings where the data was prepared before: they are the run's, whatever the recipe says.
+    pub prepared: Option<recipe::Tokenizer>,
 }
 
 /// Prepares or opens what `[data]` and `[tokenizer]` name: token shards lie in `data.shards`, or in the run folder's
@@ -90,22 +94,30 @@ pub struct TrainData {
 /// other tokens to learn from do not take the place of those it has learned from.
 ///
 /// # Errors
-/// [`Error::NoData`] if nothing is named; what is wrong with the texts, by file; what `progress` answers.
+/// [`Error::NoData`] if nothing is named; [`Error::OtherPrepared`] for a setting of a new run that is not that of a folder
+/// prepared before; [`Error::ShortValidation`]; what is wrong with the texts, by file; what `progress` answers.
 pub fn open(resolved: &Resolved, folder: &Path, progress: &mut Report<'_>) -> Result<TrainData> {
     let config = &resolved.config;
     let data = &config.data;
     if data.path.is_empty() {
         return Err(Error::NoData);
     }
+    let begins = Checkpoints::of_run(folder).latest()?.is_none();
     let shards = match data.shards.as_str() {
-        "" => Shards { path: folder.join("data"), replace: Checkpoints::of_run(folder).latest()?.is_none() },
+        "" => Shards { path: folder.join("data"), replace: begins },
         path => Shards { path: path.into(), replace: true },
     };
+    let prepared = prepared(resolved, begins)?;
     let Parts { datasets, validation } = match data.weights.as_slice() {
         [] => single(config, &shards, progress)?,
         weights => mixture(config, weights, &shards, progress)?,
     };
     let tokenizer = datasets[0].0.tokenizer().clone();
+    let mut warnings = Vec::new();
+    let (entries, wanted) = (tokenizer.vocab_size(), config.tokenizer.vocab);
+    if prepared.is_none() && config.tokenizer.kind == TokenizerKind::Bpe && entries < wanted {
+        warnings.push(format!("the text gave only {entries} entries of the {wanted} that tokenizer.vocab asks for"));
+    }
     let corpora = datasets
         .iter()
         .map(|(dataset, weight)| Ok((Arc::new(dataset.train()?), *weight)))
@@ -121,6 +133,9 @@ pub fn open(resolved: &Resolved, folder: &Path, progress: &mut Report<'_>) -> Re
         ..LoaderOptions::new(config.train.batch, config.train.block, config.train.seed)
     };
     let val = Arc::new(Corpus::open("val", validation)?);
+    if val.tokens() < 2 {
+        warnings.extend(no_validation(resolved, val.tokens(), begins)?);
+    }
     let summary = DataSummary {
         description: data.path.join(", "),
         train_tokens: corpora.iter().map(|(corpus, _)| corpus.tokens()).sum(),
@@ -139,7 +154,79 @@ pub fn open(resolved: &Resolved, folder: &Path, progress: &mut Report<'_>) -> Re
         tokenizer,
         summary,
         memory,
+        warnings,
+        prepared,
     })
+}
+
+/// What to say where `tokens` are too few to evaluate on. It is an error where a person asked for an evaluation: with texts of
+/// its own, or with a part in a new run's `--set`.
+fn no_validation(resolved: &Resolved, tokens: u64, begins: bool) -> Result<Option<String>> {
+    let data = &resolved.config.data;
+    if !data.val_path.is_empty() {
+        return Err(Error::ShortValidation { what: data.val_path.join(", "), tokens });
+    }
+    // Whoever prepared a folder without a part for validation wanted none.
+    if data.val_fraction <= 0.0 || data.path.iter().all(Dataset::is_at) {
+        return Ok(None);
+    }
+    if begins && resolved.source("data.val_fraction") == Source::Set {
+        return Err(Error::NothingToEvaluate);
+    }
+    Ok(Some(format!(
+        "nothing is evaluated: of this text, data.val_fraction = {} leaves {tokens} tokens to validate on",
+        data.val_fraction
+    )))
+}
+
+/// `[tokenizer]` as the first folder among the paths that was prepared before has it, if there is one. What a new run's `--set`
+/// says otherwise is refused: it would stand in `config.toml` and not be true.
+fn prepared(resolved: &Resolved, begins: bool) -> Result<Option<recipe::Tokenizer>> {
+    let data = &resolved.config.data;
+    let Some(folder) = data.path.iter().find(|path| Dataset::is_at(path)) else {
+        return Ok(None);
+    };
+    let dataset = Dataset::open(folder)?;
+    let info = dataset.info();
+    let mut tokenizer = resolved.config.tokenizer.clone();
+    let set = |key: &str| begins && resolved.source(key) == Source::Set;
+    let refuse = |key: &str, own: String| Err(resolved.against_prepared(key, folder, own));
+
+    let kind = match info.tokenizer.kind.as_str() {
+        "bytes" => TokenizerKind::Bytes,
+        "characters" => TokenizerKind::Characters,
+        _ => TokenizerKind::File,
+    };
+    // A vocabulary that was learned is a file from then on.
+    let learned = (kind, tokenizer.kind) == (TokenizerKind::File, TokenizerKind::Bpe);
+    if kind != tokenizer.kind && !learned {
+        if set("tokenizer.kind") {
+            return refuse("tokenizer.kind", format!("the tokenizer {:?}", info.tokenizer.kind));
+        }
+        tokenizer.kind = kind;
+        tokenizer.path = if kind == TokenizerKind::File { folder.clone() } else { String::new() };
+    } else if kind == tokenizer.kind && kind == TokenizerKind::File {
+        let named = Tokenizer::load(&tokenizer.path);
+        if named.is_err() && set("tokenizer.path") {
+            named?;
+        } else if named.is_ok_and(|named| named.hash() != dataset.tokenizer().hash()) {
+            if set("tokenizer.path") {
+                return refuse("tokenizer.path", "another tokenizer".into());
+            }
+            tokenizer.path = folder.clone();
+        }
+    }
+    if set("tokenizer.vocab") && tokenizer.vocab != info.tokenizer.vocab {
+        return refuse("tokenizer.vocab", format!("a vocabulary of {}", info.tokenizer.vocab));
+    }
+    let (learn, validate) = (info.train.tokens, info.val.tokens);
+    let share = validate as f64 / (learn + validate).max(1) as f64;
+    // A part is cut at a character or a document, so it is never quite what was asked for.
+    let near = (share - data.val_fraction).abs() < 0.01;
+    if set("data.val_fraction") && !near && data.path.iter().all(Dataset::is_at) {
+        return refuse("data.val_fraction", format!("{validate} tokens to validate on and {learn} to learn from"));
+    }
+    Ok(Some(tokenizer))
 }
 
 /// Where token shards are kept, and whether others may take the place of those to learn from.
@@ -195,6 +282,10 @@ fn mixture(config: &Config, weights: &[f64], shards: &Shards, progress: &mut Rep
                 part.run(shards.path.join(format!("part-{n}")), progress)?
             }
         };
+        // Before tokenizers are compared: shards of nothing have none.
+        if dataset.info().train.tokens == 0 {
+            return Err(crate::data::Error::NothingToLearn { source_name: path.clone() }.into());
+        }
         if !own_texts {
             parts.validation.extend(shard_paths(&dataset, &dataset.info().val));
         }
@@ -292,6 +383,98 @@ mod tests {
         assert_eq!(tokens(&recipe, folder.path()), (1170, 70));
         recipe.set("data.val_path=[]").unwrap();
         assert_eq!(tokens(&recipe, folder.path()), (1170, 130));
+    }
+
+    /// What `open` refuses, in words, with its hint.
+    fn refused(recipe: &Recipe, folder: &Path) -> String {
+        let Err(error) = open(&recipe.resolve().unwrap(), &folder.join("run"), &mut |_| Ok(())) else {
+            panic!("it was taken");
+        };
+        format!("{error}; hint: {}", error.hint().unwrap())
+    }
+
+    #[test]
+    fn what_a_prepared_folder_contradicts_is_refused_or_recorded() {
+        let (folder, mut recipe) = folder();
+        let prepared = folder.path().join("prepared");
+        let text = Input::named(&folder.path().join("a.txt").display().to_string());
+        Prepare { tokenizer: TokenizerSpec::Bytes, ..Prepare::new([text]) }.run(&prepared, &mut |_| Ok(())).unwrap();
+        recipe.set(&format!("data.path=['{}']", prepared.display())).unwrap();
+        recipe.set("data.val_path=[]").unwrap();
+        // The recipe's own characters are not the person's wish: the folder's tokenizer is written down.
+        let mut resolved = recipe.resolve().unwrap();
+        let mut data = open(&resolved, &folder.path().join("run"), &mut |_| Ok(())).unwrap();
+        assert_eq!(data.tokenizer.vocab_size(), 256);
+        resolved.take_tokenizer(data.prepared.take().unwrap());
+        assert_eq!(resolved.config.tokenizer.kind, TokenizerKind::Bytes);
+        assert_eq!(resolved.source("tokenizer.kind").to_string(), "prepared data");
+        assert_eq!(resolved.source("tokenizer.path"), Source::Default);
+        // A run that goes on with the recipe's characters is still the run that was begun with the folder's bytes.
+        let again = recipe.resolve().unwrap();
+        again.continues(&resolved).unwrap();
+
+        for (set, own) in [
+            ("tokenizer.kind=bpe", "the tokenizer \"bytes\""),
+            ("tokenizer.vocab=300", "a vocabulary of 256"),
+            ("data.val_fraction=0.3", "50 tokens to validate on and 450 to learn from"),
+        ] {
+            let mut other = recipe.clone();
+            other.set(set).unwrap();
+            let said = refused(&other, folder.path());
+            assert!(said.contains("(--set)") && said.contains(own) && said.contains("gently data prepare"), "{said}");
+        }
+        for same in ["tokenizer.kind=bytes", "data.val_fraction=0.1"] {
+            recipe.set(same).unwrap();
+            assert_eq!(tokens(&recipe, folder.path()), (450, 50));
+        }
+    }
+
+    #[test]
+    fn a_part_without_tokens_is_named() {
+        let (folder, mut recipe) = folder();
+        let empty = folder.path().join("one.txt");
+        std::fs::write(&empty, "a").unwrap();
+        let full = folder.path().join("a.txt");
+        recipe.set(&format!("data.path=['{}', '{}']", full.display(), empty.display())).unwrap();
+        recipe.set("data.val_path=[]").unwrap();
+        recipe.set("data.weights=[1.0, 1.0]").unwrap();
+        // All of the one character is kept for validation.
+        let said = refused(&recipe, folder.path());
+        assert!(said.contains("one.txt leaves no token to learn from"), "{said}");
+    }
+
+    #[test]
+    fn texts_that_are_too_short_to_validate_on_are_told() {
+        let (folder, mut recipe) = folder();
+        let short = folder.path().join("short.txt");
+        std::fs::write(&short, "a").unwrap();
+        recipe.set(&format!("data.val_path=['{}']", short.display())).unwrap();
+        let said = refused(&recipe, folder.path());
+        assert!(said.contains("short.txt: 1 tokens are too few"), "{said}");
+        // The default of a tenth leaves one character of ten: the run goes on and says so. Asked for, it is an error.
+        let text = folder.path().join("ten.txt");
+        std::fs::write(&text, "abcdefghij").unwrap();
+        recipe.set(&format!("data.path=['{}']", text.display())).unwrap();
+        recipe.set("data.val_path=[]").unwrap();
+        let data = open(&recipe.resolve().unwrap(), &folder.path().join("run"), &mut |_| Ok(())).unwrap();
+        assert!(data.val.is_none());
+        assert!(data.warnings.len() == 1 && data.warnings[0].contains("nothing is evaluated"), "{:?}", data.warnings);
+        recipe.set("data.val_fraction=0.1").unwrap();
+        assert!(refused(&recipe, folder.path()).contains("no token to evaluate on"));
+        recipe.set("data.val_fraction=0").unwrap();
+        let data = open(&recipe.resolve().unwrap(), &folder.path().join("run"), &mut |_| Ok(())).unwrap();
+        assert!(data.val.is_none() && data.warnings.is_empty(), "{:?}", data.warnings);
+    }
+
+    #[test]
+    fn a_vocabulary_that_the_text_does_not_fill_is_told() {
+        let (folder, mut recipe) = folder();
+        recipe.set("tokenizer.kind=bpe").unwrap();
+        recipe.set("tokenizer.vocab=2000").unwrap();
+        let data = open(&recipe.resolve().unwrap(), &folder.path().join("run"), &mut |_| Ok(())).unwrap();
+        let entries = data.tokenizer.vocab_size();
+        let expected = format!("the text gave only {entries} entries of the 2000 that tokenizer.vocab asks for");
+        assert!(entries < 2000 && data.warnings == [expected], "{:?}", data.warnings);
     }
 
     #[test]

@@ -7,8 +7,12 @@
 //! assert!(stop.is_asked());
 //! ```
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 use crate::{Error, Result};
 
@@ -29,21 +33,18 @@ impl StopHandle {
     }
 
     /// A handle that SIGINT (Ctrl-C) and SIGTERM use. A second signal ends the process at once with the shell's
-    /// usual code (128 + the signal's number); the last complete checkpoint stays as it is.
+    /// usual code (128 + the signal's number), after the terminal was given back where the dashboard has it; the last complete
+    /// checkpoint stays as it is. [`StopHandle::stop`] is no signal: the first one after it asks once more.
     ///
     /// # Errors
     /// The system refuses the handlers.
     pub fn on_signals() -> Result<Self> {
         let handle = Self::new();
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            // The order matters: the first signal finds the flag down, and only then raises it.
-            let register = || {
-                let flag = &handle.asked;
-                signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, flag.clone())?;
-                signal_hook::flag::register(signal, flag.clone())
-            };
-            register().map_err(|source| Error::Signals { source })?;
-        }
+        let begin = || {
+            end_at_the_second()?;
+            [SIGINT, SIGTERM].into_iter().try_for_each(|signal| flag::register(signal, handle.asked.clone()).map(drop))
+        };
+        begin().map_err(|source| Error::Signals { source })?;
         Ok(handle)
     }
 
@@ -70,15 +71,72 @@ impl StopHandle {
     }
 }
 
+/// Ends the process at the second signal from now. A handler may do next to nothing, so a thread of its own gives the terminal
+/// back first.
+#[cfg(unix)]
+fn end_at_the_second() -> io::Result<()> {
+    let stuck = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // Should the terminal not take what it is told, a third signal does not wait for it.
+        flag::register_conditional_shutdown(signal, 128 + signal, stuck.clone())?;
+    }
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    let watch = move || {
+        if let Some(second) = signals.forever().nth(1) {
+            stuck.store(true, Ordering::SeqCst);
+            crate::watch::give_terminal_back();
+            signal_hook::low_level::exit(128 + second);
+        }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(watch).map(drop)
+}
+
+/// As above, from the handler itself.
+#[cfg(not(unix))]
+fn end_at_the_second() -> io::Result<()> {
+    let seen = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The order matters: the first signal finds the flag down, and only then raises it.
+        flag::register_conditional_shutdown(signal, 128 + signal, seen.clone())?;
+        flag::register(signal, seen.clone())?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// One signal alone: a second one would end all tests.
     #[test]
-    fn a_signal_raises_the_flag() {
-        let handle = StopHandle::on_signals().unwrap();
-        assert!(!handle.is_asked());
-        signal_hook::low_level::raise(signal_hook::consts::SIGTERM).unwrap();
-        assert!(handle.is_asked());
+    fn a_signal_raises_the_flag_and_the_first_after_a_stop_does_not_end_the_process() {
+        let (handle, stopped) = (StopHandle::on_signals().unwrap(), StopHandle::on_signals().unwrap());
+        stopped.stop();
+        assert!(!handle.is_asked() && stopped.is_asked());
+        signal_hook::low_level::raise(SIGTERM).unwrap();
+        assert!(handle.is_asked() && stopped.is_asked());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_second_signal_ends_the_process_with_its_code() {
+        const CHILD: &str = "GENTLY_TEST_TWO_SIGNALS";
+        if std::env::var_os(CHILD).is_some() {
+            StopHandle::on_signals().unwrap().stop();
+            // Two of one kind may be told as one.
+            for signal in [SIGTERM, SIGINT] {
+                signal_hook::low_level::raise(signal).unwrap();
+            }
+            // Ended here. Where it is not, the test comes to its end and the process has another code.
+            std::thread::sleep(std::time::Duration::from_secs(60));
+            return;
+        }
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "stop::tests::the_second_signal_ends_the_process_with_its_code"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stdout);
+        assert!([128 + SIGTERM, 128 + SIGINT].map(Some).contains(&child.status.code()), "{:?}: {said}", child.status);
     }
 }

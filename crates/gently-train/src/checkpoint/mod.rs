@@ -117,8 +117,12 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Renames the checkpoints of later steps to `damaged-step-N`, over older ones of that name.
-    fn set_aside_after(&self, step: u64) -> Result<()> {
+    /// Renames the checkpoints of later steps to `damaged-step-N`, over older ones of that name, so that nobody takes them
+    /// for the latest. Only for the holder of the run folder's lock, who goes on from `step`.
+    ///
+    /// # Errors
+    /// Something cannot be renamed.
+    pub fn set_aside_after(&self, step: u64) -> Result<()> {
         for later in self.steps()?.into_iter().filter(|later| *later > step) {
             let (from, to) = (self.path(later), self.root.join(format!("damaged-step-{later}")));
             if to.exists() {

@@ -99,19 +99,16 @@ impl Checkpoints {
             && entries.all(|entry| entry.is_ok_and(|entry| entry.file_name().to_str().is_some_and(saved)))
     }
 
-    /// The newest checkpoint that is still good. Newer ones that are damaged are set aside as `damaged-step-N`, so that
-    /// nobody takes them for the latest. Only for the holder of the run folder's lock.
+    /// The newest checkpoint that is still good. Nothing is moved: whoever goes on from it calls
+    /// [`Checkpoints::set_aside_after`] then.
     ///
     /// # Errors
-    /// There are checkpoints but all are damaged: the newest one's error, and nothing is moved.
+    /// There are checkpoints but all are damaged: the newest one's error.
     pub fn newest(&self) -> Result<Newest> {
         let mut damaged = Vec::new();
         for step in self.steps()?.into_iter().rev() {
             match self.verify(step) {
-                Ok(good) => {
-                    self.set_aside_after(step)?;
-                    return Ok(Newest { good: Some(good), damaged });
-                }
+                Ok(good) => return Ok(Newest { good: Some(good), damaged }),
                 Err(error) => damaged.push(error),
             }
         }

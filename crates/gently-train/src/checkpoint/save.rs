@@ -103,8 +103,9 @@ impl Checkpoints {
         }
         let done = path.join(DONE_FILE);
         let done_temporary = path.join(DONE_TEMPORARY);
-        std::fs::rename(temporary, &path)
-            .and_then(|()| sync(&self.root))
+        // What is there where this fails is not ours.
+        std::fs::rename(temporary, &path).map_err(|e| Error::io("cannot write", &path, e))?;
+        sync(&self.root)
             .and_then(|()| self.fault(&done))
             .and_then(|()| seal(&path.join(STATE_FILE)))
             .and_then(|seal| std::fs::write(&done_temporary, seal.xxh3))
@@ -113,7 +114,8 @@ impl Checkpoints {
             .and_then(|()| sync(&path))
             .map_err(|e| {
                 if !done.exists() {
-                    let _ = std::fs::remove_dir_all(&path);
+                    // By way of another name: half a removed folder under this one would be taken for somebody's own.
+                    let _ = self.remove(step);
                 }
                 Error::io("cannot write", &path, e)
             })?;

@@ -80,6 +80,8 @@ fn damage_is_named_and_the_one_before_is_taken() {
         assert_eq!(newest.damaged.len(), 1);
         let text = newest.damaged[0].to_string();
         assert!(text.contains(file) && text.contains("step-8"), "{text}");
+        assert_eq!(names(&checkpoints), ["step-4", "step-8"], "to look moves nothing");
+        checkpoints.set_aside_after(4).unwrap();
         assert_eq!(names(&checkpoints), ["damaged-step-8", "step-4"]);
         assert_eq!(checkpoints.steps().unwrap(), [4]);
         checkpoints.save(8, &2, write).unwrap();

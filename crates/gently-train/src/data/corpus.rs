@@ -3,10 +3,9 @@
 use super::permute::draw;
 use super::{Error, Result};
 use gently_formats::shard::Shard;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
+use xxhash_rust::xxh3::Xxh3;
 
 /// Tokens in parts, with document boundaries and, where there is one, a loss mask.
 #[derive(Debug)]
@@ -48,7 +47,7 @@ impl Corpus {
                     expected_vocab,
                 });
             }
-            content = draw(content, &[content_of(&shard)?]);
+            content = draw(content, &[shard.checksum()]);
             parts.push(Part::Shard(shard));
         }
         let (vocab, tokenizer) = first.unwrap_or((0, 0));
@@ -76,12 +75,12 @@ impl Corpus {
                 ends.push(tokens.len() as u64);
             }
         }
-        let content = tokens.iter().map(|&t| u64::from(t)).chain(ends.iter().copied()).collect::<Vec<_>>();
-        let content = draw(0, &content);
+        let content = content_of(&tokens, &ends);
         Ok(Self::from_parts(name, vec![Part::Memory { tokens, ends }], vocab, tokenizer, content))
     }
 
-    /// One corpus of the parts of several from one tokenizer, the first of which gives the name.
+    /// One corpus of the parts of several from one tokenizer, the first of which gives the name. Its vocabulary is the largest of
+    /// theirs.
     ///
     /// # Errors
     /// [`Error::OtherTokenizer`]; [`Error::Option`] when there are none.
@@ -90,7 +89,8 @@ impl Corpus {
         let none = || Error::Option { option: "data", reason: "there is no text".into() };
         let mut all = corpora.next().ok_or_else(none)?;
         for corpus in corpora {
-            corpus.expect_tokenizer(all.tokenizer, all.vocab as usize)?;
+            corpus.expect_tokenizer_of(&all)?;
+            all.vocab = all.vocab.max(corpus.vocab);
             all.tokens += corpus.tokens;
             all.documents += corpus.documents;
             all.content = draw(all.content, &[corpus.content]);
@@ -233,32 +233,53 @@ impl Corpus {
     /// [`Error::OtherTokenizer`].
     pub fn expect_tokenizer(&self, hash: u64, vocab: usize) -> Result<()> {
         // The vocabulary is a number in a file, and tables are made of that size.
-        if self.tokenizer == hash && self.vocab <= vocab as u64 {
-            return Ok(());
+        match self.tokenizer == hash && self.vocab <= vocab as u64 {
+            true => Ok(()),
+            false => Err(self.other_tokenizer(hash, vocab as u64)),
         }
-        Err(Error::OtherTokenizer {
+    }
+
+    /// Checks that another corpus's tokens are of the same tokenizer. The vocabularies are only bounds, which may differ.
+    ///
+    /// # Errors
+    /// [`Error::OtherTokenizer`].
+    pub(crate) fn expect_tokenizer_of(&self, other: &Self) -> Result<()> {
+        match self.tokenizer == other.tokenizer {
+            true => Ok(()),
+            false => Err(self.other_tokenizer(other.tokenizer, other.vocab)),
+        }
+    }
+
+    fn other_tokenizer(&self, expected: u64, expected_vocab: u64) -> Error {
+        Error::OtherTokenizer {
             what: format!("the {} split", self.name),
             found: self.tokenizer,
             found_vocab: self.vocab,
-            expected: hash,
-            expected_vocab: vocab as u64,
-        })
+            expected,
+            expected_vocab,
+        }
     }
 }
 
-/// Where a shard's header has the checksum of its mask, its documents' ends and its blocks' checksums: of all that it holds.
-const CHECKSUM_AT: u64 = 56;
-
-/// A hash of what a shard holds, without reading it all.
-fn content_of(shard: &Shard) -> Result<u64> {
-    let mut bytes = [0; 8];
-    File::open(shard.path())
-        .and_then(|mut file| {
-            file.seek(SeekFrom::Start(CHECKSUM_AT))?;
-            file.read_exact(&mut bytes)
-        })
-        .map_err(Error::io(shard.path(), "read"))?;
-    Ok(u64::from_le_bytes(bytes))
+/// A hash of tokens and of where documents end, without a second list of either.
+fn content_of(tokens: &[u32], ends: &[u64]) -> u64 {
+    let mut hash = Xxh3::new();
+    // How many of each comes first, so that no token is taken for an end.
+    for length in [tokens.len(), ends.len()] {
+        hash.update(&(length as u64).to_le_bytes());
+    }
+    let mut bytes = Vec::new();
+    for some in tokens.chunks(1024) {
+        bytes.clear();
+        bytes.extend(some.iter().flat_map(|token| token.to_le_bytes()));
+        hash.update(&bytes);
+    }
+    for some in ends.chunks(1024) {
+        bytes.clear();
+        bytes.extend(some.iter().flat_map(|end| end.to_le_bytes()));
+        hash.update(&bytes);
+    }
+    hash.digest()
 }
 
 impl Part {

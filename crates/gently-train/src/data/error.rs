@@ -5,6 +5,9 @@ use std::path::PathBuf;
 /// The result of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What is said where there is no program that fetches.
+pub const NO_CURL: &str = "the program curl is not installed";
+
 /// What went wrong, and where.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -90,6 +93,12 @@ pub enum Error {
         tokens: u64,
         /// The block.
         block: usize,
+    },
+    /// A part of a mixture has no token to learn from.
+    #[error("{source_name} leaves no token to learn from")]
+    NothingToLearn {
+        /// The part.
+        source_name: String,
     },
     /// The tokens were made with another tokenizer.
     #[error(
@@ -187,6 +196,10 @@ impl Error {
                 }
                 std::io::ErrorKind::StorageFull => "free some space, or choose another disk".into(),
                 std::io::ErrorKind::NotFound => "check the path".into(),
+                std::io::ErrorKind::IsADirectory => "this is a folder: give the name of a file in it".into(),
+                std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
+                    "a file stands where a folder is wanted: give another path, or move the file".into()
+                }
                 _ => return None,
             },
             Self::Stopped => "nothing of it is kept; the same command begins again".into(),
@@ -198,10 +211,13 @@ impl Error {
             Self::NoFiles { .. } => {
                 "name the file itself if it has another ending; it is then read as plain text".into()
             }
-            Self::Line { .. } => "each line must be a JSON object; --field names the one with the text".into(),
+            Self::Line { .. } => "each line must be a JSON object; the field with the text is named by --field (`gently data prepare`) or --set data.field=NAME (`gently train`)".into(),
             Self::Uncut { .. } => "break the text into documents, or use a byte-level tokenizer".into(),
-            Self::TooShort { tokens, .. } => {
-                format!("use more text, or a block of at most {}", tokens.saturating_sub(1).max(1))
+            // No block is short enough for a single token.
+            Self::TooShort { tokens: 0 | 1, .. } => "use more text".into(),
+            Self::TooShort { tokens, .. } => format!("use more text, or a block of at most {}", tokens - 1),
+            Self::NothingToLearn { .. } => {
+                "give more text, leave the path out, or lower data.val_fraction: the part kept for validation".into()
             }
             Self::OtherTokenizer { .. } => "prepare the data again with the model's own tokenizer".into(),
             Self::State { .. } => "resume with the same data, seed, batch and block, or start a new run".into(),
@@ -211,6 +227,9 @@ impl Error {
             }
             Self::UnknownSet { near: Some(near), .. } => format!("did you mean {near}?"),
             Self::UnknownSet { .. } => "`gently data list` shows the names; `kjv` needs no network".into(),
+            Self::Fetch { reason, .. } if reason.contains(NO_CURL) => {
+                "install curl with the system's packages, for example: apt install curl".into()
+            }
             Self::Fetch { url, target, .. } => format!(
                 "check the network; or fetch {url} by other means and put it at {}; the set `kjv` needs no network",
                 target.display()

@@ -1,5 +1,6 @@
 //! Batches for evaluation: the same ones in the same order each time.
 
+use super::permute::draw;
 use super::{Batch, Corpus, Error, Result};
 use std::sync::Arc;
 
@@ -51,6 +52,12 @@ impl EvalSet {
         }
         let chosen = limit.map_or(total, |n| total.min((n as u64).saturating_mul(batch as u64)));
         Ok(Self { corpus, batch, block, doc_mask, ends, chosen })
+    }
+
+    /// A hash of all that the batches hold: losses on sets of equal identity can be compared.
+    pub(crate) fn identity(&self) -> u64 {
+        let sizes = [self.batch as u64, self.block as u64, u64::from(self.doc_mask), self.chosen];
+        draw(self.corpus.content(), &sizes)
     }
 
     /// Batches.

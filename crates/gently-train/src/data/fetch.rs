@@ -78,7 +78,8 @@ struct Ended {
 }
 
 impl Fetcher {
-    /// Makes sure that `target` is there and right. A download that was cut off goes on where it stopped. With no
+    /// Makes sure that `target` is there and right. A download that was cut off goes on where it stopped; if what comes of it is
+    /// wrong, the file is fetched once more from its beginning. With no
     /// `sha256` the one found is written to `TARGET.sha256` the first time, and must be the same later. More than twice the
     /// `bytes`, which are about those expected, is refused.
     ///
@@ -101,12 +102,21 @@ impl Fetcher {
             return verify(target, known.as_deref(), &note);
         }
         let most = bytes.saturating_mul(2).saturating_add(1 << 20);
-        let part = self.part(url, target, bytes, most, progress)?;
-        if let Err(e) = verify(&part, known.as_deref(), &note) {
-            // Going on from wrong bytes would not make them right.
-            let _ = std::fs::remove_file(&part);
-            return Err(e);
-        }
+        let resumed = with_ending(target, "part").exists();
+        let mut fetch = || {
+            let part = self.part(url, target, bytes, most, progress)?;
+            if let Err(e) = verify(&part, known.as_deref(), &note) {
+                // Going on from wrong bytes would not make them right.
+                let _ = std::fs::remove_file(&part);
+                return Err(e);
+            }
+            Ok(part)
+        };
+        let part = match fetch() {
+            // The beginning may be of an older version of the file.
+            Err(Error::Digest { .. }) if resumed => fetch()?,
+            done => done?,
+        };
         std::fs::rename(&part, target).map_err(Error::io(target, "write"))
     }
 
@@ -219,7 +229,7 @@ impl Fetcher {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|e| match e.kind() {
-                std::io::ErrorKind::NotFound => failed("the program curl is not installed".into()),
+                std::io::ErrorKind::NotFound => failed(super::NO_CURL.into()),
                 _ => failed(format!("curl: {e}")),
             })?;
         if let (Some(Token(token)), Some(mut stdin)) = (&self.token, child.stdin.take()) {
@@ -360,6 +370,29 @@ mod tests {
     }
 
     #[test]
+    fn the_beginning_of_an_older_version_is_fetched_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, part) = (dir.path().join("a.txt"), dir.path().join("a.txt.part"));
+        let goes_on =
+            "if [ -e \"$OUT\" ]; then printf 'text\\n' >> \"$OUT\"; else printf 'fetched text\\n' > \"$OUT\"; fi";
+        let server = curl(dir.path(), &format!("echo run >> {}/runs; {goes_on}", dir.path().display()));
+        let runs = || std::fs::read_to_string(dir.path().join("runs")).unwrap_or_default().lines().count();
+        std::fs::write(&part, "FETCHED ").unwrap();
+        server.get(URL, &target, Some(&digest()), 13, &mut |_| {}).unwrap();
+        assert_eq!((std::fs::read_to_string(&target).unwrap().as_str(), runs()), (TEXT, 2));
+        // Wrong from its beginning, it is not fetched again.
+        std::fs::remove_file(&target).unwrap();
+        let e = server.get(URL, &target, Some("0"), 13, &mut |_| {}).unwrap_err();
+        assert!(matches!(e, Error::Digest { .. }), "{e}");
+        assert_eq!((part.exists(), runs()), (false, 3));
+        // Wrong both times.
+        std::fs::write(&part, "FETCHED ").unwrap();
+        let e = server.get(URL, &target, Some("0"), 13, &mut |_| {}).unwrap_err();
+        assert!(matches!(e, Error::Digest { .. }), "{e}");
+        assert_eq!((part.exists(), target.exists(), runs()), (false, false, 5));
+    }
+
+    #[test]
     fn offline_says_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("a.txt");
@@ -369,7 +402,7 @@ mod tests {
         assert!(e.hint().unwrap().contains("a.txt") && e.hint().unwrap().contains("kjv"));
         let none = Fetcher { program: "/nonexistent/curl".into(), token: None };
         let e = none.get(URL, &target, None, 13, &mut |_| {}).unwrap_err();
-        assert!(e.to_string().contains("not installed"), "{e}");
+        assert!(e.to_string().contains("not installed") && e.hint().unwrap().contains("install curl"), "{e}");
     }
 
     #[test]

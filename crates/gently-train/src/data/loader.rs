@@ -126,8 +126,12 @@ impl Loader {
                 let reason = format!("{weight} is not a positive number");
                 return Err(Error::Option { option: "weight", reason });
             }
+            // Nothing has no tokenizer to compare.
+            if corpus.tokens() == 0 {
+                return Err(Error::TooShort { split: corpus.name().into(), tokens: 0, block: options.block });
+            }
             if let Some(first) = orders.first() {
-                corpus.expect_tokenizer(first.corpus.tokenizer(), first.corpus.vocab() as usize)?;
+                corpus.expect_tokenizer_of(&first.corpus)?;
             }
             words.extend([corpus.tokens(), corpus.documents(), corpus.parts() as u64, corpus.tokenizer()]);
             words.push(weight.to_bits());

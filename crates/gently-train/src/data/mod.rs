@@ -38,7 +38,7 @@ mod shards;
 pub use batch::{Batch, IGNORE};
 pub use corpus::Corpus;
 pub use dataset::{Dataset, DatasetInfo, SplitInfo, TokenizerInfo};
-pub use error::{Error, Result};
+pub use error::{Error, NO_CURL, Result};
 pub use evaluate::EvalSet;
 pub use loader::{Loader, LoaderOptions, LoaderState, Mode};
 pub use order::Cursor;

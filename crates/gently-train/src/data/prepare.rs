@@ -118,7 +118,17 @@ impl Prepare {
     pub fn run(&self, dir: impl AsRef<Path>, progress: &mut Report<'_>) -> Result<Dataset> {
         let dir = dir.as_ref();
         self.check()?;
+        let is_new = !dir.exists();
         std::fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;
+        let prepared = self.run_in(dir, progress);
+        if is_new && prepared.is_err() {
+            // The error is the one to tell; a folder with something in it stays.
+            let _ = std::fs::remove_dir(dir);
+        }
+        prepared
+    }
+
+    fn run_in(&self, dir: &Path, progress: &mut Report<'_>) -> Result<Dataset> {
         let work = Workspace::new(dir)?;
         let mut received = 0;
         let mut copied = |n: u64| {
@@ -357,11 +367,29 @@ struct Workspace {
 impl Workspace {
     fn new(target: &Path) -> Result<Self> {
         sweep(target);
-        let path = target.join(format!("{PREPARING}{}", std::process::id()));
-        std::fs::create_dir_all(&path).map_err(Error::io(target, "write into"))?;
-        // Where a file system has no locks there is no sweeping either.
-        let lock = Lock::take(&path).ok();
-        Ok(Self { path, target: target.into(), _lock: lock })
+        let process = std::process::id();
+        let mut n = 0u64;
+        loop {
+            // Processes in containers may have one number, and threads of a process do: a folder belongs to who made it.
+            let path = target.join(format!("{PREPARING}{process}-{n}"));
+            n += 1;
+            match std::fs::create_dir(&path) {
+                Ok(()) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                Err(e) => return Err(Error::io(target, "write into")(e)),
+            }
+            let lock = match Lock::take(&path) {
+                Ok(lock) => Some(lock),
+                // Somebody sweeps, and has seen the folder before it was locked.
+                Err(crate::Error::FolderInUse { .. }) => continue,
+                // Where a file system has no locks there is no sweeping either.
+                Err(_) => None,
+            };
+            // So here, where the sweeping was quicker.
+            if path.is_dir() {
+                return Ok(Self { path, target: target.into(), _lock: lock });
+            }
+        }
     }
 
     /// Moves the shards and the tokenizer to their places and says so in `dataset.json`. In between there is none, so a
@@ -393,16 +421,22 @@ impl Workspace {
     }
 }
 
-/// The beginning of a workspace's name; the number of its process follows.
+/// The beginning of a workspace's name; the number of its process follows, and which of that process's it is.
 const PREPARING: &str = ".preparing-";
 
 /// Removes the workspaces of processes that were killed: those that nobody holds, on this machine or another.
 fn sweep(target: &Path) {
     for entry in std::fs::read_dir(target).into_iter().flatten().flatten() {
-        let left = entry.file_name().to_string_lossy().starts_with(PREPARING);
-        if left && Lock::take(&entry.path()).is_ok() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with(PREPARING) {
+            continue;
+        }
+        if let Ok(_held) = Lock::take(&entry.path()) {
+            // Under another name first, which no workspace has: who has just made this one must not find it half removed.
+            let (from, to) = (entry.path(), target.join(format!("{name}.old")));
+            let left = if std::fs::rename(&from, &to).is_ok() { to } else { from };
             // It costs space only.
-            let _ = std::fs::remove_dir_all(entry.path());
+            let _ = std::fs::remove_dir_all(left);
         }
     }
 }

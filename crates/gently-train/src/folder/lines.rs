@@ -1,9 +1,10 @@
 //! Logs of JSON lines that can be cut back to a step.
 
 use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use gently_formats::atomic::AtomicFile;
 use gently_formats::bounded;
 use serde::Serialize;
 use serde_json::Value;
@@ -60,24 +61,18 @@ fn cut(path: &Path, last: Option<u64>) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(Error::io("cannot read", path, e)),
     };
-    let new_path = path.with_extension("jsonl.tmp");
-    let new = File::create(&new_path).map_err(|e| Error::io("cannot write", &new_path, e))?;
-    let mut new = BufWriter::new(new);
+    let mut new = AtomicFile::create(path)?;
     if let Some(last) = last {
         while let Some(line) = old.next_line().map_err(|e| Error::io("cannot read", path, e))? {
             if line.last() != Some(&b'\n') {
                 break;
             }
             if step_of(line).is_some_and(|step| step <= last) {
-                new.write_all(line).map_err(|e| Error::io("cannot write", &new_path, e))?;
+                new.write_all(line).map_err(|e| Error::io("cannot write", path, e))?;
             }
         }
     }
-    new.into_inner()
-        .map_err(|e| e.into_error())
-        .and_then(|file| file.sync_all())
-        .and_then(|()| std::fs::rename(&new_path, path))
-        .map_err(|e| Error::io("cannot write", path, e))
+    Ok(new.commit()?)
 }
 
 fn step_of(line: &[u8]) -> Option<u64> {
@@ -118,6 +113,21 @@ mod tests {
         std::fs::write(&path, b"{\"step\":1}\n\xff\x00\n[]\n{\"step\":-1}\n{\"step\":2}\n").unwrap();
         drop(Lines::open(&path, Some(9)).unwrap());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":1}\n{\"step\":2}\n");
+    }
+
+    #[test]
+    fn a_cut_leaves_no_rest_and_no_name_is_in_its_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        // The name of an older program's unfinished work.
+        std::fs::create_dir(folder.path().join("metrics.jsonl.tmp")).unwrap();
+        std::fs::write(&path, "{\"step\":1}\n{\"step\":2}\n").unwrap();
+        drop(Lines::open(&path, Some(1)).unwrap());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":1}\n");
+        let entries = std::fs::read_dir(folder.path()).unwrap();
+        let mut names = Vec::from_iter(entries.map(|e| e.unwrap().file_name().into_string().unwrap()));
+        names.sort();
+        assert_eq!(names, ["metrics.jsonl", "metrics.jsonl.tmp"]);
     }
 
     #[cfg(unix)]

@@ -1,6 +1,6 @@
 //! The gradient's global norm, and where it is not finite.
 
-use gently_kernels::reduce::sum_of_squares;
+use gently_kernels::reduce::{self, sum_of_squares};
 use gently_models::params::Param;
 use gently_tensor::profile::{self, Work};
 use gently_tensor::{Device, Grads, Tensor};
@@ -45,7 +45,7 @@ pub fn first_non_finite(tensor: &Tensor) -> Result<Option<(usize, f32)>> {
         return Ok(None);
     }
     let found = tensor.contiguous()?.with_data::<f32, _>(|values| {
-        let at = values.iter().position(|v| !v.is_finite())?;
+        let at = reduce::first_non_finite(values)?;
         Some((at, values[at]))
     })?;
     Ok(found)

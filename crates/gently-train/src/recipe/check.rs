@@ -1,10 +1,14 @@
 //! Ranges of values and the rules between them.
 
-use super::{Documents, Resolved, ScheduleKind, TokenizerKind};
+use gently_models::config::{BELOW_ONE, DecoderConfig, POSITIVE, Position, fits_f32, is_below_one, is_positive};
+
+use super::{Documents, Optimizer, OptimizerKind, Resolved, ScheduleKind, Source, TokenizerKind};
 use crate::{Error, Result};
 
 /// Largest count that is believed, so that products of two counts cannot overflow.
 const MOST: usize = 1 << 28;
+/// The most that `train.steps` may be.
+pub(crate) const MOST_STEPS: u64 = 1 << 40;
 
 /// Checks every value.
 ///
@@ -19,6 +23,12 @@ pub(super) fn ranges(resolved: &Resolved) -> Result<()> {
         other => Error::Model(other),
     })?;
 
+    if config.model.bidirectional {
+        return refuse(
+            "model.bidirectional",
+            "must be false: a model that sees the next token does not learn to tell it",
+        );
+    }
     // Each layer is built before memory can be planned: some 20 KiB and a fifth of a millisecond.
     if config.model.layers > 1 << 14 {
         return refuse("model.layers", "must be between 1 and 16384");
@@ -54,7 +64,7 @@ pub(super) fn ranges(resolved: &Resolved) -> Result<()> {
     if config.train.seed > i64::MAX as u64 {
         return refuse("train.seed", "must be below 2^63");
     }
-    if config.train.steps == 0 || config.train.steps > 1 << 40 {
+    if config.train.steps == 0 || config.train.steps > MOST_STEPS {
         return refuse("train.steps", "must be between 1 and 2^40");
     }
 
@@ -63,33 +73,35 @@ pub(super) fn ranges(resolved: &Resolved) -> Result<()> {
     if !(1..=100).contains(&optimizer.newton_schulz) {
         return refuse("optimizer.newton_schulz", "must be between 1 and 100");
     }
+    // The loop compares these two in f64; the kernels take the others as f32.
+    if !config.train.clip.is_finite() || config.train.clip < 0.0 {
+        return refuse("train.clip", "must be finite and not negative");
+    }
+    if !config.spike.z.is_finite() || config.spike.z <= 0.0 {
+        return refuse("spike.z", "must be finite and above 0");
+    }
+    let positive =
+        [("optimizer.lr", optimizer.lr), ("optimizer.eps", optimizer.eps), ("optimizer.muon_lr", optimizer.muon_lr)];
+    for (key, value) in positive {
+        if !is_positive(value) {
+            return refuse(key, POSITIVE);
+        }
+    }
     let not_negative = [
-        ("train.clip", config.train.clip),
         ("optimizer.min_lr", optimizer.min_lr.unwrap_or(0.0)),
         ("optimizer.weight_decay", optimizer.weight_decay),
         ("sample.temperature", config.sample.temperature),
     ];
     for (key, value) in not_negative {
-        if !value.is_finite() || value < 0.0 {
-            return refuse(key, "must be finite and not negative");
+        if !fits_f32(value) || value < 0.0 {
+            return refuse(key, "must be finite and not negative, as a number of 32 bits too");
         }
     }
-    let positive = [
-        ("optimizer.lr", optimizer.lr),
-        ("optimizer.eps", optimizer.eps),
-        ("optimizer.muon_lr", optimizer.muon_lr),
-        ("spike.z", config.spike.z),
-    ];
-    for (key, value) in positive {
-        if !value.is_finite() || value <= 0.0 {
-            return refuse(key, "must be finite and above 0");
-        }
+    if !optimizer.betas.iter().all(|&b| is_below_one(b)) {
+        return refuse("optimizer.betas", &format!("each {BELOW_ONE}"));
     }
-    if !optimizer.betas.iter().all(|b| (0.0..1.0).contains(b)) {
-        return refuse("optimizer.betas", "must each be at least 0 and below 1");
-    }
-    if !(0.0..1.0).contains(&optimizer.momentum) {
-        return refuse("optimizer.momentum", "must be at least 0 and below 1");
+    if !is_below_one(optimizer.momentum) {
+        return refuse("optimizer.momentum", BELOW_ONE);
     }
     if !(0.0..=1.0).contains(&optimizer.cooldown) {
         return refuse("optimizer.cooldown", "must be between 0 and 1");
@@ -125,6 +137,58 @@ pub(super) fn ranges(resolved: &Resolved) -> Result<()> {
     }
     if config.sample.is_on() && config.sample.prompts.is_empty() {
         return refuse("sample.prompts", "must hold a text when sample.every is above 0 or sample.at_start is true");
+    }
+    Ok(())
+}
+
+/// Refuses values that a person chose and that change nothing beside the others, but those that the run was begun with (`saved`).
+///
+/// # Errors
+/// [`Error::Value`] naming the first such key.
+pub(super) fn effects(resolved: &Resolved, saved: Option<&Resolved>) -> Result<()> {
+    let (model, optimizer, tokenizer) =
+        (&resolved.config.model, &resolved.config.optimizer, &resolved.config.tokenizer);
+    let (own, usual) = (DecoderConfig::preset(model.family), Optimizer::default());
+    let (rotary, windowed) = (model.position == Position::Rotary, model.window.is_some());
+    let muon = optimizer.kind == OptimizerKind::Muon;
+    let (turned, shaped) = (("model.position", "model.position = \"rotary\""), ("model.window", "model.window"));
+    let by_muon = ("optimizer.kind", "optimizer.kind = \"muon\"");
+    // The key, whether it is another than the default, whether it counts, and what would make it count.
+    let settings = [
+        ("model.rope_theta", model.rope_theta != own.rope_theta, rotary, turned),
+        ("model.rotary_width", model.rotary_width != own.rotary_width, rotary, turned),
+        ("model.rope_factors", model.rope_factors != own.rope_factors, rotary, turned),
+        ("model.local_rope_theta", model.local_rope_theta != own.local_rope_theta, rotary, turned),
+        ("model.local_rope_theta", model.local_rope_theta != own.local_rope_theta, windowed, shaped),
+        ("model.window_skip", model.window_skip != own.window_skip, windowed, shaped),
+        (
+            "tokenizer.path",
+            !tokenizer.path.is_empty(),
+            tokenizer.kind == TokenizerKind::File,
+            ("tokenizer.kind", "tokenizer.kind = \"file\""),
+        ),
+        ("optimizer.muon_lr", optimizer.muon_lr != usual.muon_lr, muon, by_muon),
+        ("optimizer.momentum", optimizer.momentum != usual.momentum, muon, by_muon),
+        ("optimizer.newton_schulz", optimizer.newton_schulz != usual.newton_schulz, muon, by_muon),
+        (
+            "optimizer.cooldown",
+            optimizer.cooldown != usual.cooldown,
+            optimizer.schedule == ScheduleKind::Wsd,
+            ("optimizer.schedule", "optimizer.schedule = \"wsd\""),
+        ),
+    ];
+    for (key, differs, counts, (decider, needed)) in settings {
+        let set = |key: &str| resolved.source(key) == Source::Set;
+        let chosen = match resolved.source(key) {
+            Source::Set => true,
+            // What a recipe says for its own choice stays behind where --set makes another.
+            Source::Recipe { .. } => !(set(decider) || key.starts_with("model.") && set("model.family")),
+            _ => false,
+        };
+        let kept = saved.is_some_and(|saved| resolved.has_same(saved, key));
+        if differs && !counts && chosen && !kept {
+            return Err(resolved.out_of_range(key, &format!("has no effect without {needed}")));
+        }
     }
     Ok(())
 }

@@ -27,6 +27,7 @@ use std::path::Path;
 use gently_models::config::DecoderConfig;
 use serde_json::{Map, Value};
 
+pub(crate) use check::MOST_STEPS;
 pub use resolved::{CONFIG_FILE, Resolved};
 pub use sections::{
     Checkpoint, ComputeKind, Config, Data, Decay, Documents, Eval, Moments, Optimizer, OptimizerKind, Sample,
@@ -97,8 +98,10 @@ impl Recipe {
     /// As [`Recipe::load`].
     pub fn reload(folder: &Path) -> Result<Self> {
         let path = folder.join(CONFIG_FILE);
-        let text = values::read(&path)?;
-        let mut recipe = Self::parse_as(&text, &path.display().to_string(), true)?;
+        let (text, file) = (values::read(&path)?, path.display().to_string());
+        // Each value's source is where it first came from. One of a wrong type is told with its place in this file.
+        Self::parse_as(&text, &file, false)?.resolve_unchecked()?;
+        let mut recipe = Self::parse_as(&text, &file, true)?;
         if let Some(name) = text.lines().next().and_then(resolved::name_in_header) {
             recipe.name = name.to_owned();
         }
@@ -121,10 +124,12 @@ impl Recipe {
     /// Takes one `section.key=value`, as `--set` gives it. A value that is not TOML is taken as text.
     ///
     /// # Errors
-    /// No `=`, or an unknown key.
+    /// No `=`, no key before it, or an unknown key.
     pub fn set(&mut self, assignment: &str) -> Result<()> {
-        let (key, value) =
-            assignment.split_once('=').ok_or_else(|| Error::NotAnAssignment { text: assignment.into() })?;
+        let (key, value) = assignment
+            .split_once('=')
+            .filter(|(key, _)| !key.trim().is_empty())
+            .ok_or_else(|| Error::NotAnAssignment { text: assignment.into() })?;
         self.assign(key.trim(), values::parse_value(value.trim()), Source::Set)
     }
 
@@ -153,8 +158,29 @@ impl Recipe {
     /// Fills in defaults and checks types and ranges.
     ///
     /// # Errors
-    /// The first value of a wrong type or out of range, with its place.
+    /// The first value of a wrong type or out of range, or that changes nothing beside the others, with its place.
     pub fn resolve(&self) -> Result<Resolved> {
+        let resolved = self.resolve_unchecked()?;
+        check::ranges(&resolved)?;
+        check::effects(&resolved, None)?;
+        Ok(resolved)
+    }
+
+    /// As [`Recipe::resolve`], for a run that goes on: what it was begun with may be without effect, for a program of another
+    /// version may have taken it.
+    pub(crate) fn resolve_after(&self, saved: &Resolved) -> Result<Resolved> {
+        let resolved = self.resolve_unchecked()?;
+        check::ranges(&resolved)?;
+        check::effects(&resolved, Some(saved))?;
+        Ok(resolved)
+    }
+
+    /// Fills in defaults and checks types, but not ranges: for what a run was begun with. A program of another version may have
+    /// had other ranges, and what the run goes on with is checked by itself.
+    ///
+    /// # Errors
+    /// The first value of a wrong type, with its place.
+    pub(crate) fn resolve_unchecked(&self) -> Result<Resolved> {
         let family = self.assignments.iter().rev().find(|a| a.key == "model.family");
         let (mut tree, family_name) = match family {
             Some(a) => (template(&a.value).map_err(|why| wrong(a, why))?, a.value.as_str().unwrap_or(FAMILY)),
@@ -184,7 +210,6 @@ impl Recipe {
         let config = read_tree(&tree).map_err(|why| Error::Syntax { file: self.name.clone(), line: 1, why })?;
         let mut resolved = Resolved::new(self.name.clone(), config, sources);
         resolved.derive();
-        check::ranges(&resolved)?;
         Ok(resolved)
     }
 

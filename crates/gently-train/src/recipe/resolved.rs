@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value};
 
 use super::values::toml_text;
-use super::{Config, ConfigLine, OPTIONAL_MODEL_KEYS, ScheduleKind, Source};
+use super::{Config, ConfigLine, Documents, OPTIONAL_MODEL_KEYS, ScheduleKind, Source, Tokenizer};
 use crate::{Error, Result};
 
 /// Name of the resolved configuration in a run folder.
@@ -96,6 +96,28 @@ impl Resolved {
         Ok(())
     }
 
+    /// Takes the tokenizer of data that was prepared before in place of what the recipe says: the run has no other.
+    pub(crate) fn take_tokenizer(&mut self, prepared: Tokenizer) {
+        let now = &mut self.config.tokenizer;
+        let changed = [("tokenizer.kind", now.kind != prepared.kind), ("tokenizer.path", now.path != prepared.path)];
+        (now.kind, now.path) = (prepared.kind, prepared.path);
+        for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
+            self.set_derived(key, "prepared data");
+        }
+    }
+
+    /// The error of a value that a prepared folder contradicts; `own` says what the folder has.
+    pub(crate) fn against_prepared(&self, key: &str, folder: &str, own: String) -> Error {
+        let value = lookup(&self.tree(), key).and_then(toml_text).unwrap_or_default();
+        let setting = format!("{key} = {value} ({})", self.source(key));
+        Error::OtherPrepared { setting, folder: folder.into(), own }
+    }
+
+    /// Whether `key` has the same value in both.
+    pub(super) fn has_same(&self, other: &Self, key: &str) -> bool {
+        lookup(&self.tree(), key) == lookup(&other.tree(), key)
+    }
+
     /// Every value as a line, in the order of the sections.
     pub fn lines(&self) -> Vec<ConfigLine> {
         let tree = self.tree();
@@ -136,7 +158,17 @@ impl Resolved {
     /// [`Error::ConfigMismatch`] naming the first key that differs.
     pub(crate) fn continues(&self, saved: &Resolved) -> Result<()> {
         let (now, was) = (self.tree(), saved.tree());
+        // Packed documents are always drawn at random: what was said of their order never counted.
+        let packs = [self, saved].iter().all(|r| r.config.data.documents == Documents::Pack);
         for (key, _) in &self.sources {
+            if packs && key == "data.shuffle" {
+                continue;
+            }
+            // What the prepared data said, it says again; only a wish for something else is refused.
+            let told = matches!(saved.source(key), Source::Derived(_)) && self.source(key) != Source::Set;
+            if told && key.starts_with("tokenizer.") {
+                continue;
+            }
             let frozen = key.starts_with("model.") || key.starts_with("tokenizer.") || FROZEN.contains(&key.as_str());
             let text = |tree| lookup(tree, key).and_then(toml_text).unwrap_or_default();
             // The vocabulary of the saved run is settled only once its tokenizer is read; that check comes there.

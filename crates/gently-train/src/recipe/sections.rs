@@ -267,6 +267,11 @@ impl Sample {
     pub fn is_on(&self) -> bool {
         self.every > 0 || self.at_start
     }
+
+    /// Whether a run that has made `step` updates will still write samples.
+    pub(crate) fn is_on_after(&self, step: u64) -> bool {
+        self.every > 0 || (self.at_start && step == 0)
+    }
 }
 
 /// `[checkpoint]`

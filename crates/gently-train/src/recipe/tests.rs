@@ -104,6 +104,15 @@ fn values_out_of_range_are_refused_with_their_place() {
         ("[model]\nheads = 5\nwidth = 32\n", "model.heads"),
         ("[optimizer]\nlr = 0.0\n", "optimizer.lr"),
         ("[optimizer]\nlr = nan\n", "optimizer.lr"),
+        // Kernels would take them as 0, as infinity, as 1.
+        ("[optimizer]\neps = 1e-46\n", "optimizer.eps"),
+        ("[optimizer]\nlr = 1e300\n", "optimizer.lr"),
+        ("[optimizer]\nweight_decay = 1e39\n", "optimizer.weight_decay"),
+        ("[optimizer]\nbetas = [0.9, 0.99999999]\n", "optimizer.betas"),
+        ("[optimizer]\nmomentum = 0.99999999\n", "optimizer.momentum"),
+        ("[sample]\ntemperature = 1e39\n", "sample.temperature"),
+        ("[model]\nlogit_softcap = 1e300\n", "model.logit_softcap"),
+        ("[model]\ndropout = 0.99999999\n", "model.dropout"),
         // Not as if they had not been given.
         ("[optimizer]\nmin_lr = nan\n", "optimizer.min_lr"),
         ("[model]\ndropout = nan\n", "model.dropout"),
@@ -125,6 +134,61 @@ fn values_out_of_range_are_refused_with_their_place() {
     }
     let message = refused("[model]\nheads = 5\nwidth = 32\n");
     assert!(message.contains("r.toml:2"), "{message}");
+}
+
+#[test]
+fn what_has_no_effect_is_refused() {
+    for (text, key, needed) in [
+        ("[model]\nwindow_skip = 2\n", "model.window_skip", "model.window"),
+        ("[model]\nrope_theta = 5e5\n", "model.rope_theta", "rotary"),
+        ("[model]\nrotary_width = 8\n", "model.rotary_width", "rotary"),
+        ("[model]\nlocal_rope_theta = 5e5\n", "model.local_rope_theta", "rotary"),
+        ("[model]\nposition = \"rotary\"\nlocal_rope_theta = 5e5\n", "model.local_rope_theta", "model.window"),
+        ("[tokenizer]\npath = \"gpt2\"\n", "tokenizer.path", "file"),
+        ("[optimizer]\nmuon_lr = 0.01\n", "optimizer.muon_lr", "muon"),
+        ("[optimizer]\nkind = \"lion\"\nmomentum = 0.9\n", "optimizer.momentum", "muon"),
+        ("[optimizer]\ncooldown = 0.2\n", "optimizer.cooldown", "wsd"),
+    ] {
+        let message = refused(text);
+        let (told, why) = message.split_once(": has no effect without ").unwrap_or_else(|| panic!("{message}"));
+        assert!(told.starts_with(key) && told.contains("r.toml:") && why.contains(needed), "{message}");
+    }
+    // The default says nothing, and a recipe's own setting stays behind where --set chooses otherwise.
+    Recipe::parse("[optimizer]\nmuon_lr = 0.02\n", "r.toml").unwrap().resolve().unwrap();
+    let mut recipe = Recipe::parse("[optimizer]\nkind = \"muon\"\nmuon_lr = 0.01\n", "r.toml").unwrap();
+    recipe.resolve().unwrap();
+    recipe.set("optimizer.kind=adamw").unwrap();
+    let resolved = recipe.resolve().unwrap();
+    recipe.set("optimizer.muon_lr=0.03").unwrap();
+    assert!(recipe.resolve().is_err());
+    // What a run was begun with does not keep it from going on.
+    let begun = recipe.resolve_unchecked().unwrap();
+    recipe.resolve_after(&begun).unwrap();
+    assert!(recipe.resolve_after(&resolved).is_err());
+    assert!(refused("[model]\nbidirectional = true\n").starts_with("model.bidirectional"));
+}
+
+#[test]
+fn a_value_of_a_wrong_type_in_a_run_folder_is_told_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(CONFIG_FILE);
+    let text = tiny().resolve().unwrap().to_toml().replace("steps = 2000", "steps = \"a\"");
+    std::fs::write(&path, &text).unwrap();
+    let line = 1 + text.lines().position(|line| line.starts_with("steps = ")).unwrap();
+    let error = Recipe::reload(folder.path()).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("train.steps = \"a\" ({}:{line})", path.display())), "{error}");
+}
+
+#[test]
+fn what_cannot_be_read_as_a_recipe_comes_with_a_hint() {
+    let error = Recipe::parse("[train]\nsteps = 3\nsteps = 4\n", "r.toml").unwrap_err();
+    assert!(error.to_string().starts_with("r.toml:") && error.hint().unwrap().contains("each key once"), "{error}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), b"[train]\n# caf\xe9\n").unwrap();
+    assert!(Recipe::load(file.path()).unwrap_err().hint().unwrap().contains("UTF-8"));
+    let error = tiny().set("=5").unwrap_err();
+    assert_eq!(error.to_string(), "--set =5: there is no key before `=`");
+    assert_eq!(tiny().set("train.steps").unwrap_err().to_string(), "--set train.steps: there is no `=`");
 }
 
 #[test]
@@ -188,4 +252,34 @@ fn what_was_worked_out_is_worked_out_again_when_a_run_goes_on() {
     // What a person gave stays.
     let given = again(&["optimizer.decay_steps=3000", "train.steps=4000"]);
     assert_eq!(given.config.optimizer.decay_steps, Some(3000));
+}
+
+#[test]
+fn a_saved_value_that_is_out_of_range_now_can_be_replaced() {
+    for (saved, instead) in [
+        (vec!["eval.batches=4611686018427387904"], "eval.batches=7"),
+        (vec!["sample.at_start=true", "sample.prompts=[]"], "sample.prompts=['a']"),
+        (vec!["data.documents=pack", "data.shuffle=false"], "data.shuffle=true"),
+    ] {
+        let mut first = tiny();
+        for assignment in saved {
+            first.set(assignment).unwrap();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(CONFIG_FILE), first.resolve_unchecked().unwrap().to_toml()).unwrap();
+        let reloaded = Recipe::reload(folder.path()).unwrap();
+        let was = reloaded.resolve_unchecked().unwrap();
+        let key = instead.split_once('=').unwrap().0;
+        let error = tiny().over(&reloaded).resolve().unwrap_err();
+        assert!(matches!(&error, Error::Value { key: k, .. } if k == key), "{error}");
+        let mut again = tiny();
+        again.set(instead).unwrap();
+        again.over(&reloaded).resolve().unwrap().continues(&was).unwrap();
+    }
+    // Where documents are not packed, their order is the run's own.
+    let saved = tiny().resolve().unwrap();
+    let mut other = tiny();
+    other.set("data.shuffle=false").unwrap();
+    let error = other.resolve().unwrap().continues(&saved).unwrap_err();
+    assert!(matches!(&error, Error::ConfigMismatch { key, .. } if key == "data.shuffle"), "{error}");
 }

@@ -51,12 +51,13 @@ impl Probe {
         config.sample.every = 0;
         plan::forget_peak();
         let build = |model: &_, rng: &_, device: &_| Decoder::new(model, rng, device);
-        let planned = rehearsal::plan(&config, &build, &Tokenizer::bytes(), &[], 0)?.total();
+        let plan = rehearsal::plan(&config, &build, &Tokenizer::bytes(), &[], 0, &StopHandle::new())?;
+        let planned = plan.total();
         let needed = planned.saturating_sub(plan::resident().unwrap_or(0));
         if let Some(available) = plan::available()
             && needed > available
         {
-            return Err(Error::Memory { needed, available, resumed: false });
+            return Err(Error::Memory { needed, available, resumed: false, lasting: plan.is_mostly_lasting() });
         }
         let train = &config.train;
         let mut rng = Rng::new(train.seed).stream("probe");

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use gently_tensor::profile;
+use gently_tensor::profile::{self, Recording};
 
 use super::session::Session;
 use super::step;
 use crate::events::Profiled;
-use crate::profile::{Facts, JSON_FILE, PAGE_FILE, Peaks, Profile, processor};
+use crate::profile::{Facts, JSON_FILE, PAGE_FILE, Peaks, Profile, STEP, processor};
 use crate::recipe::Config;
 use crate::{Error, Event, Result};
 
@@ -53,24 +53,33 @@ impl Session {
         }
     }
 
-    /// Ends the recording after the last of the updates wanted, or of the run's, and writes it down.
-    pub(super) fn end_profile(&mut self, last: bool) -> Result<()> {
+    /// Takes note of an update that was made, and ends the recording after the last of those wanted.
+    pub(super) fn note_profile(&mut self) -> Result<()> {
         let Some(p) = &mut self.profiling else {
             return Ok(());
         };
         p.made += 1;
+        let (first, asked) = (p.first, p.asked);
+        match first.is_some_and(|first| self.state.step + 1 - first >= asked) {
+            true => self.end_profile(),
+            false => Ok(()),
+        }
+    }
+
+    /// Ends the recording, if one runs, and writes down the updates that were made meanwhile: fewer than were wanted where the run
+    /// ended before. Nothing is written where none was made.
+    pub(super) fn end_profile(&mut self) -> Result<()> {
+        let Some(p) = self.profiling.take() else {
+            return Ok(());
+        };
         let Some(first) = p.first else {
             return Ok(());
         };
-        let steps = self.state.step + 1 - first;
-        if steps < p.asked && !last {
-            return Ok(());
-        }
-        let (recording, peaks) = (profile::finish(), p.peaks);
-        self.profiling = None;
-        let Some(recording) = recording else {
+        let (steps, peaks) = (self.state.step + 1 - first, p.peaks);
+        let Some(mut recording) = profile::finish().filter(|_| steps > 0) else {
             return Ok(());
         };
+        leave_out_after(&mut recording, steps);
         let train = &self.config.train;
         let facts = Facts {
             name: self.name.clone(),
@@ -94,5 +103,14 @@ impl Session {
 
     fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+}
+
+/// Cuts off what was recorded from the beginning of the update after `steps` of them on: one that a stop ended in its midst.
+fn leave_out_after(recording: &mut Recording, steps: u64) {
+    let mut begun = recording.phases.iter().filter(|phase| phase.name == STEP).map(|phase| phase.start);
+    if let Some(start) = begun.nth(steps as usize) {
+        recording.phases.retain(|phase| phase.start < start);
+        recording.calls.retain(|call| call.start < start);
     }
 }

@@ -14,19 +14,24 @@ use crate::Result;
 use crate::data::{Batch, IGNORE};
 use crate::optim::Optim;
 use crate::plan::{self, MemoryPlan};
-use crate::recipe::Config;
+use crate::recipe::{Config, Sample};
 use crate::stop::StopHandle;
+
+/// Tokens of a sample that are rehearsed after those that fill the context: the first of them moves it on.
+const PAST_CONTEXT: usize = 4;
 
 /// There is one account for `Device::Meta` in a process; two plans at once would count each other's buffers.
 static ACCOUNT: Mutex<()> = Mutex::new(());
 
-/// What a run of `config` will take at its peak. `data` is what reading the data takes.
+/// What a run of `config` will take at its peak. `data` is what reading the data takes. Where somebody asks to stop meanwhile the
+/// samples are left out: such a run makes none.
 pub(super) fn plan(
     config: &Config,
     build: &Build,
     tokenizer: &Tokenizer,
     prompts: &[Prompt],
     data: u64,
+    stop: &StopHandle,
 ) -> Result<MemoryPlan> {
     let _account = ACCOUNT.lock().unwrap_or_else(PoisonError::into_inner);
     memory::reset(Device::Meta);
@@ -39,7 +44,7 @@ pub(super) fn plan(
     let mut optim = Optim::new(model.params(), &config.optimizer)?.with_compute(passes.compute());
     let states = live() - before - parameters;
     let gradients: u64 = model.params().iter().map(|p| memory::rounded(p.tensor.numel() * 4) as u64).sum();
-    rehearse(config, &model, &passes, &mut optim, tokenizer, prompts)?;
+    rehearse(config, &model, &passes, &mut optim, (tokenizer, prompts), stop)?;
     let peak = memory::stats(Device::Meta).peak_held as u64 - before;
     let scratch = memory::scratch().or(optim.scratch()).total(pool::threads()) as u64;
     drop((model, optim));
@@ -79,8 +84,8 @@ fn rehearse(
     model: &Decoder,
     passes: &Passes,
     optim: &mut Optim,
-    tokenizer: &Tokenizer,
-    prompts: &[Prompt],
+    (tokenizer, prompts): (&Tokenizer, &[Prompt]),
+    stop: &StopHandle,
 ) -> Result<()> {
     let (rows, width) = (config.train.batch, config.train.block);
     let tokens = rows * width;
@@ -112,7 +117,10 @@ fn rehearse(
     passes.summed_loss(model, &batches[0])?;
     if config.sample.is_on() {
         let first = &prompts[..prompts.len().min(1)];
-        sample::write(model, passes, tokenizer, first, &config.sample, 0, &never)?;
+        // Beyond the context nothing grows any more.
+        let tokens = config.sample.tokens.min(config.model.context.saturating_add(PAST_CONTEXT));
+        let short = Sample { tokens, ..config.sample.clone() };
+        sample::write(model, passes, tokenizer, first, &short, 0, stop)?;
     }
     Ok(())
 }

@@ -60,6 +60,9 @@ impl Session {
         let begun = Instant::now();
         let mut observers = trainer.observers;
         let folder = trainer.folder;
+        if folder.exists() && !folder.is_dir() {
+            return Err(Error::NotAFolder { path: folder });
+        }
         std::fs::create_dir_all(&folder).map_err(|e| Error::io("cannot make", &folder, e))?;
         let lock = Lock::take(&folder)?;
         let checkpoints = Checkpoints::of_run(&folder);
@@ -67,32 +70,46 @@ impl Session {
 
         let saved_config = saved_config(&folder, trainer.resume)?;
         let mut resolved = match &saved_config {
-            Some((recipe, _)) => trainer.recipe.over(recipe).resolve()?,
+            Some((recipe, saved)) => trainer.recipe.over(recipe).resolve_after(saved)?,
             None => trainer.recipe.resolve()?,
         };
         if let Some((_, saved)) = &saved_config {
             resolved.continues(saved)?;
         }
         let mut data = open_data(trainer.data, &resolved, &folder, &mut observers, &trainer.stop)?;
+        if let Some(tokenizer) = data.prepared.take() {
+            resolved.take_tokenizer(tokenizer);
+        }
         resolved.fit_vocabulary(data.tokenizer.vocab_size())?;
         if let Some((_, saved)) = &saved_config {
             resolved.keeps_vocabulary(saved)?;
         }
         let config = resolved.config.clone();
 
-        let (prompts, mut warnings) = match config.sample.is_on() {
-            true => sample::prompts(&config.sample, &data.tokenizer),
-            false => (Vec::new(), Vec::new()),
-        };
+        let newest = checkpoints.newest()?;
+        let last = newest.good.as_ref().map(|good| good.step);
+        let steps = config.train.steps;
+        if let Some(done) = last.filter(|done| *done > steps) {
+            return Err(Error::StepsDone { steps, place: resolved.source("train.steps"), done });
+        }
+        let mut warnings: Vec<String> = newest.damaged.iter().map(|e| format!("{e}; an older one is taken")).collect();
+        warnings.append(&mut data.warnings);
+        let mut prompts = Vec::new();
+        if config.sample.is_on_after(last.unwrap_or(0)) {
+            let (good, complaints) = sample::prompts(&config.sample, &data.tokenizer);
+            prompts = good;
+            warnings.extend(complaints);
+        }
         let profiling = (trainer.profile > 0).then(|| Profiling::new(trainer.profile, &config));
         plan::forget_peak();
-        let plan = rehearsal::plan(&config, &trainer.build, &data.tokenizer, &prompts, data.memory)?;
+        let plan = rehearsal::plan(&config, &trainer.build, &data.tokenizer, &prompts, data.memory, &trainer.stop)?;
         let base = plan::resident().unwrap_or(0);
         if let Some(free) = plan::available()
             && plan.total().saturating_sub(base) > free
         {
             let needed = plan.total().saturating_sub(base);
-            return Err(Error::Memory { needed, available: free, resumed: saved_config.is_some() });
+            let (resumed, lasting) = (saved_config.is_some(), plan.is_mostly_lasting());
+            return Err(Error::Memory { needed, available: free, resumed, lasting });
         }
 
         let model = (trainer.build)(&config.model, &Rng::new(config.train.seed), &Device::Cpu)?;
@@ -100,16 +117,15 @@ impl Session {
         let mut optim = Optim::new(model.params(), &config.optimizer)?.with_compute(passes.compute());
         let tokenizer = format!("{:016x}", data.tokenizer.hash());
         let mut state = State::new(data.train.position(), &config.spike, tokenizer);
-        let newest = checkpoints.newest()?;
-        warnings.extend(newest.damaged.iter().map(|e| format!("{e}; an older one is taken")));
-        let last = newest.good.as_ref().map(|good| good.step);
-        // A step whose line and samples are still owed has none.
-        let owes = newest.good.as_ref().is_some_and(|good| good.state.get("owed").is_some());
-        let written = if owes { last.and_then(|step| step.checked_sub(1)) } else { last };
         if let Some(good) = newest.good {
             state = take_up(good, state, &config, &model, &mut optim, &mut data)?;
         }
-        // Nothing refuses the run any more: from here on its files change.
+        warnings.extend(state.measure_on(data.val.as_ref().map(|val| format!("{:016x}", val.identity()))));
+        // A step whose line and samples are still owed has none.
+        let written = if state.owed.is_some() { last.and_then(|step| step.checked_sub(1)) } else { last };
+        // From here on the run's files change. Logs first: one that cannot be opened leaves the configuration as it was.
+        let metrics = Lines::open(&folder.join(METRICS_FILE), written)?;
+        let samples = Lines::open(&folder.join(SAMPLES_FILE), written)?;
         if saved_config.is_some() {
             checkpoints.sweep()?;
         }
@@ -117,8 +133,8 @@ impl Session {
         let mut session = Self {
             schedule: Schedule::new(&config.optimizer, config.train.steps),
             machine: machine::machine(&config),
-            metrics: Lines::open(&folder.join(METRICS_FILE), written)?,
-            samples: Lines::open(&folder.join(SAMPLES_FILE), written)?,
+            metrics,
+            samples,
             saved: last,
             config,
             model,
@@ -142,6 +158,10 @@ impl Session {
         for message in warnings {
             session.warn(message)?;
         }
+        // Not before it was told: what is set aside is warned of no more.
+        if let Some(step) = last {
+            session.checkpoints.set_aside_after(step)?;
+        }
         Ok(session)
     }
 
@@ -152,6 +172,7 @@ impl Session {
             name,
             folder: self.folder.clone(),
             start_step: self.state.step,
+            owed: self.saved.is_none() || self.state.owed.is_some(),
             total_steps: train.steps,
             tokens_per_step: (train.batch * train.block * train.accumulate) as u64,
             config: resolved.lines(),
@@ -282,6 +303,6 @@ fn saved_config(folder: &Path, resume: bool) -> Result<Option<(Recipe, Resolved)
         return Ok(None);
     }
     let recipe = Recipe::reload(folder)?;
-    let resolved = recipe.resolve()?;
+    let resolved = recipe.resolve_unchecked()?;
     Ok(Some((recipe, resolved)))
 }

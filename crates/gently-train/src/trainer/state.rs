@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::events::{Split, Step};
-use crate::recipe::Spike;
+use crate::recipe::{MOST_STEPS, Spike};
 use crate::spike::Window;
 
 /// One line of `metrics.jsonl`. What is measured by a clock stands in `tokens_per_second`, `utilisation` and `seconds`;
@@ -63,7 +63,8 @@ impl Line {
             seconds: self.seconds.unwrap_or_default(),
             tokens_per_second: self.tokens_per_second.unwrap_or_default(),
             utilisation: self.utilisation.unwrap_or_default(),
-            eta: 0.0,
+            // The speed was that of another process.
+            eta: -1.0,
         })
     }
 }
@@ -98,6 +99,10 @@ pub(super) struct State {
     pub owed: Option<Line>,
     /// [`gently_text::Tokenizer::hash`], as hexadecimal digits.
     pub tokenizer: String,
+    /// [`crate::data::EvalSet::identity`] of what `best` was measured on, as hexadecimal digits; states that were saved before
+    /// it was noted have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<String>,
 }
 
 impl State {
@@ -114,6 +119,7 @@ impl State {
             val_loss: None,
             owed: None,
             tokenizer,
+            validation: None,
         }
     }
 
@@ -125,6 +131,18 @@ impl State {
             self.best = Some(Best { step: self.step, loss });
         }
         best
+    }
+
+    /// Notes what losses are measured on from now on; `None` where there is nothing. Losses on different texts cannot be compared:
+    /// if the lowest so far was measured on something else it is forgotten, and a sentence says so.
+    pub fn measure_on(&mut self, validation: Option<String>) -> Option<String> {
+        let now = validation?;
+        let differs = self.validation.as_ref().is_some_and(|was| *was != now);
+        self.validation = Some(now);
+        let Best { step, loss } = self.best.take_if(|_| differs)?;
+        Some(format!(
+            "the validation batches are not those of before: the lowest loss, {loss:.4} at step {step}, counts no more"
+        ))
     }
 
     /// Bounds the numbers of a state that was read from the checkpoint of `step`.
@@ -154,8 +172,6 @@ impl State {
     }
 }
 
-/// The most that `train.steps` may be.
-const MOST_STEPS: u64 = 1 << 40;
 /// Leaves room for every sum that is made of it.
 const MOST_TOKENS: u64 = 1 << 62;
 
@@ -179,6 +195,22 @@ mod tests {
         let text = serde_json::to_string(&state).unwrap();
         let again: State = serde_json::from_str(&text).unwrap();
         assert_eq!((again.best, again.val_loss), (state.best, None));
+    }
+
+    #[test]
+    fn a_loss_on_other_texts_is_not_compared() {
+        let on = |text: &str| Some(text.to_owned());
+        let mut state = state();
+        assert_eq!(state.measure_on(on("a")), None, "of old states nothing is known");
+        state.note_val(3.0);
+        let best = state.best;
+        assert_eq!((state.measure_on(on("a")), state.best), (None, best));
+        assert_eq!((state.measure_on(None), state.best), (None, best));
+        let message = state.measure_on(on("b")).unwrap();
+        assert!(message.contains("3.0000 at step 8"), "{message}");
+        assert_eq!((state.best, state.validation.as_deref()), (None, Some("b")));
+        assert_eq!(state.measure_on(on("a")), None, "there is nothing to forget");
+        assert!(state.note_val(4.0));
     }
 
     #[test]

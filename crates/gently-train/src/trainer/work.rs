@@ -65,15 +65,18 @@ impl Session {
 
             self.state.owed = Some(Line::from(&step));
             going = self.settle()?;
-            self.end_profile(!going || left == 0 || self.stop.is_asked())?;
+            self.note_profile()?;
         }
+        // Also where an update was given up: those before it took their time all the same.
+        self.end_profile()?;
         if self.saved != Some(self.state.step) {
             self.save()?;
         }
         Ok(total)
     }
 
-    /// What the process before knew of the step that is still owed: no file has it, and its observers are gone.
+    /// What the process before knew of the step that is still owed: its line is in no file yet, and who watched that process is
+    /// gone. Who keeps a file of its own, which may have the step, hears of it in `RunStarted`.
     fn tell_owed(&mut self) -> Result<()> {
         let Some(line) = self.state.owed.clone() else {
             return Ok(());

@@ -20,6 +20,8 @@ use crate::plan;
 
 /// Points kept of each curve.
 const POINTS: usize = 2048;
+/// Validation losses kept; when there are more, every second one is dropped.
+const VALIDATIONS: usize = 4096;
 /// Samples kept; when full, every second step that was sampled is dropped.
 const SAMPLES: usize = 512;
 /// Characters kept of one sample.
@@ -180,7 +182,8 @@ impl History {
         if new.loss.is_finite() && self.best.is_none_or(|best| new.loss < best.loss) {
             self.best = Some(new);
         }
-        if self.val.len() > 2 * POINTS {
+        // Each is of one model, so neighbours are not averaged.
+        if self.val.len() > VALIDATIONS {
             // Keeps every second one and the newest; the best is remembered apart.
             let newest = self.val.len() - 1;
             let mut index = 0;
@@ -293,6 +296,7 @@ mod tests {
             history.evaluated(&Evaluated { step, ..Evaluated::default() });
             assert_eq!(history.val.last().unwrap().step, step);
         }
-        assert!(history.val.len() <= 2 * POINTS + 1);
+        assert!(history.val.len() <= VALIDATIONS && history.val.len() > VALIDATIONS / 2);
+        assert!(history.val.windows(2).all(|w| w[0].step < w[1].step));
     }
 }

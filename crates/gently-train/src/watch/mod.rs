@@ -27,3 +27,4 @@ pub use progress::Progress;
 pub use report::Report;
 pub use tensorboard::TensorBoard;
 pub use tui::Dashboard;
+pub(crate) use tui::give_terminal_back;

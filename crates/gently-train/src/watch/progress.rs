@@ -52,13 +52,14 @@ enum Output {
 }
 
 impl Progress {
-    /// A bar when standard error is a terminal, plain lines every ten seconds otherwise. `NO_COLOR` turns colours
-    /// off.
+    /// A bar when standard error is a terminal that can draw one, plain lines every ten seconds otherwise (`TERM=dumb`).
+    /// `NO_COLOR` turns colours off.
     pub fn stderr() -> Self {
-        if !std::io::stderr().is_terminal() {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        // A hidden bar swallows the lines that are printed above it, too.
+        if bar.is_hidden() || !draws(std::io::stderr().is_terminal(), std::env::var("TERM").ok().as_deref()) {
             return Self::lines(Box::new(std::io::stderr()));
         }
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         bar.set_style(style(!plain));
         Self::new(Output::Bar(bar))
@@ -235,6 +236,11 @@ impl Observer for Progress {
     }
 }
 
+/// Whether a bar can be drawn: on a terminal, unless its kind (`TERM`) is one that cannot move back.
+fn draws(terminal: bool, kind: Option<&str>) -> bool {
+    terminal && kind != Some("dumb")
+}
+
 fn style(colour: bool) -> ProgressStyle {
     let template = if colour {
         "{wide_bar:.green/dim} {percent:>3} %  step {pos}/{len}  ETA {prefix}\n{msg}"
@@ -297,6 +303,12 @@ mod tests {
         let text = watched(|progress| progress.line_every(Duration::from_secs(3600)));
         let lines = text.lines().filter(|l| l.contains("tok/s")).count();
         assert_eq!(lines, 1);
+    }
+
+    #[test]
+    fn terminals_that_cannot_draw_get_lines() {
+        assert!(draws(true, Some("xterm-256color")) && draws(true, None));
+        assert!(!draws(true, Some("dumb")) && !draws(false, Some("xterm")));
     }
 
     #[test]

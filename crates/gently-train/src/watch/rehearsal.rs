@@ -21,6 +21,7 @@ pub fn started(total_steps: u64) -> RunStarted {
         name: "shakespeare-cpu".into(),
         folder: PathBuf::from("runs/shakespeare-cpu"),
         start_step: 0,
+        owed: true,
         total_steps,
         tokens_per_step: 768,
         config: vec![

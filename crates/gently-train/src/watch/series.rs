@@ -42,16 +42,21 @@ impl Series {
 
     /// Adds the next value. Values that are not finite are left out: a curve cannot show them.
     pub fn push(&mut self, step: u64, value: f64) {
-        if !value.is_finite() {
+        self.push_stretch(Point { step, mean: value, low: value, high: value });
+    }
+
+    /// Adds a stretch of another series as if it were one value, but for its lowest and highest: for curves that are read
+    /// back. One that is not finite is left out.
+    pub fn push_stretch(&mut self, new: Point) {
+        if ![new.mean, new.low, new.high].iter().all(|v| v.is_finite()) {
             return;
         }
-        let (mut point, mut count) =
-            self.pending.take().unwrap_or((Point { step, mean: 0.0, low: value, high: value }, 0));
+        let (mut point, mut count) = self.pending.take().unwrap_or((Point { mean: 0.0, ..new }, 0));
         count += 1;
-        point.step = step;
-        point.mean += (value - point.mean) / count as f64;
-        point.low = point.low.min(value);
-        point.high = point.high.max(value);
+        point.step = new.step;
+        point.mean += (new.mean - point.mean) / count as f64;
+        point.low = point.low.min(new.low);
+        point.high = point.high.max(new.high);
         if count < self.per_point {
             self.pending = Some((point, count));
             return;
@@ -164,6 +169,26 @@ mod tests {
         series.push(3, f64::INFINITY);
         assert_eq!(series.means().collect::<Vec<_>>(), [(2.0, 1.0)]);
         assert_eq!(series.last(), Some(1.0));
+    }
+
+    #[test]
+    fn a_series_read_back_is_the_same_and_goes_on() {
+        let mut first = Series::new(64);
+        for step in 0..1000 {
+            first.push(step, if step % 2 == 0 { 1.0 } else { 3.0 });
+        }
+        let mut again = Series::new(64);
+        first.points().iter().for_each(|&point| again.push_stretch(point));
+        assert_eq!(again.points(), first.points());
+        for step in 1000..1100 {
+            again.push(step, 2.0);
+        }
+        // Full once on the way: means, lows and highs are joined as such.
+        assert!(again.points().len() < 64);
+        assert!(again.points().iter().all(|p| (p.mean - 2.0).abs() < 1e-9));
+        assert_eq!((again.points()[0].low, again.points()[0].high), (1.0, 3.0));
+        again.push_stretch(Point { step: 2000, mean: 2.0, low: f64::NAN, high: 2.0 });
+        assert!(again.points().iter().all(|p| p.step < 2000));
     }
 
     #[test]

@@ -8,7 +8,12 @@ fn prepare_bytes(dir: &Path, name: &str, bytes: &[u8]) -> Error {
     fs::write(&file, bytes).unwrap();
     let out = dir.join("out");
     let e = run(&Prepare::new([file.into()]), &out).unwrap_err();
-    assert_eq!(fs::read_dir(&out).map_or(0, Iterator::count), 0, "something was left in the folder");
+    assert!(!out.exists(), "something was left");
+    // A folder that was there before stays.
+    fs::create_dir(&out).unwrap();
+    run(&Prepare::new([dir.join(name).into()]), &out).unwrap_err();
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 0, "something was left in the folder");
+    fs::remove_dir(&out).unwrap();
     e
 }
 
@@ -89,6 +94,13 @@ fn texts_shorter_than_a_block() {
     let few = Arc::new(Corpus::from_documents("val", [vec![1; 30]], 2, 0).unwrap());
     assert_eq!(EvalSet::new(few, 4, 4, Some(1 << 62), false).unwrap().len(), 2);
     let one = Arc::new(Corpus::from_documents("val", [vec![1]], 2, 0).unwrap());
+    let e = Loader::new(one.clone(), LoaderOptions::new(1, 8, 0)).unwrap_err();
+    assert_eq!(e.hint().unwrap(), "use more text", "no block is short enough");
+    // Nothing was made with no tokenizer.
+    let none = Arc::new(Corpus::open("part", Vec::<std::path::PathBuf>::new()).unwrap());
+    let full = Arc::new(Corpus::from_documents("train", [vec![1; 30]], 2, 7).unwrap());
+    let e = Loader::mixture([(full, 1.0), (none, 1.0)], LoaderOptions::new(1, 4, 0)).unwrap_err();
+    assert!(matches!(&e, Error::TooShort { split, tokens: 0, .. } if split == "part"), "{e}");
     assert!(matches!(EvalSet::new(one, 1, 8, None, false), Err(Error::TooShort { .. })));
 }
 

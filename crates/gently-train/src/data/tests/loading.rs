@@ -183,3 +183,69 @@ fn replacement_stays_inside_and_reaches_all() {
     // nanoGPT's range: torch.randint(len(data) - block_size).
     assert_eq!(starts.into_iter().collect::<Vec<_>>(), (0..33).collect::<Vec<_>>());
 }
+
+#[test]
+fn corpora_of_one_tokenizer_mix_in_any_order() {
+    let corpus = |vocab: u64, tokenizer: u64| {
+        let documents = [(0..40).collect::<Vec<u32>>()];
+        Corpus::from_documents(&format!("of {vocab}"), documents, vocab, tokenizer).unwrap()
+    };
+    for (first, second) in [(50, 60), (60, 50)] {
+        let all = Corpus::merge([corpus(first, 7), corpus(second, 7)]).unwrap();
+        assert_eq!((all.vocab(), all.tokens()), (60, 80));
+        all.expect_tokenizer(7, 60).unwrap();
+        assert!(matches!(all.expect_tokenizer(7, 59), Err(Error::OtherTokenizer { .. })), "the largest is the bound");
+        let parts = |tokenizer: u64| [(Arc::new(corpus(first, 7)), 1.0), (Arc::new(corpus(second, tokenizer)), 1.0)];
+        Loader::mixture(parts(7), LoaderOptions::new(1, 4, 0)).unwrap();
+        assert!(matches!(
+            Loader::mixture(parts(8), LoaderOptions::new(1, 4, 0)),
+            Err(Error::OtherTokenizer { found: 8, expected: 7, .. })
+        ));
+        assert!(matches!(Corpus::merge([corpus(first, 7), corpus(second, 8)]), Err(Error::OtherTokenizer { .. })));
+    }
+}
+
+#[test]
+fn content_is_all_tokens_and_all_ends() {
+    fn content(documents: &[&[u32]]) -> u64 {
+        let documents = documents.iter().map(|document| document.to_vec());
+        Corpus::from_documents("train", documents, 1 << 20, 0).unwrap().content()
+    }
+    let long: Vec<u32> = (0..3000).collect();
+    let mut other = long.clone();
+    other[2047] = 9;
+    // Documents that are cut elsewhere, tokens that look like ends, and more tokens than are hashed at a time.
+    let all = [
+        content(&[&[1, 2, 3]]),
+        content(&[&[1, 2], &[3]]),
+        content(&[&[1], &[2, 3]]),
+        content(&[&[1, 2, 3, 3, 0]]),
+        content(&[&[1, 2, 3, 3, 0, 5, 0]]),
+        content(&[&long]),
+        content(&[&other]),
+        content(&[&long[..2048], &long[2048..]]),
+        content(&[]),
+    ];
+    let different: std::collections::BTreeSet<u64> = all.into_iter().collect();
+    assert_eq!(different.len(), all.len());
+    assert_eq!(content(&[&long]), all[5]);
+}
+
+#[test]
+fn sets_that_evaluate_otherwise_are_others() {
+    let of = |first: u32, batch: usize, block: usize, limit: Option<usize>, mask: bool| {
+        let documents = [(first..first + 200).collect::<Vec<u32>>()];
+        let corpus = Corpus::from_documents("val", documents, 1000, 0).unwrap();
+        EvalSet::new(corpus.into(), batch, block, limit, mask).unwrap().identity()
+    };
+    let one = of(0, 4, 8, Some(2), false);
+    assert_eq!(one, of(0, 4, 8, Some(2), false));
+    let others = [
+        of(1, 4, 8, Some(2), false),
+        of(0, 4, 8, Some(3), false),
+        of(0, 4, 9, Some(2), false),
+        of(0, 4, 8, None, false),
+        of(0, 4, 8, Some(2), true),
+    ];
+    assert!(!others.contains(&one));
+}

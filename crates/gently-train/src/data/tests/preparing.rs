@@ -247,7 +247,7 @@ fn a_preparation_that_is_called_off_leaves_nothing() {
         prepare.tokenizer = TokenizerSpec::Bpe(300);
         let error = prepare.run(&out, &mut |now| if now.stage == stage { Err(Error::Stopped) } else { Ok(()) });
         assert!(matches!(error, Err(Error::Stopped)), "{stage}");
-        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0, "{stage}");
+        assert!(!out.exists(), "{stage}");
     }
 }
 
@@ -262,6 +262,32 @@ fn what_a_killed_preparation_left_is_swept() {
     let _held = crate::folder::Lock::take(&alive).unwrap();
     prepare_texts(folder.path(), &["a text that is long enough"], |_| {}).unwrap();
     assert!(!dead.exists() && alive.exists());
+}
+
+/// Processes in two containers may have one number, and two threads do.
+#[test]
+fn a_workspace_belongs_to_one_preparation() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = |n: u32| format!(".preparing-{}-{n}", std::process::id());
+    let theirs = folder.path().join(name(0));
+    fs::create_dir(&theirs).unwrap();
+    fs::write(theirs.join("train-00000.tok"), "half").unwrap();
+    let held = crate::folder::Lock::take(&theirs).unwrap();
+    // One more that nobody holds, under the name that comes next.
+    fs::create_dir(folder.path().join(name(1))).unwrap();
+    let text = "a text that is long enough";
+    let dataset = prepare_texts(folder.path(), &[text], |p| p.val_fraction = 0.0).unwrap();
+    assert_eq!(texts(&dataset, &dataset.train().unwrap()), [text]);
+    assert_eq!(fs::read_to_string(theirs.join("train-00000.tok")).unwrap(), "half");
+    let hidden = || {
+        let names = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with('.')).collect::<Vec<_>>()
+    };
+    assert_eq!(hidden(), [name(0)]);
+    // What it held is swept once it is gone.
+    drop(held);
+    prepare_texts(folder.path(), &[text], |_| {}).unwrap();
+    assert!(hidden().is_empty());
 }
 
 #[cfg(unix)]

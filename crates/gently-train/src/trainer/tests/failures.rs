@@ -1,5 +1,7 @@
 //! Bad input and bad luck: a clear error, and nothing lost.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::checkpoint::Checkpoints;
 
@@ -89,8 +91,10 @@ fn a_run_that_cannot_fit_says_so_before_it_begins() {
     let error = trainer(tiny(&set), folder.path()).run().unwrap_err();
     assert!(matches!(error, Error::Memory { .. }), "{error}");
     assert!(error.hint().unwrap().starts_with("lower train.micro_batch"));
-    let error = Error::Memory { needed: 2 << 20, available: 1 << 20, resumed: true };
-    assert!(error.hint().unwrap().starts_with("set train.recompute=true"));
+    let hint =
+        |resumed, lasting| Error::Memory { needed: 2 << 20, available: 1 << 20, resumed, lasting }.hint().unwrap();
+    assert!(hint(true, false).starts_with("set train.recompute=true"));
+    assert!(hint(false, true).contains("lower model.width") && hint(true, true).contains("set optimizer.moments=bf16"));
 }
 
 /// The error of a tensor that no machine has memory for.
@@ -146,11 +150,7 @@ fn memory_that_runs_out_in_a_run_loses_nothing() {
 #[test]
 fn a_prompt_that_cannot_be_spelled_is_a_warning() {
     let (folder, watch, _) = finish(tiny(&["sample.prompts=['Ω', 'to ']"]));
-    let warning = watch.events().into_iter().find_map(|e| match e {
-        Event::Warning { message, .. } => Some(message),
-        _ => None,
-    });
-    assert!(warning.unwrap().contains('Ω'));
+    assert!(watch.warnings()[0].contains('Ω'));
     let samples = std::fs::read_to_string(folder.path().join("samples.jsonl")).unwrap();
     assert_eq!(samples.lines().count(), 2);
     assert!(samples.lines().all(|line| line.contains("\"prompt\":\"to \"")));
@@ -164,6 +164,37 @@ fn samples_may_be_longer_than_the_context() {
     assert_eq!(first["text"].as_str().unwrap().chars().count(), 40);
 }
 
+/// Each token of them would be a pass of the rehearsal.
+#[test]
+fn the_plan_of_samples_without_end_is_made_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let stop = StopHandle::new();
+    let recipe = tiny(&["sample.tokens=100000000", "sample.at_start=true", "eval.at_start=false"]);
+    let finished = trainer(recipe, folder.path()).observe(StopAtStart(stop.clone())).stop_when(stop).run().unwrap();
+    assert_eq!((finished.step, finished.reason), (0, crate::events::Reason::Stopped));
+}
+
+#[test]
+fn a_run_is_not_cut_short_by_going_on() {
+    let (folder, _, _) = finish(tiny(&["train.steps=6"]));
+    let config = || std::fs::read_to_string(folder.path().join("config.toml")).unwrap();
+    let before = config();
+    let error = trainer(tiny(&["train.steps=4"]), folder.path()).resume(true).run().unwrap_err();
+    assert_eq!(error.to_string(), "train.steps = 4 (--set), but the run has made 6 steps already");
+    assert!(error.hint().unwrap().contains("train.steps=6"));
+    assert_eq!(config(), before);
+    assert_eq!(trainer(tiny(&["train.steps=6"]), folder.path()).resume(true).run().unwrap().step, 6);
+}
+
+#[test]
+fn a_run_of_damaged_checkpoints_alone_says_what_to_do() {
+    let (folder, _, _) = finish(tiny(&["train.steps=4", "checkpoint.keep=1", "checkpoint.best=false"]));
+    flip_last_byte(&folder.path().join("checkpoints/step-4/model.safetensors"));
+    let error = trainer(tiny(&["train.steps=8"]), folder.path()).resume(true).run().unwrap_err();
+    assert!(matches!(error, Error::DamagedCheckpoint { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("--out"));
+}
+
 #[cfg(unix)]
 #[test]
 fn a_file_in_the_way_of_the_folder_is_named() {
@@ -171,7 +202,8 @@ fn a_file_in_the_way_of_the_folder_is_named() {
     let path = folder.path().join("occupied");
     std::fs::write(&path, b"x").unwrap();
     let error = trainer(tiny(&[]), &path).run().unwrap_err();
-    assert!(error.to_string().contains("occupied"), "{error}");
+    assert!(error.to_string().contains("occupied is no folder"), "{error}");
+    assert!(error.hint().unwrap().contains("--out"));
 }
 
 /// Changes the state in a run's newest checkpoint, with the checksum that belongs to it.
@@ -212,6 +244,13 @@ fn a_run_that_may_not_go_on_is_left_as_it_was() {
     std::fs::write(&log, &lines).unwrap();
     let left = folder.path().join("checkpoints").join(".step-15.tmp");
     std::fs::create_dir(&left).unwrap();
+    // Damage of which nobody would hear any more if the checkpoint were set aside now.
+    flip_last_byte(&folder.path().join("checkpoints").join("step-12").join("model.safetensors"));
+    let checkpoints = || {
+        let entries = std::fs::read_dir(folder.path().join("checkpoints")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<BTreeSet<_>>()
+    };
+    let before = checkpoints();
     let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
     let (config, samples) = (read("config.toml"), read("samples.jsonl"));
     let size = Tokenizer::characters(TEXT.chars()).vocab_size();
@@ -227,9 +266,13 @@ fn a_run_that_may_not_go_on_is_left_as_it_was() {
         .unwrap_err();
     assert!(matches!(error, Error::TokenizerMismatch), "{error}");
     assert_eq!((read("metrics.jsonl"), read("config.toml"), read("samples.jsonl")), (lines, config, samples));
-    assert!(left.is_dir());
+    assert_eq!(checkpoints(), before);
     // One that may, goes on from its checkpoint.
-    trainer(tiny(&["optimizer.lr=1e-3"]), folder.path()).resume(true).run().unwrap();
+    let watch = Watch::default();
+    trainer(tiny(&["optimizer.lr=1e-3"]), folder.path()).resume(true).observe(watch.clone()).run().unwrap();
+    let warnings = watch.warnings();
+    assert!(warnings.len() == 1 && warnings[0].contains("model.safetensors"), "{warnings:?}");
+    assert!(checkpoints().contains("damaged-step-12") && checkpoints().contains("step-12"), "{:?}", checkpoints());
     assert_eq!(metrics(folder.path()).last().unwrap()["step"], 12);
     assert!(read("config.toml").contains("1e-3") || read("config.toml").contains("0.001"));
     assert!(!left.exists());
@@ -254,4 +297,66 @@ fn folders_of_another_program_are_not_removed() {
 fn one_token_in_an_update_is_enough() {
     let (_, watch, _) = finish(tiny(&["train.batch=1", "train.block=1", "train.steps=2", "sample.every=0"]));
     assert_eq!(watch.losses().len(), 2);
+}
+
+#[test]
+fn a_log_that_cannot_be_written_leaves_the_configuration() {
+    let (folder, _, _) = finish(tiny(&["train.steps=4"]));
+    let samples = folder.path().join("samples.jsonl");
+    std::fs::remove_file(&samples).unwrap();
+    std::fs::create_dir(&samples).unwrap();
+    let config = || std::fs::read_to_string(folder.path().join("config.toml")).unwrap();
+    let before = config();
+    let error = trainer(tiny(&["train.steps=8"]), folder.path()).resume(true).run().unwrap_err();
+    assert!(error.to_string().contains("samples.jsonl"), "{error}");
+    assert_eq!(config(), before);
+}
+
+#[test]
+fn a_saved_value_that_is_out_of_range_now_can_be_replaced() {
+    let (folder, _, _) = finish(tiny(&["train.steps=4"]));
+    let path = folder.path().join("config.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines = text.lines().map(|line| match line.starts_with("batches = ") {
+        true => "batches = 4611686018427387904 # --set",
+        false => line,
+    });
+    std::fs::write(&path, lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let again = |set: &[&str]| trainer(tiny(set), folder.path()).resume(true).run();
+    let error = again(&["train.steps=8"]).unwrap_err();
+    assert!(matches!(&error, Error::Value { key, .. } if key == "eval.batches"), "{error}");
+    assert_eq!(again(&["train.steps=8", "eval.batches=2"]).unwrap().step, 8);
+}
+
+#[test]
+fn a_best_loss_on_other_texts_counts_no_more() {
+    for (batches, backwards, forgotten) in [(2, false, false), (2, true, true), (1, false, true)] {
+        let (folder, _, before) = finish(tiny(&["train.steps=8"]));
+        let watch = Watch::default();
+        let set = format!("eval.batches={batches}");
+        let after = Trainer::new(tiny(&["train.steps=12", &set]), folder.path())
+            .data(move |resolved, _| {
+                let mut data = windows(resolved, false)?;
+                if backwards {
+                    let mut ids = data.tokenizer.encode(TEXT)?;
+                    ids.reverse();
+                    let val = Corpus::from_documents("val", [ids], data.tokenizer.vocab_size() as u64, 0)?;
+                    let train = &resolved.config.train;
+                    data.val = Some(EvalSet::new(val.into(), train.batch, train.block, Some(batches), false)?);
+                }
+                Ok(data)
+            })
+            .resume(true)
+            .observe(watch.clone())
+            .run()
+            .unwrap();
+        let warnings = watch.warnings();
+        assert_eq!(warnings.len(), usize::from(forgotten), "{warnings:?}");
+        assert!(warnings.iter().all(|message| message.contains("validation")), "{warnings:?}");
+        let (step, loss) = after.best.unwrap();
+        match forgotten {
+            true => assert_eq!((step, Some(loss)), (12, after.val_loss)),
+            false => assert!(loss <= before.best.unwrap().1),
+        }
+    }
 }

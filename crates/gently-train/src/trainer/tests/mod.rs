@@ -101,6 +101,8 @@ fn windows(resolved: &Resolved, masked: bool) -> crate::Result<TrainData> {
         tokenizer,
         summary: DataSummary::default(),
         memory: 0,
+        warnings: Vec::new(),
+        prepared: None,
     })
 }
 
@@ -131,6 +133,12 @@ impl Watch {
         self.seen.lock().unwrap().clone()
     }
 
+    /// What a person was warned of.
+    fn warnings(&self) -> Vec<String> {
+        let message = |e: Event| if let Event::Warning { message, .. } = e { Some(message) } else { None };
+        self.events().into_iter().filter_map(message).collect()
+    }
+
     fn losses(&self) -> Vec<f64> {
         let loss = |e: Event| if let Event::Step(step) = e { Some(step.loss) } else { None };
         self.events().into_iter().filter_map(loss).collect()
@@ -157,6 +165,13 @@ fn outcome(folder: &Path) -> (Vec<Value>, String, Vec<u8>, Vec<u8>) {
     let read = |name| std::fs::read(last.join(name)).unwrap();
     let samples = std::fs::read_to_string(folder.join(crate::folder::SAMPLES_FILE)).unwrap();
     (metrics(folder), samples, read("model.safetensors"), read("trainer.safetensors"))
+}
+
+/// Damages a file.
+fn flip_last_byte(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    *bytes.last_mut().unwrap() ^= 0x40;
+    std::fs::write(path, bytes).unwrap();
 }
 
 /// Runs to the end in a folder of its own.
@@ -314,6 +329,10 @@ fn samples_may_be_written_at_the_start_alone() {
 #[test]
 fn a_step_that_is_owed_is_told_to_those_who_watch_when_the_run_goes_on() {
     let set = ["train.steps=3", "eval.every=0", "eval.at_start=false", "sample.every=3", "sample.tokens=3"];
+    let begins = |watch: &Watch| match watch.events().swap_remove(0) {
+        Event::RunStarted(run) => (run.start_step, run.owed),
+        other => panic!("{other:?}"),
+    };
     let (mut told, mut evaluated) = (0, 0);
     for look in 1.. {
         let folder = tempfile::tempdir().unwrap();
@@ -329,9 +348,34 @@ fn a_step_that_is_owed_is_told_to_those_who_watch_when_the_run_goes_on() {
         trainer(tiny(&set), folder.path()).resume(true).observe(watch.clone()).run().unwrap();
         let evaluations = watch.events().iter().filter(|e| matches!(e, Event::Evaluated(e) if e.step == 3)).count();
         assert_eq!((watch.losses().len(), evaluations), (1, 1), "stopped at look {look}");
+        assert_eq!(begins(&watch), (3, true), "stopped at look {look}");
+        for event in watch.events() {
+            if let Event::Step(step) = &event {
+                // How fast it was another process knew.
+                assert_eq!(crate::watch::format::duration(step.eta), "–");
+                serde_json::from_value::<Event>(serde_json::to_value(&event).unwrap()).unwrap();
+            }
+        }
         told += 1;
         evaluated += usize::from(finished.val_loss.is_some());
     }
     // Stopped in the last evaluation, and in the samples after it.
     assert!(told > evaluated && evaluated > 0, "{told} {evaluated}");
+    // All of a new run is to come, and nothing of the last step of a whole one.
+    let (folder, watch, _) = finish(tiny(&set));
+    assert_eq!(begins(&watch), (0, true));
+    let watch = Watch::default();
+    trainer(tiny(&set), folder.path()).resume(true).observe(watch.clone()).run().unwrap();
+    assert_eq!(begins(&watch), (3, false));
+}
+
+#[test]
+fn prompts_for_the_start_alone_are_not_read_when_the_run_goes_on() {
+    let set =
+        |steps: &'static str| tiny(&[steps, "sample.every=0", "sample.at_start=true", "sample.prompts=['Ω', 'to ']"]);
+    let (folder, watch, _) = finish(set("train.steps=2"));
+    assert_eq!(watch.warnings().len(), 1);
+    let watch = Watch::default();
+    trainer(set("train.steps=4"), folder.path()).resume(true).observe(watch.clone()).run().unwrap();
+    assert!(watch.warnings().is_empty(), "{:?}", watch.warnings());
 }

@@ -13,17 +13,24 @@ use serde::{Deserialize, Serialize};
 use crate::events::{Evaluated, Event, Finished, RunStarted, Sampled, Split, Step};
 use crate::folder::{METRICS_FILE, SAMPLES_FILE};
 use crate::watch::history::{History, Note};
+use crate::watch::series::Point;
 use crate::{Error, Result};
 
 /// The file beside `metrics.jsonl`.
 pub const FACTS: &str = "report.json";
+/// The name under which one that cannot be read is kept.
+const DAMAGED: &str = "report.json.damaged";
+
 /// What `report.json` holds.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Facts {
     run: Option<RunStarted>,
     notes: Vec<Note>,
+    /// Steps and means.
     memory: Vec<(u64, f64)>,
+    /// Lowest and highest of each of them; a file of before has none.
+    memory_range: Vec<(f64, f64)>,
     finished: Option<Finished>,
 }
 
@@ -75,6 +82,24 @@ pub fn read(folder: &Path, until: u64) -> Result<History> {
     Ok(history)
 }
 
+/// As [`read`], for a run that goes on. A damaged `report.json` does not keep it from that: it is kept under another name, and the
+/// report begins anew and says so.
+pub fn take_up(folder: &Path, until: u64) -> Result<History> {
+    let path = folder.join(FACTS);
+    let why = match read(folder, until) {
+        Err(Error::Io { path: at, source, .. }) if at == path && source.kind() == ErrorKind::InvalidData => source,
+        other => return other,
+    };
+    let aside = folder.join(DAMAGED);
+    std::fs::rename(&path, &aside).map_err(|e| Error::io("cannot rename", &path, e))?;
+    let mut history = read(folder, until)?;
+    history.note(
+        until,
+        format!("{FACTS} could not be read ({why}); it is kept as {DAMAGED}, and this report begins anew"),
+    );
+    Ok(history)
+}
+
 /// Hands each line of a JSON-lines file to `take` and counts those that are something else: the last line of a
 /// run that was killed may be half there.
 fn each_line<T: DeserializeOwned>(path: &Path, unread: &mut u64, mut take: impl FnMut(T)) -> Result<()> {
@@ -100,8 +125,12 @@ fn take_facts(history: &mut History, facts: Facts, until: u64) {
     for note in facts.notes.into_iter().filter(|note| note.step <= until) {
         history.note(note.step, note.text);
     }
-    for (step, bytes) in facts.memory.into_iter().filter(|(step, _)| *step <= until) {
-        history.memory.push(step, bytes);
+    let mut ranges = facts.memory_range.into_iter();
+    for (step, mean) in facts.memory {
+        let (low, high) = ranges.next().unwrap_or((mean, mean));
+        if step <= until {
+            history.memory.push_stretch(Point { step, mean, low, high });
+        }
     }
     history.finished = facts.finished.filter(|end| end.step <= until);
 }
@@ -130,10 +159,12 @@ fn take_row(history: &mut History, row: Row, until: u64) {
 
 /// Writes `report.json`.
 pub fn write_facts(folder: &Path, history: &History) -> Result<()> {
+    let memory = history.memory.points();
     let facts = Facts {
         run: history.run.clone(),
         notes: history.notes.clone(),
-        memory: history.memory.points().iter().map(|point| (point.step, point.high)).collect(),
+        memory: memory.iter().map(|point| (point.step, point.mean)).collect(),
+        memory_range: memory.iter().map(|point| (point.low, point.high)).collect(),
         finished: history.finished.clone(),
     };
     let path = folder.join(FACTS);

@@ -42,7 +42,10 @@ const SHARE: u32 = 50;
 pub struct Report {
     folder: PathBuf,
     history: History,
+    /// The page is worth writing again.
     stale: bool,
+    /// The page lacks something that has happened.
+    behind: bool,
     written: Option<(Instant, Duration)>,
 }
 
@@ -53,11 +56,12 @@ impl Report {
     }
 
     fn start(&mut self, run: &RunStarted) -> Result<()> {
-        self.folder = run.folder.clone();
         self.history = match run.start_step {
             0 => History::default(),
-            step => folder::read(&run.folder, step)?,
+            step => folder::take_up(&run.folder, step)?,
         };
+        // Not before: nothing is written where the past could not be read.
+        self.folder = run.folder.clone();
         Ok(())
     }
 
@@ -66,7 +70,7 @@ impl Report {
         folder::write_facts(&self.folder, &self.history)?;
         let html = page::page(&self.history, None);
         atomic::write(self.folder.join(PAGE), html.as_bytes())?;
-        self.stale = false;
+        (self.stale, self.behind) = (false, false);
         self.written = Some((Instant::now(), begun.elapsed()));
         Ok(())
     }
@@ -86,12 +90,23 @@ impl Observer for Report {
             self.write()?;
         }
         self.history.on(event);
+        self.behind = true;
         match event {
             Event::RunStarted(_) | Event::Finished(_) => self.write()?,
             Event::Evaluated(_) | Event::Sampled(_) => self.stale = true,
             _ => {}
         }
         Ok(())
+    }
+}
+
+impl Drop for Report {
+    /// A run that ended with an error is told up to there.
+    fn drop(&mut self) {
+        // Without a name there is no run yet. That the page cannot be written is not worth a second error.
+        if self.behind && !self.folder.as_os_str().is_empty() {
+            let _ = self.write();
+        }
     }
 }
 

@@ -139,6 +139,69 @@ fn a_resumed_run_keeps_its_past_and_drops_what_was_undone() {
 }
 
 #[test]
+fn a_run_that_fails_is_told_up_to_its_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut report = Report::new();
+    let mut run = rehearsal::started(100);
+    run.folder = folder.path().to_path_buf();
+    report.on(&Event::RunStarted(Box::new(run))).unwrap();
+    for step in 1..=7 {
+        report.on(&Event::Step(rehearsal::step(step, 100))).unwrap();
+    }
+    report.on(&Event::Warning { step: 7, message: "the loss is a cliff".into() }).unwrap();
+    let page = || fs::read_to_string(folder.path().join(PAGE)).unwrap();
+    assert!(!page().contains("the loss is a cliff"), "the page is not written at each event");
+    drop(report);
+    assert!(page().contains("step 7 of 100") && page().contains("the loss is a cliff"));
+    assert!(page().contains("running when this was written"));
+    assert_eq!(folder::read(folder.path(), 7).unwrap().notes.last().unwrap().text, "warning: the loss is a cliff");
+
+    // What is damaged is kept, and the run goes on.
+    let facts = folder.path().join(folder::FACTS);
+    fs::write(&facts, "{").unwrap();
+    let mut report = Report::new();
+    let mut run = rehearsal::started(100);
+    (run.folder, run.start_step) = (folder.path().to_path_buf(), 5);
+    report.on(&Event::RunStarted(Box::new(run))).unwrap();
+    assert!(report.history.notes.iter().any(|note| note.text.contains("kept as report.json.damaged")));
+    drop(report);
+    assert_eq!(fs::read_to_string(folder.path().join("report.json.damaged")).unwrap(), "{");
+    assert!(fs::read_to_string(&facts).unwrap().len() > 1);
+
+    // What cannot be read is not written over.
+    fs::remove_file(&facts).unwrap();
+    fs::create_dir(&facts).unwrap();
+    let mut report = Report::new();
+    let mut run = rehearsal::started(100);
+    (run.folder, run.start_step) = (folder.path().to_path_buf(), 5);
+    report.on(&Event::Preparing(crate::events::Preparing { stage: "counting".into(), done: 1, total: 2 })).unwrap();
+    report.on(&Event::RunStarted(Box::new(run))).unwrap_err();
+    drop(report);
+    assert!(facts.is_dir());
+}
+
+#[test]
+fn memory_is_the_same_however_often_a_run_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut history = History::default();
+    // Twice as many as are kept: each point is the mean of a low and a high one.
+    for step in 0..4000u64 {
+        history.memory.push(step, if step % 2 == 0 { 1e6 } else { 3e6 });
+    }
+    let first = history.memory.points().to_vec();
+    assert!(first.iter().all(|point| point.mean == 2e6 && point.high == 3e6));
+    for _ in 0..3 {
+        folder::write_facts(folder.path(), &history).unwrap();
+        history = folder::read(folder.path(), u64::MAX).unwrap();
+        assert_eq!(history.memory.points(), first);
+    }
+    // A file of before the ranges were kept.
+    fs::write(folder.path().join(folder::FACTS), "{\"memory\":[[3,5.0],[9,7.0]]}").unwrap();
+    let points = folder::read(folder.path(), 5).unwrap().memory.points().to_vec();
+    assert_eq!(points.iter().map(|p| (p.step, p.mean, p.high)).collect::<Vec<_>>(), [(3, 5.0, 5.0)]);
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_is_an_error_with_the_files_name() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let mut run = rehearsal::started(10);

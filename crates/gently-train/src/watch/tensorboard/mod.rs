@@ -28,8 +28,8 @@ const FLUSH_EVERY: Duration = Duration::from_secs(1);
 
 /// Writes `events.out.tfevents.*` into one folder.
 ///
-/// Each run of the trainer opens a new file. A resumed run says from which step it continues, so a
-/// reader drops the steps that the interrupted run made after its last checkpoint.
+/// Each run of the trainer opens a new file. It says which step comes first, so a reader drops the steps that an
+/// interrupted run made after its last checkpoint, and one that is told once more because it was still owed.
 pub struct TensorBoard {
     folder: PathBuf,
     output: Option<Output>,
@@ -71,9 +71,8 @@ impl TensorBoard {
         };
         let output = self.output.insert(Output { file, path, buffer: Vec::new(), flushed: Instant::now() });
         output.push(&message::version(now()));
-        if run.start_step > 0 {
-            output.push(&message::session_start(now(), run.start_step + 1));
-        }
+        // The first step that comes now: what earlier files say of it and of later ones, this file says again.
+        output.push(&message::session_start(now(), run.start_step + u64::from(!run.owed)));
         output.text(run.start_step, "configuration", &configuration(run));
         output.flush()
     }
@@ -252,13 +251,50 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut run = rehearsal::started(100);
         TensorBoard::new(folder.path()).on(&Event::RunStarted(Box::new(run.clone()))).unwrap();
-        run.start_step = 60;
+        (run.start_step, run.owed) = (60, false);
         TensorBoard::new(folder.path()).on(&Event::RunStarted(Box::new(run))).unwrap();
         let files = files(folder.path());
         assert_eq!(files.len(), 2);
         let second = frames(&files[1]);
         assert_eq!(second[1][1], (2, Field::Varint(61)));
         assert_eq!(sub(&second[1], 7), vec![(1, Field::Varint(1))]);
+    }
+
+    /// Steps at which a reader of the whole folder shows `tag`: the start of a session takes away what earlier files say of its
+    /// step and later ones.
+    fn shown(folder: &Path, tag: &str) -> Vec<u64> {
+        let mut steps: Vec<u64> = Vec::new();
+        for file in files(folder) {
+            for event in frames(&file) {
+                let Field::Varint(step) = event[1].1 else { panic!("{event:?}") };
+                if event.iter().any(|(number, _)| *number == 7) {
+                    steps.retain(|&shown| shown < step);
+                } else if tags(std::slice::from_ref(&event)) == [tag] {
+                    steps.push(step);
+                }
+            }
+        }
+        steps
+    }
+
+    #[test]
+    fn a_step_that_is_told_once_more_is_shown_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let process = |start_step: u64, owed: bool, steps: std::ops::RangeInclusive<u64>| {
+            let mut observer = TensorBoard::new(folder.path());
+            let run = RunStarted { start_step, owed, ..rehearsal::started(9) };
+            observer.on(&Event::RunStarted(Box::new(run))).unwrap();
+            for step in steps {
+                observer.on(&Event::Step(rehearsal::step(step, 9))).unwrap();
+            }
+        };
+        // Killed before the first checkpoint; stopped in an evaluation; stopped between two steps; killed; and not.
+        process(0, true, 1..=2);
+        process(0, true, 1..=3);
+        process(3, true, 3..=4);
+        process(4, false, 5..=7);
+        process(4, false, 5..=9);
+        assert_eq!(shown(folder.path(), "loss/train"), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
     }
 
     #[test]

@@ -28,6 +28,7 @@ use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, Key
 
 use self::draw::{Status, Theme};
 use self::screen::Screen;
+pub(crate) use self::screen::leave as give_terminal_back;
 use super::history::History;
 use super::summary;
 use crate::events::Event;

@@ -1,6 +1,7 @@
 //! The terminal while the dashboard has it: raw keys, its own screen, and back again whatever happens.
 //!
-//! Here: entering and leaving, also on a panic in any thread. Not here: what is drawn.
+//! Here: entering and leaving, also on a panic in any thread and before a signal ends the process. Not here: what is drawn, and
+//! signals (`stop`).
 
 use std::io::{self, Stderr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -62,8 +63,8 @@ impl Drop for Screen {
     }
 }
 
-/// Gives the terminal back; a second time does nothing.
-fn leave() {
+/// Gives the terminal back, where it was taken; a second time does nothing.
+pub fn leave() {
     if ENTERED.swap(false, Ordering::SeqCst) {
         let _drawing = (0..PATIENCE).find_map(|_| {
             let free = DRAWING.try_lock().ok();
