@@ -17,7 +17,8 @@ use std::thread::JoinHandle;
 pub struct EngineOptions {
     /// Most sequences written at once.
     pub batch: usize,
-    /// Rows of a pass while prompts are read: a bound on the time between two tokens of those that write.
+    /// Rows of a pass while prompts are read, and tokens that a guessing model reads before it: a bound on the time between two
+    /// tokens of those that write. Guesses to be verified fit into it as well.
     pub chunk: usize,
     /// Most requests that wait; more are refused. 0, with which every request would be, is taken as 1.
     pub queue: usize,
@@ -125,6 +126,7 @@ pub struct Engine {
     plan: Arc<Plan>,
     /// What guesses, where a model does.
     draft: Option<Arc<Plan>>,
+    /// Those of the scheduler.
     options: EngineOptions,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -134,7 +136,8 @@ impl Engine {
     /// Starts an engine.
     pub fn new(plan: impl Into<Arc<Plan>>, options: EngineOptions) -> Self {
         let plan = plan.into();
-        let scheduler = Scheduler::new(plan.clone(), options.clone());
+        let scheduler = Scheduler::new(plan.clone(), options);
+        let options = scheduler.options().clone();
         Self::start(plan, None, options, move |shared| serve(scheduler, shared))
     }
 
@@ -150,8 +153,8 @@ impl Engine {
         options: EngineOptions,
     ) -> Result<Self> {
         let (plan, draft) = (plan.into(), draft.into());
-        let scheduler = Scheduler::new(plan.clone(), options.clone());
-        let scheduler = scheduler.with_draft(draft.clone(), tokens)?;
+        let scheduler = Scheduler::new(plan.clone(), options).with_draft(draft.clone(), tokens)?;
+        let options = scheduler.options().clone();
         Ok(Self::start(plan, Some(draft), options, move |shared| serve(scheduler, shared)))
     }
 
@@ -187,7 +190,7 @@ impl Engine {
     /// Starts a request and gives the stream of its tokens. Dropping the stream cancels the request.
     ///
     /// # Errors
-    /// [`Error::Busy`] when too many wait; [`Error::Tokens`], [`Error::Request`] and [`Error::Sampling`] for a request
+    /// [`Error::Busy`] when too many wait; [`Error::Tokens`], [`Error::TooLong`], [`Error::Request`] and [`Error::Sampling`] for a request
     /// that this model cannot serve; [`Error::Stopped`].
     pub fn submit(&self, request: Request) -> Result<Stream> {
         let prepared = prepare(&self.plan, self.draft.as_deref(), &self.options, request)?;
@@ -196,7 +199,7 @@ impl Engine {
             return Err(Error::Stopped);
         }
         let waiting = inbox.arrived.len() + inbox.load.waiting;
-        if waiting >= self.options.queue.max(1) {
+        if waiting >= self.options.queue {
             return Err(Error::Busy { waiting });
         }
         let ticket = Ticket::new();

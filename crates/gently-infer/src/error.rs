@@ -1,5 +1,6 @@
 //! What can go wrong while a model runs.
 
+use crate::constraint::ConstraintError;
 use std::path::PathBuf;
 
 /// Result of this crate.
@@ -20,6 +21,20 @@ pub enum Error {
     Tokens {
         /// What is wrong, with the numbers.
         what: String,
+    },
+    /// A text longer than the model's context.
+    #[error("{tokens} tokens do not fit into a context of {room}")]
+    TooLong {
+        /// Tokens of the text.
+        tokens: usize,
+        /// Tokens that the model can read.
+        room: usize,
+    },
+    /// Logits that nothing can be chosen or scored by.
+    #[error("the model's output after {tokens} tokens is not a number")]
+    NotNumbers {
+        /// Tokens that the model had read.
+        tokens: usize,
     },
     /// A state that cannot do what is asked, or belongs to another model.
     #[error("state: {what}")]
@@ -55,7 +70,7 @@ pub enum Error {
     Sampling(#[from] gently_models::sampling::SamplingError),
     /// A text cannot be held to its grammar.
     #[error(transparent)]
-    Constraint(#[from] crate::ConstraintError),
+    Constraint(#[from] ConstraintError),
     /// From the tokenizer.
     #[error(transparent)]
     Text(#[from] gently_text::Error),
@@ -74,6 +89,16 @@ impl Error {
     /// What to do about it, where there is something to do.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Lowering { .. } => {
+                Some("gently inspect shows what a model is made of; encoders are run by gently embed".into())
+            }
+            Self::Tokens { .. } => {
+                Some("give tokens of the model's own tokenizer, one or more and no more than its context".into())
+            }
+            Self::TooLong { .. } => Some("give a shorter text, or take a model with a longer context".into()),
+            Self::NotNumbers { .. } => Some(NOT_NUMBERS.into()),
+            Self::Request { .. } => Some("change what is named to a value within its bounds".into()),
+            Self::Sampling(e) => Some(e.hint().into()),
             Self::Busy { .. } => Some("try again when a request has ended, or give the engine a longer queue".into()),
             Self::StateFile { .. } => {
                 Some("a state can be loaded only by the model and cache type that saved it".into())
@@ -85,5 +110,74 @@ impl Error {
             Self::Tensor(e) => e.hint().map(str::to_owned),
             _ => None,
         }
+    }
+}
+
+const NOT_NUMBERS: &str =
+    "the weights are damaged, or too large to compute with: look at them with gently inspect, or fetch the model again";
+
+/// Why the text of one request cannot go on. Other requests do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// It cannot be held to its grammar.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
+    /// As [`Error::NotNumbers`].
+    #[error("the model's output after {tokens} tokens is not a number")]
+    NotNumbers {
+        /// Tokens of the text, its prompt included.
+        tokens: usize,
+    },
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Constraint(e) => Self::Constraint(e),
+            Failure::NotNumbers { tokens } => Self::NotNumbers { tokens },
+        }
+    }
+}
+
+/// Refuses a row of a model's logits, as the model gives them after `tokens` tokens, with a NaN in it or with nothing above minus
+/// infinity: choosing by it would give a text, and scoring by it a number, that mean nothing. Minus infinity that a mask or a bias
+/// puts into some of them comes later.
+///
+/// # Errors
+/// [`Failure::NotNumbers`].
+#[inline(never)]
+pub fn check_logits(row: &[f32], tokens: usize) -> Result<(), Failure> {
+    // Counted, where a search would do: a loop without a way out is one of vectors. It reads what the head has just written, a
+    // thousandth of what the head read.
+    let broken = |part: &[f32]| part.iter().map(|z| u32::from(z.is_nan())).sum::<u32>() > 0;
+    match row.iter().all(|z| *z == f32::NEG_INFINITY) || row.chunks(4096).any(broken) {
+        true => Err(Failure::NotNumbers { tokens }),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_mean_nothing_are_refused() {
+        let mut row = vec![0.5; 5000];
+        assert_eq!(check_logits(&row, 3), Ok(()));
+        // The sign of a NaN says nothing.
+        for nan in [f32::NAN, -f32::NAN] {
+            for at in [0, 4095, 4096, 4999] {
+                row[at] = nan;
+                assert_eq!(check_logits(&row, 3), Err(Failure::NotNumbers { tokens: 3 }), "{at}");
+                row[at] = f32::NEG_INFINITY;
+            }
+        }
+        row[7] = f32::INFINITY;
+        assert_eq!(check_logits(&row, 3), Ok(()));
+        assert!(check_logits(&[f32::NEG_INFINITY; 3], 3).is_err());
+        let error = Error::from(Failure::NotNumbers { tokens: 3 });
+        assert_eq!(error.to_string(), Failure::NotNumbers { tokens: 3 }.to_string());
+        assert!(error.hint().is_some());
     }
 }

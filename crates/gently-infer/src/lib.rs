@@ -45,7 +45,7 @@ mod work;
 pub use constraint::{Constraint, ConstraintError, Grammar, Grammars, Guide, Kind};
 pub use encoder::Encoder;
 pub use engine::{Engine, EngineOptions, Load, Stream};
-pub use error::{Error, Result};
+pub use error::{Error, Failure, Result, check_logits};
 pub use gently_kernels::kv::Elem;
 pub use plan::{Piece, Plan, PlanOptions, Wanted};
 pub use pooling::{Pooling, unit_length};

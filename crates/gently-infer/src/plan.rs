@@ -90,7 +90,12 @@ impl Plan {
     /// [`Error::Lowering`] as [`Plan::new`], and for types of blocks that rows do not fit; [`Error::Model`] for weights
     /// that cannot be read.
     pub fn of_files(source: &WeightSource, options: PlanOptions) -> Result<Self> {
-        Self::of(Weights::of_files(source)?, options)
+        // Several models may be opened at once: which one it is, only its file says.
+        let named = |e: Error| match e {
+            Error::Lowering { what } => Error::Lowering { what: format!("{}: {what}", source.path().display()) },
+            other => other,
+        };
+        Weights::of_files(source).and_then(|weights| Self::of(weights, options)).map_err(named)
     }
 
     fn of(weights: Weights, options: PlanOptions) -> Result<Self> {
@@ -154,7 +159,7 @@ impl Plan {
     /// The logits of a piece have the same bits whatever else is in the pass and however a sequence is cut into pieces.
     ///
     /// # Errors
-    /// [`Error::Tokens`] for an empty piece, a token outside the vocabulary, or one beyond the context;
+    /// [`Error::Tokens`] for an empty piece or a token outside the vocabulary; [`Error::TooLong`] for one beyond the context;
     /// [`Error::State`] for a state of another plan. Then the states are as they were.
     pub fn forward<'w>(
         &self,
@@ -232,7 +237,7 @@ impl Plan {
             let end = piece.state.len() + piece.tokens.len();
             if end > self.room().unwrap_or(1 << 24) {
                 let room = self.room().unwrap_or(1 << 24);
-                return Err(Error::Tokens { what: format!("{end} tokens do not fit into a context of {room}") });
+                return Err(Error::TooLong { tokens: end, room });
             }
         }
         Ok(())

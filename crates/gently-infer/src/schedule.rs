@@ -28,7 +28,7 @@
 
 use crate::constraint::{Ahead, ConstraintError, Grammar, Guide};
 use crate::engine::EngineOptions;
-use crate::error::{Error, Result};
+use crate::error::{Error, Failure, Result, check_logits};
 use crate::plan::{Piece, Plan, Wanted};
 use crate::prefix::PrefixCache;
 use crate::speculate::{Draft, Gate, Times};
@@ -112,7 +112,7 @@ pub enum End {
     Cancelled,
     /// Its deadline came.
     Deadline,
-    /// The model refused its tokens, or the grammar's matcher could not go on.
+    /// The model refused its tokens or gave no numbers, or the grammar's matcher could not go on.
     Failed,
 }
 
@@ -121,8 +121,8 @@ pub enum End {
 pub enum Event {
     /// A token was written.
     Token(Token),
-    /// The text cannot be held to its grammar; its end follows.
-    Error(ConstraintError),
+    /// The text cannot go on; its end follows.
+    Error(Failure),
     /// The text ended; the last event of a request.
     End(End),
 }
@@ -192,6 +192,9 @@ impl Running {
             return;
         }
         let row = &row[..self.request.below.unwrap_or(row.len()).min(row.len())];
+        if let Err(e) = check_logits(row, self.tokens.len()) {
+            return self.fail(e, events);
+        }
         let id = match self.request.grammar {
             None => Ok(Some(self.sampler.sample(row, &self.tokens))),
             Some(_) => self.choose_within(row, masked),
@@ -199,7 +202,7 @@ impl Running {
         match id {
             Ok(Some(id)) => self.push(id, Some(row), room, events),
             Ok(None) => self.end = Some(End::Complete),
-            Err(e) => self.fail(e, events),
+            Err(e) => self.fail(e.into(), events),
         }
     }
 
@@ -229,7 +232,7 @@ impl Running {
             }
             match self.guide.as_mut().map(|g| g.forced()) {
                 Some(Ok(Some(id))) => self.push(id, None, room, events),
-                Some(Err(e)) => self.fail(e, events),
+                Some(Err(e)) => self.fail(e.into(), events),
                 _ => return,
             }
         }
@@ -258,7 +261,7 @@ impl Running {
         }
     }
 
-    fn fail(&mut self, error: ConstraintError, events: &mut Events) {
+    fn fail(&mut self, error: Failure, events: &mut Events) {
         events.push((self.ticket.clone(), Event::Error(error)));
         self.end = Some(End::Failed);
     }
@@ -323,8 +326,8 @@ impl Scheduler {
     /// Puts a request into the queue.
     ///
     /// # Errors
-    /// [`Error::Busy`] for a full queue; [`Error::Tokens`], [`Error::Request`] and [`Error::Sampling`] for a request
-    /// that this model cannot serve.
+    /// [`Error::Busy`] for a full queue; [`Error::Tokens`], [`Error::TooLong`], [`Error::Request`] and [`Error::Sampling`]
+    /// for a request that this model cannot serve.
     pub fn submit(&mut self, request: Request) -> Result<Ticket> {
         let ticket = Ticket::new();
         if self.waiting.len() >= self.options.queue {
@@ -338,6 +341,11 @@ impl Scheduler {
     /// Puts a request into the queue, however long it is.
     pub(crate) fn enqueue(&mut self, ticket: Ticket, prepared: Prepared) {
         self.waiting.push_back((ticket, prepared));
+    }
+
+    /// Its bounds and choices, as they hold.
+    pub(crate) fn options(&self) -> &EngineOptions {
+        &self.options
     }
 
     /// Whether there is nothing to do.
@@ -528,6 +536,9 @@ impl Scheduler {
         let mut inputs = Vec::new();
         let mut readers = Vec::new();
         let mut rows = 0;
+        // Rows that guesses may take beside a token for each sequence, and tokens that the model which guesses may read.
+        let mut spare = self.options.chunk.saturating_sub(self.running.len());
+        let mut unread = self.options.chunk;
         for (index, running) in self.running.iter_mut().enumerate() {
             if running.state.len() + running.unread() > room {
                 // Only with `slide`: others have ended.
@@ -540,16 +551,16 @@ impl Scheduler {
             }
             let mut tokens = running.tokens[running.tokens.len() - 1..].to_vec();
             let (mut draft, mut guessing) = (0, 0.0);
-            if (self.options.lookup.is_some() || self.draft.is_some()) && running.gate.open() {
+            if spare > 0 && (self.options.lookup.is_some() || self.draft.is_some()) && running.gate.open() {
                 let left = (running.request.max_tokens - running.written()).saturating_sub(1);
-                let most = left.min(room - running.state.len() - 1);
+                let most = left.min(room - running.state.len() - 1).min(spare);
                 let lookup = self.options.lookup.as_ref();
                 let found = lookup.map_or(&[][..], |lookup| lookup.propose(&running.tokens));
                 let guess = match &mut self.draft {
                     Some(model) if found.is_empty() => {
                         let state = running.draft.get_or_insert_with(|| model.state());
-                        let (text, chunk) = (&running.tokens[running.base..], self.options.chunk);
-                        let (guess, seconds) = model.propose(state, text, most, chunk, going);
+                        let text = &running.tokens[running.base..];
+                        let (guess, seconds) = model.propose(state, text, most, &mut unread, going);
                         guessing = seconds;
                         guess
                     }
@@ -557,6 +568,7 @@ impl Scheduler {
                 };
                 let most = running.guide.as_mut().map_or(guess.len(), |g| g.allows(&guess));
                 draft = guess.len().min(most);
+                spare -= draft;
                 tokens.extend(&guess[..draft]);
             }
             rows += tokens.len();
@@ -635,8 +647,7 @@ pub(crate) fn prepare(
         return Err(Error::Tokens { what: format!("token {id} is outside the vocabulary of {vocab}") });
     }
     if let Some(room) = plan.room().filter(|room| prompt.len() > *room && !request.slide) {
-        let what = format!("a prompt of {} tokens does not fit into a context of {room}", prompt.len());
-        return Err(Error::Tokens { what });
+        return Err(Error::TooLong { tokens: prompt.len(), room });
     }
     if request.below == Some(0) {
         return Err(Error::Request { what: "below = 0 leaves no token to choose".into() });
@@ -655,4 +666,40 @@ pub(crate) fn prepare(
     }
     let sampler = Sampler::new(request.sampling.clone())?;
     Ok(Prepared { request, sampler })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::PlanOptions;
+    use crate::speculate::Lookup;
+    use gently_models::{Decoder, DecoderConfig};
+    use gently_tensor::{Device, Rng};
+
+    #[test]
+    fn guesses_fit_into_a_chunk() {
+        let cfg = DecoderConfig { vocab: 16, layers: 1, heads: 2, width: 8, ..DecoderConfig::named("gpt2").unwrap() };
+        let model = Decoder::new(&cfg, &Rng::new(0), &Device::Cpu).unwrap();
+        let plan = Arc::new(Plan::new(&model, PlanOptions::default()).unwrap());
+        let lookup = Some(Lookup { longest: 2, shortest: 1, draft: usize::MAX });
+        let options = EngineOptions { chunk: 8, threads: Some(1), prefix_bytes: 0, lookup, ..EngineOptions::default() };
+        let mut scheduler = Scheduler::new(plan, options);
+        // What is written first, 5, stands in the prompt with eleven tokens behind it.
+        let sampling = SamplingParams { temperature: 0.0, logit_bias: [(5, 1e4)].into(), ..SamplingParams::default() };
+        let prompt: Vec<u32> = (1..=15).chain(1..=15).collect();
+        for _ in 0..3 {
+            let sampling = sampling.clone();
+            scheduler.submit(Request { max_tokens: 20, sampling, ..Request::new(prompt.clone()) }).unwrap();
+        }
+        let (mut most, mut guessed) = (0usize, 0usize);
+        while !scheduler.is_idle() {
+            let inputs = scheduler.compose(&|| true);
+            most = most.max(inputs.iter().map(|i| i.tokens.len()).sum());
+            guessed = guessed.max(inputs.iter().map(|i| i.draft).sum());
+            scheduler.step(&|| true);
+        }
+        // Beside a full pass prompts get a quarter of a chunk.
+        assert_eq!(guessed, 5, "a chunk less a token for each");
+        assert!(most <= 8 + 2, "{most} rows");
+    }
 }

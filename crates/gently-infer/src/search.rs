@@ -3,7 +3,7 @@
 //! Here: both over one [`Plan`], each step one pass over all hypotheses, whose states share the pages of what they have in
 //! common. Not here: choosing token by token (see [`crate::Scheduler`]).
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_logits};
 use crate::plan::{Piece, Plan, Wanted};
 use crate::state::State;
 use crate::work::Work;
@@ -59,7 +59,8 @@ struct Beam {
 /// The likeliest continuations of `prompt` that beam search finds, best first.
 ///
 /// # Errors
-/// [`Error::Request`] for a width of 0 or above 256; [`Error::Tokens`] for a prompt that the model cannot read.
+/// [`Error::Request`] for a width of 0 or above 256; [`Error::Tokens`] and [`Error::TooLong`] for a prompt that the model cannot
+/// read; [`Error::NotNumbers`] for a model whose logits mean nothing.
 pub fn beam_search(plan: &Plan, work: &mut Work, prompt: &[u32], options: &BeamOptions) -> Result<Vec<Hypothesis>> {
     let BeamOptions { width, max_tokens, length_penalty, .. } = *options;
     if width == 0 || width > MOST {
@@ -67,13 +68,9 @@ pub fn beam_search(plan: &Plan, work: &mut Work, prompt: &[u32], options: &BeamO
     }
     let score = |logprob: f64, n: usize| logprob / (n as f64).powf(length_penalty);
     let (vocab, below) = limits(plan, options.below);
-    let steps =
-        max_tokens.min(plan.room().map_or(usize::MAX, |room| room.saturating_sub(prompt.len()).saturating_add(1)));
+    let room = room_for(plan, prompt)?;
+    let steps = max_tokens.min(room.saturating_sub(prompt.len()).saturating_add(1));
 
-    if let Some(room) = plan.room().filter(|room| prompt.len() > *room) {
-        let what = format!("{} tokens do not fit into a context of {room}", prompt.len());
-        return Err(Error::Tokens { what });
-    }
     let mut state = plan.state();
     let (first, last) = prompt.split_at(prompt.len().saturating_sub(1) / CHUNK * CHUNK);
     for tokens in first.chunks(CHUNK) {
@@ -87,6 +84,7 @@ pub fn beam_search(plan: &Plan, work: &mut Work, prompt: &[u32], options: &BeamO
         let most = width * (1 + options.stop.len());
         let mut next: Vec<(usize, u32, f64)> = Vec::new();
         for (i, (beam, row)) in beams.iter().zip(logits.chunks_exact(vocab)).enumerate() {
+            check_logits(&row[..below], prompt.len() + beam.tokens.len())?;
             let (_, top) = logprobs(&row[..below], 0, most);
             next.extend(top.into_iter().map(|(id, p)| (i, id, beam.logprob + f64::from(p))));
         }
@@ -131,6 +129,14 @@ fn pass(plan: &Plan, work: &mut Work, beams: &mut [Beam]) -> Result<Vec<f32>> {
     Ok(plan.forward(work, &mut pieces, &|| true)?.unwrap_or(&[]).to_vec())
 }
 
+/// The model's context, which the whole prompt must fit into.
+fn room_for(plan: &Plan, prompt: &[u32]) -> Result<usize> {
+    match plan.room() {
+        Some(room) if prompt.len() > room => Err(Error::TooLong { tokens: prompt.len(), room }),
+        room => Ok(room.unwrap_or(usize::MAX)),
+    }
+}
+
 fn limits(plan: &Plan, below: Option<usize>) -> (usize, usize) {
     let vocab = plan.config().vocab;
     (vocab, below.unwrap_or(vocab).clamp(1, vocab))
@@ -161,7 +167,8 @@ impl Default for ContrastiveOptions {
 /// `(1 − α)·p − α·max cos`, the cosine being that between the candidate's features and those of each token before.
 ///
 /// # Errors
-/// [`Error::Request`] for candidates or a weight out of range; [`Error::Tokens`] for a prompt that the model cannot read.
+/// [`Error::Request`] for candidates or a weight out of range; [`Error::Tokens`] and [`Error::TooLong`] for a prompt that the
+/// model cannot read; [`Error::NotNumbers`] for a model whose logits mean nothing.
 pub fn contrastive_search(
     plan: &Plan,
     work: &mut Work,
@@ -174,7 +181,7 @@ pub fn contrastive_search(
         return Err(Error::Request { what });
     }
     let (vocab, below) = limits(plan, options.below);
-    let room = plan.room().unwrap_or(usize::MAX);
+    let room = room_for(plan, prompt)?;
     let c = plan.config().width;
 
     let mut state = plan.state();
@@ -190,6 +197,7 @@ pub fn contrastive_search(
     if logits.is_empty() {
         return Err(Error::Tokens { what: "there is nothing to continue: the prompt has no tokens".into() });
     }
+    check_logits(&logits[..below], prompt.len())?;
     let mut tokens = Vec::new();
     while tokens.len() < options.max_tokens && state.len() < room {
         let (_, top) = logprobs(&logits[..below], 0, k);
@@ -216,6 +224,8 @@ pub fn contrastive_search(
         before.extend(h);
         state = forks.swap_remove(i).0;
         logits = all[i * vocab..][..vocab].to_vec();
+        // Of the last token, too: its features chose it.
+        check_logits(&logits[..below], prompt.len() + tokens.len())?;
     }
     Ok(tokens)
 }

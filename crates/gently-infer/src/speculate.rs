@@ -86,14 +86,15 @@ impl Draft {
     }
 
     /// What may follow `tokens`, at most `most` of them, and the seconds that it took; none while more than `chunk` tokens are
-    /// unread, of which one such piece is read then. `state` is that of the last guess for the same text. `going` is asked
-    /// before each layer; when it says no, there is no further guess.
+    /// unread, of which one such piece is read then. What is read is taken from `chunk`, which texts of one pass share. `state`
+    /// is that of the last guess for the same text. `going` is asked before each layer; when it says no, there is no further
+    /// guess.
     pub fn propose(
         &mut self,
         state: &mut State,
         tokens: &[u32],
         most: usize,
-        chunk: usize,
+        chunk: &mut usize,
         going: &dyn Fn() -> bool,
     ) -> (Vec<u32>, f64) {
         let room = self.plan.room().unwrap_or(usize::MAX).saturating_sub(tokens.len());
@@ -110,10 +111,11 @@ impl Draft {
         }
         let mut next = tokens[state.len()..].to_vec();
         // A guess that was right leaves as many unread: with a smaller chunk it would never catch up.
-        let chunk = chunk.max(self.most + 2);
-        if next.len() > chunk {
+        let longest = (*chunk).max(self.most + 2);
+        *chunk = chunk.saturating_sub(next.len());
+        if next.len() > longest {
             // The text goes on meanwhile: nobody waits for all of a prompt to be read. What cannot be read is not guessed from.
-            let piece = Piece { state, tokens: &next[..chunk], wanted: Wanted::None };
+            let piece = Piece { state, tokens: &next[..longest], wanted: Wanted::None };
             let _ = self.plan.forward(&mut self.work, &mut [piece], going);
             return (guess, 0.0);
         }
@@ -271,23 +273,29 @@ mod tests {
         let tokens: Vec<u32> = (0..50).map(|i| i % 11).collect();
         let mut state = draft.state();
         for read in [20, 40] {
-            assert_eq!(draft.propose(&mut state, &tokens, 3, 20, &|| true), (vec![], 0.0));
+            assert_eq!(draft.propose(&mut state, &tokens, 3, &mut 20, &|| true), (vec![], 0.0));
             assert_eq!(state.tokens(), &tokens[..read]);
         }
-        let (guess, _) = draft.propose(&mut state, &tokens, 3, 20, &|| true);
+        let (guess, _) = draft.propose(&mut state, &tokens, 3, &mut 20, &|| true);
         let mut whole = draft.state();
         assert_eq!(guess.len(), 3);
-        assert_eq!(guess, draft.propose(&mut whole, &tokens, 3, 1000, &|| true).0);
+        assert_eq!(guess, draft.propose(&mut whole, &tokens, 3, &mut 1000, &|| true).0);
         // Called off: nothing guessed, nothing read.
         let mut none = draft.state();
-        assert_eq!(draft.propose(&mut none, &tokens, 3, 1000, &|| false), (vec![], 0.0));
+        assert_eq!(draft.propose(&mut none, &tokens, 3, &mut 1000, &|| false), (vec![], 0.0));
         assert!(none.is_empty());
         // A chunk of one token would never catch up with a text that grows by one; five are read.
         let (mut slow, mut at) = (draft.state(), 12);
-        while draft.propose(&mut slow, &tokens[..at], 3, 1, &|| true).0.is_empty() {
+        while draft.propose(&mut slow, &tokens[..at], 3, &mut 1, &|| true).0.is_empty() {
             at += 1;
         }
         assert_eq!(at, 14);
+        // Two texts of a pass share what it reads: the second gets the little that is always read.
+        let (mut one, mut two, mut left) = (draft.state(), draft.state(), 30);
+        for state in [&mut one, &mut two] {
+            draft.propose(state, &tokens, 3, &mut left, &|| true);
+        }
+        assert_eq!((one.tokens(), two.tokens(), left), (&tokens[..30], &tokens[..5], 0));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! asked for; and what cannot be had is said.
 
 use gently_infer::{
-    Constraint, ConstraintError, Elem, End, Engine, EngineOptions, Error, Event, Grammar, Grammars, Lookup, Plan,
-    PlanOptions, Request, Scheduler, Ticket, Work,
+    Constraint, ConstraintError, Elem, End, Engine, EngineOptions, Error, Event, Failure, Grammar, Grammars, Lookup,
+    Plan, PlanOptions, Request, Scheduler, Ticket, Work,
 };
 use gently_models::Decoder;
 use gently_models::config::{DecoderConfig, Family};
@@ -94,7 +94,7 @@ impl Tiny {
 #[derive(Debug, Default, Clone, PartialEq)]
 struct Written {
     ids: Vec<u32>,
-    error: Option<ConstraintError>,
+    error: Option<Failure>,
     end: Option<End>,
 }
 

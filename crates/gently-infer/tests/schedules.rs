@@ -1,8 +1,8 @@
 //! Whatever runs beside a request, however passes are cut, and whatever is guessed or found in the cache: the same text.
 
 use gently_infer::{
-    Constraint, Elem, End, Engine, EngineOptions, Error, Event, Grammar, Grammars, Lookup, Plan, PlanOptions, Request,
-    Scheduler, Ticket,
+    Constraint, Elem, End, Engine, EngineOptions, Error, Event, Failure, Grammar, Grammars, Lookup, Plan, PlanOptions,
+    Request, Scheduler, Ticket,
 };
 use gently_models::Decoder;
 use gently_models::config::{DecoderConfig, Family};
@@ -27,6 +27,14 @@ fn other() -> Arc<Plan> {
 }
 
 fn model(seed: u64) -> Arc<Plan> {
+    lowered(&weights(seed))
+}
+
+fn lowered(model: &Decoder) -> Arc<Plan> {
+    Arc::new(Plan::new(model, PlanOptions { cache: Elem::F16 }).unwrap())
+}
+
+fn weights(seed: u64) -> Decoder {
     let cfg = DecoderConfig {
         vocab: VOCAB as usize,
         context: 48,
@@ -38,8 +46,7 @@ fn model(seed: u64) -> Arc<Plan> {
         init_std: 0.6,
         ..DecoderConfig::preset(Family::Llama)
     };
-    let model = Decoder::new(&cfg, &Rng::new(seed), &Device::Cpu).unwrap();
-    Arc::new(Plan::new(&model, PlanOptions { cache: Elem::F16 }).unwrap())
+    Decoder::new(&cfg, &Rng::new(seed), &Device::Cpu).unwrap()
 }
 
 fn options() -> EngineOptions {
@@ -263,6 +270,54 @@ fn a_deadline_ends_a_pass_before_its_next_layer() {
         note(&mut texts, scheduler.step(&late));
     }
     assert_eq!(texts[&ticket.id()], (vec![], End::Deadline));
+}
+
+#[test]
+fn a_text_ends_with_an_error_where_the_model_gives_no_numbers() {
+    let model = weights(3);
+    let width = model.config().width;
+    let table = model.params().iter().find(|p| p.name == "embed.tokens").unwrap();
+    table.tensor.with_data_mut::<f32, _>(|w| w[5 * width..6 * width].fill(f32::NAN)).unwrap();
+    let broken = lowered(&model);
+    // Token 5 is read from the prompt, and written by nobody.
+    let ask = |prompt: &[u32], temperature| {
+        let sampling =
+            SamplingParams { temperature, logit_bias: [(5, f32::NEG_INFINITY)].into(), ..Default::default() };
+        Request { max_tokens: 6, sampling, ..Request::new(prompt.to_vec()) }
+    };
+    let requests = [
+        ask(&[1, 2, 3], 0.0),
+        ask(&[1, 3, 5], 0.0),
+        ask(&[1, 5], 0.7),
+        Request { logprobs: Some(1), grammar: grammar(0), ..ask(&[5], 0.7) },
+    ];
+    let mut scheduler = Scheduler::new(broken.clone(), options());
+    let tickets: Vec<Ticket> = requests.iter().map(|r| scheduler.submit(r.clone()).unwrap()).collect();
+    let (mut texts, mut errors) = (HashMap::new(), HashMap::new());
+    while !scheduler.is_idle() {
+        let mut events = scheduler.step(&|| true);
+        events.retain(|(ticket, event)| match event {
+            Event::Error(e) => errors.insert(ticket.id(), e.clone()).is_some(),
+            _ => true,
+        });
+        note(&mut texts, events);
+    }
+    for (ticket, request) in tickets.iter().zip(&requests).skip(1) {
+        let tokens = request.prompt.len();
+        assert_eq!(errors.get(&ticket.id()), Some(&Failure::NotNumbers { tokens }));
+        assert_eq!(texts[&ticket.id()], (vec![], End::Failed));
+    }
+    // Who stands beside them does not know of it.
+    let mut whole = Scheduler::new(tiny(), options());
+    let ticket = whole.submit(requests[0].clone()).unwrap();
+    assert_eq!(texts[&tickets[0].id()], run(&mut whole)[&ticket.id()]);
+    assert_eq!((errors.len(), texts[&tickets[0].id()].0.len()), (3, 6));
+
+    let engine = Engine::new(broken, options());
+    let mut stream = engine.submit(requests[1].clone()).unwrap();
+    let said = stream.next().unwrap().unwrap_err();
+    assert!(matches!(said, Error::NotNumbers { tokens: 3 }) && said.hint().is_some(), "{said:?}");
+    assert_eq!((stream.next().is_none(), stream.end()), (true, Some(End::Failed)));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Searches against what looking at every text finds.
 
 use gently_infer::{
-    BeamOptions, ContrastiveOptions, Hypothesis, Plan, PlanOptions, Work, beam_search, contrastive_search,
+    BeamOptions, ContrastiveOptions, Error, Hypothesis, Plan, PlanOptions, Work, beam_search, contrastive_search,
 };
 use gently_models::config::{DecoderConfig, Family};
 use gently_models::sampling::logprobs;
@@ -97,6 +97,33 @@ fn a_prompt_of_several_passes_is_one_prompt() {
     let refused = |n: usize| beam_search(&plan, &mut Work::new(), &prompt[..n], &options).unwrap_err().to_string();
     assert!(refused(601).contains("601 tokens do not fit"));
     assert!(refused(0).contains("no tokens"));
+    // All of it is counted, not what a pass of its middle came to.
+    let other = ContrastiveOptions { max_tokens: 1, ..ContrastiveOptions::default() };
+    let said = contrastive_search(&plan, &mut Work::new(), &prompt[..601], &other).unwrap_err();
+    assert!(matches!(said, Error::TooLong { tokens: 601, room: 600 }), "{said}");
+    contrastive_search(&plan, &mut Work::new(), &prompt[..600], &other).unwrap();
+}
+
+#[test]
+fn a_model_without_numbers_finds_nothing() {
+    let model = model();
+    let width = model.config().width;
+    let table = model.params().iter().find(|p| p.name == "embed.tokens").unwrap();
+    table.tensor.with_data_mut::<f32, _>(|w| w[3 * width..4 * width].fill(f32::NAN)).unwrap();
+    let plan = Plan::new(&model, PlanOptions::default()).unwrap();
+    let beam = |prompt: &[u32], width| {
+        beam_search(&plan, &mut Work::new(), prompt, &BeamOptions { width, max_tokens: 3, ..BeamOptions::default() })
+    };
+    assert!(matches!(beam(&[1, 3], 2), Err(Error::NotNumbers { tokens: 2 })));
+    // As wide as the vocabulary it tries token 3 as well.
+    assert!(matches!(beam(&[1], 5), Err(Error::NotNumbers { tokens: 2 })));
+    for (prompt, max_tokens, at) in [([1, 3], 3, 2), ([1, 2], 1, 3)] {
+        let options = ContrastiveOptions { candidates: 5, alpha: 1.0, max_tokens, ..ContrastiveOptions::default() };
+        match contrastive_search(&plan, &mut Work::new(), &prompt, &options) {
+            Err(Error::NotNumbers { tokens }) => assert_eq!(tokens, at),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 /// The equation of the paper, step by step, with features from the model on the tape.

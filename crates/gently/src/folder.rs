@@ -1,9 +1,10 @@
 //! A model with its tokenizer, as a folder or a GGUF file on disk.
 //!
 //! Here: finding what a path means (a GGUF file, a Hugging Face folder, a checkpoint, or a run folder, of which the best or
-//! the newest checkpoint is taken) and loading it. Not here: the formats themselves.
+//! the newest checkpoint is taken) and loading it; making a folder ready for another model. Not here: the formats themselves.
 
 use crate::gguf;
+use crate::hub::{CONFIG, fixed_names, is_numbered_shard};
 use gently_formats::Limits;
 use gently_formats::gguf::Gguf;
 use gently_models::config::DecoderConfig;
@@ -11,6 +12,9 @@ use gently_models::{Decoder, WeightSource};
 use gently_tensor::Device;
 use gently_text::{ChatTemplate, Tokenizer};
 use gently_train::checkpoint::Checkpoints;
+use std::ffi::OsString;
+use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -28,6 +32,18 @@ pub enum Error {
     #[error("{} holds no model: there is no config.json and no complete checkpoint", .path.display())]
     NoModel {
         /// The path given.
+        path: PathBuf,
+    },
+    /// The path is a device or another thing that is no file and no folder.
+    #[error("{} is neither a file nor a folder", .path.display())]
+    Neither {
+        /// The path given.
+        path: PathBuf,
+    },
+    /// Another program writes a model there.
+    #[error("another program is writing a model into {}", .path.display())]
+    Busy {
+        /// The folder.
         path: PathBuf,
     },
     /// The tokenizer has more tokens than the model.
@@ -71,7 +87,7 @@ impl Error {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Absent { .. } => {
+            Error::Absent { .. } | Error::Neither { .. } => {
                 Some("give a GGUF file, a run folder, a checkpoint, or a Hugging Face model folder".into())
             }
             Error::NoModel { .. } => Some(
@@ -79,6 +95,7 @@ impl Error {
                  a Hugging Face folder has config.json and model.safetensors"
                     .into(),
             ),
+            Error::Busy { .. } => Some("wait until it is done, or choose another folder".into()),
             Error::Vocabulary { .. } => Some("the tokenizer and the weights may come from different models".into()),
             Error::DraftVocabulary { .. } => {
                 Some("a draft is a smaller model of the same family, with the same tokenizer".into())
@@ -145,13 +162,16 @@ pub fn chat_template(path: &Path) -> Result<Option<ChatTemplate>, Error> {
 /// itself.
 ///
 /// # Errors
-/// [`Error::Absent`], [`Error::NoModel`], or an unreadable folder.
+/// [`Error::Absent`], [`Error::Neither`], [`Error::NoModel`], or an unreadable folder.
 pub fn locate(path: &Path) -> Result<PathBuf, Error> {
     if !path.exists() {
         return Err(Error::Absent { path: path.into() });
     }
     if path.is_file() || path.join("config.json").is_file() {
         return Ok(path.into());
+    }
+    if !path.is_dir() {
+        return Err(Error::Neither { path: path.into() });
     }
     match Checkpoints::of_run(path).latest()? {
         Some(checkpoint) => Ok(checkpoint),
@@ -167,4 +187,180 @@ pub fn configuration(path: &Path) -> Result<(PathBuf, DecoderConfig), Error> {
     let path = locate(path)?;
     let (_, config) = gently_models::pretrained::read_config(&path)?;
     Ok((path, config))
+}
+
+/// The folder in which a new model is written.
+const STAGE: &str = ".new-model.tmp";
+/// The file in it that says that somebody writes.
+const LOCK: &str = "lock";
+
+/// A model's files on their way into a folder. They are written into a folder within it first, and take their places only when
+/// all are there: a full disk or an error costs the model before nothing. Dropped, it leaves the folder as it was.
+///
+/// A killed program leaves the inner folder, which the next one for the same folder empties.
+pub struct NewModel {
+    dir: PathBuf,
+    stage: PathBuf,
+    /// Whether the folder itself was made for it.
+    made: bool,
+    /// Held while this program writes.
+    _lock: File,
+}
+
+impl NewModel {
+    /// Begins a model for a folder, which is made where it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Busy`]; [`Error::Format`] for a folder that cannot be written.
+    pub fn create(dir: &Path) -> Result<Self, Error> {
+        let (stage, made) = (dir.join(STAGE), !dir.exists());
+        std::fs::create_dir_all(dir).map_err(io(dir, "create"))?;
+        std::fs::create_dir_all(&stage).map_err(io(&stage, "create"))?;
+        let path = stage.join(LOCK);
+        let lock = File::options().write(true).create(true).truncate(false).open(&path).map_err(io(&path, "write"))?;
+        // A system without locks has the file alone.
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            return Err(Error::Busy { path: dir.into() });
+        }
+        let new = Self { dir: dir.into(), stage, made, _lock: lock };
+        for entry in new.staged()? {
+            let done = match entry.is_dir() {
+                true => std::fs::remove_dir_all(&entry),
+                false => std::fs::remove_file(&entry),
+            };
+            done.map_err(io(&entry, "remove"))?;
+        }
+        Ok(new)
+    }
+
+    /// Where the files are to be written.
+    pub fn path(&self) -> &Path {
+        &self.stage
+    }
+
+    /// What is written so far.
+    fn staged(&self) -> Result<Vec<PathBuf>, Error> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.stage).map_err(io(&self.stage, "read"))? {
+            let entry = entry.map_err(io(&self.stage, "read"))?;
+            if entry.file_name() != LOCK {
+                found.push(entry.path());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Puts the files in their places. The model that was there goes first; what is no model's file stays. `config.json` comes
+    /// last, without which a folder is no model: one that lacks a part, or has one of the model before, is not taken for a whole
+    /// one.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a file that cannot be removed or moved.
+    pub fn commit(self) -> Result<(), Error> {
+        let mut staged = self.staged()?;
+        staged.sort_by_key(|path| path.ends_with(CONFIG));
+        clear_model(&self.dir)?;
+        for from in staged {
+            let to = self.dir.join(from.file_name().unwrap_or_default());
+            if !from.is_dir() {
+                std::fs::rename(&from, &to).map_err(io(&to, "write"))?;
+                continue;
+            }
+            std::fs::create_dir_all(&to).map_err(io(&to, "create"))?;
+            for entry in std::fs::read_dir(&from).map_err(io(&from, "read"))? {
+                let entry = entry.map_err(io(&from, "read"))?;
+                let to = to.join(entry.file_name());
+                std::fs::rename(entry.path(), &to).map_err(io(&to, "write"))?;
+            }
+        }
+        gently_formats::atomic::sync_folder(&self.dir);
+        Ok(())
+    }
+}
+
+impl Drop for NewModel {
+    fn drop(&mut self) {
+        // What cannot be removed is emptied by the next one.
+        let _ = std::fs::remove_dir_all(&self.stage);
+        if self.made {
+            // Only where nothing is in it.
+            let _ = std::fs::remove_dir(&self.dir);
+        }
+    }
+}
+
+/// The files of a folder that are read with a model's, there or not: those that another model takes away. `config.json` is first.
+pub fn model_files(dir: &Path) -> Vec<PathBuf> {
+    // Parts are read where an index names them; left behind by a new model in one file they would only fill the disk.
+    let parts = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let parts = parts.filter(|name| name.to_str().is_some_and(is_numbered_shard));
+    let fixed = [CONFIG].into_iter().chain(fixed_names(false)).map(OsString::from);
+    fixed.chain(parts).map(|name| dir.join(name)).collect()
+}
+
+/// Takes a model away: `config.json` first.
+fn clear_model(dir: &Path) -> Result<(), Error> {
+    for path in model_files(dir) {
+        remove(&path).map_err(io(&path, "remove"))?;
+    }
+    // Only where nothing else is in it.
+    let _ = std::fs::remove_dir(dir.join("1_Pooling"));
+    Ok(())
+}
+
+fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| gently_formats::Error::Io { path: path.into(), action, source }.into()
+}
+
+/// Removes a file; one that is not there is no error.
+pub(crate) fn remove(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Err(e),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_model_is_replaced_when_the_new_one_is_whole() {
+        let out = tempfile::tempdir().unwrap();
+        let put = |dir: &Path, name: &str, text: &str| std::fs::write(dir.join(name), text).unwrap();
+        put(out.path(), "config.json", "old");
+        put(out.path(), "vocab.txt", "old");
+        put(out.path(), "notes.txt", "mine");
+        // What a killed program left.
+        std::fs::create_dir(out.path().join(STAGE)).unwrap();
+        put(&out.path().join(STAGE), "merges.txt", "left");
+        let before = ["config.json", "notes.txt", "vocab.txt"];
+
+        let new = NewModel::create(out.path()).unwrap();
+        assert!(matches!(NewModel::create(out.path()), Err(Error::Busy { .. })));
+        put(new.path(), "config.json", "half");
+        drop(new);
+        assert_eq!(names(out.path()), before, "what is given up costs nothing");
+        assert_eq!(std::fs::read(out.path().join("config.json")).unwrap(), b"old");
+
+        let new = NewModel::create(out.path()).unwrap();
+        put(new.path(), "config.json", "new");
+        std::fs::create_dir(new.path().join("1_Pooling")).unwrap();
+        put(new.path(), "1_Pooling/config.json", "new");
+        new.commit().unwrap();
+        assert_eq!(names(out.path()), ["1_Pooling", "config.json", "notes.txt"]);
+        assert_eq!(std::fs::read(out.path().join("config.json")).unwrap(), b"new");
+        assert_eq!(names(&out.path().join("1_Pooling")), ["config.json"]);
+
+        let fresh = out.path().join("fresh");
+        drop(NewModel::create(&fresh).unwrap());
+        assert!(!fresh.exists());
+    }
 }

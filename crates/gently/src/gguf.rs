@@ -7,6 +7,9 @@ use crate::folder::Error;
 use gently_formats::gguf::{Array, Gguf, Metadata, Value};
 use gently_text::{ChatTemplate, TemplateTokens, Tokenizer, Vocabulary};
 
+/// The keys of tokens that end a text, a turn, a message, in our order. There are no more.
+const ENDS: [&str; 3] = ["eos_token_id", "eot_token_id", "eom_token_id"];
+
 /// The tokenizer of a file.
 ///
 /// # Errors
@@ -19,10 +22,11 @@ pub fn tokenizer(file: &Gguf) -> Result<Tokenizer, Error> {
         return Err(Error::Format(m.error(&key("tokens"), "it is missing")));
     };
     let mut ends = Vec::new();
-    for name in ["eos_token_id", "eot_token_id", "eom_token_id"] {
+    for name in ENDS {
         ends.extend(id(name)?);
     }
     let vocabulary = Vocabulary {
+        architecture: m.text_if("general.architecture")?,
         model: m.text(&key("model"))?,
         pre: m.text_if(&key("pre"))?,
         tokens: tokens.iter().collect(),
@@ -109,7 +113,7 @@ pub fn tokenizer_keys(
     if e.model == "gpt2" {
         put("merges", Value::Array(Array::Texts(e.merges.iter().collect())));
     }
-    let ends = e.ends.iter().copied().zip(["eos_token_id", "eot_token_id", "eom_token_id"]);
+    let ends = e.ends.iter().copied().zip(ENDS);
     let ids = [("bos_token_id", e.bos), ("unknown_token_id", e.unknown)];
     let more = [("seperator_token_id", e.separator), ("cls_token_id", e.class)];
     for (name, id) in ids.into_iter().chain(more) {
@@ -127,4 +131,9 @@ pub fn tokenizer_keys(
         keys.push(("tokenizer.chat_template".into(), Value::Text(chat.source().into())));
     }
     Ok(keys)
+}
+
+/// The tokens that end a text or an answer and have no key in a GGUF file: those beyond the third.
+pub fn ends_without_key(tokenizer: &Tokenizer) -> &[u32] {
+    tokenizer.ends().get(ENDS.len()..).unwrap_or_default()
 }

@@ -4,9 +4,8 @@
 //! [`gently_infer::contrastive_search`]), and text that is drawn token by token ([`crate::write`](mod@crate::write)).
 
 use crate::text_model::TextModel;
-use crate::write::{End, Error, prompt_of};
+use crate::write::{End, Error, prompt_of, text_of};
 use gently_infer::{BeamOptions, ContrastiveOptions, Work, beam_search, contrastive_search};
-use gently_text::{StreamDecoder, Tokenizer};
 
 /// What is looked for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,6 +36,8 @@ pub struct SearchOptions {
     pub max_tokens: usize,
     /// A text that was found is cut before the first of these.
     pub stop: Vec<String>,
+    /// As [`WriteOptions::answer`](crate::write::WriteOptions::answer).
+    pub answer: bool,
 }
 
 /// A text that was found.
@@ -59,6 +60,7 @@ pub struct Found {
 /// A prompt that is longer than the model's context, a width, a number of candidates or a weight out of range, a token without text.
 pub fn search(model: &TextModel, prompt: Vec<u32>, options: &SearchOptions) -> Result<Vec<Found>, Error> {
     let (plan, tokenizer) = (model.engine().plan(), model.tokenizer());
+    let answer = options.answer || prompt.is_empty();
     let prompt = prompt_of(tokenizer, prompt);
     let (stop, below, max_tokens) = (tokenizer.ends().to_vec(), Some(tokenizer.vocab_size()), options.max_tokens);
     let mut work = Work::new();
@@ -72,7 +74,7 @@ pub fn search(model: &TextModel, prompt: Vec<u32>, options: &SearchOptions) -> R
             let text = |h: gently_infer::Hypothesis| {
                 let ids = &h.tokens[..h.tokens.len() - usize::from(h.ended)];
                 let end = if h.ended { End::EndOfText } else { End::Length };
-                let (text, end) = cut(text_of(tokenizer, ids)?, &options.stop, end);
+                let (text, end) = cut(text_of(tokenizer, answer, ids)?, &options.stop, end);
                 Ok(Found { text, tokens: h.tokens.len(), likelihood: Some((h.logprob, h.score)), end })
             };
             found.into_iter().map(text).collect()
@@ -82,21 +84,10 @@ pub fn search(model: &TextModel, prompt: Vec<u32>, options: &SearchOptions) -> R
             let ids = contrastive_search(plan, &mut work, &prompt, &contrastive)?;
             let full = plan.room().is_some_and(|room| prompt.len() + ids.len() >= room);
             let end = if ids.len() == max_tokens || full { End::Length } else { End::EndOfText };
-            let (text, end) = cut(text_of(tokenizer, &ids)?, &options.stop, end);
+            let (text, end) = cut(text_of(tokenizer, answer, &ids)?, &options.stop, end);
             Ok(vec![Found { text, tokens: ids.len(), likelihood: None, end }])
         }
     }
-}
-
-/// The text of tokens that follow others.
-fn text_of(tokenizer: &Tokenizer, ids: &[u32]) -> Result<String, Error> {
-    let mut decoder = StreamDecoder::new(tokenizer);
-    let mut text = String::new();
-    for id in ids {
-        text.push_str(&decoder.push(*id)?);
-    }
-    text.push_str(&decoder.finish()?);
-    Ok(text)
 }
 
 /// The text up to the first stop string.

@@ -129,7 +129,8 @@ impl TextModel {
     }
 
     /// A conversation in tokens, up to where the answer begins, as `apply_chat_template` of `transformers` makes them: a template
-    /// writes every special token that it wants, and none is put in front.
+    /// writes every special token that it wants, and none is put in front. What is written after them is an
+    /// [answer](crate::write::WriteOptions::answer).
     ///
     /// # Errors
     /// A template that refuses the conversation, text outside the vocabulary.

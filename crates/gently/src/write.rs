@@ -42,6 +42,9 @@ pub struct WriteOptions {
     pub stop: Vec<String>,
     /// What the text must be.
     pub constraint: Option<Constraint>,
+    /// What is written is a text of its own, as an answer in a conversation is, and not more of the prompt's: the space that
+    /// SentencePiece puts before a first word is left out.
+    pub answer: bool,
     /// Keep the log-probability of each token, and of this many likeliest ones, with what was [written](Writer::written).
     pub logprobs: Option<usize>,
 }
@@ -53,6 +56,7 @@ impl Default for WriteOptions {
             sampling: SamplingParams::default(),
             stop: Vec::new(),
             constraint: None,
+            answer: false,
             logprobs: None,
         }
     }
@@ -94,13 +98,15 @@ pub struct Writer {
     /// Text not yet given out because a stop string may be beginning in it.
     held: String,
     prompt_tokens: usize,
+    left_out: usize,
     written: Vec<Token>,
     end: Option<End>,
     failed: bool,
 }
 
 impl Writer {
-    /// Starts after `prompt`. An empty prompt starts at the end-of-text token, or at token 0 where there is none.
+    /// Starts after `prompt`. An empty prompt starts at the end-of-text token, or at token 0 where there is none. Of a prompt
+    /// longer than the model's context the end is read ([`Writer::prompt_left_out`]).
     ///
     /// # Errors
     /// A prompt outside the vocabulary, a sampling parameter out of range, a constraint that cannot be compiled, an engine with a
@@ -109,12 +115,15 @@ impl Writer {
         Self::of_tokens(model, model.tokenizer().encode_prompt(prompt)?, options)
     }
 
-    /// Starts after a rendered chat template, which holds every special token that it wants.
+    /// Starts an [answer](WriteOptions::answer) after a rendered chat template, which holds every special token that it wants: for
+    /// text that was rendered elsewhere. [`TextModel::encode_chat`] renders a conversation and gives its tokens, for
+    /// [`Writer::of_tokens`].
     ///
     /// # Errors
     /// As [`Writer::new`].
     pub fn after_template(model: &TextModel, text: &str, options: &WriteOptions) -> Result<Self, Error> {
-        Self::of_tokens(model, model.tokenizer().encode_with_specials(text)?, options)
+        let options = WriteOptions { answer: true, ..options.clone() };
+        Self::of_tokens(model, model.tokenizer().encode_with_specials(text)?, &options)
     }
 
     /// Starts after these tokens; where there are none, as [`Writer::new`] does for an empty prompt.
@@ -123,17 +132,16 @@ impl Writer {
     /// As [`Writer::new`].
     pub fn of_tokens(model: &TextModel, prompt: Vec<u32>, options: &WriteOptions) -> Result<Self, Error> {
         let tokenizer = model.tokenizer();
+        let answer = options.answer || prompt.is_empty();
         let prompt = prompt_of(tokenizer, prompt);
         let prompt_tokens = prompt.len();
+        let left_out = prompt_tokens.saturating_sub(model.engine().plan().room().unwrap_or(usize::MAX));
         let grammar = match &options.constraint {
             Some(constraint) => Some(model.grammars()?.compile(constraint)?),
             None => None,
         };
         // What a grammar allows counts every byte, a first space too.
-        let decoder = match grammar {
-            Some(_) => StreamDecoder::within(tokenizer),
-            None => StreamDecoder::new(tokenizer),
-        };
+        let decoder = decoder_of(tokenizer, answer && grammar.is_none());
         let request = Request {
             max_tokens: options.max_tokens,
             sampling: options.sampling.clone(),
@@ -150,6 +158,7 @@ impl Writer {
             stop: options.stop.iter().filter(|s| !s.is_empty()).cloned().collect(),
             held: String::new(),
             prompt_tokens,
+            left_out,
             written: Vec::new(),
             end: None,
             failed: false,
@@ -159,6 +168,11 @@ impl Writer {
     /// Tokens of the prompt.
     pub fn prompt_tokens(&self) -> usize {
         self.prompt_tokens
+    }
+
+    /// Tokens at the prompt's beginning that were left out, because it is longer than the model's context.
+    pub fn prompt_left_out(&self) -> usize {
+        self.left_out
     }
 
     /// Tokens written so far, a stop string's included.
@@ -221,6 +235,25 @@ impl Writer {
         }
         Ok(std::mem::take(&mut self.held))
     }
+}
+
+/// What makes text of the tokens after a prompt: an answer's, or more of the prompt's text.
+fn decoder_of(tokenizer: &Tokenizer, answer: bool) -> StreamDecoder {
+    match answer {
+        true => StreamDecoder::new(tokenizer),
+        false => StreamDecoder::within(tokenizer),
+    }
+}
+
+/// The text of tokens after a prompt, as a [`Writer`] gives it out.
+pub(crate) fn text_of(tokenizer: &Tokenizer, answer: bool, ids: &[u32]) -> Result<String, gently_text::Error> {
+    let mut decoder = decoder_of(tokenizer, answer);
+    let mut text = String::new();
+    for id in ids {
+        text.push_str(&decoder.push(*id)?);
+    }
+    text.push_str(&decoder.finish()?);
+    Ok(text)
 }
 
 /// A prompt with something to continue.

@@ -3,7 +3,7 @@
 use super::constraint::Constraint;
 use super::failure::advise;
 use super::input;
-use super::output::{data, say};
+use super::output::{data, rate, say};
 use super::sampling::Sampling;
 use anyhow::Result;
 use clap::Args as ClapArgs;
@@ -54,6 +54,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     let constraint = args.constraint.read()?;
+    let sampling = args.sampling.params()?;
     let model = args.engine.open_guessing(&args.model, args.guessing)?;
     if let Some(constraint) = &constraint {
         // What cannot be compiled is told before the first question.
@@ -72,12 +73,13 @@ pub fn run(args: Args) -> Result<()> {
             )
         })?,
     };
-    let sampling = args.sampling.params();
-    let options = WriteOptions { max_tokens: args.max_tokens, sampling, constraint, ..WriteOptions::default() };
+    let options =
+        WriteOptions { max_tokens: args.max_tokens, sampling, constraint, answer: true, ..WriteOptions::default() };
     let answering = stop_on_interrupt()?;
     let system = args.system.map(Message::system);
-    let mut chat = Chat { model: &model, template, options, answering, messages: Vec::new(), system, last: None };
     let mut lines = Lines::new()?;
+    let (messages, person) = (Vec::new(), lines.person);
+    let mut chat = Chat { model: &model, template, options, answering, messages, system, last: None, person };
     if lines.person {
         say("Ctrl-C stops an answer, Ctrl-D ends the conversation, /help shows the commands.");
     }
@@ -115,6 +117,8 @@ struct Chat<'m> {
     system: Option<Message>,
     messages: Vec<Message>,
     last: Option<String>,
+    /// As [`Lines::person`].
+    person: bool,
 }
 
 impl Chat<'_> {
@@ -166,6 +170,10 @@ impl Chat<'_> {
             Ok(prompt) => prompt,
             Err(e) => {
                 self.messages.pop();
+                if !self.person {
+                    // Who reads the answers counts them: one that is missing must not look like the next one.
+                    return Err(e);
+                }
                 // Templates refuse some conversations; the person may say it otherwise.
                 say(&format!("{e:#}"));
                 return Ok(());
@@ -193,10 +201,11 @@ impl Chat<'_> {
         data("\n")?;
         outcome?;
         let (tokens, first) = (writer.written().len(), first.unwrap_or(0.0));
-        let rate = tokens.saturating_sub(1) as f64 / (begun.elapsed().as_secs_f64() - first).max(1e-9);
+        let rate = rate(tokens, begun.elapsed().as_secs_f64() - first);
+        let rate = rate.map_or(String::new(), |rate| format!(", {rate:.1} tokens/s"));
         let stopped = if writer.end() == Some(End::Cancelled) { ", stopped" } else { "" };
         let last = format!(
-            "{tokens} tokens{stopped}, {rate:.1} tokens/s; {} tokens read, first after {:.0} ms",
+            "{tokens} tokens{stopped}{rate}; {} tokens read, first after {:.0} ms",
             writer.prompt_tokens(),
             1e3 * first
         );

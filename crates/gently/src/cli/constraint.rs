@@ -31,8 +31,9 @@ impl Constraint {
     /// The constraint that was asked for.
     pub fn read(&self) -> Result<Option<Constrained>> {
         if let Some(schema) = &self.json_schema {
-            // No file's name begins as a schema does.
-            if schema.trim_start().starts_with(['{', '[']) {
+            // No file's name begins as a schema does, or is empty.
+            let given = schema.trim();
+            if given.is_empty() || given.starts_with(['{', '[']) || matches!(given, "true" | "false") {
                 return Ok(Some(Constrained::json_schema(schema)?));
             }
             let text = input::text(Path::new(schema), LONGEST)?;

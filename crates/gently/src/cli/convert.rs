@@ -6,8 +6,9 @@ use super::output::{bytes, data, say, table};
 use anyhow::Result;
 use clap::{Args as ClapArgs, ValueEnum};
 use gently::embed::Settings;
-use gently::{folder, gguf};
-use gently_formats::gguf::TensorType;
+use gently::folder::{self, NewModel};
+use gently::gguf;
+use gently_formats::gguf::{TensorType, is_part};
 use gently_formats::safetensors::Dtype;
 use gently_models::weights::{Storage, requantize};
 use gently_models::{Batch, Decoder, ForwardCx, WeightSource};
@@ -42,17 +43,16 @@ pub enum Float {
 /// Runs `gently convert`.
 pub fn run(args: Args) -> Result<()> {
     let path = folder::locate(&args.model)?;
-    refuse_same(&args.model, &args.output)?;
-    refuse_same(&path, &args.output)?;
+    let source = WeightSource::open(&path)?;
+    refuse_read(&source, [&args.model, &path], &args.output)?;
     if is_gguf(&args.output) {
         let kind = match args.kind {
             Float::F32 => TensorType::F32,
             Float::F16 => TensorType::F16,
             Float::Bf16 => TensorType::Bf16,
         };
-        write_gguf(&path, &args.output, Storage::new(kind))?;
+        write_gguf(&source, &path, &args.output, Storage::new(kind))?;
     } else {
-        let source = WeightSource::open(&path)?;
         let (tokenizer, chat) = (tokenizer_of(&source, &path)?, folder::chat_template(&path)?);
         let settings = embedding(&source, &path);
         let decoder = source.decoder(&Device::Cpu)?;
@@ -61,17 +61,18 @@ pub fn run(args: Args) -> Result<()> {
             Float::F16 => Dtype::F16,
             Float::Bf16 => Dtype::Bf16,
         };
-        // All is read before anything is written, and the weights come last with config.json, without which a folder is no
-        // model: one that lacks a part is not taken for a whole one.
         let tokens = chat.as_ref().map(|chat| chat.tokens().clone()).unwrap_or_default();
-        tokenizer.save_with(&args.output, &tokens)?;
+        // All is read before anything is written, and all is written before anything of another model is taken away.
+        let new = NewModel::create(&args.output)?;
+        tokenizer.save_with(new.path(), &tokens)?;
         if let Some(settings) = settings {
-            settings.save(&args.output, source.config().width)?;
+            settings.save(new.path(), source.config().width)?;
         }
         if let Some(chat) = chat {
-            gently_formats::atomic::write(args.output.join("chat_template.jinja"), chat.source().as_bytes())?;
+            gently_formats::atomic::write(new.path().join("chat_template.jinja"), chat.source().as_bytes())?;
         }
-        decoder.save_as(&args.output, dtype)?;
+        decoder.save_as(new.path(), dtype)?;
+        new.commit()?;
     }
     data(&format!("{}\n", args.output.display()))?;
     Ok(())
@@ -96,8 +97,8 @@ pub struct QuantizeArgs {
     #[arg(long)]
     measure: Option<PathBuf>,
     /// With --measure: read at most this many tokens
-    #[arg(long, default_value_t = 4096, requires = "measure")]
-    tokens: usize,
+    #[arg(long, default_value_t = 4096, requires = "measure", value_parser = clap::value_parser!(u32).range(1..))]
+    tokens: u32,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -106,22 +107,25 @@ pub struct QuantizeArgs {
 /// Runs `gently quantize`.
 pub fn quantize(args: QuantizeArgs) -> Result<()> {
     let path = folder::locate(&args.model)?;
-    refuse_same(&args.model, &args.output)?;
-    refuse_same(&path, &args.output)?;
     if !is_gguf(&args.output) {
         let what = format!("{} does not end in .gguf", args.output.display());
         return Err(advise(what, "quantized weights are written as GGUF files"));
     }
+    let source = WeightSource::open(&path)?;
+    refuse_read(&source, [&args.model, &path], &args.output)?;
+    // What cannot be measured is said before hours of writing.
+    let text = args.measure.as_ref().map(|text| Measured::read(&source, &path, text, args.tokens)).transpose()?;
     let storage = Storage::new(args.kind);
     let storage = Storage { tables: args.tables.unwrap_or(storage.tables), ..storage };
-    write_gguf(&path, &args.output, storage)?;
+    write_gguf(&source, &path, &args.output, storage)?;
+    drop(source);
 
     let mut report = Vec::new();
     for place in [&path, &args.output] {
         let source = WeightSource::open(place)?;
-        let size = size_of(place)?;
+        let size = size_of(&source)?;
         let elements: usize = source.params().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-        let nats = args.measure.as_ref().map(|text| measure(&source, place, text, args.tokens)).transpose()?;
+        let nats = text.as_ref().map(|text| text.nats(&source)).transpose()?;
         report.push((place.display().to_string(), size, 8.0 * size as f64 / elements as f64, nats));
     }
     if args.json {
@@ -152,17 +156,38 @@ fn tensor_type(text: &str) -> Result<TensorType, String> {
     TensorType::ALL.iter().filter(number).find(written).copied().ok_or_else(|| format!("known types: {}", known()))
 }
 
+/// Whether a name is that of a GGUF file, in letters of any case: some systems do not tell them apart.
 fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e == "gguf")
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
 }
 
-/// A file is read while the other is written.
-fn refuse_same(input: &Path, output: &Path) -> Result<()> {
-    match (input.canonicalize(), output.canonicalize()) {
-        (Ok(a), Ok(b)) if a == b => {
-            Err(advise(format!("{} is both read and written", output.display()), "give another name for the result"))
+/// Refuses an output that would take the place of what is read: of the model as it was named and found, of any of its files, and
+/// of what its links lead to. `model` is both names.
+fn refuse_read(source: &WeightSource, model: [&Path; 2], output: &Path) -> Result<()> {
+    if is_gguf(output) && is_part(output) {
+        let what = format!("{} has the name of a part of several files", output.display());
+        return Err(advise(what, "the result is one file: give it a name without -00001-of-00002"));
+    }
+    let Ok(there) = output.canonicalize() else { return Ok(()) };
+    let mut read: Vec<PathBuf> = model.into_iter().chain(source.files()).map(Path::to_owned).collect();
+    // The configuration, the tokenizer and the rest beside the weights.
+    read.extend(folder::model_files(model[1]));
+    read.retain_mut(|path| path.canonicalize().map(|real| *path = real).is_ok());
+    // What a model in a folder takes away: the links themselves, not what they lead to.
+    let taken = |path: PathBuf| Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+    let mut lost: Vec<PathBuf> = vec![there.clone()];
+    if there.is_dir() {
+        lost.extend(folder::model_files(&there).into_iter().filter_map(taken));
+    }
+    match read.iter().find(|path| lost.contains(path)) {
+        Some(path) => {
+            let what = match *path == there {
+                true => format!("{} is both read and written", output.display()),
+                false => format!("{} would be replaced, but it is read", path.display()),
+            };
+            Err(advise(what, "give another name for the result"))
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -185,8 +210,7 @@ fn embedding(source: &WeightSource, path: &Path) -> Option<Settings> {
     })
 }
 
-fn write_gguf(path: &Path, output: &Path, storage: Storage) -> Result<()> {
-    let source = WeightSource::open(path)?;
+fn write_gguf(source: &WeightSource, path: &Path, output: &Path, storage: Storage) -> Result<()> {
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{msg} {bar:40} {pos}/{len} tensors")?);
     bar.set_message("writing");
     let progress = |done: usize, all: usize| {
@@ -196,17 +220,28 @@ fn write_gguf(path: &Path, output: &Path, storage: Storage) -> Result<()> {
     match source.gguf() {
         Some(file) => requantize(file, output, storage, progress)?,
         None => {
-            let tokenizer = tokenizer_of(&source, path)?;
+            let tokenizer = tokenizer_of(source, path)?;
             let chat = folder::chat_template(path)?;
             let mut keys = match gguf::tokenizer_keys(&tokenizer, source.config().vocab, chat.as_ref()) {
-                Ok(keys) => keys,
+                Ok(keys) => {
+                    let lost = gguf::ends_without_key(&tokenizer).iter().filter_map(|id| tokenizer.token(*id));
+                    let lost: Vec<String> = lost.collect();
+                    if !lost.is_empty() {
+                        let names = lost.join(", ");
+                        say(&format!(
+                            "warning: GGUF has three places for ends of a text; the file does not name {names}"
+                        ));
+                    }
+                    keys
+                }
+                // Nobody could write with the file, nor could this program open it.
                 Err(error) => {
-                    say(&format!("warning: the file has no tokenizer: {error}"));
-                    Vec::new()
+                    let what = format!("the tokenizer of {} does not go into the file: {error}", path.display());
+                    return Err(advise(what, "convert to a Hugging Face folder: give a name without .gguf"));
                 }
             };
-            let architecture = source.layout().entry().and_then(|e| e.architectures.first());
-            if let (Some(settings), Some(architecture)) = (embedding(&source, path), architecture) {
+            let architecture = source.layout().gguf_entry().and_then(|e| e.architectures.first());
+            if let (Some(settings), Some(architecture)) = (embedding(source, path), architecture) {
                 match settings.to_gguf(architecture) {
                     Some(key) => keys.push(key),
                     None => say("warning: the file does not say how rows become vectors: GGUF has no form for it"),
@@ -219,52 +254,66 @@ fn write_gguf(path: &Path, output: &Path, storage: Storage) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of a file, or of a folder's weights.
-fn size_of(path: &Path) -> Result<u64> {
-    if path.is_file() {
-        return Ok(std::fs::metadata(path)?.len());
-    }
+/// Bytes of the files with the weights: of all parts, where a model is split.
+fn size_of(source: &WeightSource) -> Result<u64> {
     let mut total = 0;
-    for entry in std::fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.path().extension().is_some_and(|e| e == "safetensors") {
-            total += entry.metadata()?.len();
-        }
+    for path in source.files() {
+        total += std::fs::metadata(path)?.len();
     }
     Ok(total)
 }
 
-/// Mean of −log p of a text's tokens, each with at most a window of tokens before it.
-fn measure(source: &WeightSource, path: &Path, text: &Path, most: usize) -> Result<f64> {
-    const WINDOW: usize = 512;
-    let tokenizer = tokenizer_of(source, path)?;
-    let model: Decoder = source.decoder(&Device::Cpu)?;
-    let text = input::text(text, input::BOOK)?;
-    // A token has at least a byte, and no more are wanted.
-    let mut end = text.len().min(most.saturating_mul(16));
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let mut ids = tokenizer.encode_begun(&text[..end])?;
-    let front = tokenizer.front()?.first().copied();
-    ids.truncate(most.saturating_add(1));
-    if ids.len() < 2 {
-        return Err(advise("the text to measure on has fewer than two tokens", "give a longer text"));
-    }
-    let window = WINDOW.min(model.config().context);
-    let count = (ids.len() - 1) as f64;
-    let mut nats = 0.0;
-    for at in (0..ids.len() - 1).step_by(window) {
-        let end = (at + window).min(ids.len() - 1);
-        let mut inputs = ids[at..end].to_vec();
-        // A model whose every text begins with a token of its own knows no window without it.
-        if let (Some(first), Some(front)) = (inputs.first_mut(), front) {
-            *first = front;
+/// A text that models are measured on, as tokens.
+struct Measured {
+    ids: Vec<u32>,
+    /// What begins every text, where the vocabulary has it.
+    front: Option<u32>,
+}
+
+impl Measured {
+    /// Reads at most `most` tokens of a file.
+    fn read(source: &WeightSource, path: &Path, text: &Path, most: u32) -> Result<Self> {
+        if source.config().bidirectional {
+            let what =
+                format!("{} is an encoder, whose tokens see those after them: it foretells no text", path.display());
+            return Err(advise(what, "leave --measure out, and compare the vectors that gently embed gives"));
         }
-        let (inputs, targets) = (model.ids(&inputs, 1)?, model.ids(&ids[at + 1..=end], 1)?);
-        let batch = Batch { ids: &inputs, targets: &targets, docs: None };
-        let loss = no_grad(|| model.loss(&batch, 1.0, &ForwardCx::default()))?;
-        nats += f64::from(loss.item::<f32>()?);
+        let tokenizer = tokenizer_of(source, path)?;
+        let text = input::text(text, input::BOOK)?;
+        let most = most as usize;
+        // A token has at least a byte, and no more are wanted.
+        let mut end = text.len().min(most.saturating_mul(16));
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let mut ids = tokenizer.encode_begun(&text[..end])?;
+        ids.truncate(most.saturating_add(1));
+        if ids.len() < 2 {
+            return Err(advise("the text to measure on has fewer than two tokens", "give a longer text"));
+        }
+        Ok(Self { ids, front: tokenizer.front()?.first().copied() })
     }
-    Ok(nats / count)
+
+    /// Mean of −log p of the tokens to a model, each with at most a window of tokens before it.
+    fn nats(&self, source: &WeightSource) -> Result<f64> {
+        const WINDOW: usize = 512;
+        let ids = &self.ids;
+        let model: Decoder = source.decoder(&Device::Cpu)?;
+        let window = WINDOW.min(model.config().context);
+        let count = (ids.len() - 1) as f64;
+        let mut nats = 0.0;
+        for at in (0..ids.len() - 1).step_by(window) {
+            let end = (at + window).min(ids.len() - 1);
+            let mut inputs = ids[at..end].to_vec();
+            // A model whose every text begins with a token of its own knows no window without it.
+            if let (Some(first), Some(front)) = (inputs.first_mut(), self.front) {
+                *first = front;
+            }
+            let (inputs, targets) = (model.ids(&inputs, 1)?, model.ids(&ids[at + 1..=end], 1)?);
+            let batch = Batch { ids: &inputs, targets: &targets, docs: None };
+            let loss = no_grad(|| model.loss(&batch, 1.0, &ForwardCx::default()))?;
+            nats += f64::from(loss.item::<f32>()?);
+        }
+        Ok(nats / count)
+    }
 }

@@ -66,8 +66,8 @@ struct PrepareArgs {
     /// Size of the vocabulary that `--tokenizer bpe` learns (default: 4096)
     #[arg(long)]
     vocab: Option<usize>,
-    /// The part kept for validation
-    #[arg(long, default_value_t = 0.1)]
+    /// The part kept for validation, 0 to 0.5
+    #[arg(long, default_value_t = 0.1, value_parser = fraction, allow_negative_numbers = true)]
     val_fraction: f64,
     /// The field of a JSON line or Parquet row with the text
     #[arg(long, default_value = "text")]
@@ -111,6 +111,14 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
+/// A part for validation, 0 to 0.5 as in a recipe.
+fn fraction(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(part) if (0.0..=0.5).contains(&part) => Ok(part),
+        _ => Err("a number from 0 to 0.5 is needed, such as 0.1; 0 keeps nothing".into()),
+    }
+}
+
 /// Size of a vocabulary that is learned, where none is asked for.
 const VOCAB: usize = 4096;
 
@@ -120,11 +128,12 @@ fn prepare(args: PrepareArgs) -> Result<()> {
         let what = format!("--vocab {vocab} is a size to learn, which only --tokenizer bpe does");
         return Err(advise(what, "add --tokenizer bpe, or leave --vocab out"));
     }
+    let wanted = if learned { args.vocab.unwrap_or(VOCAB) } else { 0 };
     let tokenizer = match (args.tokenizer_file, args.tokenizer) {
         (Some(file), _) => TokenizerSpec::File(file),
         (None, TokenizerKind::Characters) => TokenizerSpec::Characters,
         (None, TokenizerKind::Bytes) => TokenizerSpec::Bytes,
-        (None, TokenizerKind::Bpe) => TokenizerSpec::Bpe(args.vocab.unwrap_or(VOCAB)),
+        (None, TokenizerKind::Bpe) => TokenizerSpec::Bpe(wanted),
     };
     let job = Prepare {
         tokenizer,
@@ -152,6 +161,9 @@ fn prepare(args: PrepareArgs) -> Result<()> {
         info.tokenizer.vocab,
         info.tokenizer.kind,
     ));
+    if info.tokenizer.vocab < wanted {
+        say(&format!("the text gave only {} entries of the {wanted} asked for", info.tokenizer.vocab));
+    }
     say(&format!("train on it: gently train RECIPE --data {}", args.out.display()));
     Ok(())
 }
@@ -248,4 +260,17 @@ fn list(as_json: bool) -> Result<()> {
     }
     data(&text)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fraction;
+
+    #[test]
+    fn a_part_for_validation_is_at_most_a_half() {
+        assert_eq!((fraction("0"), fraction("0.5")), (Ok(0.0), Ok(0.5)));
+        for odd in ["-0.1", "0.6", "1", "nan", "a tenth"] {
+            assert!(fraction(odd).is_err(), "{odd}");
+        }
+    }
 }

@@ -195,6 +195,10 @@ fn shown(path: &Path) -> String {
     if path == Path::new("-") { "standard input".into() } else { path.display().to_string() }
 }
 
+fn unreadable(name: &str, error: &std::io::Error) -> anyhow::Error {
+    advise(format!("cannot read {name}: {error}"), "give a text file that exists, or - for standard input")
+}
+
 /// Longest line.
 const LONGEST: u64 = 16 << 20;
 
@@ -209,7 +213,7 @@ impl Source {
         let reader: Box<dyn BufRead> = if path == Path::new("-") {
             Box::new(BufReader::new(std::io::stdin()))
         } else {
-            let failed = |e| anyhow::Error::new(e).context(format!("cannot read {}", path.display()));
+            let failed = |e: std::io::Error| unreadable(&path.display().to_string(), &e);
             Box::new(BufReader::new(std::fs::File::open(path).map_err(failed)?))
         };
         Ok(Self::Lines { name: shown(path), reader, line: 0 })
@@ -228,7 +232,7 @@ impl Source {
             *line += 1;
             let mut bytes = Vec::new();
             let read = reader.by_ref().take(LONGEST + 1).read_until(b'\n', &mut bytes);
-            if read.map_err(|e| anyhow::Error::new(e).context(format!("cannot read {name}")))? == 0 {
+            if read.map_err(|e| unreadable(name, &e))? == 0 {
                 break;
             }
             if bytes.len() as u64 > LONGEST {

@@ -6,18 +6,25 @@ use gently::text_model::{Draft, OpenOptions, TextModel};
 use gently_infer::{Elem, EngineOptions, Lookup, PlanOptions};
 use std::path::{Path, PathBuf};
 
-/// How a model is run.
+/// How a model is read, by the commands that write nothing.
 #[derive(Args, Clone)]
-pub struct Options {
+pub struct Reading {
     /// Compute threads (default: all for prompts, and as many as are fastest for the rest)
     #[arg(long, value_parser = super::train::thread_count)]
-    pub threads: Option<usize>,
+    threads: Option<usize>,
     /// What keys and values are kept as
     #[arg(long, value_enum, default_value_t = Cache::F16)]
-    pub cache: Cache,
+    cache: Cache,
+}
+
+/// How a model is run, by the commands that write.
+#[derive(Args, Clone)]
+pub struct Options {
+    #[command(flatten)]
+    reading: Reading,
     /// Do not guess from the text itself: the text is the same, tokens come one by one
     #[arg(long)]
-    pub no_lookup: bool,
+    no_lookup: bool,
 }
 
 /// A second model that guesses, for commands that write for one person.
@@ -61,19 +68,25 @@ impl Cache {
 }
 
 impl Options {
-    /// Opens a model for one person: one text at a time, of any length the model has room for.
-    pub fn open(&self, path: &Path) -> Result<TextModel> {
-        self.open_for(path, 1)
-    }
-
-    /// As [`Options::open`], where a second model may guess.
+    /// Opens a model for one person: one text at a time, of any length the model has room for. A second model may guess.
     pub fn open_guessing(&self, path: &Path, guessing: Guessing) -> Result<TextModel> {
-        self.open_by(path, OpenOptions { draft: guessing.draft(), ..self.opening(1) })
+        self.reading.open_by(path, OpenOptions { draft: guessing.draft(), ..self.opening(1) })
     }
 
     /// Opens a model for up to `batch` texts at a time.
     pub fn open_for(&self, path: &Path, batch: usize) -> Result<TextModel> {
-        self.open_by(path, self.opening(batch))
+        self.reading.open_by(path, self.opening(batch))
+    }
+
+    fn opening(&self, batch: usize) -> OpenOptions {
+        self.reading.opening(batch, (!self.no_lookup).then(Lookup::default))
+    }
+}
+
+impl Reading {
+    /// Opens a model of which the plan alone is used.
+    pub fn open(&self, path: &Path) -> Result<TextModel> {
+        self.open_by(path, self.opening(1, None))
     }
 
     fn open_by(&self, path: &Path, options: OpenOptions) -> Result<TextModel> {
@@ -84,14 +97,9 @@ impl Options {
         Ok(TextModel::open_with(path, options)?)
     }
 
-    fn opening(&self, batch: usize) -> OpenOptions {
-        let engine = EngineOptions {
-            batch,
-            cache_bytes: usize::MAX,
-            threads: self.threads,
-            lookup: (!self.no_lookup).then(Lookup::default),
-            ..EngineOptions::default()
-        };
+    fn opening(&self, batch: usize, lookup: Option<Lookup>) -> OpenOptions {
+        let engine =
+            EngineOptions { batch, cache_bytes: usize::MAX, threads: self.threads, lookup, ..EngineOptions::default() };
         OpenOptions { plan: PlanOptions { cache: self.cache.elem() }, engine, draft: None }
     }
 }

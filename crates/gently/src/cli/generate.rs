@@ -3,7 +3,7 @@
 use super::constraint::Constraint;
 use super::failure::advise;
 use super::input;
-use super::output::{data, say};
+use super::output::{data, rate, say};
 use super::sampling::Sampling;
 use anyhow::Result;
 use clap::Args as ClapArgs;
@@ -71,6 +71,10 @@ pub fn run(args: Args) -> Result<()> {
         text => text.to_owned(),
     };
     let constraint = args.constraint.read()?;
+    let sampling = args.sampling.params()?;
+    if args.stop.iter().any(String::is_empty) {
+        return Err(advise("--stop is empty: no text would begin", "leave it out, or say what the text ends before"));
+    }
     let model = args.engine.open_guessing(&args.model, args.guessing)?;
     let begun = Instant::now();
     let ids = match args.chat {
@@ -78,18 +82,23 @@ pub fn run(args: Args) -> Result<()> {
         false => model.tokenizer().encode_prompt(&prompt)?,
     };
     if let Some(search) = args.searching.wanted() {
-        let options = SearchOptions { search, max_tokens: args.max_tokens, stop: args.stop };
+        let options = SearchOptions { search, max_tokens: args.max_tokens, stop: args.stop, answer: args.chat };
         let shown = if args.chat { "" } else { &prompt };
         return super::searching::run(&model, ids, shown, &options, args.json.then_some(&prompt));
     }
     let options = WriteOptions {
         max_tokens: args.max_tokens,
-        sampling: args.sampling.params(),
+        sampling,
         stop: args.stop,
         constraint,
+        answer: args.chat,
         logprobs: args.logprobs.map(usize::from),
     };
     let mut writer = Writer::of_tokens(&model, ids, &options)?;
+    let left_out = writer.prompt_left_out();
+    if left_out > 0 {
+        say(&format!("the prompt is longer than the model can read: its first {left_out} tokens are left out"));
+    }
     let (mut text, mut first) = (String::new(), None);
     if !args.json && !args.chat {
         data(&prompt)?;
@@ -107,12 +116,12 @@ pub fn run(args: Args) -> Result<()> {
     let tokens = writer.written().len();
     // Of what came after the first: the prompt's time, and that of a constraint's beginning, is not that of writing.
     let first = first.unwrap_or(seconds);
-    let rate = tokens.saturating_sub(1) as f64 / (seconds - first).max(1e-9);
+    let rate = rate(tokens, seconds - first);
     if args.json {
         let mut report = json!({
             "model": model.path(), "prompt": prompt, "text": text,
             "end": writer.end().unwrap_or(End::Length).name(),
-            "prompt_tokens": writer.prompt_tokens(), "tokens": tokens, "seconds": seconds,
+            "prompt_tokens": writer.prompt_tokens(), "prompt_left_out": left_out, "tokens": tokens, "seconds": seconds,
             "tokens_per_second": tokens as f64 / seconds,
             "first_seconds": first, "decode_tokens_per_second": rate,
         });
@@ -123,7 +132,7 @@ pub fn run(args: Args) -> Result<()> {
         data(&format!("{report}\n"))?;
     } else {
         data("\n")?;
-        let rate = if tokens > 1 { format!(", {rate:.0} tokens/s") } else { String::new() };
+        let rate = rate.map_or(String::new(), |rate| format!(", {rate:.0} tokens/s"));
         say(&format!("{tokens} tokens{rate}; first after {:.0} ms", 1e3 * first));
     }
     Ok(())
@@ -147,5 +156,10 @@ fn conversation(model: &TextModel, system: Option<String>, prompt: &str) -> Resu
     };
     let mut messages: Vec<Message> = system.map(Message::system).into_iter().collect();
     messages.push(Message::user(prompt));
-    Ok(model.encode_chat(template, &messages)?)
+    let ids = model.encode_chat(template, &messages)?;
+    // The end of a conversation alone is another one: without its system message, or beginning in the middle of a turn.
+    match model.engine().plan().room() {
+        Some(room) if ids.len() > room => Err(gently_infer::Error::TooLong { tokens: ids.len(), room }.into()),
+        _ => Ok(ids),
+    }
 }

@@ -4,7 +4,7 @@
 
 use super::failure::advise;
 use anyhow::Result;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 /// Longest prompt, template or conversation.
@@ -21,7 +21,14 @@ pub fn text(path: &Path, limit: u64) -> Result<String> {
         true => "the text on standard input".to_owned(),
         false => path.display().to_string(),
     };
-    let failed = |e| anyhow::Error::new(e).context(format!("cannot read {name}"));
+    let failed = |e: std::io::Error| {
+        let hint = match e.kind() {
+            ErrorKind::NotFound => "give a file that exists, or - for standard input",
+            ErrorKind::IsADirectory => "give a file, not a folder",
+            _ => "give a file that can be read, or - for standard input",
+        };
+        advise(format!("cannot read {name}: {e}"), hint)
+    };
     let mut bytes = Vec::new();
     match path == Path::new("-") {
         true => std::io::stdin().lock().take(limit + 1).read_to_end(&mut bytes).map_err(failed)?,

@@ -7,8 +7,10 @@ use anyhow::Result;
 use clap::Args as ClapArgs;
 use gently::folder;
 use gently_models::config::DecoderConfig;
+use gently_models::families::Layout;
 use gently_models::flops::Cost;
 use gently_models::params::Builder;
+use gently_models::pretrained::read_config;
 use gently_models::{Decoder, Param};
 use gently_tensor::Device;
 use serde_json::json;
@@ -22,8 +24,8 @@ pub struct Args {
     /// A GGUF file, a model's folder, a run folder, or the name of a published size (gpt2, smollm2-135m, …)
     model: String,
     /// Count work and memory for sequences of this many tokens (default: the model's context)
-    #[arg(long)]
-    context: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1 << 28))]
+    context: Option<u32>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -41,7 +43,11 @@ pub fn run(args: Args) -> Result<()> {
     }
     let (name, config) = named_or_folder(&args.model)?;
     config.validate()?;
-    let context = args.context.unwrap_or(config.context);
+    let layout = match Path::new(&args.model).exists() {
+        true => read_config(folder::locate(Path::new(&args.model))?)?.0,
+        false => Layout::of(&config),
+    };
+    let context = args.context.map_or(config.context, |n| n as usize);
     let cost = Cost::of(&config);
     // Shapes only: nothing is allocated, whatever the file says its sizes are.
     let shapes = Decoder::build(&config, Builder::new(None, &Device::Meta))?;
@@ -49,7 +55,7 @@ pub fn run(args: Args) -> Result<()> {
     let gguf = gguf_file::open(&args.model)?;
     if args.json {
         let mut report = json!({
-            "model": name, "config": config, "parameters": cost.parameters,
+            "model": name, "layout": layout_key(layout), "config": config, "parameters": cost.parameters,
             "embedding_parameters": cost.embedding_parameters, "matmul_parameters": cost.matmul_parameters,
             "context": context,
             "forward_flops_per_token": cost.forward_flops_per_token(context),
@@ -66,7 +72,7 @@ pub fn run(args: Args) -> Result<()> {
         data(&format!("{report}\n"))?;
         return Ok(());
     }
-    let mut text = format!("{name}\n\n{}\n", summary(&config));
+    let mut text = format!("{name}\n\n{}\n", summary(layout, &config));
     text.push_str(&table(&parameters(shapes.params())));
     let rows = [
         ("parameters", count(cost.parameters as f64)),
@@ -76,7 +82,7 @@ pub fn run(args: Args) -> Result<()> {
         ("weights in f32", bytes(cost.weight_bytes(4))),
         ("weights in bf16", bytes(cost.weight_bytes(2))),
         ("keys and values, one token", bytes(cost.kv_bytes_per_token())),
-        ("keys and values, whole context", bytes(cost.kv_bytes_per_token() * context as u64)),
+        ("keys and values, whole context", bytes(cost.kv_bytes_per_token().saturating_mul(context as u64))),
         ("weights, gradients, AdamW state", bytes(cost.adamw_bytes())),
     ];
     text.push_str(&format!("\nfor sequences of {context} tokens\n"));
@@ -93,13 +99,22 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
+/// The published family whose files it has, as `config.json` names it.
+fn layout_key(layout: Layout) -> &'static str {
+    layout.entry().and_then(|entry| entry.model_types.first()).copied().unwrap_or("gently")
+}
+
 /// One line on the architecture.
-pub fn summary(c: &DecoderConfig) -> String {
+fn summary(layout: Layout, c: &DecoderConfig) -> String {
+    // Of a model that is in no published form only the preset that it began from has a name.
+    let family = match layout.entry() {
+        Some(_) => format!("{layout:?}"),
+        None => format!("{:?}, changed", c.family),
+    };
     let key_heads = if c.kv_heads() == c.heads { String::new() } else { format!(" ({} for keys)", c.kv_heads()) };
     format!(
-        "{:?}: {} layers, width {}, {} heads{key_heads} of {}, MLP {} ({:?}), {:?} norm, {:?} positions, \
+        "{family}: {} layers, width {}, {} heads{key_heads} of {}, MLP {} ({:?}), {:?} norm, {:?} positions, \
          vocabulary {}, context {}\n",
-        c.family,
         c.layers,
         c.width,
         c.heads,

@@ -1,12 +1,19 @@
 //! Data goes to standard output, words to standard error. Small tables and units for people.
 
-use std::io::Write;
+use super::failure::advise;
+use anyhow::Result;
+use std::io::{ErrorKind, Write};
 
 /// Writes data to standard output. A reader that went away (a closed pipe) is an error that ends the program quietly.
-pub fn data(text: &str) -> std::io::Result<()> {
+pub fn data(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    let (e, hint) = match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => return Ok(()),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => return Err(e.into()),
+        Err(e) if e.kind() == ErrorKind::StorageFull => (e, "free some space, or send the output elsewhere"),
+        Err(e) => (e, "send the output to something that can be written"),
+    };
+    Err(advise(format!("cannot write to standard output: {e}"), hint))
 }
 
 /// Words for the person, on standard error.
@@ -23,6 +30,15 @@ pub fn count(n: f64) -> String {
         n if n >= 1e4 => format!("{:.1} k", n / 1e3),
         n => format!("{n:.0}"),
     }
+}
+
+/// Shortest time that a rate is made of, in seconds. Tokens that a constraint forced come together: divided by what passes
+/// between them they would be a million a second.
+const LEAST_TIME: f64 = 1e-3;
+
+/// Tokens a second, of those after the first in the time after it. `None` where there are none, or there was no time to measure.
+pub fn rate(tokens: usize, seconds: f64) -> Option<f64> {
+    (tokens > 1 && seconds >= LEAST_TIME).then(|| (tokens - 1) as f64 / seconds)
 }
 
 /// Bytes in binary units.
@@ -55,4 +71,16 @@ pub fn table(rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rate;
+
+    #[test]
+    fn a_rate_is_of_a_time_that_can_be_measured() {
+        assert_eq!(rate(11, 0.5), Some(20.0));
+        assert_eq!((rate(0, 1.0), rate(1, 1.0)), (None, None), "the first is not of the rate");
+        assert_eq!((rate(30, 0.0), rate(30, 2e-5)), (None, None), "all came in one pass");
+    }
 }

@@ -1,5 +1,7 @@
 //! Options of how tokens are chosen, shared by the commands that write.
 
+use super::failure::advise;
+use anyhow::Result;
 use clap::Args;
 use gently_models::sampling::{Dry, Mirostat, SamplingParams};
 
@@ -48,9 +50,12 @@ pub struct Sampling {
 }
 
 impl Sampling {
-    /// The parameters of the sampler, which checks their ranges.
-    pub fn params(&self) -> SamplingParams {
-        SamplingParams {
+    /// The parameters of the sampler.
+    ///
+    /// # Errors
+    /// One out of its range; a window of penalties without a penalty.
+    pub fn params(&self) -> Result<SamplingParams> {
+        let params = SamplingParams {
             temperature: self.temperature,
             top_k: self.top_k,
             top_p: self.top_p,
@@ -64,6 +69,12 @@ impl Sampling {
             penalty_window: self.penalty_window,
             seed: self.seed,
             ..SamplingParams::default()
+        };
+        params.validate().map_err(gently_infer::Error::from)?;
+        if params.penalty_window > 0 && !params.penalises() {
+            let what = format!("--penalty-window {} has no penalty to look back for", params.penalty_window);
+            return Err(advise(what, "add --repetition-penalty, --frequency-penalty, --presence-penalty or --dry"));
         }
+        Ok(params)
     }
 }

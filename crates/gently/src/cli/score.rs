@@ -5,8 +5,9 @@ use super::input;
 use super::output::{data, table};
 use anyhow::Result;
 use clap::Args as ClapArgs;
-use gently_infer::{Piece, Plan, Wanted, Work};
+use gently_infer::{Piece, Plan, Wanted, Work, check_logits};
 use gently_models::sampling::logprobs;
+use gently_text::Tokenizer;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -30,7 +31,7 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    engine: super::engine::Options,
+    engine: super::engine::Reading,
 }
 
 /// Runs the command.
@@ -49,7 +50,8 @@ pub fn run(args: Args) -> Result<()> {
     }
     let scores = score(model.engine().plan(), &ids)?;
     let total: f64 = scores.iter().map(|s| f64::from(*s)).sum();
-    let (nats, bytes) = (-total / scores.len() as f64, text.len());
+    let nats = -total / scores.len() as f64;
+    let bytes = text.len().saturating_sub(unscored(tokenizer, &text, &ids)?);
     let bits_per_byte = -total / std::f64::consts::LN_2 / bytes as f64;
     let pieces = || -> Result<Vec<String>> {
         // Some vocabularies have a space in front of a text, which is not the text's.
@@ -90,6 +92,27 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of a text that its first token stands for, which is not scored: none where that token was put in front.
+fn unscored(tokenizer: &Tokenizer, text: &str, ids: &[u32]) -> Result<usize> {
+    let Some(beginning) = tokenizer.beginning()? else {
+        return Ok(tokenizer.decode_bytes(&ids[..1])?.len());
+    };
+    let name = tokenizer.token(beginning).unwrap_or_default();
+    if name.is_empty() || !text.starts_with(&name) {
+        return Ok(0);
+    }
+    // The text spells the token: as often as what follows, where it was put in front, and once more where it was not.
+    let times = |mut text: &str| {
+        let mut times = 0;
+        while let Some(rest) = text.strip_prefix(&name) {
+            (text, times) = (rest, times + 1);
+        }
+        times
+    };
+    let spelled = times(&tokenizer.decode(&ids[1..])?) < times(text);
+    Ok(if spelled { name.len() } else { 0 })
+}
+
 /// Rows whose logits are computed at a time: a bound on memory.
 const CHUNK: usize = 128;
 
@@ -111,6 +134,7 @@ fn score(plan: &Plan, ids: &[u32]) -> Result<Vec<f32>> {
             for (row, i) in logits.chunks_exact(vocab).zip(at..next) {
                 // The logits after token i say how likely token i + 1 was; earlier windows have scored some.
                 if i == scores.len() && i + 1 < ids.len() {
+                    check_logits(row, i + 1).map_err(gently_infer::Error::from)?;
                     scores.push(logprobs(row, ids[i + 1], 0).0);
                 }
             }

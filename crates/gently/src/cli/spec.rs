@@ -25,7 +25,9 @@ pub fn run(args: Args) -> Result<()> {
 /// The configuration of a folder, or of a published name, with what to call it.
 pub fn named_or_folder(model: &str) -> Result<(String, DecoderConfig)> {
     let path = Path::new(model);
-    if path.exists() {
+    // What looks like a path is no name of a size: where it is not there, that is what is said.
+    let like = path.components().count() > 1 || path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    if like || path.exists() {
         let (path, config) = folder::configuration(path)?;
         return Ok((path.display().to_string(), config));
     }

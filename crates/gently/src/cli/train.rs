@@ -5,9 +5,9 @@ use super::output::say;
 use anyhow::Result;
 use clap::Args as ClapArgs;
 use gently::recipes;
-use gently_kernels::pool;
+use gently_kernels::{cpu, pool};
 use gently_train::events::{Finished, Reason};
-use gently_train::recipe::Source;
+use gently_train::recipe::{CONFIG_FILE, Source};
 use gently_train::watch::{Dashboard, Progress, Report, TensorBoard};
 use gently_train::{Recipe, StopHandle, Trainer};
 use std::path::PathBuf;
@@ -62,6 +62,13 @@ pub fn thread_count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// What to say of a `GENTLY_CPU` that names no path.
+pub fn unknown_path() -> Option<String> {
+    let odd = cpu::unknown_choice()?;
+    let names = [cpu::Path::Plain, cpu::Path::Avx2, cpu::Path::Avx512, cpu::Path::Avx512Bf16].map(cpu::Path::name);
+    Some(format!("GENTLY_CPU={odd} is none of {}; the {} path is taken", names.join(", "), cpu::path().name()))
+}
+
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     if let Some(n) = args.threads {
@@ -73,7 +80,13 @@ pub fn run(args: Args) -> Result<()> {
             let out = out.unwrap_or_else(|| PathBuf::from("runs").join(recipe.name()));
             (recipe, out)
         }
-        (None, Some(out)) if args.resume => (Recipe::reload(&out)?, out),
+        (None, Some(out)) if args.resume => {
+            if !out.join(CONFIG_FILE).exists() {
+                let hint = "name the folder of a run; to begin one, give a recipe: gently train RECIPE --out DIR";
+                return Err(advise(format!("there is no run in {}", out.display()), hint));
+            }
+            (Recipe::reload(&out)?, out)
+        }
         (None, _) if args.resume => {
             return Err(advise("--resume needs the run folder", "gently train --resume --out runs/NAME"));
         }
@@ -107,6 +120,9 @@ pub struct Watch {
 
 /// Runs `recipe` in `out` with everything a person may want to look at.
 pub fn watched(recipe: Recipe, out: PathBuf, resume: bool, watch: Watch) -> Result<Finished> {
+    if let Some(odd) = unknown_path() {
+        say(&format!("warning: {odd}"));
+    }
     let stop = StopHandle::on_signals()?;
     let mut trainer = Trainer::new(recipe, &out).resume(resume).stop_when(stop.clone()).profile(watch.profile);
     trainer = match watch.tui {

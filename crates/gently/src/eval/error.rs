@@ -14,6 +14,8 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
+        /// Whether a task file names it, rather than the person.
+        named_by_task: bool,
         /// The system's reason.
         source: std::io::Error,
     },
@@ -36,6 +38,16 @@ pub enum Error {
         path: PathBuf,
         /// Why, with the line where there is one.
         reason: String,
+    },
+    /// More solved examples are asked for than there are.
+    #[error("{}: {asked} solved examples are asked for, but there are {available}", path.display())]
+    Examples {
+        /// The file that they are from.
+        path: PathBuf,
+        /// How many are asked for.
+        asked: usize,
+        /// How many there are, without the item itself.
+        available: usize,
     },
     /// One item does not fit the task.
     #[error("{}: item {item}: {reason}", path.display())]
@@ -70,8 +82,13 @@ impl Error {
         match self {
             Self::Task { hint, .. } => hint.clone(),
             Self::Data { .. } => Some("a .jsonl file has one JSON object a line, a .json file a list of them".into()),
+            Self::Examples { .. } => Some(
+                "ask for fewer with --num-fewshot or num_fewshot:, or name more with fewshot_data:; an item is no example of its own"
+                    .into(),
+            ),
             Self::Item { .. } => Some("correct the item, or the template that reads it".into()),
-            Self::Io { .. } => Some("paths in a task file are relative to the file".into()),
+            Self::Io { named_by_task: true, .. } => Some("paths in a task file are relative to the file".into()),
+            Self::Io { .. } => Some("give a task file, as in examples/eval/facts.yaml".into()),
             Self::Text(e) => e.hint(),
             Self::Infer(e) => e.hint(),
             Self::Write(e) => e.hint(),

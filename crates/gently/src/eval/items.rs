@@ -16,7 +16,7 @@ const MOST_BYTES: u64 = 1 << 30;
 /// # Errors
 /// A file that cannot be read, is larger than 1 GiB or has no items; a line that is not a JSON object, with its number.
 pub fn read(path: &Path) -> Result<Vec<Value>> {
-    let io = |source| Error::Io { path: path.into(), source };
+    let io = |source| Error::Io { path: path.into(), named_by_task: true, source };
     let wrong = |reason: String| Error::Data { path: path.into(), reason };
     let file = bounded::open(path).map_err(io)?;
     let mut reader = BufReader::new(file.take(MOST_BYTES + 1));

@@ -6,7 +6,7 @@
 
 use super::error::Result;
 use crate::text_model::TextModel;
-use gently_infer::{Piece, Plan, PrefixCache, State, Wanted, Work};
+use gently_infer::{Failure, Piece, Plan, PrefixCache, State, Wanted, Work, check_logits};
 use gently_models::sampling::logprobs;
 use gently_text::Tokenizer;
 
@@ -85,18 +85,24 @@ impl<'a> Cutter<'a> {
     }
 
     /// A whole text after the token that begins texts, in windows of `room` tokens: each token is scored once, in the first
-    /// window that reaches it, and the last window reaches back as far as it can. Where no token begins texts, the first of
-    /// the text does, and is not scored. Empty where no token is left to score.
+    /// window that reaches it, and the last window reaches back as far as it can. The token that begins texts is not scored,
+    /// also where the tokenizer puts it in front of every text, or the text spells it. Where no token begins texts, the first of
+    /// the text does. Empty where no token is left to score.
     ///
     /// # Errors
     /// Text that the tokenizer refuses.
     pub fn windows(&self, text: &str, room: usize) -> Result<Vec<Pair>> {
         let ids = self.tokenizer.encode_prompt(text)?;
         let (prefix, ids) = match (self.prefix, &ids[..]) {
-            (Some(prefix), ids) if !ids.is_empty() => (prefix, ids),
-            (None, [first, rest @ ..]) if !rest.is_empty() => (*first, rest),
-            _ => return Ok(Vec::new()),
+            // It is there already: a second one would be scored, and stands before no text that a model learned from.
+            (Some(prefix), [first, rest @ ..]) if *first == prefix => (prefix, rest),
+            (Some(prefix), ids) => (prefix, ids),
+            (None, [first, rest @ ..]) => (*first, rest),
+            (None, []) => return Ok(Vec::new()),
         };
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
         let first = ids.len().min(room);
         let mut pairs = vec![Pair { context: vec![prefix], continuation: ids[..first].to_vec() }];
         let mut done = first;
@@ -143,7 +149,8 @@ impl<'a> Scorer<'a> {
     /// The likelihoods of groups of pairs. The pairs of a group should begin alike: what they share is read once.
     ///
     /// # Errors
-    /// From the model; a continuation longer than the model's context is [`gently_infer::Error::Tokens`].
+    /// From the model; a continuation longer than the model's context is [`gently_infer::Error::Tokens`], and logits that mean
+    /// nothing are [`gently_infer::Error::NotNumbers`].
     pub fn score(&mut self, groups: &[Vec<Pair>]) -> Result<Vec<Vec<Likelihood>>> {
         let room = self.plan.room().unwrap_or(usize::MAX - 1);
         let mut found: Vec<Vec<Likelihood>> = Vec::new();
@@ -177,9 +184,12 @@ impl<'a> Scorer<'a> {
                 owners.push((group, d));
             }
         }
+        let mut sound: Result<(), Failure> = Ok(());
         self.read(&mut jobs, |job, row, logits| {
             let (group, d) = owners[job];
             let (shared, distinct) = &inputs[group];
+            // The first that is broken is told; what is counted after it is not given out.
+            sound = sound.clone().and_then(|()| check_logits(logits, row + shared + 1));
             for &(pair, first) in &distinct[d].asked {
                 let Some(k) = (row + shared).checked_sub(first) else { continue };
                 let Some(&token) = groups[group][pair].continuation.get(k) else { continue };
@@ -188,6 +198,7 @@ impl<'a> Scorer<'a> {
                 likelihood.greedy &= likeliest(logits) == Some(token as usize);
             }
         })?;
+        sound.map_err(gently_infer::Error::from)?;
         Ok(found)
     }
 

@@ -39,7 +39,7 @@ pub use outcome::{Answer, Choices, Outcome, Read, Written};
 pub use task::Task;
 
 use crate::text_model::TextModel;
-use crate::write::{WriteOptions, Writer};
+use crate::write::{WriteOptions, Writer, text_of};
 use likelihood::{Cutter, Pair, Scorer};
 use prompt::Prompt;
 use std::collections::VecDeque;
@@ -290,6 +290,7 @@ impl<'a> Run<'a> {
             max_tokens: if generation.max_tokens < room { generation.max_tokens } else { (room / 2).max(1) },
             sampling: gently_models::sampling::SamplingParams { temperature: 0.0, ..Default::default() },
             stop: generation.until.clone(),
+            answer: true,
             ..WriteOptions::default()
         };
         let mut writers = Vec::new();
@@ -312,7 +313,7 @@ impl<'a> Run<'a> {
     }
 
     /// What is written, without special tokens: the harness looks for the ends of an answer with them, then leaves them out and
-    /// cuts the answer again.
+    /// cuts the answer again. The rest is text as it would have been written without them.
     fn answer(&self, mut writer: Writer, stop: &[String]) -> Result<String> {
         let text = writer.by_ref().collect::<Result<String, crate::write::Error>>()?;
         let tokenizer = self.model.tokenizer();
@@ -321,7 +322,7 @@ impl<'a> Run<'a> {
         if plain.len() == writer.written().len() {
             return Ok(text);
         }
-        let mut text = tokenizer.decode(&plain)?;
+        let mut text = text_of(tokenizer, true, &plain)?;
         let ends = stop.iter().filter(|s| !s.is_empty()).filter_map(|s| text.find(s.as_str()));
         if let Some(at) = ends.min() {
             text.truncate(at);

@@ -129,8 +129,7 @@ fn examples(task: &Task, index: usize, shots: usize, seed: u64) -> Result<Vec<(&
     };
     let available = items.all.len() - usize::from(own.is_some());
     if shots > available {
-        let reason = format!("{shots} solved examples are asked for, but there are {available}");
-        return Err(Error::Data { path: items.path.clone(), reason });
+        return Err(Error::Examples { path: items.path.clone(), asked: shots, available });
     }
     let mut chosen: Vec<usize> = Vec::with_capacity(shots);
     match task.sampler {

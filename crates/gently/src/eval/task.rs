@@ -127,7 +127,7 @@ impl Task {
     /// are not there.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let io = |source| Error::Io { path: path.into(), source };
+        let io = |source| Error::Io { path: path.into(), named_by_task: false, source };
         let mut bytes = Vec::new();
         let file = std::fs::File::open(path).map_err(io)?;
         file.take(yaml::MOST_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(io)?;

@@ -38,7 +38,7 @@ const VOCABULARIES: [&str; 4] = ["vocab.json", "merges.txt", "encoder.json", "vo
 const INDEX: &str = "model.safetensors.index.json";
 const WEIGHTS: &str = "model.safetensors";
 /// Fetched last: a folder that has it has everything.
-pub(super) const CONFIG: &str = "config.json";
+pub(crate) const CONFIG: &str = "config.json";
 
 /// The files that `name` means, of those that a repository has.
 ///
@@ -114,6 +114,13 @@ fn is_shard(path: &str) -> bool {
     path.starts_with("model-") && path.contains("-of-") && path.ends_with(".safetensors")
 }
 
+/// Whether a file has the name that writers give to a part: `model-00001-of-00002.safetensors`. Others may be anybody's.
+pub(crate) fn is_numbered_shard(name: &str) -> bool {
+    let numbers = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors")?.split_once("-of-"));
+    let five = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
+    numbers.is_some_and(|(number, of)| five(number) && five(of))
+}
+
 /// Whether a folder's choice may have a file of this path.
 pub(super) fn is_of_folder(path: &str) -> bool {
     let named = [CONFIG, WEIGHTS, INDEX].contains(&path) || BESIDE.contains(&path) || VOCABULARIES.contains(&path);
@@ -122,7 +129,7 @@ pub(super) fn is_of_folder(path: &str) -> bool {
 
 /// The names that change how a folder is read, but for `config.json`; other vocabularies are not looked at where there is a
 /// `tokenizer.json`.
-pub(super) fn fixed_names(has_tokenizer: bool) -> impl Iterator<Item = &'static str> {
+pub(crate) fn fixed_names(has_tokenizer: bool) -> impl Iterator<Item = &'static str> {
     let vocabularies = VOCABULARIES.into_iter().filter(move |_| !has_tokenizer);
     BESIDE.into_iter().filter(|path| !path.starts_with("LICENSE")).chain(vocabularies).chain([WEIGHTS, INDEX])
 }

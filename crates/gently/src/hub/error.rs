@@ -89,6 +89,16 @@ pub enum Error {
         /// Bytes free.
         free: u64,
     },
+    /// A folder with the model of another repository.
+    #[error("{} has the model {}, not {name}", folder.display(), repo.escape_debug())]
+    OtherModel {
+        /// The name.
+        name: String,
+        /// The folder.
+        folder: PathBuf,
+        /// The repository.
+        repo: String,
+    },
     /// A folder with a file that would be read with the model's, though it is not of them.
     #[error("{} has {path}, which {name} lacks and no pull brought", folder.display())]
     Foreign {
@@ -122,10 +132,13 @@ impl Error {
             }
             Self::NoFile { near: Some(near), .. } => format!("did you mean {}?", near.escape_debug()),
             Self::Room { .. } => "free some space, or choose another disk with --to".into(),
+            Self::OtherModel { .. } => "choose another folder with --to, or remove this one".into(),
             Self::Foreign { .. } => "move the file elsewhere, or choose another folder with --to".into(),
             Self::Data(data::Error::Digest { .. }) => "it was removed; fetch it again".into(),
             Self::Data(e) => return e.hint(),
-            Self::NoFile { .. } | Self::Path { .. } | Self::Setting { .. } => return None,
+            Self::NoFile { .. } => "the files of a repository are on its page at the Hub".into(),
+            Self::Path { .. } => "fetch the file by other means, and give it a plain name".into(),
+            Self::Setting { name, .. } => format!("set {name} to a value of that form, or unset it"),
         })
     }
 
@@ -136,6 +149,8 @@ impl Error {
             format!("accept the model's terms at {endpoint}/{}, make a token there and set HF_TOKEN", name.repo())
         } else if reason.contains("error: 404") {
             "check the name and the revision; a private model needs HF_TOKEN".into()
+        } else if reason.contains(data::NO_CURL) {
+            "install curl with the system's packages, for example: apt install curl".into()
         } else {
             format!(
                 "check the network; what came so far is kept, and the same command goes on with it. HF_ENDPOINT names a mirror; \

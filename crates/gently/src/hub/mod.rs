@@ -19,6 +19,7 @@ mod listing;
 mod name;
 mod record;
 
+pub(crate) use choice::{CONFIG, fixed_names, is_numbered_shard};
 pub use choice::{Choice, choose};
 pub use error::{Error, Result};
 pub use listing::Entry;
@@ -91,13 +92,14 @@ impl Hub {
     }
 
     /// Fetches a model into `folder`. Files that are there and right stay; a download that was cut off goes on where it
-    /// stopped. A folder that has another commit loses its `config.json` first, then what that commit brought and this one
-    /// lacks; what it brought stands in the folder's `.gently-pull.json`.
+    /// stopped. A folder that has another commit of the same repository loses its `config.json` first, once the new one is known
+    /// to be there for us, then what that commit brought and this one lacks; what it brought stands in the folder's
+    /// `.gently-pull.json`.
     ///
     /// # Errors
     /// No network, no such model or revision, one that asks for a token; several GGUF files and none named; names that are
-    /// not safe as paths; too little room on the disk; a file in the folder that would be read with the model's, though neither
-    /// the model nor an earlier pull has it; a file that is not the one published.
+    /// not safe as paths; too little room on the disk; a folder with the model of another repository; a file in the folder that
+    /// would be read with the model's, though neither the model nor an earlier pull has it; a file that is not the one published.
     pub fn pull(&self, name: &Name, folder: &Path, progress: &mut dyn FnMut(FetchProgress)) -> Result<Pulled> {
         let revision = self.revision(name)?;
         let entries = self.tree(name, &revision)?;
@@ -111,16 +113,23 @@ impl Hub {
         self.check_room(folder, &choice.files)?;
         // A GGUF file needs nothing beside it, and its folder may have those of other models.
         if choice.model.is_none() {
-            record::prepare(folder, name, &revision, &choice)?;
+            // A list of files may be open where the files themselves ask for a token.
+            let reach = || self.ask(name, &self.address(name, &revision, choice::CONFIG)).map(drop);
+            record::prepare(folder, name, &revision, &choice, reach)?;
         }
         for file in &choice.files {
-            let url = format!("{}/{}/resolve/{revision}/{}", self.endpoint, name.repo(), file.path);
+            let url = self.address(name, &revision, &file.path);
             let wanted = Exact { url: &url, bytes: file.size, sha256: file.sha256.as_deref() };
             let target = folder.join(&file.path);
             self.fetch(wanted, &target, progress).map_err(|e| Error::of_fetch(e, name, &self.endpoint))?;
         }
         let model = choice.model.map_or_else(|| folder.to_path_buf(), |file| folder.join(file));
         Ok(Pulled { model, revision, files: choice.files.len(), bytes })
+    }
+
+    /// Where a file of a commit is.
+    fn address(&self, name: &Name, revision: &str, path: &str) -> String {
+        format!("{}/{}/resolve/{revision}/{path}", self.endpoint, name.repo())
     }
 
     /// Fetches a file; what is left of another one of its name does not spoil it.

@@ -76,6 +76,34 @@ fn recipes_that_make_no_sense() {
 }
 
 #[test]
+fn what_is_not_there_or_not_so_is_said() {
+    let place = Place::new();
+    let data = place.write("text.txt", text());
+    let none = place.path("none").display().to_string();
+    fail(&["train", "--resume", "--out", &none], &["there is no run in", "hint: name the folder of a run"]);
+    fail(&train_args(&data, &data, &[]), &["text.txt is no folder", "hint:"]);
+    let folder = place.path("d.toml");
+    fs::create_dir(&folder).unwrap();
+    fail(&["train", folder.to_str().unwrap()], &["d.toml is a folder", "hint:"]);
+    fail(&train_args(&data, &place.path("run"), &["--set", "=5"]), &["no key before `=`", "hint:"]);
+
+    // A name that is none is told, and the work goes on.
+    let args = train_args(&place.path("absent.txt"), &place.path("run"), &[]);
+    let said = command(&args).env("GENTLY_CPU", "sse9").output().unwrap();
+    let err = String::from_utf8_lossy(&said.stderr);
+    assert!(err.contains("warning: GENTLY_CPU=sse9 is none of plain, avx2") && err.contains("absent.txt"), "{err}");
+
+    let (text, out) = (data.display().to_string(), place.path("made").display().to_string());
+    for part in ["1", "nan", "-0.1"] {
+        let said = gently(&["data", "prepare", &text, "--out", &out, "--val-fraction", part]);
+        assert_eq!(said.code, Some(2), "{part}: {}", said.err);
+        assert!(said.err.contains("a number from 0 to 0.5"), "{part}: {}", said.err);
+    }
+    let said = succeed(&["data", "prepare", &text, "--out", &out, "--tokenizer", "bpe", "--vocab", "4000"]);
+    assert!(said.err.contains("the text gave only") && said.err.contains("of the 4000 asked for"), "{}", said.err);
+}
+
+#[test]
 fn usage_errors_exit_with_2() {
     assert_eq!(gently(&["train", "shakespeare-cpu", "--threads", "0"]).code, Some(2));
     assert_eq!(gently(&["trian"]).code, Some(2));

@@ -144,6 +144,17 @@ fn what_a_model_says_survives_conversion() {
         let cosine: f32 = coarse.row(i).iter().zip(first.row(i)).map(|(a, b)| a * b).sum();
         assert!(cosine > 0.99 && cosine < 1.0 - 1e-7, "{i}: {cosine}");
     }
+    // It is named by its family, and foretells no text: nothing is written for a perplexity without meaning.
+    for place in [model, &file] {
+        assert!(succeed(&["inspect", place]).out.contains("Bert: 2 layers"));
+        let seen: Value = serde_json::from_str(&succeed(&["inspect", place, "--json"]).out).unwrap();
+        assert_eq!(seen["layout"], "bert");
+    }
+    let (text, none) = (dir.path().join("text.txt"), at("none.gguf"));
+    fs::write(&text, "the sea is grey").unwrap();
+    let measure = ["--type", "q8_0", "--measure", text.to_str().unwrap()];
+    fail(&[&["quantize", &file, &none][..], &measure[..]].concat(), &["is an encoder", "hint:"]);
+    assert!(!Path::new(&none).exists());
     // Without a word about pooling: the mean, of length one.
     let plain = tempfile::tempdir().unwrap();
     let plain = Embedder::open(encoder(plain.path(), None)).unwrap();
@@ -165,9 +176,9 @@ fn what_cannot_be_embedded_is_said() {
     fail(&["embed", "/nonexistent-gently", "x"], &["nonexistent", "hint:"]);
     fail(&["embed", model, "--file", &write("empty.txt", b"")], &["empty.txt", "no lines", "hint:"]);
     fail(&["embed", model, "--file", &write("latin.txt", b"ok\ncaf\xe9\n")], &["latin.txt, line 2", "UTF-8", "hint:"]);
-    fail(&["embed", model, "--file", "/nonexistent-gently"], &["cannot read /nonexistent-gently"]);
+    fail(&["embed", model, "--file", "/nonexistent-gently"], &["cannot read /nonexistent-gently", "hint:"]);
     fail(&["embed", model, "x", "--npy", "/nonexistent-gently/x.npy"], &["/nonexistent-gently/x.npy", "hint:"]);
-    fail(&["generate", model, "--prompt", "x"], &["encoder"]);
+    fail(&["generate", model, "--prompt", "x"], &["encoder: it is an encoder", "hint:", "gently embed"]);
 
     let pooling = folder.join("1_Pooling/config.json");
     let good = fs::read_to_string(&pooling).unwrap();

@@ -11,4 +11,5 @@ mod profile;
 mod published;
 mod pull;
 mod run;
+mod silence;
 mod talking;

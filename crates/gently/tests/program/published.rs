@@ -1,6 +1,6 @@
 //! Models as others publish them, with marks that begin texts and end turns; they are tiny and made here.
 
-use crate::run::{Said, command, fail, succeed};
+use crate::run::{Said, command, fail, gently as program, succeed};
 use gently::models::config::{DecoderConfig, Family};
 use gently::prelude::*;
 use gently::text::{TemplateTokens, Vocabulary};
@@ -46,12 +46,17 @@ fn names() -> TemplateTokens {
     [("bos_token", "<bos>"), ("eos_token", "<eos>")].map(|(k, v)| (k.to_owned(), v.to_owned())).into()
 }
 
-/// Runs `gently chat` on lines, to their end.
-fn chat(args: &[&str], lines: &str) -> Said {
+/// Runs `gently chat` on lines.
+fn ask(args: &[&str], lines: &str) -> Said {
     let all = [&["chat"], args, &["--temperature", "0", "--max-tokens", "4"][..]].concat();
     let mut child = command(&all).stdin(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-    let said: Said = child.wait_with_output().unwrap().into();
+    child.wait_with_output().unwrap().into()
+}
+
+/// The same, to their end.
+fn chat(args: &[&str], lines: &str) -> Said {
+    let said = ask(args, lines);
     assert!(said.ok, "{}{}", said.out, said.err);
     said
 }
@@ -88,6 +93,14 @@ fn a_score_is_that_of_the_perplexity_task() {
     let front = model(&dir.path().join("front"), &turns(true), 64, &names());
     let said = json(&["score", &front, "--text", "ab abba", "--json"]);
     assert!((found - said["log_likelihood"].as_f64().unwrap()).abs() < 1e-6, "{found}: {said}");
+    succeed(&["eval", &front, "--task", &at("t.yaml"), "--out", &at("front-out")]);
+    let read: Value = serde_json::from_str(&fs::read_to_string(at("front-out/t.jsonl")).unwrap()).unwrap();
+    let [found, known] = [&said, &read].map(|v| v["log_likelihood"].as_f64().unwrap());
+    assert!((found - known).abs() < 1e-3, "{found}, not {known}");
+    assert_eq!(said["tokens"], read["tokens"]);
+    // The beginning alone is no text.
+    fs::write(at("none.yaml"), "task: none\nkind: perplexity\nitems:\n- {t: ''}\ndoc_to_target: t\n").unwrap();
+    fail(&["eval", &front, "--task", &at("none.yaml")], &["item 1", "no tokens to score"]);
 }
 
 #[test]
@@ -107,8 +120,9 @@ fn a_template_of_a_file_knows_the_names_of_the_model() {
     let path = model(&dir.path().join("m"), &turns(true), 64, &TemplateTokens::new());
     let file = dir.path().join("template");
     fs::write(&file, "{{ raise_exception('from ' ~ bos_token ~ ' to ' ~ eos_token) }}").unwrap();
-    let said = chat(&[&path[..], "--template", file.to_str().unwrap()], "ab\n");
-    assert!(said.err.contains("from <bos> to <eos>"), "{}", said.err);
+    let said = ask(&[&path[..], "--template", file.to_str().unwrap()], "ab\n");
+    // A question without an answer is no success.
+    assert!(said.code == Some(1) && said.err.contains("from <bos> to <eos>"), "{}", said.err);
 }
 
 #[test]
@@ -149,6 +163,55 @@ fn marks_of_turns_survive_conversion() {
 }
 
 #[test]
+fn ends_that_a_file_has_no_places_for_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = |name: &str, ends: &[u32]| {
+        let path = model(&dir.path().join(name), &turns(true).with_ends(ends), 64, &names());
+        succeed(&["convert", &path, &format!("{path}.gguf")]).err
+    };
+    assert!(said("four", &[2, 3, 1, 0]).contains("the file does not name <unk>\n"));
+    assert!(!said("three", &[2, 3, 1]).contains("does not name"));
+}
+
+#[test]
+fn a_folder_keeps_nothing_of_the_model_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = model(&dir.path().join("m"), &Tokenizer::bytes(), 64, &TemplateTokens::new());
+    let out = dir.path().join("out");
+    let to = model(&out, &turns(true), 64, &names());
+    fs::create_dir(out.join("1_Pooling")).unwrap();
+    let old = [
+        "chat_template.jinja",
+        "modules.json",
+        "1_Pooling/config.json",
+        "vocab.txt",
+        "model.safetensors.index.json",
+        "model-00001-of-00002.safetensors",
+    ];
+    let own = ["LICENSE", "model-one-of-many.safetensors", "notes.txt"];
+    old.iter().chain(&own).for_each(|name| fs::write(out.join(name), "x").unwrap());
+    assert!(out.join("generation_config.json").exists());
+    succeed(&["convert", &path, &to]);
+    let mut found: Vec<String> =
+        fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let new = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+    found.retain(|name| !new.contains(&name.as_str()));
+    found.sort();
+    assert_eq!(found, own);
+    let made = TextModel::open(&out).unwrap();
+    assert!(made.chat_template().is_none() && made.tokenizer().ends().is_empty());
+
+    // What cannot be taken away leaves no model, and none of two.
+    fs::remove_file(out.join("tokenizer.json")).unwrap();
+    fs::create_dir(out.join("tokenizer.json")).unwrap();
+    fail(&["convert", &path, &to], &["cannot remove", "tokenizer.json"]);
+    assert!(!out.join("config.json").exists());
+    // What is read is not taken away.
+    fail(&["convert", &path, &path], &["both read and written"]);
+    TextModel::open(&path).unwrap();
+}
+
+#[test]
 fn a_template_that_cannot_be_read_leaves_no_model_without_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = model(&dir.path().join("m"), &turns(true), 64, &names());
@@ -178,4 +241,145 @@ fn answers_to_a_task_are_without_special_tokens() {
     succeed(&["eval", &path, "--task", &at("t.yaml"), "--out", &at("out")]);
     let line: Value = serde_json::from_str(&fs::read_to_string(at("out/t.jsonl")).unwrap()).unwrap();
     assert!(!line["answer"].as_str().unwrap().contains('<'), "{line}");
+}
+
+#[test]
+fn what_continues_a_prompt_keeps_its_first_space() {
+    use gently::models::sampling::SamplingParams;
+    use gently::search::{Search, SearchOptions, search};
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = model(&dir.path().join("m"), &turns(false), 64, &names());
+    let model = TextModel::open(&path).unwrap();
+    let ids = |prompt: &str| model.tokenizer().encode_prompt(prompt).unwrap();
+    // "▁a" is the likeliest by far.
+    let sampling = SamplingParams { temperature: 0.0, logit_bias: [(7, 1e4)].into(), ..SamplingParams::default() };
+    let options =
+        |answer| WriteOptions { max_tokens: 2, sampling: sampling.clone(), answer, ..WriteOptions::default() };
+    let written = |prompt: &str, answer| {
+        Writer::of_tokens(&model, ids(prompt), &options(answer)).unwrap().collect_text().unwrap()
+    };
+    assert_eq!(written("ab", false), " a a", "more of a text");
+    assert_eq!(written("ab", true), "a a", "an answer");
+    assert_eq!(written("", false), "a a", "a text's beginning");
+    let answer = Writer::after_template(&model, "ab", &options(false)).unwrap().collect_text().unwrap();
+    assert_eq!(answer, "a a");
+
+    // A search as wide as the vocabulary finds every token.
+    let found = |prompt: &str, answer| {
+        let beam = Search::Beam { width: 8, length_penalty: 0.0 };
+        let options = SearchOptions { search: beam, max_tokens: 1, stop: vec![], answer };
+        search(&model, ids(prompt), &options).unwrap().into_iter().map(|f| f.text).collect::<Vec<_>>()
+    };
+    assert!(found("ab", false).contains(&" a".to_owned()), "{:?}", found("ab", false));
+    assert!(found("ab", true).contains(&"a".to_owned()) && !found("ab", true).contains(&" a".to_owned()));
+}
+
+/// A GGUF file of the model in two parts.
+fn split(file: &Path, parts: &Path) -> [String; 2] {
+    use gently::formats::Limits;
+    use gently::formats::gguf::{Gguf, Spec, Value, Writer};
+    fs::create_dir(parts).unwrap();
+    let whole = Gguf::open(file, &Limits::default()).unwrap();
+    let names: Vec<&String> = whole.tensors().keys().collect();
+    let (first, second) = names.split_at(names.len() / 2);
+    let keys: Vec<(String, Value)> = whole.metadata().iter().map(|(k, v)| (k.to_owned(), v.clone())).collect();
+    [(1, first, &keys[..]), (2, second, &keys[..0])].map(|(number, names, keys)| {
+        let path = parts.join(format!("m-0000{number}-of-00002.gguf"));
+        let spec = |name: &&String| {
+            let entry = whole.entry(name).unwrap();
+            Spec { name: (*name).clone(), kind: entry.kind, shape: entry.shape.clone() }
+        };
+        let mut writer = Writer::create(&path, keys, &names.iter().map(spec).collect::<Vec<_>>()).unwrap();
+        names.iter().for_each(|name| writer.write(whole.bytes(name).unwrap()).unwrap());
+        writer.finish().unwrap();
+        path.to_str().unwrap().to_owned()
+    })
+}
+
+#[test]
+fn no_file_that_is_read_is_written_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let folder = model(&dir.path().join("m"), &Tokenizer::bytes(), 64, &TemplateTokens::new());
+    succeed(&["convert", &folder, &at("m.gguf")]);
+    let [first, second] = split(&dir.path().join("m.gguf"), &dir.path().join("parts"));
+    let before = [&first, &second].map(|part| fs::read(part).unwrap());
+    for output in [&first, &second, &at("parts/m-00003-of-00003.gguf")] {
+        fail(&["quantize", &first, output, "--type", "q8_0"], &["part of several", "hint:"]);
+        fail(&["convert", &second, output], &["part of several", "hint:"]);
+    }
+    assert_eq!([&first, &second].map(|part| fs::read(part).unwrap()), before);
+    succeed(&["quantize", &second, &at("small.GGUF"), "--type", "q8_0"]);
+    assert!(Path::new(&at("small.GGUF")).is_file());
+    succeed(&["convert", &first, &at("again.GGUF")]);
+    assert!(Path::new(&at("again.GGUF")).is_file(), "a file, whatever the case of its ending");
+    TextModel::open(at("again.GGUF")).unwrap();
+    // A name that is a folder's, or a file's where a folder is wanted, is told before anything is written.
+    fs::create_dir(dir.path().join("is.gguf")).unwrap();
+    fail(&["convert", &first, &at("is.gguf")], &["cannot write", "is.gguf", "hint:"]);
+    fail(&["convert", &first, &at("m.gguf/out")], &["cannot create", "m.gguf", "hint:"]);
+    fail(&["inspect", &at("nonsense.gguf")], &["nonsense.gguf does not exist", "hint:"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_links_lead_into_is_not_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let to = model(&out, &Tokenizer::bytes(), 64, &TemplateTokens::new());
+    let links = dir.path().join("links");
+    fs::create_dir(&links).unwrap();
+    fs::copy(out.join("config.json"), links.join("config.json")).unwrap();
+    fs::copy(out.join("tokenizer.json"), links.join("tokenizer.json")).unwrap();
+    std::os::unix::fs::symlink(out.join("model.safetensors"), links.join("model.safetensors")).unwrap();
+    fail(&["convert", links.to_str().unwrap(), &to], &["model.safetensors", "it is read", "hint:"]);
+    TextModel::open(&out).unwrap();
+    // A device is no model.
+    fail(&["inspect", "/dev/null"], &["/dev/null is neither a file nor a folder", "hint:"]);
+}
+
+#[test]
+fn what_cannot_be_measured_is_said_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = model(&dir.path().join("m"), &Tokenizer::bytes(), 64, &TemplateTokens::new());
+    let out = dir.path().join("m.gguf");
+    let short = dir.path().join("short.txt");
+    fs::write(&short, "").unwrap();
+    let quantize = |more: &[&str]| -> Vec<String> {
+        let all = [&["quantize", &path, out.to_str().unwrap(), "--type", "q8_0"][..], more].concat();
+        all.into_iter().map(str::to_owned).collect()
+    };
+    fail(&quantize(&["--measure", "/nonexistent-gently"]), &["/nonexistent-gently"]);
+    fail(&quantize(&["--measure", short.to_str().unwrap()]), &["fewer than two tokens", "hint:"]);
+    assert_eq!(program(&quantize(&["--measure", short.to_str().unwrap(), "--tokens", "0"])).code, Some(2));
+    assert!(!out.exists());
+    // Lengths that nobody has.
+    for context in ["0", "268435457", "18446744073709551615"] {
+        assert_eq!(program(&["inspect", &path, "--context", context]).code, Some(2), "{context}");
+    }
+    succeed(&["inspect", &path, "--context", "268435456"]);
+    // A value that cannot be is told by its file and its published name.
+    let config = dir.path().join("m/config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("\"n_layer\": 1", "\"n_layer\": 0")).unwrap();
+    fail(&["inspect", &path], &["m/config.json", "n_layer = 0", "hint:"]);
+}
+
+#[test]
+fn characters_and_bytes_go_into_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let written =
+        |path: &str| json(&["generate", path, "--prompt", "abc", "-n", "8", "-t", "0", "--json"])["text"].clone();
+    for (name, tokenizer) in [("bytes", Tokenizer::bytes()), ("characters", Tokenizer::characters("a b\ncde".chars()))]
+    {
+        let path = model(&dir.path().join(name), &tokenizer, 64, &TemplateTokens::new());
+        let file = format!("{path}.gguf");
+        succeed(&["convert", &path, &file]);
+        assert_eq!(written(&file), written(&path), "{name}");
+    }
+    let path = model(&dir.path().join("wide"), &Tokenizer::characters("aü".chars()), 64, &TemplateTokens::new());
+    let file = format!("{path}.gguf");
+    fail(&["convert", &path, &file], &["wide", "ü", "hint: convert to a Hugging Face folder"]);
+    assert!(!Path::new(&file).exists());
 }

@@ -54,6 +54,11 @@ impl Server {
 
     /// The same, at some commit.
     fn at(commit: &str, files: &[(&str, &[u8])], wrong: Option<&str>, cut: Option<usize>) -> Self {
+        Self::of_repo("owner/repo", commit, files, wrong, cut)
+    }
+
+    /// The same, of another repository.
+    fn of_repo(repo: &str, commit: &str, files: &[(&str, &[u8])], wrong: Option<&str>, cut: Option<usize>) -> Self {
         let mut pages = BTreeMap::new();
         let mut tree = vec![json!({"type": "directory", "path": "folder", "size": 0})];
         for (path, bytes) in files {
@@ -64,13 +69,13 @@ impl Server {
                 entry["lfs"] = json!({"oid": digest, "size": bytes.len(), "pointerSize": 134});
             }
             tree.push(entry);
-            pages.insert(format!("/owner/repo/resolve/{commit}/{path}"), bytes.to_vec());
+            pages.insert(format!("/{repo}/resolve/{commit}/{path}"), bytes.to_vec());
         }
-        let about = json!({"id": "owner/repo", "sha": commit}).to_string();
-        pages.insert("/api/models/owner/repo/revision/main".into(), about.clone().into());
-        pages.insert("/api/models/owner/repo/revision/refs%2Fpr%2F1".into(), about.into());
+        let about = json!({"id": repo, "sha": commit}).to_string();
+        pages.insert(format!("/api/models/{repo}/revision/main"), about.clone().into());
+        pages.insert(format!("/api/models/{repo}/revision/refs%2Fpr%2F1"), about.into());
         let tree = Value::from(tree).to_string();
-        pages.insert(format!("/api/models/owner/repo/tree/{commit}?recursive=true"), tree.into());
+        pages.insert(format!("/api/models/{repo}/tree/{commit}?recursive=true"), tree.into());
         Self::new(pages, cut)
     }
 
@@ -212,6 +217,15 @@ fn a_model_is_fetched_and_used() {
 }
 
 #[test]
+fn without_curl_it_is_said_what_to_install() {
+    let mut pull = command(&["pull", "owner/repo"]);
+    let said: Said = pull.env("PATH", "/nonexistent-gently").output().unwrap().into();
+    fails(&said, &["curl is not installed", "hint: install curl"]);
+    let said: Said = command(&["pull", "owner/repo"]).env("HF_ENDPOINT", "nowhere").output().unwrap().into();
+    fails(&said, &["HF_ENDPOINT cannot be used", "hint:"]);
+}
+
+#[test]
 fn a_download_that_was_cut_off_goes_on() {
     if no_curl() {
         return;
@@ -279,6 +293,44 @@ fn another_commit_leaves_nothing_of_the_one_before() {
     let server = Server::of_files(&first, None, None);
     fails(&server.pull(dir.path(), &pull), &["here has model.safetensors.index.json, which owner/repo lacks", "--to"]);
     assert_eq!(files(&folder), all[1..]);
+}
+
+#[test]
+fn a_pull_that_is_refused_costs_no_model() {
+    if no_curl() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("here");
+    let pull = ["owner/repo", "--to", "here"];
+    let all = llama();
+    let server = Server::of_files(&borrowed(&all), None, None);
+    assert!(server.pull(dir.path(), &pull).ok);
+    let whole = files(&folder);
+
+    let other: [(&str, &[u8]); 2] = [("config.json", b"{}"), ("model.safetensors", b"x")];
+    let said =
+        Server::of_repo("owner/other", NEXT, &other, None, None).pull(dir.path(), &["owner/other", "--to", "here"]);
+    fails(&said, &["here has the model owner/repo, not owner/other", "hint:", "--to"]);
+    assert_eq!(files(&folder), whole);
+
+    // Anybody may read the list of the next commit, but not its files.
+    let file = |path: &str| json!({"type": "file", "path": path, "size": 2});
+    let tree = json!([file("config.json"), file("model.safetensors")]).to_string();
+    let pages = [
+        ("/api/models/owner/repo/revision/main".to_owned(), json!({"sha": NEXT}).to_string().into_bytes()),
+        (format!("/api/models/owner/repo/tree/{NEXT}?recursive=true"), tree.into_bytes()),
+    ];
+    fails(&Server::new(pages.into(), None).pull(dir.path(), &pull), &["cannot fetch", "config.json", "hint:"]);
+    assert_eq!(files(&folder), whole);
+
+    // A file that no pull brought, though one has been here.
+    fs::write(folder.join("vocab.txt"), "mine").unwrap();
+    fails(&server.pull(dir.path(), &pull), &["here has vocab.txt, which owner/repo lacks", "--to"]);
+    fs::remove_file(folder.join("vocab.txt")).unwrap();
+    assert_eq!(files(&folder), whole);
+    let wrote = gently(&["generate", folder.to_str().unwrap(), "--prompt", "the sea", "-n", "3"]);
+    assert!(wrote.ok, "{}{}", wrote.out, wrote.err);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `gently bench infer`: reading prompts and writing tokens, against what the machine can do.
 
+use super::median;
 use crate::cli::engine::Cache;
 use crate::cli::failure::advise;
 use crate::cli::output::{bytes, data, say, table};
@@ -132,7 +133,7 @@ fn prefill(plan: &Plan, work: &mut Work, deep: &State, args: &Args, peaks: &Peak
     }
     let passes = args.prefill.div_ceil(512);
     let cached = (args.depth + args.prefill / 2) * plan.cache_bytes_per_token();
-    Ok(line(plan, "prefill", args.prefill, passes, median(times), cached, args, peaks))
+    Ok(line(plan, "prefill", args.prefill, passes, median(times.into_iter()), cached, args, peaks))
 }
 
 /// Tokens one by one, of all sequences at once.
@@ -160,7 +161,7 @@ fn decode(plan: &Plan, work: &mut Work, deep: &State, args: &Args, peaks: &Peaks
         }
     }
     let cached = batch * (args.depth + args.decode / 2) * plan.cache_bytes_per_token();
-    Ok(line(plan, "decode", args.decode * batch, args.decode, median(times), cached, args, peaks))
+    Ok(line(plan, "decode", args.decode * batch, args.decode, median(times.into_iter()), cached, args, peaks))
 }
 
 fn largest(row: &[f32]) -> u32 {
@@ -216,9 +217,4 @@ fn line(
         "of_f32_peak": gflops / peaks.flops,
     });
     Line { cells, json }
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
 }

@@ -193,6 +193,7 @@ fn machine_line() -> String {
     )
 }
 
+/// The middle of the values, or the mean of the two in the middle; NaN of none.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut all: Vec<f64> = values.collect();
     all.sort_by(f64::total_cmp);
@@ -200,5 +201,18 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
         0 => f64::NAN,
         n if n % 2 == 1 => all[n / 2],
         n => (all[n / 2 - 1] + all[n / 2]) / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between_two() {
+        for (values, want) in [(&[3.0, 1.0, 2.0][..], 2.0), (&[4.0, 1.0, 2.0, 8.0], 3.0), (&[5.0], 5.0)] {
+            assert_eq!(median(values.iter().copied()), want);
+        }
+        assert!(median(std::iter::empty()).is_nan());
     }
 }

@@ -4,9 +4,11 @@
 //! table to a page.
 
 use super::{ComputeChoice, Effort, Measured, compute_name, machine, machine_line, measure};
+use crate::cli::failure::advise;
 use crate::cli::output::{count, data, say, table};
 use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
+use gently_formats::atomic::{self, AtomicFile};
 use gently_train::recipe::{Config, Source};
 use gently_train::watch::format;
 use gently_train::watch::report::chart::{Axis, Chart, Ink, Layer, Shape, range};
@@ -15,7 +17,7 @@ use gently_train::watch::report::figure::Figure;
 use gently_train::{Error, Recipe};
 use serde_json::json;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Options of `gently bench scaling`.
 #[derive(ClapArgs)]
@@ -23,7 +25,7 @@ pub struct Args {
     /// Arithmetic of the products
     #[arg(long, value_enum, default_value = "f32")]
     compute: ComputeChoice,
-    /// Fewer rows and fewer tokens in an update, and one update of each after one that warms up
+    /// Fewer rows and fewer tokens in an update, and of each row one to three updates after one that warms up
     #[arg(long)]
     quick: bool,
     /// Write a page with plots to this file
@@ -188,6 +190,9 @@ const HEAD: [&str; 11] =
 
 /// Runs the command.
 pub fn run(args: &Args, as_json: bool) -> Result<()> {
+    if let Some(path) = &args.html {
+        try_page(path)?;
+    }
     let effort = match args.quick {
         true => Effort { warm_up: 1, timed: (1, 3), seconds: 0.5 },
         false => Effort { warm_up: 2, timed: (3, 30), seconds: 3.0 },
@@ -235,10 +240,6 @@ pub fn run(args: &Args, as_json: bool) -> Result<()> {
             }
         }
     }
-    if let Some(path) = &args.html {
-        std::fs::write(path, html(&rows)).with_context(|| format!("cannot write {}", path.display()))?;
-        say(&format!("plots: {}", path.display()));
-    }
     if as_json {
         let mut report = machine();
         let each = |row: &Row| {
@@ -256,7 +257,34 @@ pub fn run(args: &Args, as_json: bool) -> Result<()> {
         say(&machine_line());
         say(FLOOR);
     }
+    // After the numbers, which must not be lost with the page.
+    if let Some(path) = &args.html {
+        write_page(path, &html(&rows))?;
+        say(&format!("plots: {}", path.display()));
+    }
     Ok(())
+}
+
+/// Refuses a place that takes no page before the minutes of measuring. Nothing stays there if they are cut short.
+fn try_page(path: &Path) -> Result<()> {
+    match path.metadata() {
+        Ok(meta) if meta.is_dir() => {
+            return Err(advise(format!("{} is a folder", path.display()), "name a file in it"));
+        }
+        // A pipe or a device takes what it is given, and no file may come in its place.
+        Ok(meta) if !meta.is_file() => {}
+        _ => drop(AtomicFile::create(path)?),
+    }
+    Ok(())
+}
+
+fn write_page(path: &Path, html: &str) -> Result<()> {
+    match path.metadata() {
+        Ok(meta) if !meta.is_file() => {
+            std::fs::write(path, html).with_context(|| format!("cannot write {}", path.display()))
+        }
+        _ => Ok(atomic::write(path, html.as_bytes())?),
+    }
 }
 
 const FLOOR: &str = "The floor: 6 operations for each weight in a product and attention's visible scores, at the peak measured in \
@@ -367,4 +395,29 @@ fn html(rows: &[Row]) -> String {
         env!("CARGO_PKG_VERSION")
     );
     page("scaling", "", false, &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_cannot_be_written_is_told_before_anything_is_measured() {
+        let folder = tempfile::tempdir().unwrap();
+        for html in [folder.path(), Path::new("/nonexistent-gently/scaling.html")] {
+            let name = html.display().to_string();
+            let html = Some(html.to_owned());
+            let args = Args { compute: ComputeChoice::F32, quick: true, html, only: Some(Series::Depth) };
+            let error = run(&args, true).unwrap_err();
+            assert!(error.to_string().contains(&name), "{error}");
+        }
+        // What can be written is left as it is until there is a page.
+        let page = folder.path().join("page.html");
+        try_page(&page).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        write_page(&page, "<p>").unwrap();
+        try_page(&page).unwrap();
+        assert_eq!(std::fs::read_to_string(&page).unwrap(), "<p>");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 }
