@@ -5,7 +5,8 @@
 //!
 //! A program that is killed cannot remove its temporary file: the next one that writes the same target does. Whoever writes a
 //! temporary file holds a lock on it, which ends with its process, so one that can be locked is nobody's. A process number would
-//! not say it: containers that share a folder have their own. Where a file system has no locks, what was left stays.
+//! not say it: containers that share a folder have their own. Where a file system has no locks, what was left stays; and since some
+//! know only those of their own machine, nothing is taken away that was written within a day.
 //!
 //! ```
 //! let path = std::env::temp_dir().join(format!("gently-atomic-{}", std::process::id()));
@@ -19,6 +20,7 @@ use crate::{Error, Result};
 use std::fs::{File, TryLockError};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A file being written under a temporary name.
 #[derive(Debug)]
@@ -123,13 +125,35 @@ fn open_temporary(target: &Path) -> io::Result<(File, PathBuf)> {
             // Without locks the process number alone keeps writers apart.
             Ok(()) | Err(TryLockError::Error(_)) => {}
         }
-        // One who clears up may have removed it before it was locked.
-        if temp.exists() {
+        // One who clears up may have removed it before it was locked, and another made it anew.
+        if is_at(&file, &temp) {
             file.set_len(0)?;
             return Ok((file, temp));
         }
     }
     Err(io::ErrorKind::ResourceBusy.into())
+}
+
+/// Whether the open file is the one that the path names.
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(open), Ok(named)) = (file.metadata(), std::fs::symlink_metadata(path)) else { return false };
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        (open.dev(), open.ino()) == (named.dev(), named.ino())
+    }
+    // An open file keeps its name elsewhere.
+    #[cfg(not(unix))]
+    {
+        open.is_file() && named.is_file()
+    }
+}
+
+/// Whether a file was last written longer ago than any writer waits between two writes.
+fn is_old(file: &File) -> bool {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let written = file.metadata().and_then(|data| data.modified());
+    written.is_ok_and(|at| at.elapsed().is_ok_and(|ago| ago > DAY))
 }
 
 /// Removes the temporary files of this target whose writers are gone.
@@ -147,7 +171,9 @@ fn remove_left(target: &Path) {
         let path = entry.path();
         if left
             && let Ok(file) = File::options().write(true).open(&path)
+            && is_old(&file)
             && file.try_lock().is_ok()
+            && is_at(&file, &path)
         {
             let _ = std::fs::remove_file(&path);
         }
@@ -196,7 +222,13 @@ mod tests {
         let at = |name: &str| dir.path().join(name);
         let left = [".a.4000000.tmp", ".a.4000000-1.tmp"];
         let others = [".a.b.7.tmp", ".a.1.7.tmp", ".a..tmp", ".a.x.tmp", "a.7.tmp", ".b.7.tmp"];
-        left.iter().chain(&others).for_each(|name| std::fs::write(at(name), b"half").unwrap());
+        let yesterday = std::time::SystemTime::now() - 2 * Duration::from_secs(24 * 60 * 60);
+        for name in left.iter().chain(&others) {
+            std::fs::write(at(name), b"half").unwrap();
+            File::options().write(true).open(at(name)).unwrap().set_modified(yesterday).unwrap();
+        }
+        // Somebody of another machine may be writing it.
+        std::fs::write(at(".a.8.tmp"), b"half").unwrap();
         std::fs::create_dir(at(".a.9.tmp")).unwrap();
         // Who still writes keeps its file, also in the same process.
         let mut first = AtomicFile::create(at("a")).unwrap();
@@ -211,7 +243,7 @@ mod tests {
         let mut found: Vec<String> =
             std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         found.sort();
-        let mut expected: Vec<&str> = others.into_iter().chain([".a.9.tmp", "a"]).collect();
+        let mut expected: Vec<&str> = others.into_iter().chain([".a.8.tmp", ".a.9.tmp", "a"]).collect();
         expected.sort();
         assert_eq!(found, expected);
     }

@@ -150,7 +150,7 @@ impl From<Failure> for Error {
 pub fn check_logits(row: &[f32], tokens: usize) -> Result<(), Failure> {
     // Counted, where a search would do: a loop without a way out is one of vectors. It reads what the head has just written, a
     // thousandth of what the head read.
-    let broken = |part: &[f32]| part.iter().map(|z| u32::from(z.is_nan())).sum::<u32>() > 0;
+    let broken = |part: &[f32]| part.iter().map(|z| u32::from(z.is_nan() | (*z == f32::INFINITY))).sum::<u32>() > 0;
     match row.iter().all(|z| *z == f32::NEG_INFINITY) || row.chunks(4096).any(broken) {
         true => Err(Failure::NotNumbers { tokens }),
         false => Ok(()),
@@ -173,8 +173,10 @@ mod tests {
                 row[at] = f32::NEG_INFINITY;
             }
         }
-        row[7] = f32::INFINITY;
         assert_eq!(check_logits(&row, 3), Ok(()));
+        // Sums that grew too large give no log-probabilities.
+        row[7] = f32::INFINITY;
+        assert!(check_logits(&row, 3).is_err());
         assert!(check_logits(&[f32::NEG_INFINITY; 3], 3).is_err());
         let error = Error::from(Failure::NotNumbers { tokens: 3 });
         assert_eq!(error.to_string(), Failure::NotNumbers { tokens: 3 }.to_string());

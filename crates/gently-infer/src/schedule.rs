@@ -521,7 +521,9 @@ impl Scheduler {
             };
             // What the grammar begins with is read together with the prompt.
             let mut early = Vec::new();
-            running.write_forced(self.options.chunk, room, &mut early);
+            // No more than fits beside it.
+            let most = self.options.chunk.min(room.saturating_sub(running.tokens.len() - running.base));
+            running.write_forced(most, room, &mut early);
             running.early = early;
             self.running.push(running);
             if self.running.last().is_some_and(|r| r.end.is_some()) {

@@ -281,10 +281,10 @@ fn a_window_is_kept_or_refused() {
 }
 
 #[test]
-fn soft_caps_are_gemma2s_alone() {
+fn soft_caps_are_gemmas_alone() {
     let families = ["llama", "gemma", "gemma3", "phi3", "olmo2", "qwen2", "qwen3", "gptneox", "gpt2", "bert"];
     for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
-        for architecture in families {
+        for architecture in families.into_iter().filter(|a| *a != "gemma3" || key == "attn_logit_softcapping") {
             let e = with(architecture, &[(key, Value::F32(30.0))], &[]).unwrap_err().to_string();
             assert!(e.contains(&format!("{architecture}.{key}")) && e.contains("tiny.gguf"), "{e}");
         }

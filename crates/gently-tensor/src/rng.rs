@@ -127,7 +127,9 @@ impl Rng {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
+        // Between two neighbours of the dtype there is nothing below `high` to be had.
         let most = if low < high { below(high, dtype) } else { f32::INFINITY };
+        let most = if f64::from(most) < low { f32::INFINITY } else { most };
         self.draw("uniform", shape, dtype, device, false, [high - low, low], most)
     }
 

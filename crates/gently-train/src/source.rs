@@ -183,7 +183,9 @@ fn no_validation(resolved: &Resolved, tokens: u64, begins: bool) -> Result<Optio
 /// says otherwise is refused: it would stand in `config.toml` and not be true.
 fn prepared(resolved: &Resolved, begins: bool) -> Result<Option<recipe::Tokenizer>> {
     let data = &resolved.config.data;
-    let Some(folder) = data.path.iter().find(|path| Dataset::is_at(path)) else {
+    // Of several paths without weights all texts are read anew.
+    let whole = data.path.len() == 1 || !data.weights.is_empty();
+    let Some(folder) = data.path.iter().find(|path| whole && Dataset::is_at(path)) else {
         return Ok(None);
     };
     let dataset = Dataset::open(folder)?;
@@ -200,8 +202,14 @@ fn prepared(resolved: &Resolved, begins: bool) -> Result<Option<recipe::Tokenize
     // A vocabulary that was learned is a file from then on.
     let learned = (kind, tokenizer.kind) == (TokenizerKind::File, TokenizerKind::Bpe);
     if kind != tokenizer.kind && !learned {
-        if set("tokenizer.kind") {
-            return refuse("tokenizer.kind", format!("the tokenizer {:?}", info.tokenizer.kind));
+        for key in ["tokenizer.kind", "tokenizer.path"] {
+            if set(key) {
+                return refuse(key, format!("the tokenizer {:?}", info.tokenizer.kind));
+            }
+            // A run that was begun with it goes on with it.
+            if resolved.source(key) == Source::Set {
+                return Ok(Some(tokenizer));
+            }
         }
         tokenizer.kind = kind;
         tokenizer.path = if kind == TokenizerKind::File { folder.clone() } else { String::new() };
@@ -216,14 +224,15 @@ fn prepared(resolved: &Resolved, begins: bool) -> Result<Option<recipe::Tokenize
             tokenizer.path = folder.clone();
         }
     }
-    if set("tokenizer.vocab") && tokenizer.vocab != info.tokenizer.vocab {
+    // Of a vocabulary that was learned it is the most that was wanted.
+    let fits = tokenizer.vocab == info.tokenizer.vocab || learned && tokenizer.vocab > info.tokenizer.vocab;
+    if set("tokenizer.vocab") && !fits {
         return refuse("tokenizer.vocab", format!("a vocabulary of {}", info.tokenizer.vocab));
     }
     let (learn, validate) = (info.train.tokens, info.val.tokens);
-    let share = validate as f64 / (learn + validate).max(1) as f64;
-    // A part is cut at a character or a document, so it is never quite what was asked for.
-    let near = (share - data.val_fraction).abs() < 0.01;
-    if set("data.val_fraction") && !near && data.path.iter().all(Dataset::is_at) {
+    // Whole documents are drawn, so how large the part is only comes near to what was asked for.
+    let same = (validate > 0) == (data.val_fraction > 0.0);
+    if set("data.val_fraction") && !same && data.val_path.is_empty() && data.path.iter().all(Dataset::is_at) {
         return refuse("data.val_fraction", format!("{validate} tokens to validate on and {learn} to learn from"));
     }
     Ok(Some(tokenizer))
@@ -416,7 +425,7 @@ mod tests {
         for (set, own) in [
             ("tokenizer.kind=bpe", "the tokenizer \"bytes\""),
             ("tokenizer.vocab=300", "a vocabulary of 256"),
-            ("data.val_fraction=0.3", "50 tokens to validate on and 450 to learn from"),
+            ("data.val_fraction=0", "50 tokens to validate on and 450 to learn from"),
         ] {
             let mut other = recipe.clone();
             other.set(set).unwrap();

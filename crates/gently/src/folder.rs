@@ -4,7 +4,7 @@
 //! the newest checkpoint is taken) and loading it; making a folder ready for another model. Not here: the formats themselves.
 
 use crate::gguf;
-use crate::hub::{CONFIG, fixed_names, is_numbered_shard};
+use crate::hub::{CONFIG, RECORD, fixed_names, is_numbered_shard};
 use gently_formats::Limits;
 use gently_formats::gguf::Gguf;
 use gently_models::config::DecoderConfig;
@@ -203,6 +203,8 @@ pub struct NewModel {
     stage: PathBuf,
     /// Whether the folder itself was made for it.
     made: bool,
+    /// Whether the inner folder has what could not be put back.
+    kept: bool,
     /// Held while this program writes.
     _lock: File,
 }
@@ -222,7 +224,7 @@ impl NewModel {
         if let Err(TryLockError::WouldBlock) = lock.try_lock() {
             return Err(Error::Busy { path: dir.into() });
         }
-        let new = Self { dir: dir.into(), stage, made, _lock: lock };
+        let new = Self { dir: dir.into(), stage, made, kept: false, _lock: lock };
         for entry in new.staged()? {
             let done = match entry.is_dir() {
                 true => std::fs::remove_dir_all(&entry),
@@ -250,29 +252,57 @@ impl NewModel {
         Ok(found)
     }
 
-    /// Puts the files in their places. The model that was there goes first; what is no model's file stays. `config.json` comes
-    /// last, without which a folder is no model: one that lacks a part, or has one of the model before, is not taken for a whole
-    /// one.
+    /// Puts the files in their places, and takes the model that was there away; what is no model's file stays. `config.json` goes
+    /// first and comes last, without which a folder is no model: one that lacks a part, or has one of the model before, is not
+    /// taken for a whole one. After an error all is as before.
     ///
     /// # Errors
-    /// [`Error::Format`] for a file that cannot be removed or moved.
-    pub fn commit(self) -> Result<(), Error> {
+    /// [`Error::Format`] for a file that cannot be moved.
+    pub fn commit(mut self) -> Result<(), Error> {
+        let mut moves = Vec::new();
+        let done = self.exchange(&mut moves);
+        if done.is_err() {
+            for (from, to) in moves.iter().rev() {
+                // What cannot be put back lies in the inner folder.
+                self.kept |= std::fs::rename(to, from).is_err();
+            }
+        }
+        done
+    }
+
+    /// The moves that exchange the models; `moves` has those that were made, from where and to where.
+    fn exchange(&self, moves: &mut Vec<(PathBuf, PathBuf)>) -> Result<(), Error> {
+        let mut put = |from: PathBuf, to: PathBuf, action: &'static str| {
+            std::fs::rename(&from, &to).map_err(io(if action == "remove" { &from } else { &to }, action))?;
+            moves.push((from, to));
+            Ok::<_, Error>(())
+        };
         let mut staged = self.staged()?;
         staged.sort_by_key(|path| path.ends_with(CONFIG));
-        clear_model(&self.dir)?;
+        let aside = self.stage.join("old");
+        std::fs::create_dir(&aside).map_err(io(&aside, "create"))?;
+        // What a pull brought is no more here; its record would say so.
+        let old = model_files(&self.dir).into_iter().chain([self.dir.join(RECORD)]);
+        for (i, from) in old.enumerate().filter(|(_, path)| path.symlink_metadata().is_ok()) {
+            if from.is_dir() {
+                return Err(io(&from, "remove")(ErrorKind::IsADirectory.into()));
+            }
+            put(from, aside.join(i.to_string()), "remove")?;
+        }
         for from in staged {
             let to = self.dir.join(from.file_name().unwrap_or_default());
             if !from.is_dir() {
-                std::fs::rename(&from, &to).map_err(io(&to, "write"))?;
+                put(from, to, "write")?;
                 continue;
             }
             std::fs::create_dir_all(&to).map_err(io(&to, "create"))?;
             for entry in std::fs::read_dir(&from).map_err(io(&from, "read"))? {
                 let entry = entry.map_err(io(&from, "read"))?;
-                let to = to.join(entry.file_name());
-                std::fs::rename(entry.path(), &to).map_err(io(&to, "write"))?;
+                put(entry.path(), to.join(entry.file_name()), "write")?;
             }
         }
+        // Only where nothing else is in it.
+        let _ = std::fs::remove_dir(self.dir.join("1_Pooling"));
         gently_formats::atomic::sync_folder(&self.dir);
         Ok(())
     }
@@ -280,6 +310,9 @@ impl NewModel {
 
 impl Drop for NewModel {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         // What cannot be removed is emptied by the next one.
         let _ = std::fs::remove_dir_all(&self.stage);
         if self.made {
@@ -296,16 +329,6 @@ pub fn model_files(dir: &Path) -> Vec<PathBuf> {
     let parts = parts.filter(|name| name.to_str().is_some_and(is_numbered_shard));
     let fixed = [CONFIG].into_iter().chain(fixed_names(false)).map(OsString::from);
     fixed.chain(parts).map(|name| dir.join(name)).collect()
-}
-
-/// Takes a model away: `config.json` first.
-fn clear_model(dir: &Path) -> Result<(), Error> {
-    for path in model_files(dir) {
-        remove(&path).map_err(io(&path, "remove"))?;
-    }
-    // Only where nothing else is in it.
-    let _ = std::fs::remove_dir(dir.join("1_Pooling"));
-    Ok(())
 }
 
 fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {

@@ -94,13 +94,12 @@ pub static GEMMA3: Entry = Entry {
     model_types: &["gemma3_text"],
     architectures: &["gemma3"],
     from_json: |keys| {
-        for cap in ["attn_logit_softcapping", "final_logit_softcapping"] {
-            keys.must_be_off(cap)?;
-        }
+        keys.must_be_off("attn_logit_softcapping")?;
         keys.must_be_off("use_bidirectional_attention")?;
         let mut cfg = DecoderConfig {
             norm_place: NormPlace::Both,
             qk_norm: true,
+            logit_softcap: keys.real_if("final_logit_softcapping")?,
             attention_scale: Some(keys.real_or("query_pre_attn_scalar", 256.0)?.powf(-0.5)),
             window: keys.size_if("sliding_window")?,
             window_skip: Some(window_skip(keys, keys.size_if("sliding_window_pattern")?.unwrap_or(SKIP3))?),
@@ -128,6 +127,7 @@ pub static GEMMA3: Entry = Entry {
         let rope = |theta: Option<f64>| json!({ "rope_type": "default", "rope_theta": theta });
         let more = [
             ("query_pre_attn_scalar", json!(scalar(cfg))),
+            ("final_logit_softcapping", json!(cfg.logit_softcap)),
             ("sliding_window", json!(cfg.window)),
             ("layer_types", json!(layer_types(cfg))),
             ("rope_local_base_freq", json!(cfg.local_rope_theta)),
@@ -142,10 +142,13 @@ pub static GEMMA3: Entry = Entry {
     },
     names: GEMMA.names,
     from_gguf: |keys| {
-        let common = keys.common_windowed(base())?;
+        keys.no_cap("attn_logit_softcapping")?;
+        let common = keys.common_capped(base())?;
         let cfg = DecoderConfig {
             norm_place: NormPlace::Both,
             qk_norm: true,
+            // Published models have none, but some files of them say one, and llama.cpp believes it.
+            logit_softcap: keys.real_if("final_logit_softcapping")?.filter(|cap| *cap != 0.0),
             window_skip: pattern(keys, SKIP3)?,
             rope_theta: keys.real_if("rope.freq_base")?.unwrap_or(1e6),
             local_rope_theta: Some(keys.real_if("rope.freq_base_swa")?.unwrap_or(10000.0)),
@@ -156,6 +159,7 @@ pub static GEMMA3: Entry = Entry {
     to_gguf: |cfg| {
         let mut more = window_keys(cfg);
         more.extend(cfg.local_rope_theta.map(|theta| ("rope.freq_base_swa", Meta::F32(theta as f32))));
+        more.extend(cfg.logit_softcap.map(|cap| ("final_logit_softcapping", Meta::F32(cap as f32))));
         more
     },
     gguf_names: GEMMA.gguf_names,

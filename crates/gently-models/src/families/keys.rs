@@ -328,11 +328,17 @@ impl<'a> GgufKeys<'a> {
     /// The same with the window that the file says; 0 says none.
     pub(crate) fn common_windowed(&self, base: DecoderConfig) -> Result<DecoderConfig> {
         for key in CAPS {
-            if let Some(cap) = self.real_if(key)?.filter(|cap| *cap != 0.0) {
-                return Err(self.error(key, format!("a cap of {cap} is not supported for {}", self.architecture)));
-            }
+            self.no_cap(key)?;
         }
         self.common_capped(base)
+    }
+
+    /// Refuses a soft cap; 0 says none.
+    pub(crate) fn no_cap(&self, key: &str) -> Result<()> {
+        match self.real_if(key)?.filter(|cap| *cap != 0.0) {
+            Some(cap) => Err(self.error(key, format!("a cap of {cap} is not supported for {}", self.architecture))),
+            None => Ok(()),
+        }
     }
 
     /// The same for a family that has soft caps, which it reads itself.

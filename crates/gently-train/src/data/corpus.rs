@@ -261,17 +261,13 @@ impl Corpus {
     }
 }
 
-/// A hash of tokens and of where documents end, without a second list of either.
+/// A hash of tokens and of where documents end, without a second list of either. How many there are of each is checked beside it.
 fn content_of(tokens: &[u32], ends: &[u64]) -> u64 {
     let mut hash = Xxh3::new();
-    // How many of each comes first, so that no token is taken for an end.
-    for length in [tokens.len(), ends.len()] {
-        hash.update(&(length as u64).to_le_bytes());
-    }
     let mut bytes = Vec::new();
     for some in tokens.chunks(1024) {
         bytes.clear();
-        bytes.extend(some.iter().flat_map(|token| token.to_le_bytes()));
+        bytes.extend(some.iter().flat_map(|&token| u64::from(token).to_le_bytes()));
         hash.update(&bytes);
     }
     for some in ends.chunks(1024) {

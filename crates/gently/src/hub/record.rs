@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// The record's file. No repository has it: a name with a dot in front is not safe.
-const NAME: &str = ".gently-pull.json";
+pub(crate) const NAME: &str = ".gently-pull.json";
 /// Most bytes of it.
 const MOST: u64 = 1 << 20;
 
@@ -72,13 +72,18 @@ pub(super) fn prepare(
     let brought = found.as_ref().map_or(&[][..], |found| &found.files[..]);
     let repo = found.as_ref().and_then(|found| found.repo.as_ref());
     // The Hub does not tell large letters from small ones.
-    if let Some(repo) = repo.filter(|repo| !repo.eq_ignore_ascii_case(name.repo())) {
+    let other = repo.filter(|repo| !repo.eq_ignore_ascii_case(name.repo()));
+    // A pull that was refused leaves its record, and no model.
+    let anything = || folder.join(CONFIG).exists() || brought.iter().any(|file| folder.join(file).exists());
+    if let Some(repo) = other.filter(|_| anything()) {
         return Err(Error::OtherModel { name: name.to_string(), folder: folder.into(), repo: repo.clone() });
     }
     if let Some(path) = foreign(folder, &wanted.files, brought) {
         return Err(Error::Foreign { name: name.to_string(), folder: folder.into(), path });
     }
-    if found.as_ref().is_some_and(|found| found.revision == wanted.revision && found.files == wanted.files) {
+    if other.is_none()
+        && found.as_ref().is_some_and(|found| found.revision == wanted.revision && found.files == wanted.files)
+    {
         return if repo.is_some() { Ok(()) } else { wanted.write(folder) };
     }
     if folder.join(CONFIG).exists() {
@@ -165,6 +170,13 @@ mod tests {
         let other = "a/c".parse().unwrap();
         assert!(said(prepare(folder, &other, "1", &first, never)).contains("the model a/b, not a/c"));
         prepare(folder, &"A/B".parse().unwrap(), "1", &first, never).unwrap();
+        // Of that one nothing came, and it stands in nobody's way.
+        let empty = tempfile::tempdir().unwrap();
+        ready(empty.path(), "1", &first).unwrap();
+        put(empty.path(), &["model.safetensors.part"]);
+        prepare(empty.path(), &other, "1", &first, || Ok(())).unwrap();
+        assert_eq!(names(empty.path()), [NAME]);
+        assert_eq!(Record::read(empty.path()).unwrap().repo.as_deref(), Some("a/c"));
         // A commit whose files cannot be had.
         let fails = || Err(Error::NoModel { name: "it cannot be had".into(), other: None });
         assert!(said(prepare(folder, &"a/b".parse().unwrap(), "2", &next, fails)).contains("cannot be had"));

@@ -201,11 +201,12 @@ fn a_folder_keeps_nothing_of_the_model_before() {
     let made = TextModel::open(&out).unwrap();
     assert!(made.chat_template().is_none() && made.tokenizer().ends().is_empty());
 
-    // What cannot be taken away leaves no model, and none of two.
+    // Where something cannot be taken away, all stays as it was.
     fs::remove_file(out.join("tokenizer.json")).unwrap();
     fs::create_dir(out.join("tokenizer.json")).unwrap();
     fail(&["convert", &path, &to], &["cannot remove", "tokenizer.json"]);
-    assert!(!out.join("config.json").exists());
+    assert!(out.join("config.json").exists() && out.join("model.safetensors").exists());
+    assert!(!out.join(".new-model.tmp").exists());
     // What is read is not taken away.
     fail(&["convert", &path, &path], &["both read and written"]);
     TextModel::open(&path).unwrap();

@@ -8,7 +8,7 @@ use gently::recipes;
 use gently_kernels::{peak, pool};
 use gently_models::flops::Cost;
 use gently_train::Error;
-use gently_train::recipe::{Config, Source, TokenizerKind};
+use gently_train::recipe::{Config, Resolved, Source, TokenizerKind};
 use serde_json::json;
 
 /// Options of `gently bench train`.
@@ -52,12 +52,7 @@ pub fn run(args: &Args, as_json: bool) -> Result<()> {
     for name in names {
         for &kind in args.compute.kinds() {
             let compute = compute_name(kind);
-            let mut recipe = recipes::find(&name)?;
-            recipe.assign("train.compute", compute, Source::Set)?;
-            for assignment in &args.set {
-                recipe.set(assignment)?;
-            }
-            let given = recipe.resolve()?;
+            let given = resolved(&name, compute, &args.set)?;
             let vocab_given = given.source("model.vocab").is_given();
             let mut config = given.config;
             if !vocab_given {
@@ -112,6 +107,18 @@ pub fn run(args: &Args, as_json: bool) -> Result<()> {
     Ok(())
 }
 
+/// A recipe as it is measured.
+fn resolved(name: &str, compute: &str, set: &[String]) -> Result<Resolved> {
+    let mut recipe = recipes::find(name)?;
+    recipe.assign("train.compute", compute, Source::Set)?;
+    // Tokens are drawn at random: a recipe that leaves it to the person which file to read needs none here.
+    recipe.assign("tokenizer.path", "none", Source::Derived("random tokens".into()))?;
+    for assignment in set {
+        recipe.set(assignment)?;
+    }
+    Ok(recipe.resolve()?)
+}
+
 /// The vocabulary that the recipe's tokenizer will most likely have: the work depends on it alone.
 fn vocabulary(config: &Config) -> usize {
     match config.tokenizer.kind {
@@ -132,5 +139,18 @@ fn shorten(config: &mut Config, peak: f64) {
     }
     while train.batch > 1 && longest(train.batch, train.accumulate) {
         train.batch = train.batch.div_ceil(2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_recipe_can_be_measured() {
+        for (name, _) in recipes::BUILT_IN {
+            let given = resolved(name, "f32", &["train.batch=2".to_owned()]).unwrap();
+            assert!(vocabulary(&given.config) >= 65, "{name}");
+        }
     }
 }
