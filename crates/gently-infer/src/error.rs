@@ -140,7 +140,7 @@ impl From<Failure> for Error {
     }
 }
 
-/// Refuses a row of a model's logits, as the model gives them after `tokens` tokens, with a NaN in it or with nothing above minus
+/// Refuses a row of a model's logits, as the model gives them after `tokens` tokens, with a NaN or plus infinity in it, or with nothing above minus
 /// infinity: choosing by it would give a text, and scoring by it a number, that mean nothing. Minus infinity that a mask or a bias
 /// puts into some of them comes later.
 ///

@@ -230,8 +230,12 @@ fn prepared(resolved: &Resolved, begins: bool) -> Result<Option<recipe::Tokenize
         return refuse("tokenizer.vocab", format!("a vocabulary of {}", info.tokenizer.vocab));
     }
     let (learn, validate) = (info.train.tokens, info.val.tokens);
+    let share = validate as f64 / (learn + validate).max(1) as f64;
     // Whole documents are drawn, so how large the part is only comes near to what was asked for.
-    let same = (validate > 0) == (data.val_fraction > 0.0);
+    let same = match data.val_fraction {
+        none if none <= 0.0 => validate < 2,
+        wanted => validate >= 2 && (wanted / 2.0..=wanted * 2.0).contains(&share),
+    };
     if set("data.val_fraction") && !same && data.val_path.is_empty() && data.path.iter().all(Dataset::is_at) {
         return refuse("data.val_fraction", format!("{validate} tokens to validate on and {learn} to learn from"));
     }
@@ -425,6 +429,7 @@ mod tests {
         for (set, own) in [
             ("tokenizer.kind=bpe", "the tokenizer \"bytes\""),
             ("tokenizer.vocab=300", "a vocabulary of 256"),
+            ("data.val_fraction=0.3", "50 tokens to validate on and 450 to learn from"),
             ("data.val_fraction=0", "50 tokens to validate on and 450 to learn from"),
         ] {
             let mut other = recipe.clone();

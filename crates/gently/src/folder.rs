@@ -4,7 +4,7 @@
 //! the newest checkpoint is taken) and loading it; making a folder ready for another model. Not here: the formats themselves.
 
 use crate::gguf;
-use crate::hub::{CONFIG, RECORD, fixed_names, is_numbered_shard};
+use crate::hub::{CONFIG, RECORD, fixed_names, is_numbered_shard, record_of_conversion};
 use gently_formats::Limits;
 use gently_formats::gguf::Gguf;
 use gently_models::config::DecoderConfig;
@@ -44,6 +44,18 @@ pub enum Error {
     #[error("another program is writing a model into {}", .path.display())]
     Busy {
         /// The folder.
+        path: PathBuf,
+    },
+    /// A file that would be taken away with a model, where there is none.
+    #[error("{} is in the way: a model takes its place, and without config.json it is of none", .path.display())]
+    InTheWay {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What could not be put back, of an exchange of models that was broken off.
+    #[error("{} has files of the model that was in the folder before, which are not in their places", .path.display())]
+    Aside {
+        /// The folder with them, under their own names.
         path: PathBuf,
     },
     /// The tokenizer has more tokens than the model.
@@ -96,6 +108,8 @@ impl Error {
                     .into(),
             ),
             Error::Busy { .. } => Some("wait until it is done, or choose another folder".into()),
+            Error::InTheWay { .. } => Some("move it away, or choose another folder".into()),
+            Error::Aside { .. } => Some("move them back to the folder, or remove them".into()),
             Error::Vocabulary { .. } => Some("the tokenizer and the weights may come from different models".into()),
             Error::DraftVocabulary { .. } => {
                 Some("a draft is a smaller model of the same family, with the same tokenizer".into())
@@ -190,14 +204,17 @@ pub fn configuration(path: &Path) -> Result<(PathBuf, DecoderConfig), Error> {
 }
 
 /// The folder in which a new model is written.
-const STAGE: &str = ".new-model.tmp";
+pub const STAGE: &str = ".new-model.tmp";
+/// The folder in it for the files of the model before.
+const ASIDE: &str = "old";
 /// The file in it that says that somebody writes.
 const LOCK: &str = "lock";
 
 /// A model's files on their way into a folder. They are written into a folder within it first, and take their places only when
 /// all are there: a full disk or an error costs the model before nothing. Dropped, it leaves the folder as it was.
 ///
-/// A killed program leaves the inner folder, which the next one for the same folder empties.
+/// A killed program leaves the inner folder, which the next one for the same folder empties; but what it has of the model before
+/// is for a person to judge.
 pub struct NewModel {
     dir: PathBuf,
     stage: PathBuf,
@@ -213,9 +230,20 @@ impl NewModel {
     /// Begins a model for a folder, which is made where it is not there.
     ///
     /// # Errors
-    /// [`Error::Busy`]; [`Error::Format`] for a folder that cannot be written.
+    /// [`Error::Busy`]; [`Error::InTheWay`]; [`Error::Aside`]; [`Error::Format`] for a folder that cannot be written.
     pub fn create(dir: &Path) -> Result<Self, Error> {
         let (stage, made) = (dir.join(STAGE), !dir.exists());
+        let aside = stage.join(ASIDE);
+        if std::fs::read_dir(&aside).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(Error::Aside { path: aside });
+        }
+        let files = model_files(dir);
+        // `config.json` is the first of them.
+        if !files.first().is_some_and(|config| config.exists())
+            && let Some(path) = files.into_iter().find(|path| path.exists())
+        {
+            return Err(Error::InTheWay { path });
+        }
         std::fs::create_dir_all(dir).map_err(io(dir, "create"))?;
         std::fs::create_dir_all(&stage).map_err(io(&stage, "create"))?;
         let path = stage.join(LOCK);
@@ -254,20 +282,24 @@ impl NewModel {
 
     /// Puts the files in their places, and takes the model that was there away; what is no model's file stays. `config.json` goes
     /// first and comes last, without which a folder is no model: one that lacks a part, or has one of the model before, is not
-    /// taken for a whole one. After an error all is as before.
+    /// taken for a whole one. After an error all is as before, if the files can be put back.
     ///
     /// # Errors
-    /// [`Error::Format`] for a file that cannot be moved.
+    /// [`Error::Format`] for a file that cannot be moved; [`Error::Aside`] where that could not be undone.
     pub fn commit(mut self) -> Result<(), Error> {
         let mut moves = Vec::new();
         let done = self.exchange(&mut moves);
         if done.is_err() {
             for (from, to) in moves.iter().rev() {
-                // What cannot be put back lies in the inner folder.
                 self.kept |= std::fs::rename(to, from).is_err();
             }
+            // Only where nothing is in it.
+            let _ = std::fs::remove_dir(self.dir.join("1_Pooling"));
         }
-        done
+        match self.kept {
+            true => Err(Error::Aside { path: self.stage.join(ASIDE) }),
+            false => done,
+        }
     }
 
     /// The moves that exchange the models; `moves` has those that were made, from where and to where.
@@ -277,17 +309,24 @@ impl NewModel {
             moves.push((from, to));
             Ok::<_, Error>(())
         };
+        // What a pull brought is no more here, and the next pull must not take this for it.
+        let record = self.dir.join(RECORD);
+        if record.exists() {
+            let new = self.stage.join(RECORD);
+            std::fs::write(&new, record_of_conversion()).map_err(io(&new, "write"))?;
+        }
         let mut staged = self.staged()?;
         staged.sort_by_key(|path| path.ends_with(CONFIG));
-        let aside = self.stage.join("old");
-        std::fs::create_dir(&aside).map_err(io(&aside, "create"))?;
-        // What a pull brought is no more here; its record would say so.
-        let old = model_files(&self.dir).into_iter().chain([self.dir.join(RECORD)]);
-        for (i, from) in old.enumerate().filter(|(_, path)| path.symlink_metadata().is_ok()) {
+        let aside = self.stage.join(ASIDE);
+        let old: Vec<PathBuf> = model_files(&self.dir).into_iter().chain([record]).collect();
+        for from in old.into_iter().filter(|path| path.symlink_metadata().is_ok()) {
             if from.is_dir() {
                 return Err(io(&from, "remove")(ErrorKind::IsADirectory.into()));
             }
-            put(from, aside.join(i.to_string()), "remove")?;
+            let to = aside.join(from.strip_prefix(&self.dir).unwrap_or(&from));
+            let folder = to.parent().unwrap_or(&aside);
+            std::fs::create_dir_all(folder).map_err(io(folder, "create"))?;
+            put(from, to, "remove")?;
         }
         for from in staged {
             let to = self.dir.join(from.file_name().unwrap_or_default());
@@ -381,6 +420,18 @@ mod tests {
         assert_eq!(names(out.path()), ["1_Pooling", "config.json", "notes.txt"]);
         assert_eq!(std::fs::read(out.path().join("config.json")).unwrap(), b"new");
         assert_eq!(names(&out.path().join("1_Pooling")), ["config.json"]);
+
+        // What an exchange that was broken off has of the model before is kept.
+        let aside = out.path().join(STAGE).join(ASIDE);
+        std::fs::create_dir_all(&aside).unwrap();
+        put(&aside, "config.json", "old");
+        assert!(matches!(NewModel::create(out.path()), Err(Error::Aside { path }) if path == aside));
+        std::fs::remove_dir_all(out.path().join(STAGE)).unwrap();
+        // A file of its name is no model's where there is none.
+        std::fs::remove_file(out.path().join("config.json")).unwrap();
+        std::fs::remove_dir_all(out.path().join("1_Pooling")).unwrap();
+        put(out.path(), "vocab.txt", "mine");
+        assert!(matches!(NewModel::create(out.path()), Err(Error::InTheWay { path }) if path.ends_with("vocab.txt")));
 
         let fresh = out.path().join("fresh");
         drop(NewModel::create(&fresh).unwrap());

@@ -99,7 +99,7 @@ pub static GEMMA3: Entry = Entry {
         let mut cfg = DecoderConfig {
             norm_place: NormPlace::Both,
             qk_norm: true,
-            logit_softcap: keys.real_if("final_logit_softcapping")?,
+            logit_softcap: keys.real_if("final_logit_softcapping")?.filter(|cap| *cap != 0.0),
             attention_scale: Some(keys.real_or("query_pre_attn_scalar", 256.0)?.powf(-0.5)),
             window: keys.size_if("sliding_window")?,
             window_skip: Some(window_skip(keys, keys.size_if("sliding_window_pattern")?.unwrap_or(SKIP3))?),

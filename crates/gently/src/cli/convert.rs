@@ -179,7 +179,9 @@ fn refuse_read(source: &WeightSource, model: [&Path; 2], output: &Path) -> Resul
     if there.is_dir() {
         lost.extend(folder::model_files(&there).into_iter().filter_map(taken));
     }
-    match read.iter().find(|path| lost.contains(path)) {
+    // What a conversion that was broken off left is cleared up before the next one writes.
+    let stage = there.join(folder::STAGE);
+    match read.iter().find(|path| lost.contains(path) || path.starts_with(&stage)) {
         Some(path) => {
             let what = match *path == there {
                 true => format!("{} is both read and written", output.display()),

@@ -24,7 +24,7 @@ pub use choice::{Choice, choose};
 pub use error::{Error, Result};
 pub use listing::Entry;
 pub use name::Name;
-pub(crate) use record::NAME as RECORD;
+pub(crate) use record::{NAME as RECORD, of_conversion as record_of_conversion};
 
 use gently_train::data;
 use gently_train::data::fetch::{Exact, FetchProgress, Fetcher, Token};

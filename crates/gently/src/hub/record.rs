@@ -49,6 +49,12 @@ impl Record {
     }
 }
 
+/// The record of a folder whose pulled model another one took the place of, by a conversion: no pull may take it for its own.
+pub(crate) fn of_conversion() -> String {
+    let record = json!({"repo": "of a conversion", "revision": "", "files": []});
+    format!("{record:#}\n")
+}
+
 /// Makes a folder ready for a commit's files: one that has another commit loses its `config.json`, without which it is no
 /// model, then what was half fetched, then the files that this commit lacks. Before a whole model is given up, `reach` says
 /// whether the files of this one can be had.
@@ -73,8 +79,9 @@ pub(super) fn prepare(
     let repo = found.as_ref().and_then(|found| found.repo.as_ref());
     // The Hub does not tell large letters from small ones.
     let other = repo.filter(|repo| !repo.eq_ignore_ascii_case(name.repo()));
-    // A pull that was refused leaves its record, and no model.
-    let anything = || folder.join(CONFIG).exists() || brought.iter().any(|file| folder.join(file).exists());
+    // A pull that was refused leaves its record, and nothing else.
+    let has = |file: &String| folder.join(file).exists() || part_of(&folder.join(file)).exists();
+    let anything = || folder.join(CONFIG).exists() || brought.iter().any(has);
     if let Some(repo) = other.filter(|_| anything()) {
         return Err(Error::OtherModel { name: name.to_string(), folder: folder.into(), repo: repo.clone() });
     }
@@ -173,10 +180,16 @@ mod tests {
         // Of that one nothing came, and it stands in nobody's way.
         let empty = tempfile::tempdir().unwrap();
         ready(empty.path(), "1", &first).unwrap();
-        put(empty.path(), &["model.safetensors.part"]);
         prepare(empty.path(), &other, "1", &first, || Ok(())).unwrap();
         assert_eq!(names(empty.path()), [NAME]);
         assert_eq!(Record::read(empty.path()).unwrap().repo.as_deref(), Some("a/c"));
+        // Half a file is something.
+        put(empty.path(), &["model.safetensors.part"]);
+        assert!(said(ready(empty.path(), "1", &first)).contains("the model a/c, not a/b"));
+        // Nor may what was converted into the folder be taken for a pulled model.
+        fs::write(empty.path().join(NAME), of_conversion()).unwrap();
+        put(empty.path(), &["config.json"]);
+        assert!(said(ready(empty.path(), "1", &first)).contains("of a conversion, not a/b"));
         // A commit whose files cannot be had.
         let fails = || Err(Error::NoModel { name: "it cannot be had".into(), other: None });
         assert!(said(prepare(folder, &"a/b".parse().unwrap(), "2", &next, fails)).contains("cannot be had"));
