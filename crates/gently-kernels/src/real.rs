@@ -46,8 +46,6 @@ pub trait Real:
     const ZERO: Self;
     /// 1
     const ONE: Self;
-    /// +∞
-    const INFINITY: Self;
     /// −∞
     const NEG_INFINITY: Self;
     /// The nearest value of this type.
@@ -97,7 +95,6 @@ macro_rules! real {
         impl Real for $t {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
-            const INFINITY: Self = <$t>::INFINITY;
             const NEG_INFINITY: Self = <$t>::NEG_INFINITY;
             #[inline]
             fn from_f64(x: f64) -> Self {

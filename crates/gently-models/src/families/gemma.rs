@@ -1,5 +1,6 @@
 //! Gemma 1, 2 and 3 (text): a gated GELU, scaled embeddings, a tied head; from 2 on norms on both sides of a branch and
-//! layers with a window between others; soft caps in 2, normalised queries and keys and two rotary wavelengths in 3.
+//! layers with a window between others; soft caps in 2 (the last one in
+//! some files of 3), normalised queries and keys and two rotary wavelengths in 3.
 //!
 //! Traps: Hugging Face stores the scales of norms less one, GGUF as they are; the embedding's factor √C is not the head's;
 //! scores are divided by the root of `query_pre_attn_scalar`, which GGUF does not have (the largest sizes are known by their

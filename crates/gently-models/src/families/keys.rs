@@ -433,7 +433,7 @@ const TABLE: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";
 const FREQS: &str = "rope_freqs.weight";
 const WINDOW: &str = "attention.sliding_window";
-/// Soft caps of scores and logits: Gemma 2's, which others' files may ask for.
+/// Soft caps of scores and logits: Gemma 2's; files of Gemma 3 may have the second, and other families' are refused.
 const CAPS: [&str; 2] = ["attn_logit_softcapping", "final_logit_softcapping"];
 
 /// A number that was written as f32, as the decimal it was meant to be: 1e-5 and not 9.99999974737875e-6.
