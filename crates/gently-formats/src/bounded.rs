@@ -1,7 +1,8 @@
-//! Small files that anybody may have written: regular files alone, and no more read of them than a bound.
+//! Files that anybody may have written: regular files alone, and no more read of them than a bound, or mapped.
 //!
 //! A pipe would be waited for, and a device may never end, though it says that it has no bytes.
 
+use gently_kernels::buffer::mmap::Mmap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Result};
 use std::path::Path;
@@ -38,6 +39,14 @@ fn regular(meta: &std::fs::Metadata) -> Result<()> {
         true => Ok(()),
         false => Err(Error::new(ErrorKind::InvalidInput, "it is not a regular file")),
     }
+}
+
+/// Maps a regular file of any size.
+///
+/// # Errors
+/// As [`open`], and those of [`Mmap::map`].
+pub(crate) fn map(path: impl AsRef<Path>) -> Result<Mmap> {
+    Mmap::map(&open(path)?)
 }
 
 /// All of a regular file of at most `most` bytes.
@@ -118,6 +127,8 @@ mod tests {
     fn what_is_not_a_regular_file_is_not_opened() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(dir.path(), 4).unwrap_err().to_string(), "it is not a regular file");
+        let e = crate::safetensors::SafeTensors::open(dir.path(), &crate::Limits::default()).unwrap_err();
+        assert!(e.hint().is_some_and(|hint| hint.contains("folder")), "{e}");
         #[cfg(unix)]
         {
             let link = dir.path().join("link");

@@ -145,28 +145,50 @@ impl Error {
             Self::Version { .. } => Some("prepare the data again with this version of the program"),
             Self::Magic { .. } => Some("check the path: this is some other file"),
             Self::UnreadType { .. } => {
-                Some("take the same model in F16, BF16, Q8_0, Q6_K, Q5_K, Q5_0, Q4_K, Q4_1, Q4_0, Q3_K or Q2_K")
+                Some("take the same model in F16, BF16, Q8_0, Q6_K, Q5_K, Q5_1, Q5_0, Q4_K, Q4_1, Q4_0, Q3_K or Q2_K")
             }
             Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
                     Some("choose a folder that you may write to, or change its permissions")
                 }
                 std::io::ErrorKind::StorageFull => Some("free some space, or choose another disk"),
+                std::io::ErrorKind::FileTooLarge => Some("raise the limit on the size of files (ulimit -f)"),
                 std::io::ErrorKind::NotFound => Some("check the path"),
                 std::io::ErrorKind::IsADirectory => Some("this is a folder: give the name of a file in it"),
                 std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
                     Some("a file stands where a folder is wanted: give another path, or move the file")
+                }
+                std::io::ErrorKind::InvalidInput | std::io::ErrorKind::NotSeekable => {
+                    Some("give a regular file: a folder, a pipe or a device is none")
                 }
                 _ => None,
             },
             Self::Metadata { .. } | Self::NoTensor { .. } => Some(
                 "the file is damaged, not the whole model, or of a kind that is not read here; take another file of the model",
             ),
-            Self::Request { .. } => None,
+            Self::Request { .. } => Some("correct what is named, or choose a format that can hold it"),
         }
     }
 
-    pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+    /// That the system refused to do this with the file or folder, for `map_err`.
+    pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { path: path.into(), action, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Error;
+    use crate::gguf::TensorType;
+
+    #[test]
+    fn types_that_are_read_are_offered() {
+        let error = Error::UnreadType { path: "m.gguf".into(), name: "w".into(), kind: "type IQ4_NL (20)".into() };
+        let hint = error.hint().unwrap();
+        // Integers are no weights, and F32 and F64 are seldom published.
+        let plain = |name: &str| matches!(name, "F32" | "F64") || name.starts_with('I');
+        for kind in TensorType::ALL.iter().filter(|kind| !plain(kind.name())) {
+            assert!(hint.contains(kind.name()), "{kind}: {hint}");
+        }
     }
 }

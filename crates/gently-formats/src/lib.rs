@@ -1,8 +1,8 @@
 //! Files of weights and tokens: bounded readers and atomic writers.
 //!
 //! Here: [`safetensors`], the weight format of the Hugging Face hub; [`gguf`], that of llama.cpp; [`shard`], Gently's token shards;
-//! [`npy`], matrices for NumPy; [`atomic`], files that are complete or absent; [`bounded`], small files of any kind; [`Limits`], how
-//! far a file's own numbers are believed. Not here: what the tensors mean (`gently-models`), and how text becomes tokens (`gently-text`,
+//! [`npy`], matrices for NumPy; [`atomic`], files that are complete or absent; [`unfinished`], what a signal undoes; [`bounded`], files
+//! of any kind; [`Limits`], how far a file's own numbers are believed. Not here: what the tensors mean (`gently-models`), and how text becomes tokens (`gently-text`,
 //! `gently-train::data`).
 //!
 //! A reader checks every count and offset of a file against the file's real size and the limits before it
@@ -30,6 +30,7 @@ pub mod gguf;
 pub mod npy;
 pub mod safetensors;
 pub mod shard;
+pub mod unfinished;
 
 pub use error::{Error, Result};
 

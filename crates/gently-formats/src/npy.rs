@@ -17,19 +17,22 @@
 
 use crate::atomic::AtomicFile;
 use crate::{Error, Result};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::path::Path;
 
 /// Bytes before the numbers: a multiple of 64, with room for any shape.
 const HEADER: usize = 128;
 
-/// A matrix `[rows, cols]` of f32 on its way into a file that will be complete or absent.
+/// A matrix `[rows, cols]` of f32 on its way into a file that will be complete or absent. A pipe or a device gets all of it at the
+/// end: the number of rows comes first, and until it is known the numbers are held in memory.
 #[derive(Debug)]
 pub struct Writer {
     file: AtomicFile,
     cols: usize,
     /// Numbers written.
     len: usize,
+    /// Numbers that wait, as bytes, where there is no going back in the file.
+    held: Vec<u8>,
 }
 
 impl Writer {
@@ -38,8 +41,10 @@ impl Writer {
     /// # Errors
     /// [`Error::Io`] naming the file; so for all that follow.
     pub fn create(path: impl AsRef<Path>, cols: usize) -> Result<Self> {
-        let mut writer = Self { file: AtomicFile::create(path)?, cols, len: 0 };
-        writer.put(&header(0, cols))?;
+        let mut writer = Self { file: AtomicFile::create(path)?, cols, len: 0, held: Vec::new() };
+        if !writer.file.is_forward() {
+            writer.put(&header(0, cols))?;
+        }
         Ok(writer)
     }
 
@@ -55,7 +60,13 @@ impl Writer {
     pub fn write(&mut self, numbers: &[f32]) -> Result<()> {
         let bytes: Vec<u8> = numbers.iter().flat_map(|v| v.to_le_bytes()).collect();
         self.len += numbers.len();
-        self.put(&bytes)
+        if !self.file.is_forward() {
+            return self.put(&bytes);
+        }
+        let room = self.held.try_reserve(bytes.len()).map_err(|_| std::io::Error::from(ErrorKind::OutOfMemory));
+        room.map_err(Error::io(self.file.target(), "write"))?;
+        self.held.extend(bytes);
+        Ok(())
     }
 
     /// Writes the shape and puts the file in its place; gives the number of rows.
@@ -69,9 +80,13 @@ impl Writer {
             let expected = bytes((rows + 1) * self.cols);
             return Err(Error::Size { path: self.file.target().into(), expected, found: bytes(self.len) });
         }
-        let sought = self.file.seek(SeekFrom::Start(0));
-        sought.map_err(Error::io(self.file.target(), "write"))?;
+        if !self.file.is_forward() {
+            let sought = self.file.seek(SeekFrom::Start(0));
+            sought.map_err(Error::io(self.file.target(), "write"))?;
+        }
         self.put(&header(rows, self.cols))?;
+        let held = std::mem::take(&mut self.held);
+        self.put(&held)?;
         self.file.commit()?;
         Ok(rows)
     }
@@ -109,6 +124,23 @@ mod tests {
         assert_eq!(numbers, [1.0, 2.0, 3.0, -4.0, 5.0, 6.5]);
         // The longest shape there is still fits.
         assert_eq!(header(usize::MAX, usize::MAX).len(), HEADER);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_gets_the_same_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, pipe) = (dir.path().join("a.npy"), dir.path().join("pipe"));
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let there = pipe.clone();
+        let reader = std::thread::spawn(move || std::fs::read(there).unwrap());
+        for path in [&path, &pipe] {
+            let mut writer = Writer::create(path, 2).unwrap();
+            writer.write(&[1.0, 2.0, 3.0]).unwrap();
+            writer.write(&[4.0]).unwrap();
+            assert_eq!(writer.finish().unwrap(), 2);
+        }
+        assert_eq!(reader.join().unwrap(), std::fs::read(path).unwrap());
     }
 
     #[test]

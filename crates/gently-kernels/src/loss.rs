@@ -154,7 +154,7 @@ pub fn softmax_cross_entropy(
             rows(path, grad, vocab, targets, softcap, Some(scale), nll);
         }
         None => {
-            let mut copy = AlignedBuf::try_zeroed(chunk_logits(targets.len(), vocab))?;
+            let mut copy = AlignedBuf::try_zeroed_for_call(chunk_logits(targets.len(), vocab))?;
             for (chunk, n) in cuts(targets.len(), chunk_rows(vocab)) {
                 let copy = &mut copy[..n * vocab];
                 copy.copy_from_slice(&logits[chunk * vocab..(chunk + n) * vocab]);
@@ -222,7 +222,7 @@ fn linear_cross_entropy_on(
     let count = check_targets(args.targets, v)?;
     let mut own = Vec::new();
     let nll = token_losses(per_token, n, &mut own);
-    let mut logits = AlignedBuf::<f32>::try_zeroed(chunk_logits(n, v))?;
+    let mut logits = AlignedBuf::<f32>::try_zeroed_for_call(chunk_logits(n, v))?;
     let w = Mat::f32(args.w, v, c);
     for (first, len) in cuts(n, chunk_rows(v)) {
         let z = &mut logits[..len * v];

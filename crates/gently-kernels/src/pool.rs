@@ -85,6 +85,8 @@ struct Loop<'a> {
 thread_local! {
     /// This thread is inside a loop; a further loop runs inline.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
+    /// The number of threads of loops that this thread begins; 0 where that is the program's.
+    static OWN: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Loop<'_> {
@@ -166,9 +168,31 @@ pub fn set_threads(n: usize) {
     pool().shared.threads.store(n, Ordering::Relaxed);
 }
 
-/// The number of threads that loops use.
+/// The number of threads that loops of the calling thread use.
 pub fn threads() -> usize {
-    pool().shared.threads.load(Ordering::Relaxed)
+    match OWN.get() {
+        0 => pool().shared.threads.load(Ordering::Relaxed),
+        own => own,
+    }
+}
+
+/// Loops that the calling thread begins use `n` threads, until what is returned goes out of scope. Loops of other threads keep
+/// to [`set_threads`]. 0 means the program's number.
+pub fn use_threads(n: usize) -> OwnThreads {
+    OwnThreads { before: OWN.replace(n.min(1024)), _of_this_thread: PhantomData }
+}
+
+/// The calling thread has a number of threads of its own: see [`use_threads`].
+#[must_use = "it ends when this is dropped"]
+pub struct OwnThreads {
+    before: usize,
+    _of_this_thread: PhantomData<*const ()>,
+}
+
+impl Drop for OwnThreads {
+    fn drop(&mut self) {
+        OWN.set(self.before);
+    }
 }
 
 /// Runs `f(0) … f(tasks − 1)`, each once, on all threads, in no particular order. Returns when all are
@@ -499,6 +523,22 @@ mod tests {
             }
         }
         set_threads(0);
+    }
+
+    #[test]
+    fn a_thread_may_have_a_number_of_its_own() {
+        {
+            let _five = use_threads(5);
+            assert_eq!(threads(), 5);
+            {
+                let _one = use_threads(1);
+                let me = thread::current().id();
+                parallel(8, |_| assert_eq!(thread::current().id(), me, "one thread is the caller"));
+            }
+            assert_eq!(threads(), 5);
+            thread::scope(|s| s.spawn(|| assert_eq!(OWN.get(), 0)).join().unwrap());
+        }
+        assert_eq!(OWN.get(), 0);
     }
 
     #[test]

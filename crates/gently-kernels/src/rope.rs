@@ -1,8 +1,7 @@
 //! Rotary positions: pairs of channels turned by an angle proportional to the position.
 //!
 //! Here: RoPE of Su et al., "RoFormer" (arXiv:2104.09864), eq. 34, in place on a strided view of heads,
-//! forward and inverse (which is also the backward, as a rotation's transpose is its inverse). Not
-//! here: scaled frequencies of long-context models; pass your own tables.
+//! forward and transposed, which is the backward. Not here: scaled frequencies of long-context models; pass your own.
 //!
 //! ```
 //! use gently_kernels::rope::{Positions, RopeStyle, RopeTable, rotate};
@@ -38,12 +37,12 @@ pub enum Positions<'a> {
     Each(&'a [u32]),
 }
 
-/// Cosines and sines, `[positions, R/2]`, made in f64 and rounded once.
+/// Cosines and sines, `[positions, R/2]`, both times a factor that is usually 1, made in f64 and rounded once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeTable<T = f32> {
-    /// cos(position · frequency).
+    /// factor · cos(position · frequency).
     pub cos: Vec<T>,
-    /// sin(position · frequency).
+    /// factor · sin(position · frequency).
     pub sin: Vec<T>,
     /// Pairs of channels in a row: R/2, where R ≤ D channels are turned.
     pub pairs: usize,
@@ -54,15 +53,15 @@ impl<T: Real> RopeTable<T> {
     pub fn new(positions: usize, rotated: usize, theta: f64) -> Self {
         let pairs = rotated / 2;
         let frequencies: Vec<f64> = (0..pairs).map(|i| theta.powf(-2.0 * i as f64 / rotated as f64)).collect();
-        Self::with_frequencies(positions, &frequencies)
+        Self::with_frequencies(positions, &frequencies, 1.0)
     }
 
-    /// One frequency for each pair, for scaled variants.
-    pub fn with_frequencies(positions: usize, frequencies: &[f64]) -> Self {
+    /// One frequency for each pair, for scaled variants, and the factor `scale` of the channels that are turned.
+    pub fn with_frequencies(positions: usize, frequencies: &[f64], scale: f64) -> Self {
         let angles = || (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
         Self {
-            cos: angles().map(|a| T::from_f64(a.cos())).collect(),
-            sin: angles().map(|a| T::from_f64(a.sin())).collect(),
+            cos: angles().map(|a| T::from_f64(scale * a.cos())).collect(),
+            sin: angles().map(|a| T::from_f64(scale * a.sin())).collect(),
             pairs: frequencies.len(),
         }
     }
@@ -74,7 +73,7 @@ impl<T: Real> RopeTable<T> {
 }
 
 /// Turns the first `2 · table.pairs` channels of each head of `x`, of shape `[B, T, H, D]`; the others
-/// stay. `inverse` turns back, which is also the gradient.
+/// stay. `inverse` turns the other way, which is the gradient, and turns back where the table's factor is 1.
 ///
 /// # Panics
 /// When the view leaves its slice, a head has too few channels, or a position is beyond the table.
@@ -231,6 +230,25 @@ mod tests {
                     assert!(worst < 2e-6, "{path:?} {style:?} {worst}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_factor_scales_the_turned_channels_alone() {
+        let shape = [1, 5, 2, 8];
+        let x = ramp(shape.iter().product());
+        let frequencies = [1.0, 0.3, 0.01];
+        let turned = |scale: f64| {
+            let mut y = x.clone();
+            let table = RopeTable::with_frequencies(5, &frequencies, scale);
+            let view = HeadViewMut::contiguous(&mut y, 5, 2, 8);
+            rotate(view, shape, &table, Positions::From(0), RopeStyle::Half, false);
+            y
+        };
+        let (plain, scaled) = (turned(1.0), turned(1.5));
+        for (i, (a, b)) in plain.iter().zip(&scaled).enumerate() {
+            let factor = if i % 8 < 6 { 1.5 } else { 1.0 };
+            assert!((factor * a - b).abs() < 2e-6, "{i}: {a} {b}");
         }
     }
 

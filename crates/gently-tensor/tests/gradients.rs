@@ -217,6 +217,8 @@ fn sequence() -> Vec<Case> {
         cases.push(case(Op::Rope, "at", vec![normal("x", &[2, 3, 2, 6])], move |x| {
             x[0].rope_at(&rope, &ids(&[0, 1, 0, 5, 6, 7], &[2, 3]))?.sqr()
         }));
+        let scaled = Rope::with_frequencies(8, vec![1.0, 0.1], 1.3, style);
+        cases.push(case(Op::Rope, "scaled", vec![normal("x", &[2, 3, 2, 6])], move |x| x[0].rope(&scaled, 2)?.sqr()));
     }
     let heads = || vec![normal("q", &[2, 5, 4, 3]), normal("k", &[2, 5, 2, 3]), normal("v", &[2, 5, 2, 3])];
     let docs = || ids(&[0, 0, 1, 1, 1, 3, 3, 3, 3, 4], &[2, 5]);
@@ -278,7 +280,7 @@ fn sequence() -> Vec<Case> {
     }));
     for (name, at) in [("rotary", None), ("rotary at", Some(&[0, 1, 2, 0, 1, 0, 1, 2, 3, 4]))] {
         cases.push(case(Op::AttentionPacked, name, vec![normal("qkv", &[2, 5, 32])], move |x| {
-            let rope = Rope::new(9, 4, 100.0, RopeStyle::Half)?;
+            let rope = Rope::with_frequencies(9, vec![1.0, 0.1], 1.3, RopeStyle::Half);
             let at = at.map(|p| ids(p, &[2, 5]));
             let mut spec = AttentionSpec::causal(4);
             spec.q_start = if at.is_some() { 0 } else { 3 };

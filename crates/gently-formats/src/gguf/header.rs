@@ -50,7 +50,7 @@ impl Entry {
     }
 }
 
-/// A checked header of one file.
+/// A checked header of one file, whose tensors follow one another without gap or overlap.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Header {
     /// Version of the format: 2 or 3.
@@ -96,10 +96,24 @@ impl Header {
         }
         let start = (r.at as u64).checked_next_multiple_of(alignment).ok_or_else(|| r.bad("it is too long".into()))?;
         let mut tensors = BTreeMap::new();
-        for t in raw {
+        // As ggml demands it, each begins where the one before it ends: a damaged type or size is found by the next, and none
+        // share bytes.
+        let (mut before, mut next) = (None, 0);
+        for t in &raw {
             let entry =
                 t.place(file.len() as u64, start, alignment).map_err(|reason| r.tensor_error(&t.name, reason))?;
-            match tensors.entry(t.name) {
+            if t.offset != next {
+                let found = format!("its data begins at byte {} of all", t.offset);
+                let reason = match before {
+                    Some(before) => format!("{found}, but {:?} before it ends at byte {next}", shorten(before)),
+                    None => format!("{found}, but it is the first"),
+                };
+                return Err(r.tensor_error(&t.name, reason));
+            }
+            let end = next.checked_add(entry.bytes.len() as u64).and_then(|n| n.checked_next_multiple_of(alignment));
+            next = end.ok_or_else(|| r.bad("it is too long".into()))?;
+            before = Some(&t.name);
+            match tensors.entry(t.name.clone()) {
                 Slot::Occupied(slot) => {
                     return Err(r.tensor_error(slot.key(), "it is there twice".into()));
                 }
@@ -108,23 +122,7 @@ impl Header {
                 }
             }
         }
-        let header = Self { version, metadata, tensors };
-        header.check_overlap(path)?;
-        Ok(header)
-    }
-
-    /// No two tensors may share bytes.
-    fn check_overlap(&self, path: &Path) -> Result<()> {
-        let mut order: Vec<_> = self.tensors.iter().filter(|(_, e)| !e.is_empty()).collect();
-        order.sort_by_key(|(_, e)| e.bytes.start);
-        for pair in order.windows(2) {
-            let ((first, a), (second, b)) = (pair[0], pair[1]);
-            if b.bytes.start < a.bytes.end {
-                let reason = format!("its data overlaps that of {:?}", shorten(first));
-                return Err(Error::Tensor { path: path.into(), name: shorten(second), reason });
-            }
-        }
-        Ok(())
+        Ok(Self { version, metadata, tensors })
     }
 
     /// Bytes of memory held.

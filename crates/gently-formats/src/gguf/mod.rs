@@ -7,7 +7,8 @@
 //!
 //! The format, all little-endian: `GGUF`, u32 version, u64 number of tensors, u64 number of keys; each key a string (u64
 //! length, bytes), u32 type, value; each tensor its name, u32 rank, u64 sizes **innermost first**, u32 type, u64 offset;
-//! then, at the next multiple of `general.alignment` (32 if absent), the data. Shapes here are outermost first, as
+//! then, at the next multiple of `general.alignment` (32 if absent), the data: of one tensor after another, each on such a
+//! multiple. Shapes here are outermost first, as
 //! everywhere else in this crate. Source: ggml's `docs/gguf.md`.
 //!
 //! Memory: an open file holds its header in at most [`HEADER_FACTOR`] times the header's own bytes, and the data stays in

@@ -1,7 +1,7 @@
 //! Reading through memory maps, one for each part of a split file.
 
 use super::{Entry, Header, Metadata};
-use crate::{Error, Limits, Result};
+use crate::{Error, Limits, Result, bounded};
 use gently_kernels::buffer::mmap::Mmap;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ impl Gguf {
         let count = paths.len();
         let mut whole: Option<Self> = None;
         for (i, path) in paths.into_iter().enumerate() {
-            let map = Mmap::open(&path).map_err(Error::io(&path, "read"))?;
+            let map = bounded::map(&path).map_err(Error::io(&path, "read"))?;
             let header = Header::parse(&map, limits, &path)?;
             check_part(&header.metadata, i, count)?;
             let gguf = whole.get_or_insert_with(|| Self {

@@ -1,7 +1,7 @@
 //! Reading through a memory map.
 
 use super::{Dtype, Element, Entry, Header};
-use crate::{Error, Limits, Result};
+use crate::{Error, Limits, Result, bounded};
 use gently_kernels::buffer::mmap::Mmap;
 use half::{bf16, f16};
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ impl SafeTensors {
     /// Those of [`Header::parse`], and [`Error::Io`].
     pub fn open(path: impl AsRef<Path>, limits: &Limits) -> Result<Self> {
         let path = path.as_ref();
-        let map = Mmap::open(path).map_err(Error::io(path, "read"))?;
+        let map = bounded::map(path).map_err(Error::io(path, "read"))?;
         let header = Header::parse(&map, limits, path)?;
         Ok(Self { path: path.into(), map, header })
     }

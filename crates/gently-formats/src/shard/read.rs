@@ -1,7 +1,7 @@
 //! Reading of a shard through a memory map.
 
 use super::header::{BLOCK, HEADER, Header, Layout};
-use crate::{Error, Result};
+use crate::{Error, Result, bounded};
 use gently_kernels::buffer::mmap::Mmap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ impl Shard {
     /// [`Error::Magic`], [`Error::Version`], [`Error::Size`], [`Error::Checksum`], [`Error::Header`], [`Error::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let map = Mmap::open(path).map_err(Error::io(path, "read"))?;
+        let map = bounded::map(path).map_err(Error::io(path, "read"))?;
         let (header, layout) = Header::parse(&map, map.len() as u64, path)?;
         let found = xxh3_64(&map[layout.mask as usize..]);
         if found != header.tail {

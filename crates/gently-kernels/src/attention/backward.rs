@@ -60,9 +60,9 @@ pub(super) fn backward_on(
     let refusal = Refusal::default();
 
     let [dq, dk, dv] = open(&mut grads, shape);
-    let mut partial = AlignedBuf::<f32>::try_zeroed(partial_len(shape, splits))?;
+    let mut partial = AlignedBuf::<f32>::try_zeroed_for_call(partial_len(shape, splits))?;
     let bins = spec.rel_bias.filter(|_| d_rel_bias.is_some()).map_or(0, |b| b.len() / shape.heads.max(1));
-    let mut bias = AlignedBuf::<f32>::try_zeroed(bias_len(shape, splits, bins))?;
+    let mut bias = AlignedBuf::<f32>::try_zeroed_for_call(bias_len(shape, splits, bins))?;
     let view = |data| Raw::new(&HeadView::contiguous(data, shape.t_q, shape.heads, shape.d));
     let io = Io {
         q: Raw::new(&q),

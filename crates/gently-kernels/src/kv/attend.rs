@@ -6,7 +6,7 @@
 
 use super::tile::{self, Head, MOST, Number, Query, Score, WIDEST};
 use super::{Data, PAGE, Page, PageShape};
-use crate::buffer::AlignedBuf;
+use crate::buffer::{AlignedBuf, OutOfMemory};
 use crate::cpu::{self, Path};
 use crate::gemm::scratch::{self, Slot};
 use crate::pool::{self, Disjoint};
@@ -73,12 +73,24 @@ pub struct Attend<'a> {
 }
 
 impl<'a> Attend<'a> {
+    /// Cuts the work of `spans`, where there is memory for its parts: a caller that can be asked for any spans takes
+    /// [`Attend::try_new`].
+    ///
+    /// # Panics
+    /// As [`Attend::try_new`], and when there is no memory for the parts.
+    pub fn new(spec: Spec<'a>, shape: PageShape, spans: &[Span]) -> Self {
+        Self::try_new(spec, shape, spans).unwrap_or_else(|e| panic!("{e}"))
+    }
+
     /// Cuts the work of `spans`.
+    ///
+    /// # Errors
+    /// The system has no memory for the parts, of which there are the more the longer the sequences.
     ///
     /// # Panics
     /// When heads do not divide, slopes are not one for each head, a soft cap is not positive, or the end of a span cannot be
     /// counted.
-    pub fn new(spec: Spec<'a>, shape: PageShape, spans: &[Span]) -> Self {
+    pub fn try_new(spec: Spec<'a>, shape: PageShape, spans: &[Span]) -> Result<Self, OutOfMemory> {
         assert!(
             shape.d > 0 && shape.kv_heads > 0 && spec.heads.is_multiple_of(shape.kv_heads) && spec.heads > 0,
             "attend: {} heads over {} key heads of {} channels",
@@ -116,8 +128,8 @@ impl<'a> Attend<'a> {
                 }
             }
         }
-        let parts = AlignedBuf::zeroed(parts * (shape.padded() + 2));
-        Self { spec, shape, spans: spans.to_vec(), tasks, joins, parts }
+        let parts = AlignedBuf::try_zeroed(parts * (shape.padded() + 2))?;
+        Ok(Self { spec, shape, spans: spans.to_vec(), tasks, joins, parts })
     }
 
     /// Attention of one layer: queries `[N, H, D]` in rows `q_stride` apart, `out` `[N, H·D]`. `pages` are those of

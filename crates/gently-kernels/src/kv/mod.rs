@@ -35,7 +35,7 @@ mod tile;
 
 pub use attend::{Attend, Span, Spec};
 
-use crate::buffer::AlignedBuf;
+use crate::buffer::{AlignedBuf, OutOfMemory};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
@@ -92,7 +92,7 @@ impl PageShape {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) enum Data {
     F32(AlignedBuf<f32>),
     F16(AlignedBuf<f16>),
@@ -101,7 +101,7 @@ pub(crate) enum Data {
 }
 
 /// Keys and values of up to [`PAGE`] tokens in all layers. Which of them are there is the owner's to know.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Page {
     shape: PageShape,
     data: Data,
@@ -124,15 +124,40 @@ pub struct Rows<'a> {
 }
 
 impl Page {
-    /// An empty page.
+    /// An empty page, where there is memory for it: a caller that can be asked for any number of them takes
+    /// [`Page::try_new`].
+    ///
+    /// # Panics
+    /// When there is no memory for it.
     pub fn new(shape: PageShape) -> Self {
+        Self::try_new(shape).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// An empty page.
+    ///
+    /// # Errors
+    /// The system has no memory for it.
+    pub fn try_new(shape: PageShape) -> Result<Self, OutOfMemory> {
         let numbers = shape.heads() * shape.head();
         let data = match shape.elem {
-            Elem::F32 => Data::F32(AlignedBuf::zeroed(numbers)),
-            Elem::F16 => Data::F16(AlignedBuf::zeroed(numbers)),
-            Elem::I8 => Data::I8(AlignedBuf::zeroed(numbers), AlignedBuf::zeroed(shape.heads() * 2 * PAGE)),
+            Elem::F32 => Data::F32(AlignedBuf::try_zeroed(numbers)?),
+            Elem::F16 => Data::F16(AlignedBuf::try_zeroed(numbers)?),
+            Elem::I8 => Data::I8(AlignedBuf::try_zeroed(numbers)?, AlignedBuf::try_zeroed(shape.heads() * 2 * PAGE)?),
         };
-        Self { shape, data }
+        Ok(Self { shape, data })
+    }
+
+    /// A page of its own with the same tokens.
+    ///
+    /// # Errors
+    /// As [`Page::try_new`].
+    pub fn try_clone(&self) -> Result<Self, OutOfMemory> {
+        let data = match &self.data {
+            Data::F32(d) => Data::F32(d.try_clone()?),
+            Data::F16(d) => Data::F16(d.try_clone()?),
+            Data::I8(d, scales) => Data::I8(d.try_clone()?, scales.try_clone()?),
+        };
+        Ok(Self { shape: self.shape, data })
     }
 
     /// What the page has room for.
@@ -206,11 +231,14 @@ impl Page {
     }
 
     /// The page that [`Page::to_bytes`] made, or `None` for another number of bytes.
-    pub fn from_bytes(shape: PageShape, bytes: &[u8]) -> Option<Self> {
+    ///
+    /// # Errors
+    /// As [`Page::try_new`].
+    pub fn from_bytes(shape: PageShape, bytes: &[u8]) -> Result<Option<Self>, OutOfMemory> {
         if bytes.len() != shape.bytes() {
-            return None;
+            return Ok(None);
         }
-        let mut page = Self::new(shape);
+        let mut page = Self::try_new(shape)?;
         match &mut page.data {
             Data::F32(d) => bytemuck::cast_slice_mut::<f32, u8>(d).copy_from_slice(bytes),
             Data::F16(d) => bytemuck::cast_slice_mut::<f16, u8>(d).copy_from_slice(bytes),
@@ -220,7 +248,7 @@ impl Page {
                 bytemuck::cast_slice_mut::<f32, u8>(scales).copy_from_slice(rest);
             }
         }
-        Some(page)
+        Ok(Some(page))
     }
 }
 

@@ -154,11 +154,23 @@ fn pages_go_through_bytes() {
         let pages = case.pages(elem, &qkv);
         let bytes = pages[0].to_bytes();
         assert_eq!(bytes.len(), case.shape(elem).bytes());
-        let again = Page::from_bytes(case.shape(elem), &bytes).unwrap();
+        let again = Page::from_bytes(case.shape(elem), &bytes).unwrap().unwrap();
+        let copy = again.try_clone().unwrap();
         let span = [Span { first_row: 0, rows: 40, start: 0 }];
         let was = case.run(cpu::path(), elem, &pages, &qkv, &span);
-        assert_eq!(case.run(cpu::path(), elem, &[Arc::new(again)], &qkv, &span), was);
-        assert!(Page::from_bytes(case.shape(elem), &bytes[1..]).is_none());
+        for page in [again, copy] {
+            assert_eq!(case.run(cpu::path(), elem, &[Arc::new(page)], &qkv, &span), was);
+        }
+        assert!(Page::from_bytes(case.shape(elem), &bytes[1..]).unwrap().is_none());
+    }
+}
+
+#[test]
+fn pages_that_no_machine_has_room_for_are_refused() {
+    for (elem, bytes) in [(Elem::F32, 4usize << 51), (Elem::F16, 2 << 51), (Elem::I8, 1 << 51)] {
+        // 2,048 numbers a layer.
+        let shape = PageShape { layers: 1 << 40, kv_heads: 1, d: 16, elem };
+        assert_eq!(Page::try_new(shape).unwrap_err().bytes, bytes, "{elem:?}");
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 ///
 /// # Errors
 /// When `x` is no whole number of blocks, `out` has another size than they need, a number to be rounded
-/// to integers is not finite, or a scale leaves the range of half precision.
+/// to integers is not finite, or a finite number or a scale of some leaves the range of the type that holds it.
 pub fn quantize(ty: BlockType, x: &[f32], out: &mut [u8]) -> Result<(), QuantError> {
     check_size(ty, x.len(), out.len())?;
     if !ty.is_float()
@@ -37,12 +37,15 @@ pub fn quantize(ty: BlockType, x: &[f32], out: &mut [u8]) -> Result<(), QuantErr
     }
 }
 
-/// Writes one block; whether its scales fit half precision.
+/// Writes one block; whether the floats in it are in range. Those that were not finite before stay as they are.
 fn block(ty: BlockType, x: &[f32], b: &mut [u8]) -> bool {
     match ty {
         BlockType::F32 => put(b, 0, x[0].to_le_bytes()),
-        BlockType::F16 => put(b, 0, f16::from_f32(x[0]).to_le_bytes()),
-        BlockType::Bf16 => put(b, 0, bf16::from_f32(x[0]).to_le_bytes()),
+        BlockType::F16 => put_half(b, 0, x[0]) || !x[0].is_finite(),
+        BlockType::Bf16 => {
+            let rounded = bf16::from_f32(x[0]);
+            put(b, 0, rounded.to_le_bytes()) && (rounded.is_finite() || !x[0].is_finite())
+        }
         BlockType::Q4_0 => centred(x, b, 8.0),
         BlockType::Q5_0 => centred(x, b, 16.0),
         BlockType::Q4_1 => affine(x, b, 15.0),

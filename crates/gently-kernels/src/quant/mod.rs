@@ -227,7 +227,7 @@ pub enum QuantError {
         /// The number, as text.
         value: String,
     },
-    /// A scale would leave the range of half precision.
+    /// A finite number, or the scale of some, would leave the range of the type that holds it.
     #[error("numbers as large as those of block {block} leave the range of {ty}")]
     Range {
         /// The type.

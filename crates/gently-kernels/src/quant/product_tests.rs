@@ -83,6 +83,13 @@ fn more_rows_than_can_be_counted_are_refused() {
 }
 
 #[test]
+fn rows_that_no_machine_has_room_for_are_refused() {
+    for kind in [RowKind::Int8, RowKind::F32] {
+        assert!(PackedRows::try_new(kind, 1 << 46, 32).is_err(), "{kind:?}");
+    }
+}
+
+#[test]
 #[should_panic(expected = "rows leave x")]
 fn rows_that_end_past_what_can_be_counted_are_refused() {
     PackedRows::new(RowKind::F32, 2, 32).fill(2, &[0.0; 32], usize::MAX);

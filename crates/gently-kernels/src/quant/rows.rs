@@ -6,7 +6,7 @@
 //! that a kernel finds each at a constant distance. A row's numbers do not depend on its neighbours.
 
 use super::BLOCK;
-use crate::buffer::AlignedBuf;
+use crate::buffer::{AlignedBuf, OutOfMemory};
 use crate::cpu::{self, Path};
 use crate::pool;
 use crate::simd::{Kernel, Simd, dispatch};
@@ -59,11 +59,23 @@ pub struct PackedRows {
 pub(crate) const ZEROS: [i32; 3] = [8, 16, 128];
 
 impl PackedRows {
-    /// Room for `capacity` rows of `k` numbers, with no row in it.
+    /// Room for `capacity` rows of `k` numbers, with no row in it, where there is memory for it: a caller that can be asked
+    /// for any number of rows takes [`PackedRows::try_new`].
     ///
     /// # Panics
-    /// When `k` is no multiple of 32 and the kind is [`RowKind::Int8`], or there is no memory for so many.
+    /// As [`PackedRows::try_new`], and when there is no memory for so many.
     pub fn new(kind: RowKind, capacity: usize, k: usize) -> PackedRows {
+        Self::try_new(kind, capacity, k).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// Room for `capacity` rows of `k` numbers, with no row in it.
+    ///
+    /// # Errors
+    /// The system has no memory for so many.
+    ///
+    /// # Panics
+    /// When `k` is no multiple of 32 and the kind is [`RowKind::Int8`], or so many cannot be counted.
+    pub fn try_new(kind: RowKind, capacity: usize, k: usize) -> Result<PackedRows, OutOfMemory> {
         // A tile may be up to two columns narrower than its kernel.
         let spare = if capacity <= 1 { 0 } else { 2 * capacity.div_ceil(MAX_WIDTH) };
         let numbers = capacity.checked_add(spare).and_then(|columns| columns.checked_mul(k));
@@ -76,19 +88,27 @@ impl PackedRows {
             RowKind::F32 => (0, numbers),
         };
         let blocks = ints / BLOCK;
-        PackedRows {
+        let sums = || AlignedBuf::<i32>::try_zeroed(blocks);
+        Ok(PackedRows {
             kind,
             k,
             rows: 0,
             capacity,
             width: 1,
-            ints: AlignedBuf::zeroed(ints),
-            scale: AlignedBuf::zeroed(blocks),
-            scaled_sum: AlignedBuf::zeroed(blocks),
-            start: [0; 3].map(|_| AlignedBuf::zeroed(blocks)),
-            half_sum: [0; 2].map(|_| AlignedBuf::zeroed(blocks)),
-            floats: AlignedBuf::zeroed(floats),
-        }
+            ints: AlignedBuf::try_zeroed(ints)?,
+            scale: AlignedBuf::try_zeroed(blocks)?,
+            scaled_sum: AlignedBuf::try_zeroed(blocks)?,
+            start: [sums()?, sums()?, sums()?],
+            half_sum: [sums()?, sums()?],
+            floats: AlignedBuf::try_zeroed(floats)?,
+        })
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        // Of each block of integers a scale, and six sums.
+        let words = self.floats.len() + self.scale.len() * 7;
+        self.ints.len() + 4 * words
     }
 
     /// The form of the rows.

@@ -142,6 +142,12 @@ fn refusals_name_what_is_wrong() {
     }
     let r = quantize(BlockType::Q8_0, &[3e38; 32], &mut [0; 34]);
     assert_eq!(r, Err(QuantError::Range { ty: BlockType::Q8_0, block: 0 }));
+    // The largest numbers, those that are rounded down to them, and those that would be infinite.
+    for (ty, most, beyond) in [(BlockType::F16, 65_519.0, 65_520.0), (BlockType::Bf16, 3.395e38, f32::MAX)] {
+        quantize(ty, &[1.0, most, -most, f32::INFINITY, f32::NAN], &mut [0; 10]).unwrap();
+        let r = quantize(ty, &[1.0, most, -beyond], &mut [0; 6]);
+        assert_eq!(r, Err(QuantError::Range { ty, block: 2 }));
+    }
 }
 
 proptest! {

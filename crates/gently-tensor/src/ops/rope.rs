@@ -25,6 +25,7 @@ struct Inner {
     style: RopeStyle,
     positions: usize,
     frequencies: Vec<f64>,
+    scale: f64,
     single: OnceLock<RopeTable<f32>>,
     double: OnceLock<RopeTable<f64>>,
 }
@@ -41,12 +42,14 @@ impl Rope {
             });
         }
         let frequencies = Vec::from_iter((0..rotated / 2).map(|i| theta.powf(-2.0 * i as f64 / rotated as f64)));
-        Ok(Rope::with_frequencies(positions, frequencies, style))
+        Ok(Rope::with_frequencies(positions, frequencies, 1.0, style))
     }
 
-    /// One frequency for each pair of channels: scaled variants for long contexts.
-    pub fn with_frequencies(positions: usize, frequencies: Vec<f64>, style: RopeStyle) -> Rope {
-        Rope(Arc::new(Inner { style, positions, frequencies, single: OnceLock::new(), double: OnceLock::new() }))
+    /// One frequency for each pair of channels, and the factor `scale` of the channels that are turned: scaled variants for
+    /// long contexts.
+    pub fn with_frequencies(positions: usize, frequencies: Vec<f64>, scale: f64, style: RopeStyle) -> Rope {
+        let (single, double) = (OnceLock::new(), OnceLock::new());
+        Rope(Arc::new(Inner { style, positions, frequencies, scale, single, double }))
     }
 
     /// The number of positions in the table.
@@ -66,12 +69,12 @@ impl Rope {
 
     pub(crate) fn table(&self) -> &RopeTable<f32> {
         let i = &self.0;
-        i.single.get_or_init(|| RopeTable::with_frequencies(i.positions, &i.frequencies))
+        i.single.get_or_init(|| RopeTable::with_frequencies(i.positions, &i.frequencies, i.scale))
     }
 
     pub(crate) fn table_f64(&self) -> &RopeTable<f64> {
         let i = &self.0;
-        i.double.get_or_init(|| RopeTable::with_frequencies(i.positions, &i.frequencies))
+        i.double.get_or_init(|| RopeTable::with_frequencies(i.positions, &i.frequencies, i.scale))
     }
 
     /// Refuses heads that are too narrow and positions beyond the table.
