@@ -42,6 +42,11 @@ fn main() -> Result<()> {
         ),
         ("llama", DecoderConfig { kv_heads: Some(2), head_width: Some(10), ..llama.clone() }, u64::MAX),
         (
+            "llama-stretched",
+            DecoderConfig { rope_factors: Some(vec![1.0, 2.0, 2.5]), rope_scale: Some(1.2), ..llama.clone() },
+            u64::MAX,
+        ),
+        (
             "llama-tied-biased-sharded",
             DecoderConfig {
                 tied_head: true,

@@ -132,11 +132,15 @@ pub struct DecoderConfig {
     /// Channels of a head that rotary positions turn, the first ones. Absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotary_width: Option<usize>,
-    /// Divisor of each rotary frequency, one for each pair of channels: long contexts (Llama 3.1, linear scaling).
+    /// Divisor of each rotary frequency, one for each pair of channels: long contexts (Llama 3.1, linear scaling, YaRN,
+    /// LongRoPE).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_factors: Option<Vec<f64>>,
-    /// Base of the rotary wavelengths in layers with a window, which then have no factors (Gemma 3). Absent: as the
-    /// other layers.
+    /// Factor of the channels that rotary positions turn (YaRN, LongRoPE). Absent: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scale: Option<f64>,
+    /// Base of the rotary wavelengths in layers with a window, which then have no factors and no scale (Gemma 3). Absent: as
+    /// the other layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_rope_theta: Option<f64>,
     /// Kind of MLP.
@@ -212,6 +216,7 @@ impl DecoderConfig {
                 rope_theta: 10000.0,
                 rotary_width: None,
                 rope_factors: None,
+                rope_scale: None,
                 local_rope_theta: None,
                 mlp: MlpKind::Gelu,
                 attention_bias: true,
@@ -335,11 +340,21 @@ impl DecoderConfig {
         self.window.filter(|_| self.window_skip.is_none_or(|n| !(layer + 1).is_multiple_of(n)))
     }
 
+    /// Base of the rotary wavelengths of a layer, counted from 0, that is turned otherwise than those without a window.
+    fn local_theta_of(&self, layer: usize) -> Option<f64> {
+        self.local_rope_theta.filter(|_| self.window_of(layer).is_some())
+    }
+
+    /// Factor of the channels that rotary positions turn in a layer, counted from 0.
+    pub fn rope_scale(&self, layer: usize) -> f64 {
+        self.rope_scale.filter(|_| self.local_theta_of(layer).is_none()).unwrap_or(1.0)
+    }
+
     /// The rotary frequency of each pair of channels in a layer, counted from 0: what a position is multiplied by to get an
     /// angle.
     pub fn rope_frequencies(&self, layer: usize) -> Vec<f64> {
         let width = self.rotary_width();
-        let local = self.local_rope_theta.filter(|_| self.window_of(layer).is_some());
+        let local = self.local_theta_of(layer);
         let theta = local.unwrap_or(self.rope_theta);
         let factors = self.rope_factors.as_deref().filter(|_| local.is_none()).unwrap_or(&[]);
         let factor = |i: usize| factors.get(i).copied().unwrap_or(1.0);
@@ -388,7 +403,7 @@ impl DecoderConfig {
         }
         let rotary = self.rotary_width();
         if rotary == 0 || rotary > self.head_width() || !rotary.is_multiple_of(2) {
-            let rule = format!("must be even, and at most head_width = {}", self.head_width());
+            let rule = format!("must be even, and at most {}, the channels of a head", self.head_width());
             if self.position == Position::Rotary {
                 return bad("rotary_width", rotary.to_string(), &rule);
             }
@@ -417,6 +432,7 @@ impl DecoderConfig {
         let reals = [
             ("norm_eps", self.norm_eps),
             ("rope_theta", self.rope_theta),
+            ("rope_scale", self.rope_scale.unwrap_or(1.0)),
             ("local_rope_theta", self.local_rope_theta.unwrap_or(1.0)),
             ("attention_scale", self.attention_scale.unwrap_or(1.0)),
             ("embed_scale", self.embed_scale.unwrap_or(1.0)),
@@ -531,7 +547,7 @@ mod tests {
     #[test]
     fn bad_combinations_name_the_key() {
         let base = || DecoderConfig::preset(Family::Gpt2);
-        let cases: [(&str, DecoderConfig); 20] = [
+        let cases: [(&str, DecoderConfig); 21] = [
             ("heads", DecoderConfig { heads: 7, ..base() }),
             ("kv_heads", DecoderConfig { kv_heads: Some(5), ..base() }),
             ("layers", DecoderConfig { layers: 0, ..base() }),
@@ -544,6 +560,7 @@ mod tests {
             ("logit_softcap", DecoderConfig { logit_softcap: Some(1e300), ..base() }),
             ("attention_softcap", DecoderConfig { attention_softcap: Some(1e-50), ..base() }),
             ("rope_factors", DecoderConfig { rope_factors: Some(vec![1e-300; 32]), ..base() }),
+            ("rope_scale", DecoderConfig { rope_scale: Some(f64::NAN), ..base() }),
             ("window", DecoderConfig { window: Some(0), ..base() }),
             ("norm_bias", DecoderConfig { norm: NormKind::Rms, ..base() }),
             ("rotary_width", DecoderConfig { rotary_width: Some(66), position: Position::Rotary, ..base() }),
@@ -568,6 +585,7 @@ mod tests {
             window_skip: Some(3),
             local_rope_theta: Some(100.0),
             rope_factors: Some(vec![8.0; 4]),
+            rope_scale: Some(1.5),
             head_width: Some(8),
             ..DecoderConfig::preset(Family::Llama)
         };
@@ -576,6 +594,7 @@ mod tests {
         assert_eq!(windows, [Some(4), Some(4), None, Some(4), Some(4), None]);
         assert_eq!(cfg.rope_frequencies(2)[0], 1.0 / 8.0);
         assert_eq!(cfg.rope_frequencies(3)[1], 100f64.powf(-0.25));
+        assert_eq!([2, 3].map(|layer| cfg.rope_scale(layer)), [1.5, 1.0]);
     }
 
     #[test]

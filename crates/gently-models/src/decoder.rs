@@ -101,20 +101,17 @@ impl Decoder {
     pub fn build(cfg: &DecoderConfig, b: Builder) -> Result<Self> {
         cfg.validate()?;
         // One table of angles for all layers that have the same: usually one, with local layers two.
-        let tables: Vec<(Vec<f64>, Arc<Rotary>)> = if cfg.position == Position::Rotary {
-            let local = (0..cfg.layers).find(|&l| cfg.rope_frequencies(l) != cfg.rope_frequencies(0));
-            let kinds = [Some(0), local].into_iter().flatten().map(|l| cfg.rope_frequencies(l));
-            kinds.map(|f| (f.clone(), Arc::new(Rotary::new(cfg.context, f)))).collect()
+        let tables: Vec<Arc<Rotary>> = if cfg.position == Position::Rotary {
+            let first = Rotary::of_layer(cfg, 0);
+            let other =
+                (0..cfg.layers).find(|&layer| !first.is_of(cfg, layer)).map(|layer| Rotary::of_layer(cfg, layer));
+            [Some(first), other].into_iter().flatten().map(Arc::new).collect()
         } else {
             Vec::new()
         };
         let rotary = |layer: usize| match tables.as_slice() {
-            [] => None,
-            [(_, only)] => Some(only.clone()),
-            several => {
-                let wanted = cfg.rope_frequencies(layer);
-                several.iter().find(|(f, _)| *f == wanted).map(|(_, table)| table.clone())
-            }
+            [only] => Some(only.clone()),
+            several => several.iter().find(|table| table.is_of(cfg, layer)).cloned(),
         };
         Self::with_mixers(cfg, b, |b, layer| Ok(Box::new(SoftmaxAttention::of_layer(b, cfg, layer, rotary(layer))?)))
     }
@@ -179,9 +176,9 @@ impl Decoder {
         self.params.iter().map(|p| p.tensor.numel()).sum()
     }
 
-    /// Floating-point operations of a training step per token, in sequences of `t` tokens. The convention is in
+    /// Floating-point operations of a training step per token, on average over sequences of `t` tokens. The convention is in
     /// [`crate::flops`].
-    pub fn flops_per_token(&self, t: usize) -> u64 {
+    pub fn flops_per_token(&self, t: usize) -> f64 {
         Cost::of(&self.cfg).training_flops_per_token(t)
     }
 

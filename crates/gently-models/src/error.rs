@@ -63,6 +63,14 @@ pub enum Error {
         /// What is wrong, with the key or line.
         message: String,
     },
+    /// Settings of a file that do not go together, or are of a model that is not computed here.
+    #[error("{}: {message}", path.display())]
+    Setting {
+        /// The file.
+        path: PathBuf,
+        /// The key, its value and what must hold.
+        message: String,
+    },
     /// A `model_type` this crate does not know.
     #[error("{}: model_type {model_type:?} is not supported", path.display())]
     UnknownModelType {
@@ -108,6 +116,28 @@ pub enum Error {
         path: PathBuf,
         /// Its name.
         name: String,
+    },
+    /// A head of its own in the files of a model whose head is the embedding table.
+    #[error("{}: tensor {name} is not the embedding table, but the configuration says so", path.display())]
+    UntiedHead {
+        /// The folder.
+        path: PathBuf,
+        /// The published name.
+        name: String,
+    },
+    /// A model that was saved without its head.
+    #[error("{}: the model was saved without its head ({name}): it embeds texts and writes none", path.display())]
+    NoHead {
+        /// The folder.
+        path: PathBuf,
+        /// The published name of the head.
+        name: String,
+    },
+    /// Weights in a form that only Python reads.
+    #[error("{}: weights as a Python pickle are not read", path.display())]
+    Pickle {
+        /// The file.
+        path: PathBuf,
     },
     /// A tensor of another shape than the configuration says.
     #[error("{}: tensor {name} has shape {found:?}, the configuration says {expected:?}", path.display())]
@@ -165,14 +195,30 @@ impl Error {
                 "the file is damaged, was not fully copied, or is of a model that is not read here; make or fetch it again"
                     .to_owned(),
             ),
+            Self::Setting { .. } => Some(
+                "no such model is computed here: see whether the file was edited by hand, or take another model of the family"
+                    .to_owned(),
+            ),
+            Self::UntiedHead { .. } => Some("set tie_word_embeddings to false in config.json".to_owned()),
+            Self::NoHead { .. } => Some("use it with gently embed, or take the files of the whole model".to_owned()),
+            Self::Pickle { .. } => Some(
+                "write them as model.safetensors with Python: AutoModelForCausalLM (AutoModel for an encoder) of transformers, \
+                 from_pretrained(FOLDER), then save_pretrained(NEW_FOLDER)"
+                    .to_owned(),
+            ),
             Self::UnsupportedOption { key: "layout (for GGUF)" | "dtype", .. } => {
                 Some("keep the model as a folder, with weights in f32, f16 or bf16".to_owned())
             }
             Self::UnsupportedOption { .. } => {
                 Some("without it the numbers would be others; take another model of the family that has it off".to_owned())
             }
-            Self::MissingTensor { .. } | Self::UnexpectedTensor { .. } | Self::TensorShape { .. } => {
-                Some("the weights and config.json may come from different models".to_owned())
+            Self::MissingTensor { path, .. } | Self::UnexpectedTensor { path, .. } | Self::TensorShape { path, .. } => {
+                let one_file = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+                let hint = match one_file {
+                    true => "the file is damaged, or its keys are those of another model; make or fetch it again",
+                    false => "the weights and config.json may come from different models",
+                };
+                Some(hint.to_owned())
             }
             Self::NoGgufForm { .. } => Some("keep the model as a folder, whose config.json says it".to_owned()),
             Self::NoModel { .. } => {
@@ -182,5 +228,17 @@ impl Error {
             Self::Tensor(e) => e.hint().map(str::to_owned),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Error;
+
+    #[test]
+    fn a_single_file_is_not_held_against_a_config_json() {
+        let hint = |path: &str| Error::MissingTensor { path: path.into(), name: "w".into() }.hint().unwrap();
+        assert!(hint("model/model.safetensors").contains("config.json"));
+        assert!(!hint("model.gguf").contains("config.json") && hint("m.GGUF").contains("the file is damaged"));
     }
 }

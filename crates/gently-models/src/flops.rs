@@ -5,12 +5,13 @@
 //!
 //! **Convention.** A multiply-add is two operations. Per token, a forward pass costs `2·N` for the N weights that
 //! take part in matrix products (the head counts, also when tied; looking a row up in a table costs nothing), and
-//! `4·L·T·H·D` for scores and weighted sums over T visible tokens: the full square is counted, as PaLM (Chowdhery
-//! et al. 2022, appendix B) and nanoGPT do, although the causal half is enough. A backward pass costs twice the
-//! forward, so training costs `6·N + 12·L·T·H·D`. Norms, activations and recomputation are not counted.
+//! `4·L·H·D` for the score and the weighted sum of each token that it sees. A backward pass costs twice the forward. Norms,
+//! activations and recomputation are not counted.
 //!
-//! The **floor** ([`Cost::floor_flops_per_token`]) counts of attention's square only what the mask leaves: it is what no
-//! program can do without, and over a machine's peak it gives the time that no program can beat.
+//! Of attention's square only what the mask leaves is counted, on average `(T+1)/2` tokens in a causal sequence of T: what no
+//! program can do without. Over a machine's peak it gives the time that no program can beat, the **floor**, and a share of the
+//! peak that is honest. PaLM (Chowdhery et al. 2022, appendix B) and nanoGPT count the full square, so their shares of the peak
+//! are higher, the more the longer sequences are.
 //!
 //! ```
 //! use gently_models::{config::DecoderConfig, flops::Cost};
@@ -19,7 +20,6 @@
 //! ```
 
 use crate::config::{DecoderConfig, NormKind, NormPlace, Position};
-use gently_tensor::Mask;
 
 /// Counts that follow from a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,12 +30,13 @@ pub struct Cost {
     pub embedding_parameters: u64,
     /// N: weights that take part in matrix products, the head included.
     pub matmul_parameters: u64,
-    /// `L·H·D`, what attention multiplies with the visible length.
-    /// Channels of all heads, over the layers that see everything.
+    /// `L·H·D`, channels of all heads, over the layers that see everything: what attention multiplies with the visible length.
     attention_width: u64,
     /// The same over the layers with a window.
     local_width: u64,
     window: u64,
+    /// A token sees those after it too.
+    bidirectional: bool,
     kv_elements: u64,
 }
 
@@ -72,12 +73,13 @@ impl Cost {
             attention_width: global * hd,
             local_width: (l - global) * hd,
             window: cfg.window.unwrap_or(0) as u64,
+            bidirectional: cfg.bidirectional,
             kv_elements: 2 * l * cfg.kv_heads() as u64 * d,
         }
     }
 
-    /// Operations of a forward pass per token, in a sequence of `t` tokens. A number over all that is counted here stays at the
-    /// greatest, so that a length that nobody has does not look like a short one.
+    /// Operations of a forward pass for a token that sees `t` tokens, itself among them. A number over all that is counted here
+    /// stays at the greatest, so that a length that nobody has does not look like a short one.
     pub fn forward_flops_per_token(&self, t: usize) -> u64 {
         let t = t as u64;
         let local = self.local_width.saturating_mul(self.window.min(t));
@@ -85,17 +87,19 @@ impl Cost {
         self.matmul_parameters.saturating_mul(2).saturating_add(scores.saturating_mul(4))
     }
 
-    /// Operations of a training step (forward and backward) per token, in a sequence of `t` tokens.
-    pub fn training_flops_per_token(&self, t: usize) -> u64 {
-        self.forward_flops_per_token(t).saturating_mul(3)
-    }
-
-    /// Operations of a training step per token that no program can do without, in sequences of `t` tokens: of attention
-    /// only the scores that the causal mask or the window leaves, on average over the sequence.
-    pub fn floor_flops_per_token(&self, t: usize) -> f64 {
-        let visible = |mask: Mask| mask.pairs(0, t, t) as f64 / t.max(1) as f64;
-        let local = visible(Mask::Window((self.window as usize).max(1)));
-        let scores = self.attention_width as f64 * visible(Mask::Causal) + self.local_width as f64 * local;
+    /// Operations of a training step (forward and backward) per token, on average over sequences of `t` tokens. The forward pass
+    /// is a third of them.
+    pub fn training_flops_per_token(&self, t: usize) -> f64 {
+        let t = t as f64;
+        // The first tokens see those before them and themselves, the others as many as the window holds.
+        let visible = |window: f64| {
+            let first = t.min(window);
+            match self.bidirectional {
+                true => t,
+                false => (first * (first + 1.0) / 2.0 + (t - first) * first) / t.max(1.0),
+            }
+        };
+        let scores = self.attention_width as f64 * visible(t) + self.local_width as f64 * visible(self.window as f64);
         6.0 * self.matmul_parameters as f64 + 12.0 * scores
     }
 
@@ -136,29 +140,32 @@ mod tests {
     }
 
     #[test]
-    fn nanogpt_convention() {
-        // nanoGPT's estimate_mfu: 6·N + 12·L·H·Q·T with N all parameters but the position table.
+    fn the_last_token_sees_all_of_its_sequence() {
         let cfg = DecoderConfig::named("gpt2").unwrap();
         let cost = Cost::of(&cfg);
         let n = cost.matmul_parameters;
-        assert_eq!(cost.training_flops_per_token(1024), 6 * n + 12 * 12 * 768 * 1024);
+        assert_eq!(cost.forward_flops_per_token(1024), 2 * n + 4 * 12 * 768 * 1024);
         let small = cost.parameters - 1024 * 768 - n;
         assert_eq!(small, 12 * (4 * 768 + 2304 + 768 + 3072 + 768) + 2 * 768, "what is left is norms and biases");
         let window = DecoderConfig { window: Some(16), ..cfg };
         assert_eq!(Cost::of(&window).forward_flops_per_token(1024), 2 * n + 4 * 12 * 768 * 16);
         // A length without end is no short one.
         assert_eq!(cost.forward_flops_per_token(usize::MAX), u64::MAX);
-        assert_eq!(cost.training_flops_per_token(usize::MAX), u64::MAX);
+        let without_end = cost.training_flops_per_token(usize::MAX);
+        assert!(without_end.is_finite() && without_end > u64::MAX as f64);
     }
 
     #[test]
-    fn the_floor_counts_visible_scores() {
+    fn training_counts_visible_scores() {
         let cfg = DecoderConfig::named("gpt2").unwrap();
         let products = 6.0 * Cost::of(&cfg).matmul_parameters as f64;
-        let attention = |cfg: &DecoderConfig, t| Cost::of(cfg).floor_flops_per_token(t) - products;
+        let attention = |cfg: &DecoderConfig, t| Cost::of(cfg).training_flops_per_token(t) - products;
         // A token sees (T + 1)/2 others on average; in a window of 16, all but the first 15 see 16.
         assert_eq!(attention(&cfg, 1024), 12.0 * 12.0 * 768.0 * 512.5);
-        let window = DecoderConfig { window: Some(16), ..cfg };
+        let window = DecoderConfig { window: Some(16), ..cfg.clone() };
         assert_eq!(attention(&window, 64) * 64.0, 12.0 * 12.0 * 768.0 * (49.0 * 16.0 + 120.0));
+        assert_eq!(attention(&window, 16), attention(&cfg, 16));
+        let encoder = DecoderConfig { bidirectional: true, ..cfg };
+        assert_eq!(attention(&encoder, 64), 12.0 * 12.0 * 768.0 * 64.0);
     }
 }

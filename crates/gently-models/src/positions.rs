@@ -6,11 +6,12 @@
 //! ```
 //! use gently_models::positions::Rotary;
 //! use gently_models::DecoderConfig;
-//! let rotary = Rotary::new(1024, DecoderConfig::named("smollm2-135m").unwrap().rope_frequencies(0));
+//! let rotary = Rotary::of_layer(&DecoderConfig { context: 1024, ..DecoderConfig::named("smollm2-135m").unwrap() }, 0);
 //! assert!(rotary.reaching(100).unwrap().positions() >= 100);
 //! assert!(rotary.reaching(1025).is_err());
 //! ```
 
+use crate::config::DecoderConfig;
 use crate::error::{Error, Result};
 use gently_tensor::{DType, Device, Rope, RopeStyle, Tensor};
 use std::sync::{PoisonError, RwLock};
@@ -80,14 +81,20 @@ impl PositionTable {
 pub struct Rotary {
     context: usize,
     frequencies: Vec<f64>,
+    scale: f64,
     table: RwLock<Option<Rope>>,
 }
 
 impl Rotary {
-    /// Angles for heads whose first `2 · frequencies.len()` channels are turned: see
-    /// [`crate::DecoderConfig::rope_frequencies`].
-    pub fn new(context: usize, frequencies: Vec<f64>) -> Self {
-        Self { context, frequencies, table: RwLock::new(None) }
+    /// The angles of a layer, counted from 0: see [`DecoderConfig::rope_frequencies`] and [`DecoderConfig::rope_scale`].
+    pub fn of_layer(cfg: &DecoderConfig, layer: usize) -> Self {
+        let (frequencies, scale) = (cfg.rope_frequencies(layer), cfg.rope_scale(layer));
+        Self { context: cfg.context, frequencies, scale, table: RwLock::new(None) }
+    }
+
+    /// Whether a layer of the same model has these angles too.
+    pub(crate) fn is_of(&self, cfg: &DecoderConfig, layer: usize) -> bool {
+        self.scale == cfg.rope_scale(layer) && self.frequencies == cfg.rope_frequencies(layer)
     }
 
     /// The table, with at least the positions before `end`.
@@ -101,7 +108,7 @@ impl Rotary {
         {
             return Ok(rope.clone());
         }
-        let rope = Rope::with_frequencies(rows, self.frequencies.clone(), RopeStyle::Half);
+        let rope = Rope::with_frequencies(rows, self.frequencies.clone(), self.scale, RopeStyle::Half);
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = Some(rope.clone());
         Ok(rope)
     }

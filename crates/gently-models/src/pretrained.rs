@@ -23,12 +23,11 @@ use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::families::{self, Layout, NameTable, Order, Rows};
 use crate::params::Param;
-use crate::weights::WeightSource;
-use gently_formats::gguf::Gguf;
+use crate::weights::{WeightSource, encode};
+use gently_formats::gguf::{Gguf, TensorType};
 use gently_formats::safetensors::{Dtype, Spec, Writer};
 use gently_formats::{Limits, atomic, bounded};
 use gently_tensor::{DType, Device};
-use half::{bf16, f16};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -71,7 +70,8 @@ impl Decoder {
     }
 
     /// Writes a model folder in f32: `config.json` and `model.safetensors`, each complete or absent. The layout is
-    /// that of the first published family that holds the model exactly, and our own otherwise.
+    /// that of the first published family that holds the model exactly, and our own otherwise. Read again, every parameter has
+    /// the same bits, but those that [`Decoder::rounded_when_saved`] names.
     ///
     /// # Errors
     /// [`Error::Format`] if a file cannot be written.
@@ -82,7 +82,7 @@ impl Decoder {
     /// As [`Decoder::save_pretrained`], with weights in F32, F16 or BF16.
     ///
     /// # Errors
-    /// As there; [`Error::UnsupportedOption`] for another type.
+    /// As there, also for numbers beyond the type's range; [`Error::UnsupportedOption`] for another type.
     pub fn save_as(&self, dir: impl AsRef<Path>, dtype: Dtype) -> Result<()> {
         let dir = dir.as_ref();
         if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16) {
@@ -97,6 +97,34 @@ impl Decoder {
     /// As [`Decoder::save_pretrained`].
     pub fn save_sharded(&self, dir: impl AsRef<Path>, max_bytes: u64) -> Result<()> {
         self.save_files(dir.as_ref(), max_bytes, Dtype::F32)
+    }
+
+    /// The parameters that come back from a folder of [`Decoder::save_pretrained`] with other bits: Gemma's layout stores the
+    /// scales of norms less one, and neither that difference nor the sum of it and one need be a number of 32 bits. Who goes on
+    /// training from such a folder needs these from elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] on a device without numbers.
+    pub fn rounded_when_saved(&self) -> Result<Vec<&Param>> {
+        let params = by_name(self.params());
+        let mut rounded = Vec::new();
+        for mapping in Layout::of(self.config()).names(self.config(), self.params()).mappings {
+            let Some(param) = params.get(mapping.ours.as_str()) else { continue };
+            let mut row = 0;
+            for Rows { rows, shift, .. } in mapping.theirs {
+                let first = row;
+                row += rows;
+                if shift == 0.0 {
+                    continue;
+                }
+                let values = param.tensor.narrow(0, first, rows)?.to_dtype(DType::F32)?.to_vec::<f32>()?;
+                if values.iter().any(|v| (v - shift + shift).to_bits() != v.to_bits()) {
+                    rounded.push(*param);
+                    break;
+                }
+            }
+        }
+        Ok(rounded)
     }
 
     fn save_files(&self, dir: &Path, max_bytes: u64, dtype: Dtype) -> Result<()> {
@@ -133,12 +161,13 @@ impl Decoder {
                 shard.iter().map(|o| Spec { name: o.rows.name.clone(), dtype, shape: o.shape() }).collect();
             let mut writer = Writer::create(dir.join(&file), &specs, &metadata)?;
             for out in shard {
+                let encoded = |kind, values: &[f32]| encode(&dir.join(&file), &out.rows.name, kind, values);
                 for values in out.bands() {
                     let values = values?;
                     total += (dtype.size() * values.len()) as u64;
                     match dtype {
-                        Dtype::F16 => writer.write(&bytes_of(&values, |v| f16::from_f32(v).to_le_bytes()))?,
-                        Dtype::Bf16 => writer.write(&bytes_of(&values, |v| bf16::from_f32(v).to_le_bytes()))?,
+                        Dtype::F16 => writer.write(&encoded(TensorType::F16, &values)?)?,
+                        Dtype::Bf16 => writer.write(&encoded(TensorType::Bf16, &values)?)?,
                         _ => writer.write_f32(&values)?,
                     }
                 }
@@ -163,10 +192,6 @@ impl Decoder {
         }
         write_json(&dir.join(CONFIG), &config)
     }
-}
-
-fn bytes_of(values: &[f32], bytes: impl Fn(f32) -> [u8; 2]) -> Vec<u8> {
-    values.iter().flat_map(|v| bytes(*v)).collect()
 }
 
 /// Most numbers of a tensor that are copied at a time on their way out, unless one row has more.

@@ -163,25 +163,29 @@ impl Spec<'_> {
     fn rotation(&mut self) {
         let (d, theta) = (self.cfg.rotary_width(), self.cfg.rope_theta);
         let factor = if self.cfg.rope_factors.is_some() { " / factor[i]" } else { "" };
+        let (open, close) = match self.cfg.rope_scale {
+            Some(scale) => (format!("{scale}·("), ")"),
+            None => (String::new(), ""),
+        };
         self.algorithm("ŷ ← rotate(y, t)   rotary position of a query or key y ∈ ℝ^D at position t, counted from 0");
         self.steps(&[
             format!("for i ∈ [0, {}):", d / 2),
             format!("  a ← t · {theta}^(−2i/{d}){factor}"),
-            format!("  ŷ[i]     ← y[i]·cos a − y[i+{}]·sin a", d / 2),
-            format!("  ŷ[i+{}] ← y[i+{}]·cos a + y[i]·sin a", d / 2, d / 2),
+            format!("  ŷ[i]     ← {open}y[i]·cos a − y[i+{}]·sin a{close}", d / 2),
+            format!("  ŷ[i+{}] ← {open}y[i+{}]·cos a + y[i]·sin a{close}", d / 2, d / 2),
             match self.cfg.head_width() {
                 all if all == d => "return ŷ".into(),
                 _ => format!("return ŷ, whose channels from {d} on are those of y"),
             },
         ]);
         if let Some(local) = self.cfg.local_rope_theta.filter(|_| self.cfg.window.is_some()) {
-            self.line(format!(
-                "In blocks with a window {local} stands for {theta}{}.",
-                match factor {
-                    "" => "",
-                    _ => ", without the factors",
-                }
-            ));
+            let without = match (factor, close) {
+                ("", "") => "",
+                (_, "") => ", without the factors",
+                ("", _) => ", and 1 for the number in front",
+                _ => ", without the factors, and 1 for the number in front",
+            };
+            self.line(format!("In blocks with a window {local} stands for {theta}{without}."));
         }
     }
 
@@ -332,13 +336,14 @@ impl Spec<'_> {
 
     fn cost(&mut self) {
         let (cost, t) = (Cost::of(self.cfg), self.cfg.context);
+        let training = cost.training_flops_per_token(t);
         let _ = write!(
             self.out,
-            "\nCost. {} parameters. One token of a sequence of {t}: {:.3e} operations forward, {:.3e} in training.\n\
+            "\nCost. {} parameters. A token in a sequence of {t}, on average: {:.3e} operations forward, {:.3e} in training.\n\
              Keys and values of one token: {} bytes in f32.\n",
             cost.parameters,
-            cost.forward_flops_per_token(t) as f64,
-            cost.training_flops_per_token(t) as f64,
+            training / 3.0,
+            training,
             cost.kv_bytes_per_token(),
         );
     }
@@ -362,14 +367,19 @@ mod tests {
 
     #[test]
     fn llama_says_what_llama_is() {
-        let cfg =
-            DecoderConfig { logit_softcap: Some(30.0), window: Some(128), ..DecoderConfig::preset(Family::Llama) };
+        let cfg = DecoderConfig {
+            logit_softcap: Some(30.0),
+            window: Some(128),
+            rope_scale: Some(1.5),
+            ..DecoderConfig::preset(Family::Llama)
+        };
         let text = text(&cfg);
         for part in
             ["RMS norm", "rotate(Q[:,t], t−1)", "⌊h/3⌋", "W_g, W_u", "30 · tanh", "j ≤ t − 128", "W_h ∈ ℝ^{49152×576}"]
         {
             assert!(text.contains(part), "{part} in\n{text}");
         }
+        assert!(text.contains("← 1.5·(y[i]·cos a"), "{text}");
         assert!(!text.contains("W_p"));
     }
 }

@@ -40,6 +40,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use store::{Raw, Store};
 
+pub(crate) use write::encode;
 pub use write::{Storage, requantize};
 
 /// The most layers believed, as in a recipe: a file may have tensors enough for more, and each layer is made.
@@ -78,15 +79,29 @@ pub struct WeightSource {
     table: NameTable,
     /// Where each parameter of ours stands in the table, and its shape.
     params: BTreeMap<String, (usize, Vec<usize>)>,
+    /// The name of the head that the model has of its own and that is in no file.
+    lost_head: Option<String>,
+}
+
+/// What files have of a head, against what the configuration says.
+enum Head {
+    /// What it says.
+    Said,
+    /// One of its own, where the embedding table was said to be it.
+    Own,
+    /// None, where it has one of its own: a model saved without its head.
+    Lost(String),
 }
 
 impl WeightSource {
     /// Opens a model folder (`config.json` beside safetensors files, whole or in shards) or a GGUF file (whole or in parts), and
-    /// checks that its tensors are the configuration's.
+    /// checks that its tensors are the configuration's. A head in the files that is not the embedding table counts, also where
+    /// `config.json` says that the two are one, as in transformers. A model that was saved without a head of its own is opened as
+    /// one whose head is the embedding table, see [`WeightSource::check_head`].
     ///
     /// # Errors
-    /// [`Error::NoModel`]; [`Error::UnknownModelType`], [`Error::UnsupportedOption`] and [`Error::Json`] for the
-    /// configuration; [`Error::MissingTensor`], [`Error::UnexpectedTensor`],
+    /// [`Error::NoModel`]; [`Error::UnknownModelType`], [`Error::UnsupportedOption`], [`Error::Setting`] and [`Error::Json`] for
+    /// the configuration; [`Error::Pickle`]; [`Error::MissingTensor`], [`Error::UnexpectedTensor`],
     /// [`Error::TensorShape`] and [`Error::NonZeroBias`] for weights that are not this configuration's;
     /// [`Error::Format`] for broken files.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
@@ -99,7 +114,14 @@ impl WeightSource {
         }
         let config = path.join(CONFIG);
         let (layout, cfg) = families::read_config(&read_json(&config)?, &config)?;
-        Self::of_folder(path, layout, &cfg)
+        let source = Self::of_store(Store::open_folder(path)?, layout, cfg)?;
+        let source = match source.found_head()? {
+            Head::Said => source,
+            Head::Own => source.with_tied_head(false)?,
+            Head::Lost(name) => Self { lost_head: Some(name), ..source.with_tied_head(true)? },
+        };
+        source.check()?;
+        Ok(source)
     }
 
     /// An open GGUF file.
@@ -111,19 +133,36 @@ impl WeightSource {
         let key = format!("{}.block_count", file.metadata().text("general.architecture")?);
         Self::check_layers(&cfg, file.tensors().len(), &key, file.path())?;
         let table = (entry.gguf_names)(&cfg);
-        Self::new(cfg, entry.layout, Store::Gguf(Box::new(file)), table)
+        let source = Self::new(cfg, entry.layout, Store::Gguf(Box::new(file)), table)?;
+        source.check()?;
+        Ok(source)
     }
 
     /// The folder of a model whose configuration is known.
     ///
     /// # Errors
-    /// As [`WeightSource::open`].
+    /// As [`WeightSource::open`]; [`Error::UntiedHead`] where the configuration has no place for the files' head.
     pub fn of_folder(dir: &Path, layout: Layout, cfg: &DecoderConfig) -> Result<Self> {
-        let store = Store::open_folder(dir)?;
-        Self::check_layers(cfg, store.len(), "the number of layers", &dir.join(CONFIG))?;
-        let shapes = shapes_of(cfg)?;
-        let table = layout.names(cfg, shapes.params());
-        Self::new(cfg.clone(), layout, store, table)
+        let source = Self::of_store(Store::open_folder(dir)?, layout, cfg.clone())?;
+        if let (Head::Own, Some(name)) = (source.found_head()?, &source.table.head) {
+            return Err(Error::UntiedHead { path: dir.into(), name: name.clone() });
+        }
+        source.check()?;
+        Ok(source)
+    }
+
+    /// The same, unchecked.
+    fn of_store(store: Store, layout: Layout, cfg: DecoderConfig) -> Result<Self> {
+        Self::check_layers(&cfg, store.len(), "the number of layers", &store.path().join(CONFIG))?;
+        let shapes = shapes_of(&cfg)?;
+        let table = layout.names(&cfg, shapes.params());
+        Self::new(cfg, layout, store, table)
+    }
+
+    /// The same files for a model whose head is the embedding table or its own, unchecked.
+    fn with_tied_head(self, tied_head: bool) -> Result<Self> {
+        let Self { cfg, layout, store, .. } = self;
+        Self::of_store(store, layout, DecoderConfig { tied_head, ..cfg })
     }
 
     /// Each layer has tensors: a number of layers over theirs is not believed, and nothing is made by it. `key` says it.
@@ -145,9 +184,31 @@ impl WeightSource {
                 params.insert(mapping.ours.clone(), (i, param.tensor.dims().to_vec()));
             }
         }
-        let source = Self { cfg, layout, store, table, params };
-        source.check()?;
-        Ok(source)
+        Ok(Self { cfg, layout, store, table, params, lost_head: None })
+    }
+
+    /// Whether the head that the configuration speaks of is the one in the files.
+    fn found_head(&self) -> Result<Head> {
+        let Some(name) = &self.table.head else { return Ok(Head::Said) };
+        let table = self.table.mappings.iter().find(|m| m.ours == "embed.tokens").and_then(|m| m.theirs.first());
+        let Some(table) = table else { return Ok(Head::Said) };
+        Ok(match (self.cfg.tied_head, self.find(name).ok()) {
+            (true, Some(head)) if !head.is_same(&self.find(&table.name)?)? => Head::Own,
+            // Saved without its head, the others have lost the first part of their names too.
+            (false, None) if self.find(&table.name)?.name != table.name => Head::Lost(name.clone()),
+            _ => Head::Said,
+        })
+    }
+
+    /// Refuses files without a head, of a model that has one of its own: texts can be embedded with them, and none written.
+    ///
+    /// # Errors
+    /// [`Error::NoHead`].
+    pub fn check_head(&self) -> Result<()> {
+        match &self.lost_head {
+            Some(name) => Err(Error::NoHead { path: self.path().into(), name: name.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// What the model is.
@@ -224,8 +285,9 @@ impl WeightSource {
     /// The model with all its weights in f32.
     ///
     /// # Errors
-    /// As [`WeightSource::parts`].
+    /// As [`WeightSource::parts`] and [`WeightSource::check_head`].
     pub fn decoder(&self, device: &Device) -> Result<Decoder> {
+        self.check_head()?;
         let model = Decoder::build(&self.cfg, Builder::new(None, device))?;
         self.fill(&model)?;
         Ok(model)
@@ -269,16 +331,24 @@ impl WeightSource {
             let first = self.find(plus)?.to_f32()?;
             values.chunks_mut(cols.max(1)).for_each(|row| row.iter_mut().zip(&first).for_each(|(v, p)| *v += p));
         }
-        values.iter_mut().for_each(|v| *v += rows.shift);
+        // Not where there is none: the sum of -0 and 0 is 0.
+        if rows.shift != 0.0 {
+            values.iter_mut().for_each(|v| *v += rows.shift);
+        }
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let bytes = if rows.order == Order::Same { bytes } else { reorder(&bytes, rows.rows, rows.order) };
         Ok(Part { kind: TensorType::F32, rows: rows.rows, cols, bytes: Cow::Owned(bytes) })
     }
 
-    /// A published tensor under its name, or under its name without the prefix.
+    /// A published tensor under its name, or under its name without the prefix, each with its end as it is and as it was.
     fn find(&self, name: &str) -> Result<Raw<'_>> {
+        let old = |name: &str| {
+            let renamed = |(end, old): &(&str, &str)| Some(format!("{}{old}", name.strip_suffix(*end)?));
+            self.table.old_ends.iter().filter_map(renamed).find_map(|name| self.store.get(&name))
+        };
         let bare = self.table.optional_prefix.and_then(|prefix| name.strip_prefix(prefix));
-        let found = [Some(name), bare].into_iter().flatten().find_map(|name| self.store.get(name));
+        let found =
+            [Some(name), bare].into_iter().flatten().find_map(|name| self.store.get(name).or_else(|| old(name)));
         found.ok_or_else(|| Error::MissingTensor { path: self.store.path().into(), name: name.to_owned() })
     }
 
@@ -313,9 +383,9 @@ impl WeightSource {
             known.insert(raw.name);
         }
         for name in self.store.names() {
-            let skipped = self.table.skipped.iter().any(|end| name.ends_with(end));
-            let tied = self.cfg.tied_head && matches!(name, "lm_head.weight" | "embed_out.weight" | "output.weight");
-            if !known.contains(name) && !skipped && !tied {
+            // The embedding table a second time.
+            let tied = self.cfg.tied_head && self.table.head.as_deref() == Some(name);
+            if !known.contains(name) && !self.table.skips(name) && !tied {
                 let path = self.store.get(name).map_or(self.store.path(), |raw| raw.path);
                 return Err(Error::UnexpectedTensor { path: path.into(), name: name.to_owned() });
             }

@@ -71,9 +71,7 @@ fn check(name: &str, layout: Layout) {
     let out = tempfile::tempdir().unwrap();
     model.save_pretrained(out.path()).unwrap();
     let again = Decoder::load_pretrained(out.path(), &Device::Cpu).unwrap();
-    let exact = model.config().rope_factors.is_none();
-    let (found, _) = pretrained::read_config(out.path()).unwrap();
-    assert_eq!(found, if exact { layout } else { Layout::Native }, "{name}");
+    assert_eq!(pretrained::read_config(out.path()).unwrap().0, layout, "{name}");
     let off = relative(&answer(&again, &ids).to_vec::<f32>().unwrap(), &logits);
     assert!(off <= TOLERANCE, "{name}, written and read: {off:e}");
 }
@@ -92,11 +90,13 @@ families! {
     llama_stretched "llama3-scaled" Llama;
     mistral "mistral" Mistral;
     qwen2 "qwen2" Qwen2;
+    qwen2_yarn "qwen2-yarn" Qwen2;
     qwen3 "qwen3" Qwen3;
     gemma "gemma" Gemma;
     gemma2 "gemma2" Gemma2;
     gemma3 "gemma3" Gemma3;
     phi3 "phi3" Phi3;
+    phi3_long "phi3-long" Phi3;
     olmo2 "olmo2" Olmo2;
     gpt_neox "gpt-neox" NeoX;
     gpt_neox_serial "gpt-neox-serial" NeoX;
@@ -126,7 +126,8 @@ fn write(source: &WeightSource, path: &Path) -> Result<(), Error> {
 fn what_is_written_as_gguf_is_read_as_the_same_model() {
     let out = tempfile::tempdir().unwrap();
     let names = ["llama3-scaled", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "olmo2"];
-    for name in names.into_iter().chain(["gpt2-gguf", "gpt-neox", "gpt-neox-serial", "bert"]) {
+    let others = ["gpt2-gguf", "gpt-neox", "gpt-neox-serial", "bert", "qwen2-yarn", "phi3-long"];
+    for name in names.into_iter().chain(others) {
         let source = WeightSource::open(folder(name)).unwrap();
         let path = out.path().join(format!("{name}.gguf"));
         write(&source, &path).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -156,13 +157,7 @@ fn what_gguf_cannot_say_is_refused_and_named() {
         ("bert", "hidden_act", "gelu".into(), ""),
     ];
     for (name, key, value, said) in cases {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("config.json");
-        let text = std::fs::read_to_string(folder(name).join("config.json")).unwrap();
-        let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
-        json[key] = value;
-        std::fs::write(&path, json.to_string()).unwrap();
-        std::fs::copy(folder(name).join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+        let dir = edited(name, &[(key, value)]);
         let out = dir.path().join("out.gguf");
         let written = write(&WeightSource::open(dir.path()).unwrap(), &out);
         assert_eq!(out.exists(), said.is_empty(), "{name}: {key}");
@@ -233,7 +228,7 @@ fn what_is_wrong_with_a_file_is_named() {
     refused("llama.rope.dimension_count", &|k, _| k.push(("llama.rope.dimension_count".into(), Value::U32(1))));
     refused("has shape", &|k, _| set(k, "llama.embedding_length", Value::U64(1 << 14)));
     refused("ffn_gate.weight has shape", &|k, _| set(k, "llama.feed_forward_length", Value::U32(1 << 27)));
-    refused("rope.scaling.type", &|k, _| k.push(("llama.rope.scaling.type".into(), Value::Text("yarn".into()))));
+    refused("rope.scaling.type", &|k, _| k.push(("llama.rope.scaling.type".into(), Value::Text("dynamic".into()))));
     refused("blk.0.attn_v.weight is missing", &|_, s| s.retain(|s| s.name != "blk.0.attn_v.weight"));
     refused("blk.1.attn_v.weight has no place", &|_, s| {
         s.push(Spec { name: "blk.1.attn_v.weight".into(), kind: TensorType::F32, shape: vec![4, 4] });
@@ -293,6 +288,26 @@ fn soft_caps_are_gemmas_alone() {
     }
 }
 
+/// What llama.cpp passes over, or does otherwise.
+#[test]
+fn scales_and_masks_of_other_models_are_refused() {
+    let families = ["llama", "gemma", "phi3", "olmo2", "qwen2", "qwen3", "gptneox", "gpt2"];
+    let refused = |architecture: &str, key: &str, value: Value| {
+        let e = with(architecture, &[(key, value)], &[]).unwrap_err().to_string();
+        assert!(e.contains(&format!("{architecture}.{key}")) && e.contains("tiny.gguf"), "{e}");
+    };
+    for architecture in families {
+        refused(architecture, "attention.scale", Value::F32(0.123));
+        refused(architecture, "attention.causal", Value::Bool(false));
+    }
+    refused("bert", "attention.causal", Value::Bool(true));
+    let natural = with("llama", &[], &[]).unwrap().attention_scale();
+    for said in [0.0, natural as f32] {
+        let more = [("attention.scale", Value::F32(said)), ("attention.causal", Value::Bool(true))];
+        assert_eq!(with("llama", &more, &[]).unwrap().attention_scale(), natural);
+    }
+}
+
 #[test]
 fn a_gemma2_file_without_its_keys_has_the_published_sizes() {
     let gemma2 = |more: &[(&str, Value)]| {
@@ -333,10 +348,142 @@ fn stretched_positions_are_read_whole_or_refused() {
         let e = tiny(|k, s| freqs(k, s, more)).map(drop).unwrap_err().to_string();
         assert!(e.contains(said), "{said}: {e}");
     };
-    refused("rope.scaling.type", &[("rope.scaling.type", text("yarn")), ("rope.scaling.factor", number(4.0))]);
+    refused("rope.scaling.factor", &[("rope.scaling.type", text("yarn")), ("rope.scaling.factor", number(4.0))]);
     refused("rope.scaling.factor", &[("rope.scaling.type", text("linear")), ("rope.scaling.factor", number(4.0))]);
     refused("rope.scaling.factor", &[("rope.scaling.factor", number(4.0))]);
-    refused("rope.scaling.attn_factor", &[("rope.scaling.attn_factor", number(1.5))]);
     // Alone the tensor is read; the smallest file's is zero, which is no divisor.
     refused("rope_factors = 0 must", &[("rope.scaling.type", text("linear")), ("rope.scaling.factor", number(1.0))]);
+
+    let scale = |more: &[(&str, Value)]| with("llama", more, &[]).unwrap().rope_scale;
+    assert_eq!(scale(&[("rope.scaling.attn_factor", number(1.5))]), Some(1.5));
+    assert_eq!(scale(&[("rope.scaling.attn_factor", number(1.0))]), None);
+    let yarn = |more: &[(&'static str, Value)]| {
+        [&[("rope.scaling.type", text("yarn")), ("rope.scaling.factor", number(4.0))][..], more].concat()
+    };
+    let usual = 1.0 + 0.1 * 4f64.ln();
+    assert_eq!(scale(&yarn(&[])), Some(usual));
+    assert_eq!(scale(&yarn(&[("rope.scaling.attn_factor", number(0.5))])), Some(0.5 * usual));
+    assert_eq!(scale(&yarn(&[("rope.scaling.yarn_attn_factor", number(usual as f32))])), Some(usual));
+    let refused = |architecture: &str, said: &str, more: &[(&str, Value)]| {
+        let e = with(architecture, more, &["post_attention_norm", "post_ffw_norm"]).unwrap_err().to_string();
+        assert!(e.contains(&format!("{architecture}.{said}")), "{said}: {e}");
+    };
+    // llama.cpp takes no notice of these, and the model would be another with them.
+    for key in ["rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_log_multiplier"] {
+        refused("llama", key, &yarn(&[(key, number(0.25))]));
+    }
+    refused("llama", "rope.scaling.factor", &[("rope.scaling.type", text("yarn"))]);
+    refused("llama", "rope.scaling.type", &[("rope.scaling.type", text("longrope"))]);
+    // It would be that of the layers with a window too.
+    refused("gemma3", "rope.scaling.attn_factor", &[("rope.scaling.attn_factor", number(1.5))]);
+    let long = |_: &mut Vec<(String, Value)>, specs: &mut Vec<Spec>| {
+        specs.push(Spec { name: "rope_factors_long.weight".into(), kind: TensorType::F32, shape: vec![1] });
+    };
+    let e = tiny(long).map(drop).unwrap_err().to_string();
+    assert!(e.contains("without rope_factors_short.weight"), "{e}");
+}
+
+/// The folder of a fixture with other keys in its configuration.
+fn edited(name: &str, keys: &[(&str, serde_json::Value)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(folder(name).join("config.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    keys.iter().for_each(|(key, value)| json[*key] = value.clone());
+    std::fs::write(dir.path().join("config.json"), json.to_string()).unwrap();
+    std::fs::copy(folder(name).join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    dir
+}
+
+#[test]
+fn stretched_positions_are_written_as_llama_cpp_reads_them() {
+    use serde_json::json;
+    let linear = json!({ "rope_type": "linear", "factor": 8.0, "rope_theta": 1e4 });
+    let yarn = json!({ "rope_type": "yarn", "factor": 4.0, "rope_theta": 100.0, "original_max_position_embeddings": 64,
+                       "attention_factor": 1.5 });
+    let llama3 = json!({ "rope_type": "llama3", "factor": 4.0, "rope_theta": 100.0, "partial_rotary_factor": 1.0,
+                         "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64 });
+    let local = json!({ "rope_type": "default", "rope_theta": 1e4 });
+    let gemma3 = json!({ "full_attention": linear, "sliding_attention": local });
+    let (none, freqs): (&[&str], &[&str]) = (&[], &["rope_freqs.weight"]);
+    let long: &[&str] = &["rope_factors_long.weight", "rope_factors_short.weight"];
+    // The fixture, its positions, the type that the file says, its tensors of divisors, and whether llama.cpp refuses these.
+    let cases = [
+        ("llama3-scaled", &linear, Some("linear"), none, false),
+        ("qwen2", &linear, Some("linear"), none, false),
+        ("qwen3", &linear, Some("linear"), none, false),
+        ("gemma2", &linear, Some("linear"), none, false),
+        ("gemma3", &gemma3, Some("linear"), none, false),
+        ("olmo2", &linear, Some("linear"), none, false),
+        ("gpt-neox", &linear, Some("linear"), none, false),
+        ("qwen3", &yarn, Some("yarn"), none, false),
+        ("llama3-scaled", &llama3, None, freqs, false),
+        ("gpt-neox", &llama3, None, freqs, true),
+        ("phi3-long", &serde_json::Value::Null, Some("longrope"), long, false),
+    ];
+    for (name, rope, kind, tensors, ours_alone) in cases {
+        let keys = [("rope_parameters", rope.clone())];
+        let dir = edited(name, if rope.is_null() { &[] } else { &keys });
+        let source = WeightSource::open(dir.path()).unwrap();
+        assert!(source.config().rope_factors.as_ref().is_some_and(|f| f.iter().any(|f| *f != 1.0)), "{name}");
+        assert_eq!(source.gguf_is_ours_alone(), ours_alone, "{name}");
+        let path = dir.path().join("out.gguf");
+        write(&source, &path).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let file = WeightSource::open(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let gguf = file.gguf().unwrap();
+        let key = format!("{}.rope.scaling.type", gguf.metadata().text("general.architecture").unwrap());
+        assert_eq!(gguf.metadata().text_if(&key).unwrap(), kind, "{name}");
+        let mut found: Vec<_> = gguf.tensors().keys().filter(|name| name.starts_with("rope_")).collect();
+        found.sort();
+        assert_eq!(found, tensors, "{name}");
+        let ids: Vec<u32> = (1..=16).collect();
+        let of = |source: &WeightSource| {
+            let model = source.decoder(&Device::Cpu).unwrap();
+            answer(&model, &model.ids(&ids, 1).unwrap()).to_vec::<f32>().unwrap()
+        };
+        let off = relative(&of(&file), &of(&source));
+        assert!(off <= TOLERANCE, "{name}: {off:e}");
+        // From the file to a folder of the family.
+        let out = tempfile::tempdir().unwrap();
+        file.decoder(&Device::Cpu).unwrap().save_pretrained(out.path()).unwrap();
+        assert_eq!(pretrained::read_config(out.path()).unwrap().0, source.layout(), "{name}");
+    }
+}
+
+#[test]
+fn yarn_without_a_factor_goes_to_gguf_and_back() {
+    use serde_json::json;
+    for factor in [2.0, 4.0, 8.0, 16.0, 32.0, 40.0] {
+        let yarn = json!({ "rope_type": "yarn", "factor": factor, "rope_theta": 100.0,
+                           "original_max_position_embeddings": 64, "attention_factor": 1.0 });
+        let dir = edited("qwen3", &[("rope_parameters", yarn)]);
+        let source = WeightSource::open(dir.path()).unwrap();
+        let path = dir.path().join("out.gguf");
+        write(&source, &path).unwrap_or_else(|e| panic!("{factor}: {e}"));
+        let file = WeightSource::open(&path).unwrap();
+        assert_eq!((source.config().rope_scale, file.config().rope_scale), (None, None), "{factor}");
+        assert_eq!(file.config().rope_factors, source.config().rope_factors, "{factor}");
+    }
+}
+
+#[test]
+fn what_llama_cpp_computes_otherwise_is_known() {
+    use serde_json::{Value, json};
+    let ignored = |name: &str, key: &str, value: Value| {
+        let dir = edited(name, &[(key, value)]);
+        WeightSource::open(dir.path()).unwrap().gguf_ignored().join(", ")
+    };
+    assert_eq!(ignored("mistral", "sliding_window", json!(3)), "the window of 3 tokens");
+    assert_eq!(ignored("mistral", "sliding_window", Value::Null), "");
+    assert_eq!(ignored("phi3", "sliding_window", json!(3)), "the window of 3 tokens");
+    assert_eq!(ignored("gemma3", "query_pre_attn_scalar", json!(4)), "the factor 0.5 of the scores");
+    assert!(ignored("gemma2", "attn_logit_softcapping", Value::Null).contains("the absence of a soft cap"));
+
+    // Gemma 3 has no form for a factor of the turned channels.
+    let yarn = json!({ "rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 64,
+                       "attention_factor": 0.7 });
+    let local = json!({ "rope_type": "default", "rope_theta": 1e4 });
+    let both = json!({ "full_attention": yarn, "sliding_attention": local });
+    let dir = edited("gemma3", &[("rope_parameters", both)]);
+    let error = write(&WeightSource::open(dir.path()).unwrap(), &dir.path().join("out.gguf")).unwrap_err();
+    assert!(matches!(&error, Error::NoGgufForm { key, .. } if key == "rope_scale"), "{error}");
 }

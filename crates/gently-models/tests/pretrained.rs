@@ -1,8 +1,8 @@
 //! Model folders: what is written is read back bit for bit, and what is wrong with a folder is named.
 
-use gently_models::config::{DecoderConfig, Family, NormPlace};
+use gently_models::config::{DecoderConfig, Family, MlpKind, NormPlace};
 use gently_models::families::Layout;
-use gently_models::{Decoder, Error, pretrained};
+use gently_models::{Decoder, Error, Param, pretrained};
 use gently_tensor::{Device, Rng};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -84,6 +84,36 @@ fn folders_come_back_bit_for_bit() {
 }
 
 #[test]
+fn parameters_that_a_layout_rounds_are_named() {
+    const ROUNDED: &str = "blocks.1.mlp_norm.weight";
+    let gemma =
+        DecoderConfig { mlp: MlpKind::Geglu, tied_head: true, embed_scale: Some(12f64.sqrt()), ..tiny(Family::Llama) };
+    for (cfg, layout, rounded) in [(tiny(Family::Gpt2), Layout::Gpt2, vec![]), (gemma, Layout::Gemma, vec![ROUNDED])] {
+        assert_eq!(Layout::of(&cfg), layout);
+        let model = model(&cfg);
+        for p in model.params() {
+            let first = match (layout, p.name.as_str()) {
+                // Less one it has a bit more than f32 holds.
+                (Layout::Gemma, ROUNDED) => 10_066_331.0 / 33_554_432.0,
+                (Layout::Gemma, name) if name.contains("norm") => 0.5,
+                // A number of its own, also in matrices that are written turned.
+                _ => -0.0,
+            };
+            p.tensor.with_data_mut(|d: &mut [f32]| d[0] = first).unwrap();
+        }
+        let named: Vec<_> = model.rounded_when_saved().unwrap().iter().map(|p| p.name.as_str()).collect();
+        assert_eq!(named, rounded, "{layout:?}");
+        let dir = tempfile::tempdir().unwrap();
+        model.save_pretrained(dir.path()).unwrap();
+        let again = load(dir.path()).unwrap();
+        let bits = |p: &Param| p.tensor.to_vec::<f32>().unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        let pairs = model.params().iter().zip(again.params());
+        let differ: Vec<_> = pairs.filter(|(a, b)| bits(a) != bits(b)).map(|(a, _)| a.name.as_str()).collect();
+        assert_eq!(differ, rounded, "{layout:?}");
+    }
+}
+
+#[test]
 fn equal_models_write_equal_bytes() {
     let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for dir in [&a, &b] {
@@ -116,7 +146,7 @@ fn what_is_wrong_is_named() {
         (Family::Gpt2, |j| j["n_layer"] = json!(1u64 << 27), "layers"),
         (Family::Gpt2, |j| j["n_embd"] = json!(1u64 << 14), "wte.weight"),
         (Family::Gpt2, |j| j["vocab_size"] = json!(1u64 << 28), "wte.weight"),
-        (Family::Llama, |j| j["rope_parameters"] = json!({"rope_type": "yarn"}), "rope_parameters"),
+        (Family::Llama, |j| j["rope_parameters"] = json!({"rope_type": "dynamic"}), "rope_parameters"),
         (Family::Llama, |j| j["hidden_act"] = json!("gelu"), "hidden_act"),
         (Family::Llama, |j| j["num_key_value_heads"] = json!(0), "num_key_value_heads = 0"),
         (Family::Llama, |j| j["num_hidden_layers"] = json!(0), "num_hidden_layers = 0"),
@@ -162,6 +192,44 @@ fn what_is_wrong_is_named() {
     assert!(error.hint().unwrap().contains("gently"));
     edit_config(dir.path(), |j| j["gently"] = Value::Null);
     assert_same(&biased, &load(dir.path()).unwrap());
+}
+
+#[test]
+fn finite_numbers_are_not_written_as_infinite_ones() {
+    use gently_formats::gguf::TensorType;
+    use gently_formats::safetensors::Dtype;
+    use gently_models::WeightSource;
+    use gently_models::weights::Storage;
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, out, file) = (dir.path().join("whole"), dir.path().join("out"), dir.path().join("out.gguf"));
+    let model = model(&tiny(Family::Gpt2));
+    let tokens = model.params().iter().find(|p| p.name == "embed.tokens").unwrap();
+    let with = |value: f32| {
+        tokens.tensor.with_data_mut(|d: &mut [f32]| d[3] = value).unwrap();
+        model.save_pretrained(&whole).unwrap();
+    };
+    let folder = |dtype| model.save_as(&out, dtype);
+    let gguf = |kind| WeightSource::open(&whole)?.write_gguf(&file, Storage::new(kind), &[], |_, _| ());
+    let refused = |done: Result<(), Error>, tensor: &str, kind: &str| {
+        let error = done.unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains(tensor) && said.contains(&format!("the range of {kind}")), "{said}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("choose a format")), "{said}");
+        assert!(!out.join("model.safetensors").exists() && !file.exists());
+    };
+    with(-1e5);
+    refused(folder(Dtype::F16), "wte.weight", "F16");
+    refused(gguf(TensorType::F16), "token_embd.weight", "F16");
+    with(f32::MAX);
+    refused(folder(Dtype::Bf16), "wte.weight", "BF16");
+    refused(gguf(TensorType::Bf16), "token_embd.weight", "BF16");
+    // What was infinite before is as it was.
+    with(f32::INFINITY);
+    for (dtype, kind) in [(Dtype::F16, TensorType::F16), (Dtype::Bf16, TensorType::Bf16)] {
+        folder(dtype).unwrap();
+        gguf(kind).unwrap();
+    }
+    assert_eq!(WeightSource::open(&out).unwrap().to_f32("embed.tokens").unwrap()[3], f32::INFINITY);
 }
 
 #[test]

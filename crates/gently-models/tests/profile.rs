@@ -40,7 +40,7 @@ fn calls_add_up_to_the_floor() {
         for recompute in [false, true] {
             let cx = ForwardCx { training: true, recompute, ..ForwardCx::default() };
             let r = step(&cfg, batch, t, &cx);
-            let floor = Cost::of(&cfg).floor_flops_per_token(t) * (batch * t) as f64;
+            let floor = Cost::of(&cfg).training_flops_per_token(t) * (batch * t) as f64;
             let off = products(&r) / floor - 1.0;
             assert!(off.abs() < 1e-9, "{off} off");
             // Norms, activations and the rest are small beside the products.

@@ -1,8 +1,8 @@
 //! BERT encoders without heads, MiniLM among them: attention both ways, norms after each sum, learned positions.
 //!
 //! Traps: the embedding of the token's type is added; sentences are all of the first type, so its row is added to the position
-//! table when read. The GELU is the erf form, eps 1e-12. Old files say `gamma` and `beta` for a norm's weight and bias (refused by
-//! their names), and carry `position_ids`, which are no weights. The pooler is not the mean that embedders use.
+//! table when read. The GELU is the erf form, eps 1e-12. Old files say `gamma` and `beta` for a norm's weight and bias, and carry
+//! `position_ids`, which are no weights. The pooler is not the mean that embedders use. Heads (masked words, classes) are left out.
 //!
 //! ```
 //! use gently_models::families::Entry;
@@ -10,7 +10,7 @@
 //! ```
 
 use super::keys::activation_name;
-use super::{Entry, GgufKeys, Keys, Layout, NameTable};
+use super::{Entry, Keys, Layout, NameTable};
 use crate::config::{DecoderConfig, Family, MlpKind, NormPlace};
 use crate::error::Result;
 use gently_formats::gguf::Value as Meta;
@@ -25,10 +25,12 @@ pub static ENTRY: Entry = Entry {
     to_json,
     names: |cfg| NameTable {
         optional_prefix: Some("bert."),
+        old_ends: &[("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta")],
+        other_heads: &["cls.", "classifier.", "qa_outputs."],
         skipped: &["embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"],
         ..names(cfg, &HF)
     },
-    from_gguf,
+    from_gguf: |keys| keys.common(base()),
     to_gguf: |_| vec![("attention.causal", Meta::Bool(false))],
     gguf_names: |cfg| names(cfg, &GGUF),
 };
@@ -53,7 +55,7 @@ fn from_json(keys: &Keys) -> Result<DecoderConfig> {
     keys.must_be_off("add_cross_attention")?;
     Ok(DecoderConfig {
         vocab: keys.size("vocab_size")?,
-        context: keys.size("max_position_embeddings")?,
+        context: keys.size_if("max_position_embeddings")?.unwrap_or(512),
         width: keys.size("hidden_size")?,
         layers: keys.size("num_hidden_layers")?,
         heads: keys.size("num_attention_heads")?,
@@ -81,13 +83,6 @@ fn to_json(cfg: &DecoderConfig) -> Value {
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     })
-}
-
-fn from_gguf(keys: &GgufKeys) -> Result<DecoderConfig> {
-    if keys.flag_if("attention.causal")? == Some(true) {
-        return Err(keys.error("attention.causal", "a causal BERT is not supported"));
-    }
-    keys.common(base())
 }
 
 struct Names {

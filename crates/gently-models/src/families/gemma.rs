@@ -2,7 +2,8 @@
 //! layers with a window between others; soft caps in 2 (the last one in
 //! some files of 3), normalised queries and keys and two rotary wavelengths in 3.
 //!
-//! Traps: Hugging Face stores the scales of norms less one, GGUF as they are; the embedding's factor √C is not the head's;
+//! Traps: Hugging Face stores the scales of norms less one, GGUF as they are; a `config.json` of Gemma 2 or 3 that leaves caps or
+//! window out has those of the published sizes, and one that says null has none; the embedding's factor √C is not the head's;
 //! scores are divided by the root of `query_pre_attn_scalar`, which GGUF does not have (the largest sizes are known by their
 //! number of layers); a Gemma 2 file that says nothing of soft caps and window has those of the published sizes; Gemma 3's
 //! local layers ignore the stretching of positions.
@@ -13,7 +14,7 @@
 //! ```
 
 use super::stacked::{self, Choices};
-use super::{Entry, GgufKeys, Keys, Layout, llama};
+use super::{Entry, GgufKeys, Keys, Layout, llama, rope};
 use crate::config::{DecoderConfig, Family, MlpKind, NormPlace};
 use crate::error::Result;
 use gently_formats::gguf::Value as Meta;
@@ -23,13 +24,25 @@ use serde_json::{Value, json};
 const SKIP2: usize = 2;
 /// Every sixth layer of Gemma 3 has no window.
 const SKIP3: usize = 6;
+/// Layers of the largest Gemma 2, whose scores are divided by the root of width over heads.
+const LARGEST2: usize = 46;
+/// The same of Gemma 3.
+const LARGEST3: usize = 62;
+/// The activation's name.
+const TANH: &str = "gelu_pytorch_tanh";
 
 /// Gemma 1.
 pub static GEMMA: Entry = Entry {
     layout: Layout::Gemma,
     model_types: &["gemma"],
     architectures: &["gemma"],
-    from_json: |keys| finish(from_json(keys)?),
+    from_json: |keys| {
+        // "gelu" is the tanh form all the same.
+        if !["gelu", "gelu_new", TANH].contains(&keys.text_or("hidden_act", TANH)?) {
+            return Err(keys.unsupported("hidden_act"));
+        }
+        finish(from_json(keys, &defaults(8192, 16))?)
+    },
     to_json: |cfg| to_json(cfg, "GemmaForCausalLM", "gemma", &[]),
     names: |cfg| stacked::hf(cfg, Choices { norm_shift: 1.0, ..Choices::default() }),
     from_gguf: |keys| finish(keys.common(base())?),
@@ -46,21 +59,21 @@ pub static GEMMA2: Entry = Entry {
         let window_skip = Some(window_skip(keys, SKIP2)?);
         finish(DecoderConfig {
             norm_place: NormPlace::Both,
-            attention_scale: Some(keys.real_or("query_pre_attn_scalar", 256.0)?.powf(-0.5)),
-            attention_softcap: keys.real_if("attn_logit_softcapping")?,
-            logit_softcap: keys.real_if("final_logit_softcapping")?,
-            window: keys.size_if("sliding_window")?,
+            attention_scale: Some(scale(keys.real_or("query_pre_attn_scalar", 256.0)?)),
+            attention_softcap: keys.optional_real("attn_logit_softcapping", Some(50.0))?,
+            logit_softcap: keys.optional_real("final_logit_softcapping", Some(30.0))?,
+            window: keys.optional_size("sliding_window", Some(4096))?,
             window_skip,
-            ..from_json(keys)?
+            ..from_json(keys, &defaults(8192, 4))?
         })
     },
     to_json: |cfg| {
         let more = [
-            ("query_pre_attn_scalar", json!(scalar(cfg))),
+            ("query_pre_attn_scalar", scalar(cfg)),
             ("attn_logit_softcapping", json!(cfg.attention_softcap)),
             ("final_logit_softcapping", json!(cfg.logit_softcap)),
             ("sliding_window", json!(cfg.window)),
-            ("layer_types", json!(layer_types(cfg))),
+            ("layer_types", json!(llama::layer_types(cfg))),
         ];
         to_json(cfg, "Gemma2ForCausalLM", "gemma2", &more)
     },
@@ -78,10 +91,10 @@ pub static GEMMA2: Entry = Entry {
             window_skip: pattern(keys, SKIP2)?,
             ..keys.common_capped(base())?
         };
-        finish(scaled(keys, cfg, 46)?)
+        finish(scaled(keys, cfg, LARGEST2)?)
     },
     to_gguf: |cfg| {
-        let mut more = window_keys(cfg);
+        let mut more = own_keys(cfg);
         let caps = [("attn_logit_softcapping", cfg.attention_softcap), ("final_logit_softcapping", cfg.logit_softcap)];
         more.extend(caps.map(|(key, cap)| (key, Meta::F32(cap.unwrap_or(0.0) as f32))));
         more
@@ -96,54 +109,38 @@ pub static GEMMA3: Entry = Entry {
     architectures: &["gemma3"],
     from_json: |keys| {
         keys.must_be_off("attn_logit_softcapping")?;
-        keys.must_be_off("use_bidirectional_attention")?;
-        let mut cfg = DecoderConfig {
+        let cfg = DecoderConfig {
             norm_place: NormPlace::Both,
             qk_norm: true,
-            logit_softcap: keys.real_if("final_logit_softcapping")?.filter(|cap| *cap != 0.0),
-            attention_scale: Some(keys.real_or("query_pre_attn_scalar", 256.0)?.powf(-0.5)),
-            window: keys.size_if("sliding_window")?,
+            // transformers divides by 0 too, which is no model: null says none.
+            logit_softcap: keys.real_if("final_logit_softcapping")?,
+            attention_scale: Some(scale(keys.real_or("query_pre_attn_scalar", 256.0)?)),
+            window: keys.optional_size("sliding_window", Some(4096))?,
             window_skip: Some(window_skip(keys, keys.size_if("sliding_window_pattern")?.unwrap_or(SKIP3))?),
-            local_rope_theta: Some(keys.real_or("rope_local_base_freq", 10000.0)?),
-            rope_theta: keys.real_or("rope_theta", 1e6)?,
-            ..from_json(keys)?
+            ..from_json(keys, &defaults(1 << 17, 4))?
         };
-        // transformers 5 has an object for each kind of layer.
-        if let Some(rope) = keys.object("rope_parameters")? {
-            if let Some(local) = rope.object("sliding_attention")? {
-                if !matches!(local.rope_factors(1.0, 2)?, Some(None)) {
-                    return Err(keys.unsupported("rope_parameters"));
-                }
-                cfg.local_rope_theta = Some(local.real_or("rope_theta", 10000.0)?);
-            }
-            if let Some(full) = rope.object("full_attention")? {
-                cfg.rope_theta = full.real_or("rope_theta", 1e6)?;
-                let factors = full.rope_factors(cfg.rope_theta, cfg.head_width())?;
-                cfg.rope_factors = factors.ok_or_else(|| keys.unsupported("rope_parameters"))?;
-            }
-        }
-        finish(cfg)
+        finish(turned(keys, cfg)?)
     },
     to_json: |cfg| {
-        let rope = |theta: Option<f64>| json!({ "rope_type": "default", "rope_theta": theta });
+        let full = rope::object(cfg, rope::Kind::of(cfg));
+        let local = json!({ "rope_type": "default", "rope_theta": cfg.local_rope_theta });
         let more = [
-            ("query_pre_attn_scalar", json!(scalar(cfg))),
+            ("query_pre_attn_scalar", scalar(cfg)),
             ("final_logit_softcapping", json!(cfg.logit_softcap)),
             ("sliding_window", json!(cfg.window)),
-            ("layer_types", json!(layer_types(cfg))),
+            ("layer_types", json!(llama::layer_types(cfg))),
             ("rope_local_base_freq", json!(cfg.local_rope_theta)),
-            (
-                "rope_parameters",
-                json!({
-                    "full_attention": rope(Some(cfg.rope_theta)), "sliding_attention": rope(cfg.local_rope_theta),
-                }),
-            ),
+            ("rope_parameters", json!({ "full_attention": full, "sliding_attention": local })),
         ];
         to_json(cfg, "Gemma3ForCausalLM", "gemma3_text", &more)
     },
     names: GEMMA.names,
     from_gguf: |keys| {
         keys.no_cap("attn_logit_softcapping")?;
+        // llama.cpp multiplies queries and keys of local layers by it too.
+        if let Some(factor) = keys.real_if("rope.scaling.attn_factor")?.filter(|f| *f != 1.0) {
+            return Err(keys.error("rope.scaling.attn_factor", format!("{factor} is not supported for gemma3, only 1")));
+        }
         let common = keys.common_capped(base())?;
         let cfg = DecoderConfig {
             norm_place: NormPlace::Both,
@@ -155,10 +152,10 @@ pub static GEMMA3: Entry = Entry {
             local_rope_theta: Some(keys.real_if("rope.freq_base_swa")?.unwrap_or(10000.0)),
             ..common
         };
-        finish(scaled(keys, cfg, 62)?)
+        finish(scaled(keys, cfg, LARGEST3)?)
     },
     to_gguf: |cfg| {
-        let mut more = window_keys(cfg);
+        let mut more = own_keys(cfg);
         more.extend(cfg.local_rope_theta.map(|theta| ("rope.freq_base_swa", Meta::F32(theta as f32))));
         more.extend(cfg.logit_softcap.map(|cap| ("final_logit_softcapping", Meta::F32(cap as f32))));
         more
@@ -170,15 +167,49 @@ fn base() -> DecoderConfig {
     DecoderConfig { mlp: MlpKind::Geglu, tied_head: true, ..DecoderConfig::preset(Family::Llama) }
 }
 
-fn from_json(keys: &Keys) -> Result<DecoderConfig> {
-    // Gemma 1's `hidden_act` says "gelu" and is the tanh form all the same; the later key wins.
-    let activation = keys.text_or("hidden_activation", "gelu_pytorch_tanh")?;
-    if activation != "gelu_pytorch_tanh" {
+/// What keys of a `config.json` that are left out say.
+fn defaults(context: usize, kv_heads: usize) -> DecoderConfig {
+    let llama = llama::defaults(context, Some(kv_heads));
+    DecoderConfig { mlp: MlpKind::Geglu, tied_head: true, head_width: Some(256), ..llama }
+}
+
+fn from_json(keys: &Keys, defaults: &DecoderConfig) -> Result<DecoderConfig> {
+    if keys.text_or("hidden_activation", TANH)? != TANH {
         return Err(keys.unsupported("hidden_activation"));
     }
     keys.must_be_off("attention_bias")?;
-    let head_width = keys.size_if("head_dim")?.or(Some(256));
-    Ok(DecoderConfig { head_width, ..llama::from_json_with(keys, &base())? })
+    keys.must_be_off("use_bidirectional_attention")?;
+    llama::from_json_whole(keys, defaults)
+}
+
+/// Gemma 3 with its rotary positions. transformers 5 has an object for each kind of layer, and adds what transformers 4 has in
+/// `rope_scaling` to that of the layers without a window.
+fn turned(keys: &Keys, cfg: DecoderConfig) -> Result<DecoderConfig> {
+    let parameters = keys.object("rope_parameters")?;
+    let said = |kind: &str| parameters.as_ref().and_then(|rope| rope.value(kind)).cloned();
+    let at = |theta: f64| rope::At {
+        theta,
+        width: cfg.head_width(),
+        context: cfg.context,
+        original: None,
+        early_names: false,
+    };
+    let mut local_theta = keys.real_or("rope_local_base_freq", 10000.0)?;
+    if let Some(local) = said("sliding_attention") {
+        let local = keys.with(&local)?;
+        local_theta = local.real_or("rope_theta", local_theta)?;
+        if local.stretched(&at(local_theta))? != Some(rope::Stretched::default()) {
+            return Err(keys.unsupported("rope_parameters"));
+        }
+    }
+    let mut full = said("full_attention").unwrap_or_else(|| json!({ "rope_type": "default" }));
+    if let (Value::Object(full), Some(Value::Object(more))) = (&mut full, keys.value("rope_scaling")) {
+        full.extend(more.clone());
+    }
+    let full = keys.with(&full)?;
+    let theta = full.real_or("rope_theta", keys.real_or("rope_theta", 1e6)?)?;
+    let stretched = full.stretched(&at(theta))?.ok_or_else(|| keys.unsupported("rope_parameters"))?;
+    Ok(stretched.apply(DecoderConfig { rope_theta: theta, local_rope_theta: Some(local_theta), ..cfg }))
 }
 
 /// What follows from the sizes.
@@ -188,44 +219,58 @@ fn finish(cfg: DecoderConfig) -> Result<DecoderConfig> {
 
 fn to_json(cfg: &DecoderConfig, architecture: &str, model_type: &str, more: &[(&str, Value)]) -> Value {
     let mut json = stacked::to_json(cfg, architecture, model_type, more);
-    json["hidden_act"] = "gelu_pytorch_tanh".into();
-    json["hidden_activation"] = "gelu_pytorch_tanh".into();
+    json["hidden_act"] = TANH.into();
+    json["hidden_activation"] = TANH.into();
     json
 }
 
-/// The number whose root divides the scores, whole where it was whole.
-fn scalar(cfg: &DecoderConfig) -> f64 {
-    let scalar = cfg.attention_scale().powi(-2);
-    if (scalar - scalar.round()).abs() < 1e-9 * scalar { scalar.round() } else { scalar }
+/// What the scores are multiplied by, from the number whose root divides them.
+fn scale(scalar: f64) -> f64 {
+    1.0 / whole(scalar).sqrt()
 }
 
-fn layer_types(cfg: &DecoderConfig) -> Vec<&'static str> {
-    let kind = |i| if cfg.window_of(i).is_some() { "sliding_attention" } else { "full_attention" };
-    // A configuration is asked whether it fits before its sizes are believed.
-    (0..cfg.layers.min(1 << 16)).map(kind).collect()
+/// A number that was whole before its root went through single precision, as it was.
+fn whole(scalar: f64) -> f64 {
+    if (scalar - scalar.round()).abs() < 1e-6 * scalar { scalar.round() } else { scalar }
+}
+
+/// The number whose root divides the scores; transformers 5 takes whole numbers only.
+fn scalar(cfg: &DecoderConfig) -> Value {
+    let scalar = whole(cfg.attention_scale().powi(-2));
+    // A float has all of these.
+    if scalar.fract() == 0.0 && scalar < 9e15 { json!(scalar as u64) } else { json!(scalar) }
 }
 
 /// Every how many layers one has no window, from the list of kinds where there is one.
 fn window_skip(keys: &Keys, default: usize) -> Result<usize> {
-    let Some(kinds) = keys.texts("layer_types")? else { return Ok(default) };
-    let skip = kinds.iter().position(|k| *k == "full_attention").map_or(kinds.len() + 1, |i| i + 1);
-    let regular = kinds.iter().enumerate().all(|(i, kind)| match *kind {
-        "full_attention" => (i + 1).is_multiple_of(skip),
-        "sliding_attention" => !(i + 1).is_multiple_of(skip),
-        _ => false,
-    });
-    if !regular {
-        return Err(keys.unsupported("layer_types"));
-    }
+    let Some(skip) = llama::listed_skip(keys)? else { return Ok(default) };
     // A list with windows only says nothing about longer ones.
-    Ok(if skip > kinds.len() { default.max(skip) } else { skip })
+    Ok(if skip > keys.size("num_hidden_layers")? { default.max(skip) } else { skip })
 }
 
 /// GGUF has no scale of scores; the largest sizes divide by the root of width over heads.
 fn scaled(keys: &GgufKeys, cfg: DecoderConfig, largest: usize) -> Result<DecoderConfig> {
-    let said = keys.real_if("attention.scale")?.filter(|s| *s != 0.0);
-    let scale = said.or_else(|| (cfg.layers == largest).then(|| (cfg.width as f64 / cfg.heads as f64).powf(-0.5)));
-    Ok(DecoderConfig { attention_scale: scale, ..cfg })
+    let said = keys.real_if("attention.scale")?.filter(|s| *s != 0.0).map(|s| scale(s.powi(-2)));
+    let own = || (cfg.layers == largest).then(|| scale(cfg.width as f64 / cfg.heads as f64));
+    Ok(DecoderConfig { attention_scale: said.or_else(own), ..cfg })
+}
+
+/// What llama.cpp does not take from a file of Gemma 2 or 3, and so computes otherwise.
+pub(super) fn ignored(cfg: &DecoderConfig, architecture: &str) -> Vec<String> {
+    let largest = if architecture == "gemma2" { LARGEST2 } else { LARGEST3 };
+    let theirs = match cfg.layers == largest {
+        true => scale(cfg.width as f64 / cfg.heads as f64),
+        false => 1.0 / (cfg.head_width() as f64).sqrt(),
+    };
+    let mut ignored = Vec::new();
+    if (cfg.attention_scale() - theirs).abs() > 1e-6 * theirs {
+        ignored.push(format!("the factor {} of the scores", cfg.attention_scale() as f32));
+    }
+    // It divides by the 0 that says none.
+    if architecture == "gemma2" && (cfg.attention_softcap.is_none() || cfg.logit_softcap.is_none()) {
+        ignored.push("the absence of a soft cap".to_owned());
+    }
+    ignored
 }
 
 /// Every how many layers one has no window; 0 says that every layer has it.
@@ -233,8 +278,15 @@ fn pattern(keys: &GgufKeys, default: usize) -> Result<Option<usize>> {
     Ok(Some(keys.size_if("attention.sliding_window_pattern")?.unwrap_or(default)).filter(|n| *n > 0))
 }
 
-/// Both are written where there are none too, as a reader has defaults.
-fn window_keys(cfg: &DecoderConfig) -> Vec<(&'static str, Meta)> {
+/// The keys of windows are written where there are none too, as a reader has defaults; that of the scale, which only this program
+/// reads, where it is another than a head's width says.
+fn own_keys(cfg: &DecoderConfig) -> Vec<(&'static str, Meta)> {
     let size = |n: Option<usize>| Meta::U32(n.unwrap_or(0) as u32);
-    vec![("attention.sliding_window", size(cfg.window)), ("attention.sliding_window_pattern", size(cfg.window_skip))]
+    let windows = [("attention.sliding_window", cfg.window), ("attention.sliding_window_pattern", cfg.window_skip)];
+    let mut keys: Vec<_> = windows.into_iter().map(|(key, n)| (key, size(n))).collect();
+    let natural = 1.0 / (cfg.head_width() as f64).sqrt();
+    if (cfg.attention_scale() - natural).abs() > 1e-9 {
+        keys.push(("attention.scale", Meta::F32(cfg.attention_scale() as f32)));
+    }
+    keys
 }

@@ -72,7 +72,7 @@ pub fn from_json(keys: &Keys) -> Result<DecoderConfig> {
         vocab: keys.size("vocab_size")?,
         context: match keys.size_if("n_positions")? {
             Some(n) => n,
-            None => keys.size("n_ctx")?,
+            None => keys.size_if("n_ctx")?.unwrap_or(1024),
         },
         width: keys.size("n_embd")?,
         layers: keys.size("n_layer")?,
@@ -143,9 +143,7 @@ pub fn names(cfg: &DecoderConfig) -> NameTable {
         linear(&mut t, format!("{ours}.mlp.down"), format!("{theirs}.mlp.c_proj"), c, cfg.mlp_bias);
     }
     norm(&mut t, "final_norm".into(), "transformer.ln_f".into());
-    if !cfg.tied_head {
-        t.same("head.weight", "lm_head.weight", cfg.vocab);
-    }
+    t.head(cfg, "lm_head.weight");
     t
 }
 
@@ -180,5 +178,6 @@ fn gguf_names(cfg: &DecoderConfig) -> NameTable {
         (rows.name, rows.transposed) = (rename(&rows.name), false);
     }
     t.zeros.iter_mut().for_each(|(name, _)| *name = rename(name));
+    t.head = t.head.map(|name| rename(&name));
     NameTable { optional_prefix: None, skipped: &[], ..t }
 }

@@ -47,6 +47,7 @@ const PUBLISHED: &[(&str, &[&str], &str)] = &[
     ("head_width", &["head_dim"], "attention.key_length"),
     ("rotary_width", &["partial_rotary_factor", "rotary_pct"], "rope.dimension_count"),
     ("rope_theta", &["rope_theta", "rotary_emb_base"], "rope.freq_base"),
+    ("rope_scale", &[], "rope.scaling.attn_factor"),
     ("window", &["sliding_window"], WINDOW),
     ("dropout", &["resid_pdrop", "hidden_dropout_prob", "hidden_dropout"], ""),
     ("init_std", &["initializer_range"], ""),
@@ -54,14 +55,6 @@ const PUBLISHED: &[(&str, &[&str], &str)] = &[
     ("attention_softcap", &[CAPS[0]], CAPS[0]),
     ("norm_eps", &["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"], "attention.layer_norm_rms_epsilon"),
 ];
-
-/// What a file says about rotary positions.
-pub(super) struct RopeKeys {
-    pub theta: f64,
-    /// Share of a head's channels that are turned.
-    pub partial: f64,
-    pub factors: Option<Vec<f64>>,
-}
 
 impl<'a> Keys<'a> {
     pub(crate) fn new(json: &'a Value, path: &'a Path) -> Result<Self> {
@@ -76,6 +69,24 @@ impl<'a> Keys<'a> {
         self.map.get(key).filter(|v| !v.is_null())
     }
 
+    /// Whether there is no key.
+    pub(super) fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// Whether the key is there to say that there is no value.
+    pub(super) fn is_null(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(Value::is_null)
+    }
+
+    /// Another object, made of keys of this one.
+    pub(super) fn with<'b>(&self, json: &'b Value) -> Result<Keys<'b>>
+    where
+        'a: 'b,
+    {
+        Keys::new(json, self.path)
+    }
+
     fn get<T>(&self, key: &str, what: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
         let Some(value) = self.value(key) else { return Ok(None) };
         match read(value) {
@@ -84,7 +95,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn need<T>(&self, key: &str, found: Option<T>) -> Result<T> {
+    pub(super) fn need<T>(&self, key: &str, found: Option<T>) -> Result<T> {
         found.ok_or_else(|| Error::Json { path: self.path.to_owned(), message: format!("{key} is missing") })
     }
 
@@ -107,8 +118,18 @@ impl<'a> Keys<'a> {
         self.get(key, "a whole number", |v| v.as_u64().and_then(|n| usize::try_from(n).ok()))
     }
 
+    /// A size that may be none: null says so, and where the key is left out `default` counts, as in transformers.
+    pub(crate) fn optional_size(&self, key: &str, default: Option<usize>) -> Result<Option<usize>> {
+        if self.map.contains_key(key) { self.size_if(key) } else { Ok(default) }
+    }
+
     pub(crate) fn real_if(&self, key: &str) -> Result<Option<f64>> {
         self.get(key, "a number", |v| v.as_f64())
+    }
+
+    /// A number that may be none, as [`Keys::optional_size`].
+    pub(crate) fn optional_real(&self, key: &str, default: Option<f64>) -> Result<Option<f64>> {
+        if self.map.contains_key(key) { self.real_if(key) } else { Ok(default) }
     }
 
     pub(crate) fn real_or(&self, key: &str, default: f64) -> Result<f64> {
@@ -129,6 +150,11 @@ impl<'a> Keys<'a> {
         self.get(key, "an array of strings", |v| v.as_array()?.iter().map(Value::as_str).collect())
     }
 
+    /// An array of numbers, if present.
+    pub(super) fn reals(&self, key: &str) -> Result<Option<Vec<f64>>> {
+        self.get(key, "an array of numbers", |v| v.as_array()?.iter().map(Value::as_f64).collect())
+    }
+
     /// The activation of an MLP without a gate.
     pub(super) fn activation(&self, key: &'static str, default: &str) -> Result<MlpKind> {
         let name = self.text_or(key, default)?;
@@ -138,7 +164,9 @@ impl<'a> Keys<'a> {
 
     /// The error for a published option that is not implemented.
     pub(crate) fn unsupported(&self, key: &'static str) -> Error {
-        let value = self.map.get(key).map_or_else(|| "absent".into(), Value::to_string);
+        // What is not on top may stand in an object, such as `rope_parameters`.
+        let value = self.map.get(key).or_else(|| self.map.values().find_map(|value| value.get(key)));
+        let value = value.map_or_else(|| "absent".into(), Value::to_string);
         Error::UnsupportedOption { path: self.path.to_owned(), key, value }
     }
 
@@ -146,8 +174,19 @@ impl<'a> Keys<'a> {
     pub(crate) fn impossible(&self, error: Error) -> Error {
         let Error::Config { key, value, rule } = error else { return error };
         let names = PUBLISHED.iter().find(|(ours, ..)| *ours == key).map_or(&[] as &[&str], |(_, names, _)| *names);
-        let name = names.iter().copied().find(|name| self.value(name).is_some()).unwrap_or(key);
-        Error::Json { path: self.path.to_owned(), message: format!("{name} = {value} {rule}") }
+        let rope = self.map.get("rope_parameters");
+        let inner = |name: &str| rope.and_then(|rope| rope.get(name));
+        let said = names.iter().find_map(|name| Some((*name, inner(name).or_else(|| self.value(name))?)));
+        let message = match (said, names.first()) {
+            // A share, from which the number follows.
+            (Some((name, share)), _) if key == "rotary_width" => {
+                format!("{name} = {share} turns {value} channels of a head, which {rule}")
+            }
+            (Some((name, _)), _) => format!("{name} = {value} {rule}"),
+            (None, Some(name)) => format!("{name}, which is left out, makes {key} = {value}, which {rule}"),
+            (None, None) => format!("{key} = {value} {rule}"),
+        };
+        Error::Setting { path: self.path.to_owned(), message }
     }
 
     /// Refuses a flag or number that is there and is not `expected`.
@@ -158,61 +197,6 @@ impl<'a> Keys<'a> {
             Some(_) => Err(self.unsupported(key)),
         }
     }
-
-    /// Rotary positions: transformers 4 has `rope_theta` and `rope_scaling`, transformers 5 `rope_parameters`.
-    pub(super) fn rope(&self, default_theta: f64, head_width: usize) -> Result<RopeKeys> {
-        let mut theta = self.real_or("rope_theta", default_theta)?;
-        let mut partial = self.real_or("partial_rotary_factor", 1.0)?;
-        if let Some(rope) = self.object("rope_parameters")? {
-            theta = rope.real_or("rope_theta", theta)?;
-            partial = rope.real_or("partial_rotary_factor", partial)?;
-        }
-        if !(theta > 0.0 && theta.is_finite() && partial > 0.0 && partial <= 1.0) {
-            return Err(self.unsupported("rope_parameters"));
-        }
-        let width = super::llama::share(partial, head_width);
-        let mut factors = None;
-        for key in ["rope_scaling", "rope_parameters"] {
-            if let Some(rope) = self.object(key)? {
-                factors = rope.rope_factors(theta, width)?.ok_or_else(|| self.unsupported(key))?.or(factors);
-            }
-        }
-        Ok(RopeKeys { theta, partial, factors })
-    }
-
-    /// The divisors of the frequencies that an object of scaling asks for. The outer option is `None` for a kind that is not
-    /// implemented, the inner one for no scaling.
-    pub(super) fn rope_factors(&self, theta: f64, width: usize) -> Result<Option<Option<Vec<f64>>>> {
-        // A declared width is believed only up to the bound that the configuration's check has.
-        let pairs = width.min(1 << 14) / 2;
-        // transformers 4 wrote `{"rope_type": "default"}` here for no scaling at all.
-        Ok(match self.text_or("rope_type", self.text_or("type", "default")?)? {
-            "default" => Some(None),
-            "linear" => {
-                let factor = self.need("factor", self.real_if("factor")?)?;
-                Some(Some(vec![factor; pairs]))
-            }
-            "llama3" => {
-                let real = |key: &str| self.need(key, self.real_if(key)?);
-                let (factor, original) = (real("factor")?, real("original_max_position_embeddings")?);
-                let (low, high) = (real("low_freq_factor")?, real("high_freq_factor")?);
-                Some(Some(llama3_factors(theta, width, pairs, [factor, low, high, original])))
-            }
-            _ => None,
-        })
-    }
-}
-
-/// Llama 3.1: long waves are stretched by `factor`, short ones are left, those between blend (Grattafiori et al. 2024; the
-/// released code's `apply_scaling`).
-fn llama3_factors(theta: f64, width: usize, pairs: usize, [factor, low, high, original]: [f64; 4]) -> Vec<f64> {
-    let divisor = |i: usize| {
-        let frequency = theta.powf(-2.0 * i as f64 / width as f64);
-        let turns = original * frequency / std::f64::consts::TAU;
-        let share = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-        1.0 / ((1.0 - share) / factor + share)
-    };
-    (0..pairs).map(divisor).collect()
 }
 
 /// The keys of a GGUF file, those of its architecture by their short names.
@@ -227,7 +211,7 @@ pub struct GgufKeys<'a> {
 enum Tensors<'a> {
     /// Those of a file.
     Read(&'a Gguf),
-    /// Those of a file that is about to be written, with the divisors of frequencies among them.
+    /// Those of a file that is about to be written, and the divisors of frequencies that its tensors of such hold.
     Planned(&'a [Spec], &'a [f64]),
 }
 
@@ -236,8 +220,8 @@ impl<'a> GgufKeys<'a> {
         Self { metadata: file.metadata(), architecture, tensors: Tensors::Read(file) }
     }
 
-    /// The keys and tensors of a file that is not there yet: what a reader will make of it. `factors` become
-    /// `rope_freqs.weight`.
+    /// The keys and tensors of a file that is not there yet: what a reader will make of it. `factors` are the divisors of
+    /// frequencies.
     pub(crate) fn planned(
         metadata: &'a Metadata,
         architecture: &'a str,
@@ -265,6 +249,10 @@ impl<'a> GgufKeys<'a> {
 
     pub(crate) fn real_if(&self, key: &str) -> Result<Option<f64>> {
         Ok(self.metadata.real_if(&self.full(key))?)
+    }
+
+    pub(super) fn text_if(&self, key: &str) -> Result<Option<&'a str>> {
+        Ok(self.metadata.text_if(&self.full(key))?)
     }
 
     pub(crate) fn flag_if(&self, key: &str) -> Result<Option<bool>> {
@@ -298,7 +286,7 @@ impl<'a> GgufKeys<'a> {
         let name = PUBLISHED.iter().find(|(ours, ..)| *ours == key).map(|(.., name)| *name);
         match name.filter(|name| self.metadata.get(&self.full(name)).is_some()) {
             Some(name) => self.error(name, format!("{value} {rule}")),
-            None => Error::Json { path: self.metadata.path().into(), message: format!("{key} = {value} {rule}") },
+            None => Error::Setting { path: self.metadata.path().into(), message: format!("{key} = {value} {rule}") },
         }
     }
 
@@ -330,7 +318,16 @@ impl<'a> GgufKeys<'a> {
         for key in CAPS {
             self.no_cap(key)?;
         }
-        self.common_capped(base)
+        let cfg = self.common_capped(base)?;
+        let natural = cfg.attention_scale();
+        match self.real_if("attention.scale")?.filter(|scale| *scale != 0.0) {
+            // llama.cpp passes over it for these families, and multiplies scores by the natural one.
+            Some(scale) if (scale - natural).abs() > 1e-6 * natural => {
+                let reason = format!("{scale} is not supported for {}, only {natural}", self.architecture);
+                Err(self.error("attention.scale", reason))
+            }
+            _ => Ok(cfg),
+        }
     }
 
     /// Refuses a soft cap; 0 says none.
@@ -341,8 +338,13 @@ impl<'a> GgufKeys<'a> {
         }
     }
 
-    /// The same for a family that has soft caps, which it reads itself.
+    /// The same for a family that has soft caps and a scale of scores, which it reads itself.
     pub(crate) fn common_capped(&self, base: DecoderConfig) -> Result<DecoderConfig> {
+        if let Some(causal) = self.flag_if("attention.causal")?
+            && causal == base.bidirectional
+        {
+            return Err(self.error("attention.causal", format!("{causal} is not supported for {}", self.architecture)));
+        }
         let shape = self.shape(TABLE)?;
         let [vocab, _] = shape[..] else {
             return Err(Error::TensorShape {
@@ -376,62 +378,28 @@ impl<'a> GgufKeys<'a> {
             rope_theta: self.real_if("rope.freq_base")?.unwrap_or(10000.0),
             tied_head: self.tied()?,
             window: self.size_if(WINDOW)?.filter(|w| *w > 0),
-            attention_scale: self.real_if("attention.scale")?.filter(|s| *s != 0.0),
             ..base
         };
         let rotary_width = self.size_if("rope.dimension_count")?.filter(|&n| n != cfg.head_width());
         let cfg = DecoderConfig { rotary_width, ..cfg };
-        Ok(DecoderConfig { rope_factors: self.rope_factors(&cfg)?, ..cfg })
+        Ok(self.stretched(&cfg)?.apply(cfg))
     }
 
-    fn rope_factors(&self, cfg: &DecoderConfig) -> Result<Option<Vec<f64>>> {
-        for long in ["rope_factors_long.weight", "rope_factors_short.weight"] {
-            if self.has(long) {
-                return Err(self.error("rope.scaling.type", format!("{long} is there, and longrope is not supported")));
-            }
-        }
-        // llama.cpp multiplies queries and keys by it whatever the type is.
-        if let Some(factor) = self.real_if("rope.scaling.attn_factor")?.filter(|f| *f != 1.0) {
-            return Err(self.error("rope.scaling.attn_factor", format!("{factor} is not supported, only 1")));
-        }
-        // The first writers had a bare `rope.scale_linear`. Without a type llama.cpp takes linear, and a factor of 0 as none.
-        let factor = match self.real_if("rope.scaling.factor")? {
-            Some(factor) => Some(factor),
-            None => self.real_if("rope.scale_linear")?,
-        };
-        let kind = self.metadata.text_if(&self.full("rope.scaling.type"))?;
-        let factor = match (kind, factor) {
-            (Some("none"), _) | (None, None) | (None | Some("linear"), Some(0.0)) => 1.0,
-            (None | Some("linear"), Some(factor)) => factor,
-            (Some("linear"), None) => self.real("rope.scaling.factor")?,
-            (Some(other), _) => return Err(self.error("rope.scaling.type", format!("{other:?} is not supported"))),
-        };
-        if self.has(FREQS) {
-            if factor != 1.0 {
-                let reason = format!("{factor} beside the tensor {FREQS} is not supported: each stretches positions");
-                return Err(self.error("rope.scaling.factor", reason));
-            }
-            return Ok(Some(self.frequencies()?));
-        }
-        Ok((factor != 1.0).then(|| vec![factor; cfg.rotary_width().min(1 << 14) / 2]))
-    }
-
-    /// The divisors that stand in a tensor.
-    fn frequencies(&self) -> Result<Vec<f64>> {
+    /// The divisors of frequencies that stand in a tensor.
+    pub(super) fn divisors(&self, tensor: &str) -> Result<Vec<f64>> {
         let file = match self.tensors {
             Tensors::Read(file) => file,
             Tensors::Planned(_, factors) => return Ok(factors.iter().map(|f| f64::from(*f as f32)).collect()),
         };
-        let entry = file.entry(FREQS)?;
+        let entry = file.entry(tensor)?;
         let mut factors = vec![0.0; entry.len()];
-        crate::weights::decode(file.path(), FREQS, entry.kind, file.bytes(FREQS)?, &mut factors)?;
+        crate::weights::decode(file.path(), tensor, entry.kind, file.bytes(tensor)?, &mut factors)?;
         Ok(factors.into_iter().map(f64::from).collect())
     }
 }
 
 const TABLE: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";
-const FREQS: &str = "rope_freqs.weight";
 const WINDOW: &str = "attention.sliding_window";
 /// Soft caps of scores and logits: Gemma 2's; files of Gemma 3 may have the second, and other families' are refused.
 const CAPS: [&str; 2] = ["attn_logit_softcapping", "final_logit_softcapping"];
@@ -445,13 +413,6 @@ pub(super) fn rounded(v: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn llama3_stretches_long_waves_only() {
-        let f = llama3_factors(500_000.0, 128, 64, [8.0, 1.0, 4.0, 8192.0]);
-        assert_eq!((f[0], f[63]), (1.0, 8.0));
-        assert!(f.windows(2).all(|w| w[0] <= w[1]) && f.iter().any(|&f| f > 1.0 && f < 8.0));
-    }
 
     #[test]
     fn decimals_survive_single_precision() {

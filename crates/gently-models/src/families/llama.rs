@@ -17,7 +17,7 @@
 //! ```
 
 use super::stacked::{self, Choices};
-use super::{Entry, GgufKeys, Keys, Layout};
+use super::{Entry, GgufKeys, Keys, Layout, rope};
 use crate::config::{DecoderConfig, Family};
 use crate::error::Result;
 use gently_formats::gguf::Value as Meta;
@@ -32,7 +32,7 @@ pub static LLAMA: Entry = Entry {
         Ok(DecoderConfig {
             attention_bias: keys.flag_or("attention_bias", false)?,
             mlp_bias: keys.flag_or("mlp_bias", false)?,
-            ..from_json(keys)?
+            ..from_json(keys, &defaults(2048, None))?
         })
     },
     to_json: |cfg| stacked::to_json(cfg, "LlamaForCausalLM", "llama", &[("mlp_bias", cfg.mlp_bias.into())]),
@@ -62,7 +62,12 @@ pub static MISTRAL: Entry = Entry {
     layout: Layout::Mistral,
     model_types: &["mistral"],
     architectures: &[],
-    from_json: |keys| Ok(DecoderConfig { window: keys.size_if("sliding_window")?, ..from_json(keys)? }),
+    from_json: |keys| {
+        let window = keys.optional_size("sliding_window", Some(4096))?;
+        let cfg = windowed(keys, window, from_json(keys, &defaults(1 << 17, Some(8)))?)?;
+        // transformers' `MistralForCausalLM` ignores the list, and its `AutoModelForCausalLM` follows it.
+        if cfg.window_skip.is_some() { Err(keys.unsupported("layer_types")) } else { Ok(cfg) }
+    },
     to_json: |cfg| stacked::to_json(cfg, "MistralForCausalLM", "mistral", &[("sliding_window", json!(cfg.window))]),
     names: LLAMA.names,
     from_gguf: LLAMA.from_gguf,
@@ -70,49 +75,87 @@ pub static MISTRAL: Entry = Entry {
     gguf_names: LLAMA.gguf_names,
 };
 
-/// What Llama and its descendants have in common in `config.json`. All of a head is turned.
-pub(super) fn from_json(keys: &Keys) -> Result<DecoderConfig> {
+/// What transformers takes for keys that a `config.json` leaves out: a context, a number of key heads (none: as many as heads),
+/// and what the families have alike. The sizes of the matrices are never left out.
+pub(super) fn defaults(context: usize, kv_heads: Option<usize>) -> DecoderConfig {
+    DecoderConfig { context, kv_heads, norm_eps: 1e-6, ..DecoderConfig::preset(Family::Llama) }
+}
+
+/// What Llama and its descendants have in common in `config.json`; `base` has what keys that are left out say.
+pub(super) fn from_json(keys: &Keys, base: &DecoderConfig) -> Result<DecoderConfig> {
     if keys.text_or("hidden_act", "silu")? != "silu" {
         return Err(keys.unsupported("hidden_act"));
     }
-    let cfg = from_json_with(keys, &DecoderConfig::preset(Family::Llama))?;
+    from_json_whole(keys, base)
+}
+
+/// The same with any activation. All of a head is turned.
+pub(super) fn from_json_whole(keys: &Keys, base: &DecoderConfig) -> Result<DecoderConfig> {
+    let cfg = from_json_in_part(keys, base, &rope::USUAL)?;
     match cfg.rotary_width {
         Some(_) => Err(keys.unsupported("partial_rotary_factor")),
         None => Ok(cfg),
     }
 }
 
-/// The same with other defaults, any activation, and heads that are turned in part.
-pub(super) fn from_json_with(keys: &Keys, base: &DecoderConfig) -> Result<DecoderConfig> {
+/// The same with heads that are turned in part; `usual` has what is left out of their positions.
+pub(super) fn from_json_in_part(keys: &Keys, base: &DecoderConfig, usual: &rope::Usual) -> Result<DecoderConfig> {
     // Ours drops the embedding and the branches as well, so another figure than 0 cannot be honoured.
     keys.must_be_off("attention_dropout")?;
     let cfg = DecoderConfig {
         vocab: keys.size("vocab_size")?,
-        context: keys.size("max_position_embeddings")?,
+        context: keys.size_if("max_position_embeddings")?.unwrap_or(base.context),
         width: keys.size("hidden_size")?,
         layers: keys.size("num_hidden_layers")?,
         heads: keys.size("num_attention_heads")?,
-        kv_heads: keys.size_if("num_key_value_heads")?,
-        head_width: keys.size_if("head_dim")?,
+        kv_heads: keys.optional_size("num_key_value_heads", base.kv_heads)?,
+        head_width: keys.size_if("head_dim")?.or(base.head_width),
         mlp_width: Some(keys.size("intermediate_size")?),
-        norm_eps: keys.real_or("rms_norm_eps", 1e-6)?,
+        norm_eps: keys.real_or("rms_norm_eps", base.norm_eps)?,
         tied_head: keys.flag_or("tie_word_embeddings", base.tied_head)?,
         init_std: keys.real_or("initializer_range", 0.02)?,
         ..base.clone()
     };
-    let rope = keys.rope(10000.0, cfg.head_width())?;
-    let turned = share(rope.partial, cfg.head_width());
-    Ok(DecoderConfig {
-        rope_theta: rope.theta,
-        rope_factors: rope.factors,
-        rotary_width: (rope.partial != 1.0).then_some(turned),
-        ..cfg
-    })
+    keys.rope(usual, cfg)
 }
 
-/// A share of a head's channels; a share such as 2/3 is not quite what it was written for.
-pub(super) fn share(partial: f64, head_width: usize) -> usize {
-    (partial * head_width as f64 + 1e-6) as usize
+const FULL: &str = "full_attention";
+const SLIDING: &str = "sliding_attention";
+
+/// The kind of each layer: with a window or without.
+pub(super) fn layer_types(cfg: &DecoderConfig) -> Vec<&'static str> {
+    let kind = |i| if cfg.window_of(i).is_some() { SLIDING } else { FULL };
+    // A configuration is asked whether it fits before its sizes are believed.
+    (0..cfg.layers.min(1 << 16)).map(kind).collect()
+}
+
+/// Every how many layers one has no window, from the list of kinds where there is one. Where all have one, a number over that of
+/// the layers.
+///
+/// # Errors
+/// [`crate::Error::UnsupportedOption`] for a list without this rule, or of another length than there are layers.
+pub(super) fn listed_skip(keys: &Keys) -> Result<Option<usize>> {
+    let Some(kinds) = keys.texts("layer_types")? else { return Ok(None) };
+    let skip = kinds.iter().position(|k| *k == FULL).map_or(kinds.len() + 1, |i| i + 1);
+    let regular = kinds.iter().enumerate().all(|(i, kind)| match *kind {
+        FULL => (i + 1).is_multiple_of(skip),
+        SLIDING => !(i + 1).is_multiple_of(skip),
+        _ => false,
+    });
+    let whole = kinds.len() == keys.size("num_hidden_layers")?;
+    if regular && whole { Ok(Some(skip)) } else { Err(keys.unsupported("layer_types")) }
+}
+
+/// The model with a window in the layers that the list of kinds gives one, or without a list in all.
+pub(super) fn windowed(keys: &Keys, window: Option<usize>, cfg: DecoderConfig) -> Result<DecoderConfig> {
+    let (window, skip) = match (window, listed_skip(keys)?) {
+        (_, Some(1)) => (None, None),
+        (Some(window), skip) => (Some(window), skip.filter(|n| *n <= cfg.layers)),
+        (None, None) => (None, None),
+        // A window of no width.
+        (None, Some(_)) => return Err(keys.unsupported("layer_types")),
+    };
+    Ok(DecoderConfig { window, window_skip: skip, ..cfg })
 }
 
 /// What Llama's descendants without a window have in common in GGUF.

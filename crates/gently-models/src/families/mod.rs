@@ -25,6 +25,7 @@ pub mod neox;
 pub mod olmo2;
 pub mod phi3;
 pub mod qwen;
+pub(crate) mod rope;
 mod stacked;
 mod table;
 
@@ -141,7 +142,15 @@ impl Entry {
         }
         let json = self.json(cfg);
         let read = Keys::new(&json, Path::new("")).and_then(|keys| (self.from_json)(&keys));
-        read.is_ok_and(|read| canonical(&read) == canonical(cfg))
+        read.is_ok_and(|mut read| {
+            // The kind of stretching was found by its divisors, as far as single precision has them.
+            if let (Some(said), Some(ours)) = (&read.rope_factors, &cfg.rope_factors)
+                && near(said, ours)
+            {
+                read.rope_factors = cfg.rope_factors.clone();
+            }
+            canonical(&read) == canonical(cfg)
+        })
     }
 }
 
@@ -154,6 +163,8 @@ fn canonical(cfg: &DecoderConfig) -> DecoderConfig {
         mlp_width: Some(cfg.mlp_width()),
         out_bias: Some(cfg.out_bias()),
         rotary_width: Some(cfg.rotary_width()),
+        rope_factors: rope::stretching(cfg).map(<[f64]>::to_vec),
+        rope_scale: rope::other_scale(cfg.rope_scale),
         attention_scale: Some(cfg.attention_scale()),
         dropout: 0.0,
         ..cfg.clone()
@@ -170,6 +181,7 @@ pub(crate) fn difference(cfg: &DecoderConfig, read: &DecoderConfig) -> Option<[S
         read.rope_theta = cfg.rope_theta;
         read.rotary_width = cfg.rotary_width;
         read.rope_factors = cfg.rope_factors.clone();
+        read.rope_scale = cfg.rope_scale;
         read.local_rope_theta = cfg.local_rope_theta;
     }
     if cfg.window.is_none() {
@@ -185,12 +197,26 @@ pub(crate) fn difference(cfg: &DecoderConfig, read: &DecoderConfig) -> Option<[S
     None
 }
 
+/// What llama.cpp does not take from the file of a model, and so computes otherwise.
+pub(crate) fn ignored_in_gguf(cfg: &DecoderConfig, architecture: &str) -> Vec<String> {
+    match (architecture, cfg.window) {
+        ("gemma2" | "gemma3", _) => gemma::ignored(cfg, architecture),
+        ("llama" | "phi3", Some(window)) if window < cfg.context => vec![format!("the window of {window} tokens")],
+        _ => Vec::new(),
+    }
+}
+
+/// Whether lists of numbers are the same as far as single precision has them.
+fn near(a: &[f64], b: &[f64]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(x, y)| (x - y).abs() <= 1e-6 * x.abs().max(y.abs()))
+}
+
 /// Whether two values are the same, numbers in single precision.
 fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
         (Value::Number(x), Value::Number(y)) if x.is_f64() || y.is_f64() => match (x.as_f64(), y.as_f64()) {
-            (Some(x), Some(y)) => (x - y).abs() <= 1e-6 * x.abs().max(y.abs()),
+            (Some(x), Some(y)) => near(&[x], &[y]),
             _ => false,
         },
         _ => a == b,

@@ -9,7 +9,7 @@
 //! ```
 
 use super::keys::activation_name;
-use super::{Entry, GgufKeys, Keys, Layout, NameTable, Order};
+use super::{Entry, GgufKeys, Keys, Layout, NameTable, Order, rope};
 use crate::config::{DecoderConfig, Family, MlpKind, Position};
 use crate::error::Result;
 use gently_formats::gguf::Value as Meta;
@@ -25,11 +25,15 @@ pub static ENTRY: Entry = Entry {
     names: |cfg| {
         let heads = Order::Heads { head_width: cfg.head_width(), heads: cfg.heads };
         let t = names(cfg, &HF, heads);
-        NameTable { skipped: &[".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"], ..t }
+        NameTable {
+            optional_prefix: Some("gpt_neox."),
+            skipped: &[".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"],
+            ..t
+        }
     },
     from_gguf,
     to_gguf: |cfg| vec![("use_parallel_residual", Meta::Bool(cfg.parallel))],
-    gguf_names: |cfg| names(cfg, &GGUF, Order::Same),
+    gguf_names: |cfg| NameTable { skipped: rope::TENSORS, ..names(cfg, &GGUF, Order::Same) },
 };
 
 fn base() -> DecoderConfig {
@@ -47,7 +51,7 @@ fn from_json(keys: &Keys) -> Result<DecoderConfig> {
     let bias = keys.flag_or("attention_bias", true)?;
     let cfg = DecoderConfig {
         vocab: keys.size("vocab_size")?,
-        context: keys.size("max_position_embeddings")?,
+        context: keys.size_if("max_position_embeddings")?.unwrap_or(2048),
         width: keys.size("hidden_size")?,
         layers: keys.size("num_hidden_layers")?,
         heads: keys.size("num_attention_heads")?,
@@ -60,28 +64,16 @@ fn from_json(keys: &Keys) -> Result<DecoderConfig> {
         init_std: keys.real_or("initializer_range", 0.02)?,
         ..base()
     };
-    // transformers 4 has keys of its own for the two; 5 has them in `rope_parameters`.
-    let head = cfg.head_width();
-    let rope = keys.rope(keys.real_or("rotary_emb_base", 10000.0)?, head)?;
-    let partial = if rope.partial == 1.0 { keys.real_or("rotary_pct", rope_default(keys)?)? } else { rope.partial };
-    let width = super::llama::share(partial, head);
-    Ok(DecoderConfig {
-        rope_theta: rope.theta,
-        rope_factors: rope.factors.map(|f| f[..f.len().min(width / 2)].to_vec()),
-        rotary_width: (width != head).then_some(width),
-        ..cfg
-    })
+    keys.rope(&USUAL, cfg)
 }
 
-/// transformers' default share where no key gives one.
-fn rope_default(keys: &Keys) -> Result<f64> {
-    let said = keys.object("rope_parameters")?.map(|rope| rope.real_if("partial_rotary_factor")).transpose()?.flatten();
-    Ok(said.unwrap_or(0.25))
-}
+/// transformers 4 has keys of its own for the two; 5 has them in `rope_parameters`, and falls back on these and no others.
+const USUAL: rope::Usual =
+    rope::Usual { theta: ("rotary_emb_base", 10000.0), partial: ("rotary_pct", 0.25), ..rope::USUAL };
 
 fn to_json(cfg: &DecoderConfig) -> Value {
     let partial = cfg.rotary_width() as f64 / cfg.head_width() as f64;
-    json!({
+    let mut json = json!({
         "architectures": ["GPTNeoXForCausalLM"],
         "model_type": "gpt_neox",
         "max_position_embeddings": cfg.context,
@@ -93,12 +85,15 @@ fn to_json(cfg: &DecoderConfig) -> Value {
         "layer_norm_eps": cfg.norm_eps,
         "rotary_pct": partial,
         "rotary_emb_base": cfg.rope_theta,
-        "rope_parameters": { "rope_type": "default", "rope_theta": cfg.rope_theta, "partial_rotary_factor": partial },
         "use_parallel_residual": cfg.parallel,
         "attention_bias": cfg.attention_bias,
         "attention_dropout": 0.0,
         "hidden_dropout": 0.0,
-    })
+    });
+    let mut rope = rope::object(cfg, rope::Kind::of(cfg));
+    rope["partial_rotary_factor"] = partial.into();
+    rope::put(&mut json, rope);
+    json
 }
 
 fn from_gguf(keys: &GgufKeys) -> Result<DecoderConfig> {
@@ -162,8 +157,6 @@ fn names(cfg: &DecoderConfig, n: &Names, qkv_order: Order) -> NameTable {
         both(&mut t, ours("mlp.down"), down, c, true, Order::Same);
     }
     both(&mut t, "final_norm".into(), n.final_norm.into(), c, true, Order::Same);
-    if !cfg.tied_head {
-        t.same("head.weight", format!("{}.weight", n.head), cfg.vocab);
-    }
+    t.head(cfg, format!("{}.weight", n.head));
     t
 }

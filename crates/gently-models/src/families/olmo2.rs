@@ -18,9 +18,8 @@ pub static ENTRY: Entry = Entry {
     architectures: &["olmo2"],
     from_json: |keys| {
         let attention_bias = keys.flag_or("attention_bias", false)?;
-        // transformers' default here is 1e-5.
-        let norm_eps = keys.real_or("rms_norm_eps", 1e-5)?;
-        Ok(DecoderConfig { attention_bias, norm_eps, ..olmo(llama::from_json(keys)?) })
+        let base = DecoderConfig { norm_eps: 1e-5, ..llama::defaults(2048, None) };
+        Ok(DecoderConfig { attention_bias, ..olmo(llama::from_json(keys, &base)?) })
     },
     to_json: |cfg| stacked::to_json(cfg, "Olmo2ForCausalLM", "olmo2", &[]),
     names: |cfg| stacked::hf(cfg, Choices::default()),

@@ -3,7 +3,7 @@
 //! Here: the tables of models whose blocks are a norm, attention, a norm and an MLP, told apart by a few choices. Not
 //! here: which family makes which choice (its own file).
 
-use super::{NameTable, Order};
+use super::{NameTable, Order, rope};
 use crate::config::{DecoderConfig, NormPlace, Position};
 use serde_json::{Value, json};
 
@@ -93,12 +93,12 @@ pub(super) fn hf(cfg: &DecoderConfig, choices: Choices) -> NameTable {
         NormPlace::Pre => Names { mlp_norm: HF.mixer_out_norm, ..HF },
         _ => HF,
     };
-    NameTable { skipped: &["rotary_emb.inv_freq"], ..table(cfg, choices, &names) }
+    NameTable { optional_prefix: Some("model."), skipped: &["rotary_emb.inv_freq"], ..table(cfg, choices, &names) }
 }
 
 /// The GGUF table. Queries and keys of Llama itself are `paired`.
 pub(super) fn gguf(cfg: &DecoderConfig, choices: Choices) -> NameTable {
-    NameTable { skipped: &["rope_freqs.weight"], ..table(cfg, choices, &GGUF) }
+    NameTable { skipped: rope::TENSORS, ..table(cfg, choices, &GGUF) }
 }
 
 fn table(cfg: &DecoderConfig, choices: Choices, n: &Names) -> NameTable {
@@ -150,18 +150,12 @@ fn table(cfg: &DecoderConfig, choices: Choices, n: &Names) -> NameTable {
         linear(&mut t, format!("{ours}.mlp.down"), &[(their(n.down), c)], cfg.mlp_bias, 0);
     }
     norm(&mut t, "final_norm".into(), n.final_norm.into(), c);
-    if !cfg.tied_head {
-        t.same("head.weight", format!("{}.weight", n.head), cfg.vocab);
-    }
+    t.head(cfg, format!("{}.weight", n.head));
     t
 }
 
 /// The keys of `config.json` that all of them have; `more` wins.
 pub(super) fn to_json(cfg: &DecoderConfig, architecture: &str, model_type: &str, more: &[(&str, Value)]) -> Value {
-    let mut rope = json!({ "rope_type": "default", "rope_theta": cfg.rope_theta });
-    if cfg.rotary_width() != cfg.head_width() {
-        rope["partial_rotary_factor"] = json!(cfg.rotary_width() as f64 / cfg.head_width() as f64);
-    }
     let mut json = json!({
         "architectures": [architecture],
         "model_type": model_type,
@@ -174,12 +168,12 @@ pub(super) fn to_json(cfg: &DecoderConfig, architecture: &str, model_type: &str,
         "head_dim": cfg.head_width(),
         "hidden_act": "silu",
         "rms_norm_eps": cfg.norm_eps,
-        // transformers 4 reads the first, 5 the second.
+        // transformers 5 reads it with the other rotary positions.
         "rope_theta": cfg.rope_theta,
-        "rope_parameters": rope,
         "attention_bias": cfg.attention_bias,
         "attention_dropout": 0.0,
     });
+    rope::put(&mut json, rope::object(cfg, rope::Kind::of(cfg)));
     more.iter().for_each(|(key, value)| json[*key] = value.clone());
     json
 }

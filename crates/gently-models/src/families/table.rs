@@ -1,5 +1,7 @@
 //! The table that joins our parameters to published tensors.
 
+use crate::config::DecoderConfig;
+
 /// Where the rows of one of our parameters lie in published tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rows {
@@ -77,10 +79,16 @@ pub struct NameTable {
     pub mappings: Vec<Mapping>,
     /// Published biases that our configuration leaves out: written as zeros, must be zeros when read.
     pub zeros: Vec<(String, usize)>,
-    /// Prefix that a file may leave off every name ("transformer.").
+    /// The published name of the head. Known also where the head is the embedding table, as a file may have it all the same.
+    pub head: Option<String>,
+    /// Prefix that a file may leave off every name ("transformer."): the model was saved without its head.
     pub optional_prefix: Option<&'static str>,
-    /// Ends of names that hold no weights of ours (masks, tables, heads we do not have): skipped when read.
+    /// Ends of names, and what old files have in place of them.
+    pub old_ends: &'static [(&'static str, &'static str)],
+    /// Ends of names that hold no weights of ours (masks, tables): skipped when read.
     pub skipped: &'static [&'static str],
+    /// Starts of names of heads that are not of ours (classes, masked words): skipped when read.
+    pub other_heads: &'static [&'static str],
 }
 
 impl NameTable {
@@ -95,6 +103,28 @@ impl NameTable {
     pub(crate) fn rows(&mut self, ours: impl Into<String>, theirs: Vec<(String, usize)>, transposed: bool) {
         let rows = |(name, rows): (String, usize)| Rows { transposed, ..Rows::plain(name, rows) };
         self.mappings.push(Mapping { ours: ours.into(), theirs: theirs.into_iter().map(rows).collect() });
+    }
+
+    /// Joins our head to a published tensor, where it has one of its own.
+    pub(crate) fn head(&mut self, cfg: &DecoderConfig, theirs: impl Into<String>) {
+        let theirs = theirs.into();
+        if !cfg.tied_head {
+            self.same("head.weight", &theirs, cfg.vocab);
+        }
+        self.head = Some(theirs);
+    }
+
+    /// The names of all published tensors that have a place.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let rows = self.mappings.iter().flat_map(|mapping| &mapping.theirs);
+        let of_rows = rows.flat_map(|rows| [Some(rows.name.as_str()), rows.plus.as_deref()]).flatten();
+        of_rows.chain(self.zeros.iter().map(|(name, _)| name.as_str()))
+    }
+
+    /// Whether a tensor holds no weights of ours and is skipped when read.
+    pub(crate) fn skips(&self, name: &str) -> bool {
+        self.skipped.iter().any(|end| name.ends_with(end))
+            || self.other_heads.iter().any(|start| name.starts_with(start))
     }
 
     /// The published tensors of the mapping made last.

@@ -9,6 +9,9 @@ use gently_formats::safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+/// Weights that are Python programs, as transformers wrote them before safetensors.
+const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+
 /// The open weight files.
 pub(super) enum Store {
     Folder {
@@ -34,8 +37,12 @@ impl Store {
         let limits = Limits::default();
         let mut names = BTreeSet::from([WEIGHTS.to_owned()]);
         let index = dir.join(INDEX);
-        if !dir.join(WEIGHTS).exists() && index.exists() {
-            names = shard_names(&read_json(&index)?, &index)?;
+        if !dir.join(WEIGHTS).exists() {
+            if index.exists() {
+                names = shard_names(&read_json(&index)?, &index)?;
+            } else if let Some(path) = PICKLES.iter().map(|name| dir.join(name)).find(|path| path.exists()) {
+                return Err(Error::Pickle { path });
+            }
         }
         let (mut files, mut places) = (Vec::new(), BTreeMap::new());
         for name in names {
@@ -125,6 +132,27 @@ impl Raw<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether two tensors have the same numbers. Of one type they are compared as they lie in the files, else row by row.
+    pub fn is_same(&self, other: &Raw<'_>) -> Result<bool> {
+        if self.shape != other.shape {
+            return Ok(false);
+        }
+        if self.kind == other.kind {
+            return Ok(self.bytes == other.bytes);
+        }
+        let cols: usize = self.shape.iter().skip(1).product();
+        let (Some(a), Some(b)) = (self.kind.row_bytes(cols), other.kind.row_bytes(cols)) else { return Ok(false) };
+        let mut rows = [vec![0.0; cols], vec![0.0; cols]];
+        for bytes in self.bytes.chunks(a.max(1)).zip(other.bytes.chunks(b.max(1))) {
+            decode(self.path, self.name, self.kind, bytes.0, &mut rows[0])?;
+            decode(other.path, other.name, other.kind, bytes.1, &mut rows[1])?;
+            if rows[0] != rows[1] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     pub fn to_f32(&self) -> Result<Vec<f32>> {

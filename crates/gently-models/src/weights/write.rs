@@ -6,10 +6,12 @@
 use super::{WeightSource, decode};
 use crate::config::{DecoderConfig, Position};
 use crate::error::{Error, Result};
+use crate::families::rope::InGguf;
 use crate::families::{self, Entry, GgufKeys, NameTable, Order, Rows};
 use crate::pretrained::published_shape;
 use gently_formats::gguf::{Gguf, Metadata, Spec, TensorType, Value, Writer};
 use gently_kernels::quant::{self, BlockType};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// How tensors are stored.
@@ -71,9 +73,15 @@ fn file_type(kind: TensorType) -> u32 {
     }
 }
 
-/// Rows of f32 in another type.
-fn encode(path: &Path, name: &str, kind: TensorType, values: &[f32]) -> Result<Vec<u8>> {
-    let bad = |reason: String| gently_formats::Error::Tensor { path: path.into(), name: name.into(), reason };
+/// Rows of f32 in another type; `path` and `name` are for messages.
+///
+/// # Errors
+/// [`gently_formats::Error::Request`] for a type that is not written, and for numbers that it does not hold.
+pub(crate) fn encode(path: &Path, name: &str, kind: TensorType, values: &[f32]) -> Result<Vec<u8>> {
+    let bad = |reason: String| {
+        let reason = format!("tensor {name:?}: {reason}");
+        gently_formats::Error::Request { path: path.into(), reason }
+    };
     let Some(block) = BlockType::from_ggml_id(kind.id()) else {
         return Err(bad(format!("{kind} is not a type that can be written")).into());
     };
@@ -132,7 +140,7 @@ impl WeightSource {
     ///
     /// # Errors
     /// [`Error::UnsupportedOption`] for a model of no family that has a GGUF form; [`Error::NoGgufForm`] for one that the
-    /// family's keys do not say wholly (an activation); [`Error::Format`].
+    /// family's keys do not say wholly (an activation); [`Error::NoHead`]; [`Error::Format`].
     pub fn write_gguf(
         &self,
         output: impl AsRef<Path>,
@@ -140,6 +148,7 @@ impl WeightSource {
         more: &[(String, Value)],
         mut progress: impl FnMut(usize, usize),
     ) -> Result<()> {
+        self.check_head()?;
         let Some(entry) = self.layout.gguf_entry() else {
             let value = format!("{:?}", self.layout);
             return Err(Error::UnsupportedOption { path: self.path().into(), key: "layout (for GGUF)", value });
@@ -149,7 +158,8 @@ impl WeightSource {
             ("general.architecture".to_owned(), Value::Text(architecture.into())),
             ("general.file_type".to_owned(), Value::U32(file_type(storage.matrices))),
         ];
-        let own = common_keys(&self.cfg).into_iter().chain((entry.to_gguf)(&self.cfg));
+        let rope = InGguf::of(&self.cfg, architecture);
+        let own = common_keys(&self.cfg).into_iter().chain(rope.keys).chain((entry.to_gguf)(&self.cfg));
         keys.extend(own.map(|(key, value)| (format!("{architecture}.{key}"), value)));
 
         let table = (entry.gguf_names)(&self.cfg);
@@ -173,8 +183,8 @@ impl WeightSource {
             tensors.push((Spec { name: name.clone(), kind: TensorType::F32, shape: vec![*n] }, Source::Zeros));
         }
         let factors = self.cfg.rope_factors.as_deref().unwrap_or_default();
-        if !factors.is_empty() {
-            let spec = Spec { name: "rope_freqs.weight".into(), kind: TensorType::F32, shape: vec![factors.len()] };
+        for name in rope.tensors {
+            let spec = Spec { name: (*name).into(), kind: TensorType::F32, shape: vec![factors.len()] };
             tensors.push((spec, Source::Factors(factors)));
         }
         let specs: Vec<Spec> = tensors.iter().map(|(spec, _)| spec.clone()).collect();
@@ -189,7 +199,21 @@ impl WeightSource {
         Ok(writer.finish()?)
     }
 
-    /// Refuses a file that would be read as another model, before any of it is written.
+    /// Whether the file that [`WeightSource::write_gguf`] writes is read by this program alone: llama.cpp has divisors of rotary
+    /// frequencies, which Llama 3.1 stretches positions by, for no other family.
+    pub fn gguf_is_ours_alone(&self) -> bool {
+        let architecture = self.layout.gguf_entry().map(|entry| entry.architectures[0]);
+        architecture.is_some_and(|architecture| InGguf::of(&self.cfg, architecture).ours_alone)
+    }
+
+    /// What llama.cpp does not take from the file that [`WeightSource::write_gguf`] writes, so that it opens the file and computes
+    /// another model; empty where it computes the same.
+    pub fn gguf_ignored(&self) -> Vec<String> {
+        let architecture = self.layout.gguf_entry().map(|entry| entry.architectures[0]);
+        architecture.map(|architecture| families::ignored_in_gguf(&self.cfg, architecture)).unwrap_or_default()
+    }
+
+    /// Refuses a file that would be read as another model, or not at all, before any of it is written.
     fn check_read_back(
         &self,
         entry: &Entry,
@@ -205,9 +229,15 @@ impl WeightSource {
             let DecoderConfig { attention_bias, out_bias, mlp_bias, norm_bias, .. } = self.cfg;
             read = DecoderConfig { attention_bias, out_bias, mlp_bias, norm_bias, ..read };
         }
-        match families::difference(&self.cfg, &read) {
+        if let Some([key, value, read]) = families::difference(&self.cfg, &read) {
+            return Err(Error::NoGgufForm { path: self.path().into(), key, value, read });
+        }
+        let theirs = (entry.gguf_names)(&read);
+        let named: BTreeSet<&str> = theirs.names().collect();
+        let lost = |spec: &&Spec| !named.contains(spec.name.as_str()) && !theirs.skips(&spec.name);
+        match specs.iter().find(lost) {
             None => Ok(()),
-            Some([key, value, read]) => Err(Error::NoGgufForm { path: self.path().into(), key, value, read }),
+            Some(spec) => Err(Error::UnexpectedTensor { path: self.path().into(), name: spec.name.clone() }),
         }
     }
 
@@ -260,10 +290,6 @@ fn common_keys(cfg: &DecoderConfig) -> Vec<(&'static str, Value)> {
     if cfg.position == Position::Rotary {
         keys.push(("rope.freq_base", Value::F32(cfg.rope_theta as f32)));
         keys.push(("rope.dimension_count", size(cfg.rotary_width())));
-    }
-    let natural = 1.0 / (cfg.head_width() as f64).sqrt();
-    if (cfg.attention_scale() - natural).abs() > 1e-9 {
-        keys.push(("attention.scale", Value::F32(cfg.attention_scale() as f32)));
     }
     keys
 }

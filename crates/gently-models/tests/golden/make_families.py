@@ -9,12 +9,13 @@ weights as `model.gguf`, in the names, row orders and shifts that llama.cpp's co
     ids      [B,T]   int32    input tokens
     logits   [B,T,V] float32  what the head says; for `bert` [B,T,C], the last hidden state
 
-Run: python make_families.py   (torch and transformers; the versions used are in VERSIONS.txt)
+Run: python make_families.py [NAME ...]   (torch and transformers; the versions used are in VERSIONS.txt)
 """
 
 import re
 import shutil
 import struct
+import sys
 from pathlib import Path
 
 import torch
@@ -66,6 +67,14 @@ def cases():
         "vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size", "num_hidden_layers",
         "num_attention_heads", "pad_token_id")}
     yield "bert", hf.BertModel, hf.BertConfig(**bert, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    one = {**BASE, "num_hidden_layers": 1}
+    yield "qwen2-yarn", hf.Qwen2ForCausalLM, hf.Qwen2Config(
+        **{**one, "max_position_embeddings": 256, "hidden_size": 32},
+        rope_parameters=rope(100.0) | dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64))
+    yield "phi3-long", hf.Phi3ForCausalLM, hf.Phi3Config(
+        **{**one, "max_position_embeddings": 48, "hidden_size": 32}, original_max_position_embeddings=20,
+        rope_parameters=rope(100.0, partial_rotary_factor=0.75) | dict(
+            rope_type="longrope", short_factor=[1.0, 1.1, 1.5], long_factor=[2.0, 4.0, 8.0]))
 
 
 def randomize(model, generator):
@@ -185,6 +194,15 @@ def gguf(path, model, config):
         keys["rope.dimension_count"] = (U32, int(head * full.get("partial_rotary_factor", 1.0)))
         if full["rope_type"] == "linear":
             keys["rope.scaling.type"], keys["rope.scaling.factor"] = (TEXT, "linear"), (F32, full["factor"])
+        if full["rope_type"] in ("yarn", "longrope"):
+            keys["rope.scaling.type"] = (TEXT, full["rope_type"])
+            keys["rope.scaling.original_context_length"] = (U32, full["original_max_position_embeddings"])
+        if full["rope_type"] == "yarn":
+            keys["rope.scaling.factor"] = (F32, full["factor"])
+        if full["rope_type"] == "longrope":
+            keys["rope.scaling.attn_factor"] = (F32, model.model.rotary_emb.attention_scaling)
+            for end in ("long", "short"):
+                tensors[f"rope_factors_{end}.weight"] = torch.tensor(full[f"{end}_factor"])
         if full["rope_type"] == "llama3":
             scaled = model.model.rotary_emb.inv_freq
             plain = full["rope_theta"] ** -(torch.arange(0, head, 2).double() / head)
@@ -206,7 +224,10 @@ def gguf(path, model, config):
 
 
 def main():
+    wanted = sys.argv[1:]
     for index, (name, kind, config) in enumerate(cases()):
+        if wanted and name not in wanted:
+            continue
         folder = HERE / name
         shutil.rmtree(folder, ignore_errors=True)
         generator = torch.Generator().manual_seed(200 + index)
