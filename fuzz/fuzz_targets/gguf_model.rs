@@ -23,7 +23,9 @@ fuzz_target!(|bytes: &[u8]| {
         }
         let _ = tokenizer_keys(&tokenizer, tokenizer.vocab_size(), None);
     }
-    if let Ok(Some(template)) = chat_template(&file) {
+    if let Ok(Some(text)) = chat_template(&file)
+        && let Ok(template) = text.template()
+    {
         let _ = template.render(&[Message::user("u")], &ChatOptions::default());
     }
 });

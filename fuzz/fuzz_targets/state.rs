@@ -1,4 +1,5 @@
-//! A saved state: what loads goes on, whatever its keys and values are.
+//! A saved state whose checksum is right, as that of somebody who means harm would be: what loads goes on, whatever its keys and
+//! values are.
 #![no_main]
 use gently_fuzz::Place;
 use gently_infer::{Plan, PlanOptions, State, Work};
@@ -7,6 +8,7 @@ use gently_models::config::{DecoderConfig, Family};
 use gently_tensor::{Device, Rng};
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
+use xxhash_rust::xxh3::xxh3_64;
 
 static PLACE: LazyLock<Place> = LazyLock::new(|| Place::new("state"));
 static PLAN: LazyLock<Plan> = LazyLock::new(|| {
@@ -44,6 +46,13 @@ fuzz_target!(|bytes: &[u8]| {
         }
     } else if !bytes.is_empty() {
         file.extend(&bytes[1..]);
+    }
+    if let Some(last) = file.len().checked_sub(8) {
+        let header = u64::from_le_bytes(file[..8].try_into().unwrap()).min(1 << 40) as usize;
+        if let Some(data) = file.get(header + 8..last) {
+            let sum = xxh3_64(data);
+            file[last..].copy_from_slice(&sum.to_le_bytes());
+        }
     }
     let Ok(mut state) = State::load(PLACE.write("state", &file), &PLAN) else { return };
     assert!(state.len() <= 80);

@@ -13,13 +13,14 @@
 //! # Ok::<(), gently_text::Error>(())
 //! ```
 
+use crate::python::{self, dates::strftime};
 use crate::running::Program;
 use crate::template::{environment, fuel, told};
-use crate::tokenizer::{read, token_name};
-use crate::{Error, Result, python};
+use crate::tokenizer::read;
+use crate::{Error, Result, filters, names, source};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Value, ValueKind};
-use minijinja::{Environment, ErrorKind};
+use minijinja::{Environment, State};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -72,42 +73,22 @@ impl Default for ChatOptions {
     }
 }
 
-/// A template, read once and rendered often.
-#[derive(Debug, Clone)]
-pub struct ChatTemplate {
-    environment: Environment<'static>,
-    program: Program,
-    source: String,
-    tokens: TemplateTokens,
-    path: PathBuf,
+/// What a model has for a chat template: its text, which may be no template. Whoever passes it on need not understand it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateText {
+    /// The text.
+    pub source: String,
+    /// Special tokens by the names that the template uses.
+    pub tokens: TemplateTokens,
+    /// Where it stands, for messages.
+    pub path: PathBuf,
 }
 
-impl ChatTemplate {
-    /// Reads a template; `path` is for messages.
+impl TemplateText {
+    /// That of a model folder: `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`; `None` where there is none.
     ///
     /// # Errors
-    /// [`Error::Template`] with the line, also for one that is too long or too deep.
-    pub fn new(source: &str, tokens: TemplateTokens, path: &Path) -> Result<Self> {
-        let fail = |reason: String| Error::Template { path: path.into(), reason };
-        let mut environment = environment(source).map_err(&fail)?;
-        // As transformers sets Jinja up.
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        let syntax = syntax.map_err(|e| fail(e.to_string()))?;
-        environment.set_syntax(syntax.clone());
-        environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        // `{% generation %}` marks what the model says, for training; it prints nothing.
-        let plain = without_generation(source);
-        let program = Program::new(&mut environment, NAME, plain, syntax).map_err(|e| fail(told(&e)))?;
-        Ok(Self { environment, program, source: source.to_owned(), tokens, path: path.into() })
-    }
-
-    /// The template of a model folder: `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`; `None` where
-    /// there is none.
-    ///
-    /// # Errors
-    /// [`Error::Io`] and [`Error::Json`] for unreadable files, and as [`ChatTemplate::new`].
+    /// [`Error::Io`] and [`Error::Json`] for unreadable files.
     pub fn load(dir: impl AsRef<Path>) -> Result<Option<Self>> {
         let dir = dir.as_ref();
         let path = dir.join("tokenizer_config.json");
@@ -120,15 +101,10 @@ impl ChatTemplate {
                 reason: e.to_string(),
             })?,
         };
-        let mut tokens = TemplateTokens::new();
-        for name in ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"] {
-            if let Some(text) = token_name(&config[name]) {
-                tokens.insert(name.into(), text.into());
-            }
-        }
+        let tokens = names::spelled(&config, dir);
         let file = dir.join("chat_template.jinja");
         if file.exists() {
-            return Self::new(&read(&file)?, tokens, &file).map(Some);
+            return Ok(Some(Self { source: read(&file)?, tokens, path: file }));
         }
         let source = match &config["chat_template"] {
             serde_json::Value::String(source) => Some(source.as_str()),
@@ -138,12 +114,57 @@ impl ChatTemplate {
             }
             _ => None,
         };
-        source.map(|source| Self::new(source, tokens, &path)).transpose()
+        Ok(source.map(|source| Self { source: source.into(), tokens, path }))
     }
 
-    /// The template's text.
-    pub fn source(&self) -> &str {
-        &self.source
+    /// The template.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`].
+    pub fn template(self) -> Result<ChatTemplate> {
+        ChatTemplate::new(&self.source, self.tokens, &self.path)
+    }
+}
+
+/// A template, read once and rendered often.
+#[derive(Debug, Clone)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    program: Program,
+    tokens: TemplateTokens,
+    path: PathBuf,
+}
+
+impl ChatTemplate {
+    /// Reads a template; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::Template`] with the line, also for one that is too long or too deep.
+    pub fn new(source: &str, tokens: TemplateTokens, path: &Path) -> Result<Self> {
+        let fail = |reason: String| Error::Template { path: path.into(), reason };
+        let plain = source::prepared(source, true).map_err(&fail)?;
+        let mut environment = environment();
+        // As transformers sets Jinja up.
+        environment.add_filter("tojson", filters::tojson);
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        let syntax = syntax.map_err(|e| fail(e.to_string()))?;
+        environment.set_syntax(syntax.clone());
+        environment.add_function(
+            "raise_exception",
+            |state: &State, message: &Value| -> Result<Value, minijinja::Error> {
+                Err(python::refused(python::text(message, &|fuel| state.consume_fuel(fuel))?.into_owned()))
+            },
+        );
+        let program = Program::new(&mut environment, NAME, plain, syntax).map_err(|e| fail(told(&e)))?;
+        Ok(Self { environment, program, tokens, path: path.into() })
+    }
+
+    /// The [template](TemplateText::load) of a model folder; `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`TemplateText::load`] and [`ChatTemplate::new`].
+    pub fn load(dir: impl AsRef<Path>) -> Result<Option<Self>> {
+        TemplateText::load(dir)?.map(TemplateText::template).transpose()
     }
 
     /// Special tokens by the names that the template uses.
@@ -193,8 +214,10 @@ impl ChatTemplate {
         values.insert("add_generation_prompt".into(), options.add_generation_prompt.into());
         let mut environment = self.environment.clone();
         let now = options.now;
-        environment.add_function("strftime_now", move |format: String| {
-            python::strftime(now.unwrap_or_else(SystemTime::now), &format)
+        environment.add_function("strftime_now", move |state: &State, format: &str| {
+            // Directives stand for more than they are.
+            state.consume_fuel(format.len() as u64 / 4)?;
+            strftime(now.unwrap_or_else(SystemTime::now), format)
         });
         // Long conversations are paid for by their length.
         let size = size + options.tools.as_ref().map_or(0, String::len);
@@ -204,43 +227,5 @@ impl ChatTemplate {
 
     fn fail(&self, reason: String) -> Error {
         Error::Template { path: self.path.clone(), reason }
-    }
-}
-
-/// The template without its `{% generation %}` and `{% endgeneration %}`, which Jinja does not know: blocks that do nothing
-/// stand for them, so that white space around is cut as before.
-fn without_generation(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find("{%") {
-        out.push_str(&rest[..at]);
-        // Not in `{%}`, whose sign belongs to the beginning.
-        let Some(end) = rest[at + 2..].find("%}").map(|n| at + n + 4) else {
-            rest = &rest[at..];
-            break;
-        };
-        let tag = &rest[at..end];
-        let name = tag[2..tag.len() - 2].trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
-        match name {
-            "generation" => out.push_str(&tag.replacen("generation", "if true", 1)),
-            "endgeneration" => out.push_str(&tag.replacen("endgeneration", "endif", 1)),
-            _ => out.push_str(tag),
-        }
-        rest = &rest[end..];
-    }
-    out + rest
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn generation_marks_print_nothing() {
-        let marked = "a{%- generation -%} b {% endgeneration %}c{% if generation %}{% endif %}";
-        assert_eq!(without_generation(marked), "a{%- if true -%} b {% endif %}c{% if generation %}{% endif %}");
-        assert_eq!(without_generation("a {% b"), "a {% b");
-        // Found by fuzzing: the sign of a beginning taken for that of an end.
-        assert_eq!(without_generation("a{%}b{%%}c{%}generation%}"), "a{%}b{%%}c{%}generation%}");
     }
 }

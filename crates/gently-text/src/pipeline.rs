@@ -1,15 +1,16 @@
 //! Tokenizers that the `tokenizers` crate runs: normalise, split, model, decode.
 //!
-//! Here: loading of a `tokenizer.json` text with checks, encoding with special tokens read or not, and the exact
-//! bytes of each token where the pipeline is byte-level. Not here: byte and character vocabularies, which have
-//! their own direct code.
+//! Here: loading of a `tokenizer.json` text with checks, encoding with special tokens read or not (and never made of plain
+//! text), and the exact bytes of each token where the pipeline is byte-level. Not here: byte and character vocabularies,
+//! which have their own direct code.
 
 use crate::spelling::{self, Spelling};
 use crate::{Error, Result, charsmap, json, parts};
 use serde_json::Value;
 use std::path::Path;
 use std::sync::OnceLock;
-use tokenizers::Tokenizer;
+use tokenizers::tokenizer::normalizer::Range;
+use tokenizers::{Model, ModelWrapper, NormalizedString, OffsetType, PreTokenizer, Tokenizer};
 
 /// No published vocabulary is near this; a larger id is a damaged file.
 const MAX_ID: u32 = 1 << 24;
@@ -95,6 +96,14 @@ impl Pipeline {
         // A cut or padded sequence would silently change a corpus.
         ordinary.with_truncation(None).map_err(|e| invalid(e.to_string()))?;
         ordinary.with_padding(None);
+        // For training alone: it leaves merges out by chance, and no text would have the same tokens twice.
+        if let ModelWrapper::BPE(model) = ordinary.get_model()
+            && model.dropout.is_some()
+        {
+            let mut model = model.clone();
+            model.dropout = None;
+            ordinary.with_model(model);
+        }
         let &(max, _) = tokens.last().ok_or_else(|| invalid("the vocabulary is empty".into()))?;
         if max >= MAX_ID {
             return Err(invalid(format!("token number {max} is over the limit of {MAX_ID}")));
@@ -137,7 +146,70 @@ impl Pipeline {
         } else {
             &self.ordinary
         };
-        Ok(tokenizer.encode_fast(text, false).map_err(Error::pipeline)?.get_ids().to_vec())
+        let ids = tokenizer.encode_fast(text, false).map_err(Error::pipeline)?.get_ids().to_vec();
+        // Special tokens that the model itself has as entries it finds in plain text, too: Unigram, words taken whole.
+        match !specials && ids.iter().any(|&id| self.is_special(id)) {
+            true => Ok(self.encode_cut(text)?.unwrap_or(ids)),
+            false => Ok(ids),
+        }
+    }
+
+    /// The tokens of a plain text in which special tokens are spelled: the pieces that the model would find them in are cut
+    /// behind the first letter of each. `None` where no piece spells one: a token for what is unknown stands for it.
+    fn encode_cut(&self, text: &str) -> Result<Option<Vec<u32>>> {
+        let tokenizer = &self.ordinary;
+        let added = tokenizer.get_added_vocabulary();
+        let mut pieces = added.extract_and_normalize(tokenizer.get_normalizer(), text);
+        if let Some(cutter) = tokenizer.get_pre_tokenizer() {
+            cutter.pre_tokenize(&mut pieces).map_err(Error::pipeline)?;
+        }
+        let mut spelled = false;
+        let cut = |_: usize, piece: NormalizedString| {
+            let places = self.cuts(piece.get());
+            spelled |= !places.is_empty();
+            let ends = places.into_iter().chain([piece.get().len()]);
+            let part = |start: &mut usize, end: usize| {
+                let part = piece.slice(Range::Normalized(std::mem::replace(start, end)..end));
+                Some(part.ok_or_else(|| tokenizers::Error::from("a piece of the text cannot be cut")))
+            };
+            ends.scan(0, part).collect::<tokenizers::Result<Vec<NormalizedString>>>()
+        };
+        pieces.split(cut).map_err(Error::pipeline)?;
+        if !spelled {
+            return Ok(None);
+        }
+        pieces.tokenize(|piece| tokenizer.get_model().tokenize(piece.get())).map_err(Error::pipeline)?;
+        let tokens = pieces.into_encoding(None, 0, OffsetType::None).map_err(Error::pipeline)?;
+        Ok(Some(tokens.get_ids().to_vec()))
+    }
+
+    /// Where a piece is cut so that it spells no special token. One of a single letter cannot be cut: it has no other spelling.
+    fn cuts(&self, piece: &str) -> Vec<usize> {
+        let mut places = Vec::new();
+        for (name, _) in &self.special_ids {
+            let first = name.chars().next().map_or(0, char::len_utf8);
+            if first == name.len() {
+                continue;
+            }
+            let mut from = 0;
+            while let Some(at) = piece[from..].find(name.as_str()) {
+                from += at + first;
+                places.push(from);
+            }
+        }
+        places.sort_unstable();
+        places.dedup();
+        places
+    }
+
+    fn is_special(&self, id: u32) -> bool {
+        self.special_ids.binary_search_by_key(&id, |s| s.1).is_ok()
+    }
+
+    /// The tokens that the model alone makes of a piece, without what is done to a text before.
+    pub fn tokens_of_piece(&self, piece: &str) -> Result<Vec<u32>> {
+        let tokens = self.ordinary.get_model().tokenize(piece).map_err(Error::pipeline)?;
+        Ok(tokens.into_iter().map(|token| token.id).collect())
     }
 
     /// What the pipeline puts in front of a text and behind it.
@@ -176,7 +248,7 @@ impl Pipeline {
     /// The bytes of a token inside a text; none for special tokens and numbers without a token.
     pub fn bytes_within(&self, id: u32) -> Result<Option<Vec<u8>>> {
         self.check(&[id])?;
-        if self.special_ids.binary_search_by_key(&id, |s| s.1).is_ok() {
+        if self.is_special(id) {
             return Ok(None);
         }
         let bytes = match (&self.bytes, &self.spelling) {
@@ -335,6 +407,58 @@ mod tests {
             let e = read(merge, prefix).unwrap_err().to_string();
             assert!(e.contains("tokenizer.json") && e.contains("merge 0"), "{merge} {prefix}: {e}");
         }
+    }
+
+    /// A pipeline without anything before its model and behind it.
+    fn bare(model: &str, specials: &[(&str, u32)]) -> Pipeline {
+        let added = |(content, id): &(&str, u32)| {
+            format!(
+                r#"{{"id": {id}, "content": "{content}", "single_word": false, "lstrip": false, "rstrip": false,
+                    "normalized": false, "special": true}}"#
+            )
+        };
+        let added = specials.iter().map(added).collect::<Vec<_>>().join(", ");
+        let text = format!(r#"{{"version": "1.0", "added_tokens": [{added}], "model": {model}}}"#);
+        let value = serde_json::from_str(&text).unwrap();
+        Pipeline::read(text, value, Path::new("tokenizer.json")).unwrap()
+    }
+
+    #[test]
+    fn plain_text_makes_no_special_token() {
+        let letters = r#""a": 0, "<": 1, "s": 2, ">": 3, "/": 4, "?": 5, "<s>": 6, "</s>": 7, "s>": 8"#;
+        let specials = [("?", 5), ("<s>", 6), ("</s>", 7)];
+        let unigram = r#"[["a", -1], ["<", -1], ["s", -1], [">", -1], ["/", -1], ["?", -1], ["<s>", 0], ["</s>", 0], ["s>", -1]]"#;
+        for model in [
+            format!(r#"{{"type": "Unigram", "unk_id": 5, "vocab": {unigram}}}"#),
+            format!(
+                r#"{{"type": "BPE", "unk_token": "?", "ignore_merges": true, "vocab": {{{letters}}}, "merges": [["s", ">"]]}}"#
+            ),
+            // It has no merges for them, but would make them of halves.
+            format!(
+                r#"{{"type": "BPE", "unk_token": "?", "vocab": {{{letters}}}, "merges": [["s", ">"], ["<", "s>"]]}}"#
+            ),
+        ] {
+            let p = bare(&model, &specials);
+            let (plain, special) = (|text| p.encode(text, false).unwrap(), |text| p.encode(text, true).unwrap());
+            assert_eq!(plain("<s>"), [1, 8], "{model}");
+            assert_eq!(plain("</s>"), [1, 4, 8], "{model}");
+            assert_eq!(special("</s>"), [7], "{model}");
+            let ids = plain("a</s>a<s><s>");
+            assert!(!ids.contains(&6) && !ids.contains(&7), "{model}: {ids:?}");
+            let spelled: String = ids.iter().map(|&id| p.id_to_token(id).unwrap()).collect();
+            assert_eq!(spelled, "a</s>a<s><s>", "{model}");
+            // What is unknown stays so, also beside one.
+            assert_eq!(plain("é"), [5], "{model}");
+            assert_eq!(plain("é<s>"), [5, 1, 8], "{model}");
+        }
+    }
+
+    #[test]
+    fn merges_are_not_left_out_by_chance() {
+        let bpe = r#"{"type": "BPE", "dropout": 1.0, "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}"#;
+        let p = bare(bpe, &[]);
+        assert_eq!(p.encode("ab", false).unwrap(), [2]);
+        assert!(p.text().contains("dropout"), "the file is kept as it was");
     }
 
     #[test]

@@ -5,25 +5,62 @@
 //! notes: a list added to itself 33 times is written out, uncharged, as 2³³ elements, and one cut or wrapped 50,000 times by a
 //! loop is 50,000 calls deep when it is read or dropped. So templates are compiled here and some of their instructions become
 //! calls of functions below: `+`, `*` and slices make lists at once and pay for them, and a namespace, which is the only thing
-//! that outlives a round of a loop, holds data of a bounded depth. What a template itself spells out can still be some thousand
-//! values deep, for which there is a thread with room. Not here: the rest of the environment (see [`crate::template`]).
+//! that outlives a round of a loop, holds data of a bounded depth. What one tag spells out can still be hundreds of values deep,
+//! and chains of filters and cuts deeper, for which there is a thread with room. In the same way `~`, `%` and the methods of
+//! dictionaries become Python's.
+//!
+//! A list twice in itself, 60 times, is 2⁶⁰ to whoever writes, hashes or compares it, none of which the library charges for. So
+//! whatever puts values together pays for all that the outcome holds, each as often as it is found there (see [`size`]): lists,
+//! tuples and dictionaries that are written out, sums and repetitions, `dict`, `map`, `batch`, `slice` and `groupby`. What one
+//! value holds is so never more than the budget, whatever is done with it. Open stays that the same values are compared (`==`,
+//! `<`, `in`, tests, sorting), looked up or made lower case again and again, each time for the price of a step and of the text
+//! that comes out: time that grows with the square of the budget, not without end. A macro, a loop or a cycler counts as one
+//! value.
+//!
+//! Not here: the rest of the environment (see [`crate::template`]).
 
 mod list;
+mod made;
+mod method;
+mod size;
 mod space;
 
+use crate::python::{self, Paid, defined, formats};
 use list::List;
+use made::{dictionary, list_of, made, tuple_of};
+use method::Method;
 use minijinja::machinery::{CodeGenerator, Instruction, Instructions, eval, make_string_output, parse, parse_expr};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State};
+use size::Size;
 use space::Space;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Names that no template can say.
-const ADD: &str = "+";
-const REPEAT: &str = "*";
-const CUT: &str = "[:]";
-/// Values within each other that a namespace holds.
+/// Names that no template can say, and no field has.
+const ADD: &str = "\0+";
+const REPEAT: &str = "\0*";
+const CUT: &str = "\0[:]";
+const REST: &str = "\0%";
+const CHAIN: &str = "\0~";
+const LIST: &str = "\0[]";
+const TUPLE: &str = "\0()";
+const DICTIONARY: &str = "\0{}";
+/// Methods of Python's dictionaries, the functions that stand for naming them, and whether a template may have them.
+static METHODS: [(&str, &str, bool); 11] = [
+    ("items", "\0.items", true),
+    ("keys", "\0.keys", true),
+    ("values", "\0.values", true),
+    ("get", "\0.get", true),
+    ("copy", "\0.copy", true),
+    ("fromkeys", "\0.fromkeys", true),
+    ("clear", "\0.clear", false),
+    ("pop", "\0.pop", false),
+    ("popitem", "\0.popitem", false),
+    ("setdefault", "\0.setdefault", false),
+    ("update", "\0.update", false),
+];
+/// Values within each other that a namespace holds, and that others are put together from.
 const MOST_NESTED: usize = 64;
 /// Room for what the longest template can nest, with much to spare.
 const STACK: usize = 128 << 20;
@@ -33,6 +70,15 @@ pub(crate) fn bound(environment: &mut Environment<'_>) {
     environment.add_function(ADD, add);
     environment.add_function(REPEAT, repeat);
     environment.add_function(CUT, cut);
+    environment.add_function(REST, rest);
+    environment.add_function(CHAIN, chain);
+    environment.add_function(LIST, list_of);
+    environment.add_function(TUPLE, tuple_of);
+    environment.add_function(DICTIONARY, dictionary);
+    made::add(environment);
+    for (name, function, is_allowed) in METHODS {
+        environment.add_function(function, move |value: &Value| Method::named(value, name, is_allowed));
+    }
     environment.add_function("namespace", |state: &State, values: Option<Value>, named: Kwargs| {
         Space::made_of(state, values, &named)
     });
@@ -64,13 +110,18 @@ impl Program {
         let (instructions, blocks) = compile(name, &source, &syntax)?;
         names_set(&instructions, &mut names);
         blocks.values().for_each(|b| names_set(b, &mut names));
-        let setters: BTreeMap<String, String> = names.into_iter().map(|n| (n.to_owned(), format!("={n}"))).collect();
+        let setters: BTreeMap<String, String> = names.into_iter().map(|n| (n.to_owned(), format!("\0={n}"))).collect();
         for (name, function) in &setters {
             let name = name.clone();
             let set = move |state: &State, value: Value, space: &Value| Space::set(state, space, &name, value);
             environment.add_function(function.clone(), set);
         }
         Ok(Self { name, source, syntax, setters })
+    }
+
+    /// The text that it is read from.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The text that it makes.
@@ -149,6 +200,15 @@ fn redirect<'s>(instructions: &mut Instructions<'s>, setters: &'s BTreeMap<Strin
             Instruction::Add => Instruction::CallFunction(ADD, Some(2)),
             Instruction::Mul => Instruction::CallFunction(REPEAT, Some(2)),
             Instruction::Slice => Instruction::CallFunction(CUT, Some(4)),
+            Instruction::Rem => Instruction::CallFunction(REST, Some(2)),
+            Instruction::StringConcat => Instruction::CallFunction(CHAIN, Some(2)),
+            Instruction::BuildList(Some(n)) => made_of(LIST, *n),
+            Instruction::BuildTuple(Some(n)) => made_of(TUPLE, *n),
+            Instruction::BuildMap(n) => made_of(DICTIONARY, 2 * *n),
+            Instruction::GetAttr(name) => match METHODS.iter().find(|method| method.0 == *name) {
+                Some((_, function, _)) => Instruction::CallFunction(function, Some(1)),
+                None => continue,
+            },
             Instruction::SetAttr(name) => match setters.get(*name) {
                 Some(function) => Instruction::CallFunction(function, Some(2)),
                 None => continue,
@@ -156,6 +216,11 @@ fn redirect<'s>(instructions: &mut Instructions<'s>, setters: &'s BTreeMap<Strin
             _ => continue,
         };
     }
+}
+
+/// A call with so many values: a tag has hundreds at most.
+fn made_of(function: &'static str, count: usize) -> Instruction<'static> {
+    Instruction::CallFunction(function, Some(u16::try_from(count).unwrap_or(u16::MAX)))
 }
 
 fn is_list(value: &Value) -> bool {
@@ -180,7 +245,7 @@ fn add(state: &State, a: &Value, b: &Value) -> Result<Value, Error> {
     }
     match is_list(a) && is_list(b) {
         true => List::of(state, a)?.plus(state, &List::of(state, b)?).map(Value::from_object),
-        false => plain(state, "a + b", &[a, b]),
+        false => made(state, plain(state, "a + b", &[a, b])?),
     }
 }
 
@@ -189,7 +254,7 @@ fn repeat(state: &State, a: &Value, b: &Value) -> Result<Value, Error> {
     let (list, times) = if is_list(a) { (a, b) } else { (b, a) };
     match times.as_usize().filter(|_| is_list(list)) {
         Some(times) => List::of(state, list)?.times(state, times).map(Value::from_object),
-        None => plain(state, "a * b", &[a, b]),
+        None => made(state, plain(state, "a * b", &[a, b])?),
     }
 }
 
@@ -202,6 +267,37 @@ fn cut(state: &State, a: &Value, b: &Value, c: &Value, d: &Value) -> Result<Valu
         true => List::of(state, &cut).map(Value::from_object),
         false => Ok(cut),
     }
+}
+
+/// `a % b`: what a division leaves, or a text with values put in.
+fn rest(state: &State, a: &Value, b: &Value) -> Result<Value, Error> {
+    if let (true, true, Some(x), Some(y)) = (a.is_integer(), b.is_integer(), a.as_i64(), b.as_i64())
+        && let Some(rest) = x.checked_rem(y)
+    {
+        // With the sign of what it is divided by.
+        return Ok(Value::from(if rest != 0 && (rest < 0) != (y < 0) { rest + y } else { rest }));
+    }
+    match a.as_str() {
+        Some(format) => formats::printf(state, format, b).map(Value::from),
+        None => plain(state, "a % b", &[a, b]),
+    }
+}
+
+/// `a ~ b`.
+fn chain(state: &mut State, a: &Value, b: &Value) -> Result<Value, Error> {
+    // What is joined to markup is escaped.
+    if !matches!(state.auto_escape(), AutoEscape::None) && (a.is_safe() || b.is_safe()) {
+        let (a, b) = (state.format(a.clone())?, state.format(b.clone())?);
+        return Ok(Value::from_safe_string(a + &b));
+    }
+    let state: &State = state;
+    let spend = |fuel: u64| state.consume_fuel(fuel);
+    let mut out = Paid::new(&spend);
+    for value in [a, b] {
+        defined(state, value)?;
+        out.push(&python::text(value, &spend)?)?;
+    }
+    Ok(Value::from(out.done()))
 }
 
 /// Jinja's filter `sum`, of numbers.
@@ -231,43 +327,4 @@ fn sum(
         total = add(state, &total, &value)?;
     }
     Ok(total)
-}
-
-/// How deep values stand within this one; refuses what is no data, and what is deeper than `most`.
-fn depth(state: &State, value: &Value, most: usize) -> Result<usize, Error> {
-    let wrong = |what: &str| Err(Error::new(ErrorKind::InvalidOperation, what.to_owned()));
-    state.consume_fuel(1)?;
-    // Macros and loops look like maps, and hold what was there when they were made.
-    if value.as_object().is_some_and(|o| o.type_name().starts_with("minijinja::vm::")) {
-        return wrong("only data can be kept in a namespace");
-    }
-    let found = match value.kind() {
-        _ if value.downcast_object_ref::<Space>().is_some() => {
-            return wrong("a namespace cannot stand in another value");
-        }
-        ValueKind::Plain => return wrong("only data can be kept in a namespace"),
-        ValueKind::Seq | ValueKind::Iterable | ValueKind::Map if most == 0 => MOST_NESTED + 1,
-        ValueKind::Seq | ValueKind::Iterable if value.downcast_object_ref::<List>().is_some() => {
-            value.downcast_object_ref::<List>().map_or(0, List::depth)
-        }
-        ValueKind::Seq | ValueKind::Iterable => {
-            let mut deepest = 0;
-            for inner in value.try_iter()? {
-                deepest = deepest.max(depth(state, &inner, most - 1)?);
-            }
-            deepest + 1
-        }
-        ValueKind::Map => {
-            let mut deepest = 0;
-            for key in value.try_iter()? {
-                deepest = deepest.max(depth(state, &value.get_item(&key)?, most - 1)?);
-            }
-            deepest + 1
-        }
-        _ => 0,
-    };
-    match found > MOST_NESTED {
-        true => wrong("values stand more than 64 deep"),
-        false => Ok(found),
-    }
 }

@@ -4,10 +4,13 @@
 //! Not here: merging. Source: the published `tokenizer.json` of the models named, as llama.cpp's converter recognises
 //! them. A name that is not here is an error: a wrong cut changes tokens silently.
 
-/// A rule: expressions in order, and whether words that are entries are taken whole without merging.
+/// A rule: expressions in order.
 pub(crate) struct Rule {
     pub patterns: &'static [&'static str],
+    /// Whether words that are entries are taken whole without merging.
     pub ignore_merges: bool,
+    /// Whether a text starts with a mark where a file does not say it, as llama.cpp has it.
+    pub add_bos: bool,
 }
 
 pub(crate) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
@@ -24,17 +27,19 @@ const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r
 
 /// The rule of a name.
 pub(crate) fn rule(name: &str) -> Option<Rule> {
-    let rule = |patterns| Rule { patterns, ignore_merges: false };
-    let whole = |patterns| Rule { patterns, ignore_merges: true };
+    let rule = |patterns| Rule { patterns, ignore_merges: false, add_bos: false };
+    let whole = |patterns| Rule { patterns, ignore_merges: true, add_bos: false };
+    let begun = |patterns| Rule { patterns, ignore_merges: true, add_bos: true };
     Some(match name {
         "gpt-2" | "gpt2" | "phi-2" | "mpt" | "olmo" | "jais" | "jina-es" | "jina-de" | "jina-v2-es" | "jina-v2-de"
         | "gigachat" | "trillion" | "roberta-bpe" | "modern-bert" => rule(&[GPT2]),
         "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => rule(&[DIGIT, GPT2]),
-        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "lfm2" => whole(&[LLAMA3]),
-        "dbrx" | "smaug-bpe" | "glm4" | "chatglm-bpe" => rule(&[LLAMA3]),
+        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "lfm2" => begun(&[LLAMA3]),
+        "dbrx" | "smaug-bpe" | "chatglm-bpe" => rule(&[LLAMA3]),
+        "glm4" => whole(&[LLAMA3]),
         "qwen2" | "deepseek-r1-qwen" | "stablelm2" | "hunyuan" | "megrez" | "grok-2" => rule(&[QWEN2]),
         "qwen35" => rule(&[QWEN35]),
-        "tekken" => whole(&[TEKKEN]),
+        "tekken" => begun(&[TEKKEN]),
         "gpt-4o" | "llama4" => rule(&[GPT4O]),
         "falcon" => rule(&[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"]),
         "bloom" | "poro-chat" | "gpt3-finnish" => rule(&[BLOOM]),
@@ -88,5 +93,18 @@ mod tests {
         }
         assert!(name_of(&["x".into()], false).is_none());
         assert!(rule("no-such-rule").is_none());
+    }
+
+    /// As `llama_vocab::impl::load` has them.
+    #[test]
+    fn words_are_whole_and_texts_begin_as_in_llama_cpp() {
+        let said = |name| rule(name).map(|rule| (rule.ignore_merges, rule.add_bos));
+        for name in ["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken"] {
+            assert_eq!(said(name), Some((true, true)), "{name}");
+        }
+        assert_eq!(said("glm4"), Some((true, false)));
+        for name in ["chatglm-bpe", "gpt-2", "qwen2", "smollm", "dbrx"] {
+            assert_eq!(said(name), Some((false, false)), "{name}");
+        }
     }
 }

@@ -12,24 +12,21 @@
 //! # Ok::<(), gently_text::Error>(())
 //! ```
 
+use crate::python::{self, strings};
 use crate::running::{self, Program};
-use crate::{Error, Result, python};
+use crate::{Error, Result, filters, source};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{Environment, ErrorKind, State, UndefinedBehavior};
+use minijinja::value::{Value, ValueKind};
+use minijinja::{AutoEscape, Environment, ErrorKind, Output, State, UndefinedBehavior, escape_formatter};
 use minijinja_contrib::pycompat;
 use std::path::{Path, PathBuf};
 
-/// No published template is near this.
-const MOST_SOURCE: usize = 256 << 10;
 /// Values of an expression may stand in each other this deep.
 const MOST_NESTED: usize = 64;
 /// Instructions, and units of 64 bytes of text, that a rendering may cost beside what its input costs.
 const FUEL: u64 = 400_000;
 /// Calls of macros within each other.
 const DEPTH: usize = 100;
-/// Words, strings and signs in one tag, and `elif` in a template: the reader of templates goes as deep as there are of them.
-const MOST_PARTS: usize = 800;
 const NAME: &str = "text";
 
 /// What a rendering of an input of `size` bytes may spend: long inputs are paid for by their length.
@@ -37,19 +34,16 @@ pub(crate) fn fuel(size: usize) -> u64 {
     FUEL + 4 * size as u64
 }
 
-/// Where a template runs: without escaping, with Python's methods, and bounded. Refuses a source that is too long or too deep.
-pub(crate) fn environment(source: &str) -> Result<Environment<'static>, String> {
-    if source.len() > MOST_SOURCE {
-        return Err(format!("it has {} bytes, over the limit of {MOST_SOURCE}", source.len()));
-    }
-    check_depth(source)?;
+/// Where a template runs: without escaping, with Python's methods and Jinja's filters, and bounded.
+pub(crate) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_recursion_limit(DEPTH);
     environment.set_unknown_method_callback(method);
-    environment.add_filter("tojson", tojson);
+    environment.set_formatter(print);
+    filters::add(&mut environment);
     running::bound(&mut environment);
-    Ok(environment)
+    environment
 }
 
 /// A text made of an object's fields. A field that is not there is an error.
@@ -69,13 +63,15 @@ impl Template {
     /// [`Error::TextTemplate`] with the line, also for one that is too long or too deep.
     pub fn new(source: &str, what: &str, path: &Path) -> Result<Self> {
         let fail = |reason| Error::TextTemplate { path: path.into(), what: what.into(), reason };
-        let mut environment = environment(source).map_err(fail)?;
+        let plain = source::prepared(source, false).map_err(fail)?;
+        let mut environment = environment();
+        environment.add_filter("tojson", filters::tojson_indented);
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
         let syntax = syntax.map_err(|e| fail(e.to_string()))?;
         environment.set_syntax(syntax.clone());
-        environment.add_template_owned(NAME, source.to_owned()).map_err(|e| fail(told(&e)))?;
-        let program = Program::new(&mut environment, NAME, source.into(), syntax).map_err(|e| fail(told(&e)))?;
+        environment.add_template_owned(NAME, plain.clone()).map_err(|e| fail(told(&e)))?;
+        let program = Program::new(&mut environment, NAME, plain, syntax).map_err(|e| fail(told(&e)))?;
         Ok(Self { environment, program, source: source.to_owned(), what: what.into(), path: path.into() })
     }
 
@@ -98,7 +94,7 @@ impl Template {
     /// # Errors
     /// As [`Template::render`].
     pub fn value(&self, fields: &serde_json::Value) -> Result<Option<serde_json::Value>> {
-        let inner = self.source.trim().strip_prefix("{{").and_then(|s| s.strip_suffix("}}"));
+        let inner = self.program.source().trim().strip_prefix("{{").and_then(|s| s.strip_suffix("}}"));
         let Some(inner) = inner.map(|s| s.trim_matches('-')) else { return Ok(None) };
         let environment = self.funded(fields);
         let json = |value: &Value| match value.is_undefined() {
@@ -194,97 +190,39 @@ pub(crate) fn told(e: &minijinja::Error) -> String {
     format!("{}{detail}{line}", e.kind())
 }
 
-/// Python's methods of strings and dictionaries; those that make long texts of short ones are paid for first.
-fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, minijinja::Error> {
-    match (name, value.as_str()) {
-        ("replace", Some(text)) => {
-            let length = |i: usize| args.get(i).and_then(Value::as_str).map_or(0, str::len) as u64;
-            let places = match length(0) {
-                0 => text.len() as u64 + 1,
-                n => text.len() as u64 / n,
-            };
-            state.consume_fuel(places.saturating_mul(length(1)) / 64)?;
-        }
-        // A width in a format makes a text of any length.
-        ("format", Some(_)) => return Err(minijinja::Error::from(ErrorKind::UnknownMethod)),
-        ("index", None) if value.kind() == ValueKind::Seq => return index(state, value, args),
-        _ => {}
+/// Writes a value as Python does.
+fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), minijinja::Error> {
+    if !matches!(state.auto_escape(), AutoEscape::None) {
+        return escape_formatter(out, state, value);
     }
-    pycompat::unknown_method_callback(state, value, name, args)
+    let text = python::text(value, &|fuel| state.consume_fuel(fuel))?;
+    out.write_str(&text).map_err(minijinja::Error::from)
+}
+
+/// Python's methods of strings and dictionaries.
+fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, minijinja::Error> {
+    if let Some(text) = value.as_str()
+        && let Some(done) = strings::method(state, text, name, args)?
+    {
+        return Ok(done);
+    }
+    match name {
+        "index" if value.kind() == ValueKind::Seq => index(state, value, args),
+        _ => pycompat::unknown_method_callback(state, value, name, args),
+    }
 }
 
 /// Python's `list.index`.
 fn index(state: &mut State, list: &Value, args: &[Value]) -> Result<Value, minijinja::Error> {
     let (wanted,): (&Value,) = minijinja::value::from_args(args)?;
     state.consume_fuel(list.len().unwrap_or(0) as u64)?;
-    let found = list.try_iter()?.position(|v| v == *wanted);
-    let absent = || minijinja::Error::new(ErrorKind::InvalidOperation, format!("{wanted} is not in list"));
-    found.map(Value::from).ok_or_else(absent)
-}
-
-/// `tojson` as transformers has it: nothing escaped for HTML, Python's spaces.
-fn tojson(state: &State, value: &Value, indent: Option<Value>, options: Kwargs) -> Result<String, minijinja::Error> {
-    let indent = match options.get::<Option<Value>>("indent")?.or(indent) {
-        Some(n) if n.is_integer() => Some(usize::try_from(n)?.min(16)),
-        _ => None,
-    };
-    // Read by some templates' authors as Jinja's: accepted where they ask for what is done anyway.
-    let _ = options.get::<Option<Value>>("ensure_ascii")?;
-    options.assert_all_used()?;
-    python::json(value, indent, &|fuel| state.consume_fuel(fuel))
-}
-
-/// Refuses tags so long that reading them could exhaust the stack: `- - - 1`, `a.b.c.d` and `a|b|c` are one call deeper for
-/// each part.
-fn check_depth(source: &str) -> Result<(), String> {
-    let bytes = source.as_bytes();
-    let (mut at, mut branches) = (0, 0);
-    while let Some(open) = source.get(at..).and_then(|rest| rest.find('{')).map(|n| at + n) {
-        let close: &[u8] = match bytes.get(open + 1) {
-            Some(b'{') => b"}}",
-            Some(b'%') => b"%}",
-            Some(b'#') => {
-                at = source[open..].find("#}").map_or(source.len(), |n| open + n + 2);
-                continue;
-            }
-            _ => {
-                at = open + 1;
-                continue;
-            }
-        };
-        at = open + 2;
-        let mut parts = 0;
-        while at < bytes.len() && !bytes[at..].starts_with(close) {
-            let start = at;
-            match bytes[at] {
-                b if b.is_ascii_whitespace() => {
-                    at += 1;
-                    continue;
-                }
-                quote @ (b'"' | b'\'') => {
-                    at += 1;
-                    while at < bytes.len() && bytes[at] != quote {
-                        at += if bytes[at] == b'\\' { 2 } else { 1 };
-                    }
-                    at += 1;
-                }
-                b if b.is_ascii_alphanumeric() || b == b'_' || b >= 0x80 => {
-                    let word = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_' || *b >= 0x80;
-                    at += bytes[at..].iter().take_while(|b| word(b)).count();
-                    branches += usize::from(&bytes[start..at] == b"elif");
-                }
-                _ => at += 1,
-            }
-            parts += 1;
-            if parts > MOST_PARTS || branches > MOST_PARTS {
-                let line = bytes[..start].iter().filter(|b| **b == b'\n').count() + 1;
-                return Err(format!("a tag or its branches have more than {MOST_PARTS} parts (line {line})"));
-            }
+    match list.try_iter()?.position(|v| v == *wanted) {
+        Some(at) => Ok(Value::from(at)),
+        None => {
+            let wanted = python::repr(wanted, &|fuel| state.consume_fuel(fuel))?;
+            Err(python::refused(format!("{wanted} is not in list")))
         }
-        // Past the end of the tag, or of a template that ends within it.
-        at = if at < bytes.len() { at + 2 } else { bytes.len() };
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -305,6 +243,15 @@ mod tests {
         assert_eq!(template("{{one}} {{key}}").value(&item).unwrap(), None);
         assert_eq!(template("x").value(&item).unwrap(), None);
         assert_eq!(template(" {{one}}\n").render(&item).unwrap(), " x\n", "white space stays");
+        assert_eq!(template("{{ [one ~ '\\a\\/'] }}").value(&item).unwrap(), Some(json!(["x\u{7}\\/"])));
+    }
+
+    #[test]
+    fn fields_may_have_the_names_of_signs() {
+        let item = json!({"a": 3, "+": 1, "*": 1, "%": 1, "~": 1, "=b": 1, ".items": 1, "d": {"k": 0.00001}});
+        let source = "{% set ns = namespace() %}{% set ns.b = a %}{{ a + 1 }}{{ a * 2 }}{{ a % 2 }}{{ a ~ ns.b }}{{ d.items() | list }}";
+        assert_eq!(template(source).render(&item).unwrap(), "46133[('k', 1e-05)]");
+        assert_eq!(template("{{ [1] | tojson(1) }}").render(&item).unwrap(), "[\n 1\n]");
     }
 
     #[test]
@@ -313,12 +260,24 @@ mod tests {
         let e = says("{{a.b}} {{c}}", json!({"a": {"b": 1}}));
         assert_eq!(e, "task.yaml: doc_to_text: there is no field \"c\"");
         assert!(says("{{a.b}}", json!({"a": {}})).contains("\"a.b\""));
-        for source in ["{{c.strip()}}", "{{a}}{{c.d.strip()}}", "{{c[0]}}", "{{c + a}}", "{% for x in c %}{% endfor %}"]
-        {
+        for source in [
+            "{{c.strip()}}",
+            "{{a}}{{c.d.strip()}}",
+            "{{c[0]}}",
+            "{{c + a}}",
+            "{{a ~ c}}",
+            "{{c % 2}}",
+            "{{'%s' % c}}",
+            "{{'{}'.format(c)}}",
+            "{{c | trim}}",
+            "{{[a, c] | join}}",
+            "{{c | string}}",
+            "{% for x in c %}{% endfor %}",
+        ] {
             assert!(says(source, json!({"a": "x"})).ends_with("there is no field \"c\""), "{source}");
         }
         assert!(!says("{{a.stripped()}}", json!({"a": "x"})).contains("no field"));
-        assert!(says("{{l.index(\"z\")}}", json!({"l": ["x"]})).contains("z is not in list"));
+        assert!(says("{{l.index(\"z\")}}", json!({"l": ["x"]})).contains("'z' is not in list"));
         assert!(template("{{c}}").value(&json!({})).unwrap_err().to_string().contains("\"c\""));
         let e = says("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", json!({}));
         assert!(e.contains("fuel"), "{e}");

@@ -2,6 +2,7 @@
 
 use crate::characters::CharTable;
 use crate::json::{self, Recognised};
+use crate::names::{self, Names};
 use crate::pipeline::Pipeline;
 use crate::{Error, Result, TemplateTokens, gpt2};
 use std::path::{Path, PathBuf};
@@ -9,9 +10,6 @@ use std::sync::{Arc, OnceLock};
 
 /// No published tokenizer file is near this.
 const MAX_FILE: u64 = 256 << 20;
-
-/// End-of-text tokens by their usual names, looked for when a folder does not say.
-const USUAL_ENDS: [&str; 6] = ["<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|eot_id|>", "<|im_end|>"];
 
 const CONFIG: &str = "tokenizer_config.json";
 const GENERATION: &str = "generation_config.json";
@@ -34,8 +32,8 @@ pub struct Tokenizer {
     inner: Arc<Inner>,
     /// Tokens that end a text or an answer, the end of text first.
     ends: Arc<[u32]>,
-    /// The token that the files name as the beginning of a text, whether or not it is put in front of one.
-    start: Option<u32>,
+    /// What the files say beside.
+    names: Names,
 }
 
 #[derive(Debug)]
@@ -79,13 +77,15 @@ impl Tokenizer {
     }
 
     fn direct(model: Model) -> Self {
-        let end = match &model {
+        let names = match &model {
             // These kinds have at most one special token, the end of text, whatever its name.
-            Model::Bytes(specials) | Model::Characters(_, specials) => specials.first().map(|&(_, id)| id),
-            Model::Pipeline(p) => usual_end(&p.special_ids),
+            Model::Bytes(specials) | Model::Characters(_, specials) => {
+                Names { end: specials.first().map(|&(_, id)| id), ..Names::default() }
+            }
+            Model::Pipeline(p) => Names::usual(&p.special_ids),
         };
         let inner = Arc::new(Inner { model, hash: OnceLock::new() });
-        Self { inner, ends: end.into_iter().collect(), start: None }
+        Self { inner, ends: names.end.into_iter().collect(), names }
     }
 
     /// Of a pipeline that was put together here; `path` is for messages.
@@ -113,15 +113,22 @@ impl Tokenizer {
         self
     }
 
-    /// The same tokenizer, whose files name this token as the beginning of a text.
-    pub(crate) fn with_start(mut self, start: Option<u32>) -> Self {
-        self.start = start.filter(|&id| (id as usize) < self.vocab_size());
+    /// The same tokenizer, which [`Self::save`] writes with this length of the longest text, in tokens, where its own files say
+    /// none: transformers cuts texts there.
+    pub fn with_longest(mut self, tokens: usize) -> Self {
+        self.names.longest = self.names.longest.or(Some(tokens as u64));
         self
     }
 
-    /// The token that the files name as the beginning of a text.
-    pub(crate) fn start(&self) -> Option<u32> {
-        self.start
+    /// The same tokenizer, whose files say this of it.
+    pub(crate) fn with_names(mut self, names: Names) -> Self {
+        self.names = names.within(self.vocab_size(), self.names);
+        self
+    }
+
+    /// What the files say of it.
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
     }
 
     /// From the text of a `tokenizer.json`; `path` is for messages.
@@ -153,8 +160,8 @@ impl Tokenizer {
     }
 
     /// From a file of `tokenizer.json`'s format, or from a folder with `tokenizer.json`, `vocab.json` and
-    /// `merges.txt`, or `encoder.json` and `vocab.bpe`. A folder's `tokenizer_config.json` names the tokens that
-    /// begin and end a text, its `generation_config.json` all that end one.
+    /// `merges.txt`, or `encoder.json` and `vocab.bpe`. A folder's `tokenizer_config.json` or `special_tokens_map.json` names the
+    /// special tokens, its `generation_config.json` all that end a text or an answer; where that file is not there, `config.json`.
     ///
     /// # Errors
     /// [`Error::Missing`] when nothing of that is there, and those of the formats.
@@ -178,16 +185,19 @@ impl Tokenizer {
             Self::from_gpt2_files(vocab, merges)?
         };
         let config = optional(&path.join(CONFIG));
-        let named = |key: &str| token_name(&config[key]).and_then(|name| loaded.token_to_id(name));
-        let (start, end) = (named("bos_token"), named("eos_token"));
-        let mut ends: Vec<u32> = end.or(loaded.end_of_text()).into_iter().collect();
+        let spelled = names::spelled(&config, path);
+        let found = Names::find(|key| loaded.token_to_id(spelled.get(key)?));
+        // Some have 10^30 there, for none.
+        let names = Names { longest: config["model_max_length"].as_u64(), ..found };
+        let mut ends: Vec<u32> = names.end.or(loaded.end_of_text()).into_iter().collect();
         ends.extend(generation_ends(path));
         ends.retain(|&id| (id as usize) < loaded.vocab_size());
-        Ok(loaded.with_ends(&ends).with_start(start))
+        Ok(loaded.with_ends(&ends).with_names(names))
     }
 
-    /// Writes `tokenizer.json` and `tokenizer_config.json` into the folder, and `generation_config.json` where several tokens
-    /// end a text, so that Python's `tokenizers` and `transformers` load it. Each file is complete or absent.
+    /// Writes `tokenizer.json` and `tokenizer_config.json`, which names the special tokens, into the folder, and
+    /// `generation_config.json` where a token ends a text, so that Python's `tokenizers` and `transformers` load it. Each file is
+    /// complete or absent.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
@@ -195,8 +205,8 @@ impl Tokenizer {
         self.save_with(dir, &TemplateTokens::new())
     }
 
-    /// As [`Self::save`], with the special tokens that a chat template uses by name ([`crate::ChatTemplate::tokens`]), which
-    /// have their place in `tokenizer_config.json`.
+    /// As [`Self::save`], with the special tokens that a chat template uses by name ([`crate::ChatTemplate::tokens`]): they need
+    /// not be tokens of the vocabulary.
     ///
     /// # Errors
     /// As [`Self::save`].
@@ -209,10 +219,16 @@ impl Tokenizer {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": false,
         });
-        for (key, id) in [("bos_token", self.start), ("eos_token", self.end_of_text())] {
-            if let Some(token) = id.and_then(|id| self.token(id)) {
+        // An ordinary token that a file has as an end is named below alone: here transformers would take it out of every text.
+        let is_named = |id: &u32| self.is_special(*id) || self.names.end == Some(*id);
+        let names = Names { end: self.end_of_text().filter(is_named), ..self.names };
+        for (key, id) in names.ids() {
+            if let Some(token) = self.token(id) {
                 config[key] = token.into();
             }
+        }
+        if let Some(longest) = names.longest {
+            config["model_max_length"] = longest.into();
         }
         for (key, token) in tokens {
             config[key.as_str()] = token.as_str().into();
@@ -220,12 +236,14 @@ impl Tokenizer {
         write(&dir.join(CONFIG), format!("{config:#}\n").as_bytes())?;
         let generation = dir.join(GENERATION);
         // One that is there already would add the ends of another tokenizer.
-        if self.ends.len() > 1 || generation.exists() {
+        if !self.ends.is_empty() || generation.exists() {
             let mut said = serde_json::json!({});
-            if !self.ends.is_empty() {
-                said["eos_token_id"] = self.ends().into();
+            match self.ends() {
+                [] => {}
+                [end] => said["eos_token_id"] = (*end).into(),
+                ends => said["eos_token_id"] = ends.into(),
             }
-            if let Some(start) = self.start {
+            if let Some(start) = names.start {
                 said["bos_token_id"] = start.into();
             }
             write(&generation, format!("{said:#}\n").as_bytes())?;
@@ -471,6 +489,15 @@ impl Tokenizer {
         }
     }
 
+    /// The tokens that the model of a pipeline makes of a piece, without what the pipeline does to a text before; none of other
+    /// kinds.
+    pub(crate) fn tokens_of_piece(&self, piece: &str) -> Result<Vec<u32>> {
+        match &self.inner.model {
+            Model::Pipeline(p) => p.tokens_of_piece(piece),
+            _ => Ok(Vec::new()),
+        }
+    }
+
     /// The special tokens, by name and number.
     pub fn specials(&self) -> &[(String, u32)] {
         match &self.inner.model {
@@ -526,23 +553,16 @@ impl Tokenizer {
     }
 }
 
-fn usual_end(specials: &[(String, u32)]) -> Option<u32> {
-    USUAL_ENDS.iter().find_map(|end| specials.iter().find(|(name, _)| name == end).map(|&(_, id)| id))
-}
-
 /// A file of settings. It is optional and so are its parts: what cannot be read is as good as absent.
-fn optional(path: &Path) -> serde_json::Value {
+pub(crate) fn optional(path: &Path) -> serde_json::Value {
     read(path).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 
-/// The spelling of a token in a `tokenizer_config.json`, which has it plain or with its properties.
-pub(crate) fn token_name(value: &serde_json::Value) -> Option<&str> {
-    value.as_str().or_else(|| value["content"].as_str())
-}
-
-/// The end tokens of a folder's `generation_config.json`, which lists those of chats beside the end of text.
+/// The end tokens of a folder's `generation_config.json`, which lists those of chats beside the end of text. Where it is not
+/// there `config.json` says them, as `GenerationConfig.from_model_config` of transformers has it.
 fn generation_ends(dir: &Path) -> Vec<u32> {
-    let value = optional(&dir.join(GENERATION));
+    let file = dir.join(GENERATION);
+    let value = optional(&if file.exists() { file } else { dir.join("config.json") });
     let id = |v: &serde_json::Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
     match &value["eos_token_id"] {
         serde_json::Value::Array(all) => all.iter().filter_map(id).collect(),
@@ -573,10 +593,13 @@ pub(crate) fn read(path: &Path) -> Result<String> {
     String::from_utf8(bytes).map_err(|e| Error::NotUtf8 { path: path.into(), offset: e.utf8_error().valid_up_to() })
 }
 
-/// Writes by a temporary file and a rename.
+/// Writes by a temporary file and a rename. The name is one that `gently_formats::atomic` would give it.
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let io = |source| Error::Io { path: path.into(), action: "write", source };
-    let temp = path.with_extension(format!("{}.tmp", std::process::id()));
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temp = path.with_file_name(name);
     let written = std::fs::File::create(&temp)
         .and_then(|mut file| {
             std::io::Write::write_all(&mut file, bytes)?;

@@ -4,6 +4,7 @@
 //! error. Not here: reading GGUF files (`gently-formats`); the algorithms, which the `tokenizers` crate runs.
 
 use crate::charsmap;
+use crate::names::Names;
 use crate::pipeline::Pipeline;
 use crate::split;
 use crate::{Error, Result, Tokenizer};
@@ -52,6 +53,10 @@ pub struct Vocabulary<'a> {
     pub separator: Option<u32>,
     /// Token in front of a text (`bert`).
     pub class: Option<u32>,
+    /// Token that fills short texts up; one that is no token of the file is passed over.
+    pub padding: Option<u32>,
+    /// Token for one that is to be guessed (`bert`); as `padding`.
+    pub mask: Option<u32>,
     /// Whether `bos` is put in front of a prompt.
     pub add_bos: Option<bool>,
     /// Whether the first of `ends` is put behind a text.
@@ -62,6 +67,13 @@ pub struct Vocabulary<'a> {
     pub remove_extra_whitespaces: Option<bool>,
     /// SentencePiece's compiled normalisation (`t5`).
     pub charsmap: Vec<u8>,
+    /// Whether texts are put into lower case (`bert`); they are where a file does not say it.
+    pub lowercase: Option<bool>,
+    /// Whether letters lose their accents (`bert`); as `lowercase` where a file does not say it.
+    pub strip_accents: Option<bool>,
+    /// The whole `tokenizer.json`, where a file has it. It is believed before all else but `ends` and the tokens' names, since it
+    /// says more than the form can; its special tokens must be those of `tokens`.
+    pub json: Option<&'a str>,
 }
 
 const UNKNOWN: i64 = 2;
@@ -78,14 +90,31 @@ impl Tokenizer {
     pub fn from_vocabulary(vocabulary: &Vocabulary, path: &Path) -> Result<Self> {
         let reader = Reader { v: vocabulary, path };
         reader.check()?;
-        let pipeline = match vocabulary.model {
-            "gpt2" => reader.byte_level()?,
-            "llama" => reader.sentencepiece()?,
-            "t5" => reader.unigram()?,
-            "bert" => reader.wordpiece()?,
-            other => return Err(reader.invalid(format!("tokenizer model {other:?} is not supported"))),
+        let tokenizer = match (vocabulary.json, vocabulary.model) {
+            (Some(json), _) => reader.whole(json)?,
+            (_, "gpt2") => Self::of_pipeline(reader.byte_level()?),
+            (_, "llama") => Self::of_pipeline(reader.sentencepiece()?),
+            (_, "t5") => Self::of_pipeline(reader.unigram()?),
+            (_, "bert") => Self::of_pipeline(reader.wordpiece()?),
+            (_, other) => return Err(reader.invalid(format!("tokenizer model {other:?} is not supported"))),
         };
-        Ok(Self::of_pipeline(pipeline).with_ends(&vocabulary.ends).with_start(vocabulary.bos))
+        let v = vocabulary;
+        // Of BERT the beginning is the token in front of a text, by a second name.
+        let (start, class) = match v.model {
+            "bert" => (None, v.class.or(v.bos)),
+            _ => (v.bos, v.class),
+        };
+        let names = Names {
+            start,
+            end: v.ends.first().copied(),
+            unknown: v.unknown,
+            separator: v.separator,
+            padding: v.padding,
+            class,
+            mask: v.mask,
+            longest: None,
+        };
+        Ok(tokenizer.with_ends(&v.ends).with_names(names))
     }
 }
 
@@ -137,6 +166,24 @@ impl Reader<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The tokenizer of a `tokenizer.json` that stands in the file.
+    fn whole(&self, json: &str) -> Result<Tokenizer> {
+        let wrong = |reason: String| self.invalid(format!("its tokenizer.json: {reason}"));
+        let tokenizer = Tokenizer::from_json(json.to_owned(), self.path).map_err(|error| match error {
+            Error::Json { reason, .. } | Error::Invalid { reason, .. } => wrong(reason),
+            other => other,
+        })?;
+        let (said, known) = (tokenizer.vocab_size(), self.v.tokens.len());
+        if said > known {
+            return Err(wrong(format!("{said} tokens, where the file has {known}")));
+        }
+        let differs = |(name, id): &&(String, u32)| self.v.tokens.get(*id as usize) != Some(&name.as_str());
+        match tokenizer.specials().iter().find(differs) {
+            Some((name, id)) => Err(wrong(format!("token {id} is {name:?}, which it is not in the file"))),
+            None => Ok(tokenizer),
+        }
     }
 
     /// Token to number. A spelling may be there once only.
@@ -228,9 +275,10 @@ impl Reader<'_> {
         Pipeline::of_tokens(pipeline, &tokens, self.path)
     }
 
-    fn ends_around(&self, add_bos: bool) -> (Option<u32>, Option<u32>) {
+    /// What stands in front of a text and behind it; whether anything does where the file does not say it.
+    fn ends_around(&self, add_bos: bool, add_eos: bool) -> (Option<u32>, Option<u32>) {
         let bos = self.v.bos.filter(|_| self.v.add_bos.unwrap_or(add_bos));
-        let eos = self.v.ends.first().copied().filter(|_| self.v.add_eos.unwrap_or(false));
+        let eos = self.v.ends.first().copied().filter(|_| self.v.add_eos.unwrap_or(add_eos));
         (bos, eos)
     }
 
@@ -266,8 +314,7 @@ impl Reader<'_> {
             Err(e) => return Err(self.first_that_is_none()?.unwrap_or_else(|| self.invalid(e.to_string()))),
         };
         let pre_tokenizer = json!({"type": "Sequence", "pretokenizers": pieces});
-        // Llama 3's files, whose words are taken whole, start each text with a mark.
-        let around = self.ends_around(matches!(pre, "llama-bpe" | "llama3" | "llama-v3"));
+        let around = self.ends_around(rule.add_bos, false);
         self.pipeline([Value::Null, pre_tokenizer, level], Source::Bpe(model.into()), around, &self.v.tokens)
     }
 
@@ -287,32 +334,10 @@ impl Reader<'_> {
         if self.v.scores.is_empty() {
             return Err(self.invalid("a SentencePiece vocabulary needs scores".into()));
         }
-        // SentencePiece merges the pair whose whole has the best score: as a list of merges, in the order of scores, and
-        // within one whole by its halves' numbers (transformers' `generate_merges`).
-        let mut merges: Vec<(f64, u32, u32)> = Vec::new();
-        // A token of one letter many times is cut into two tokens everywhere, if all shorter ones are there: the merges of a
-        // small file would take gigabytes.
-        let letters: usize = self.v.tokens.iter().map(|t| t.len()).sum();
-        let most = letters.saturating_mul(MOST_MERGES).saturating_add(64 << 20);
-        let mut taken = 0usize;
-        for (id, token) in self.v.tokens.iter().enumerate() {
-            if self.kind(id) != 1 {
-                continue;
-            }
-            let halves = token.char_indices().skip(1).filter_map(|(at, _)| {
-                let (a, b) = token.split_at(at);
-                Some((*numbers.get(a)?, *numbers.get(b)?))
-            });
-            let before = merges.len();
-            merges.extend(halves.map(|(a, b)| (self.v.scores[id], a, b)));
-            taken = taken.saturating_add((merges.len() - before).saturating_mul(token.len() + MERGE));
-            if taken > most {
-                return Err(self.invalid(format!("the merges that make tokens 0 to {id} take over {most} bytes")));
-            }
-        }
-        merges.sort_by(|x, y| y.0.total_cmp(&x.0).then((x.1, x.2).cmp(&(y.1, y.2))));
+        let normal = |id: usize| self.kind(id) == 1;
+        let merges = scored_merges(&self.v.tokens, &numbers, normal, &self.v.scores).map_err(|e| self.invalid(e))?;
         let text = |id: u32| self.v.tokens[id as usize].to_owned();
-        let halves: Vec<(String, String)> = merges.iter().map(|&(_, a, b)| (text(a), text(b))).collect();
+        let halves: Vec<(String, String)> = merges.iter().map(|&(a, b)| (text(a), text(b))).collect();
         let model = BPE::builder().vocab_and_merges(numbers, halves).fuse_unk(true);
         let model = model.byte_fallback(self.has_bytes());
         let model = match self.unknown_token() {
@@ -322,18 +347,12 @@ impl Reader<'_> {
         let model = Source::Bpe(model.build().map_err(|e| self.invalid(e.to_string()))?.into());
         let prefix = self.v.add_space_prefix.unwrap_or(true);
         let mut normalizers = vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})];
-        let mut decoders = vec![
-            json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "}),
-            json!({"type": "ByteFallback"}),
-            json!({"type": "Fuse"}),
-        ];
         if prefix {
             normalizers.insert(0, json!({"type": "Prepend", "prepend": SPACE}));
-            decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
         }
         let normalizer = json!({"type": "Sequence", "normalizers": normalizers});
-        let decoder = json!({"type": "Sequence", "decoders": decoders});
-        self.pipeline([normalizer, Value::Null, decoder], model, self.ends_around(true), &self.v.tokens)
+        let parts = [normalizer, Value::Null, sentencepiece_decoder(prefix)];
+        self.pipeline(parts, model, self.ends_around(true, false), &self.v.tokens)
     }
 
     fn unigram(&self) -> Result<Pipeline> {
@@ -353,16 +372,24 @@ impl Reader<'_> {
             let text = charsmap::base64(&self.v.charsmap);
             normalizers.push(json!({"type": "Precompiled", "precompiled_charsmap": text}));
         }
-        if self.v.remove_extra_whitespaces.unwrap_or(true) {
-            normalizers.push(json!({"type": "Strip", "strip_left": true, "strip_right": true}));
-            normalizers.push(json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}));
+        let replace =
+            |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
+        let merged = self.v.remove_extra_whitespaces.unwrap_or(true);
+        if merged {
+            // Of white space it is spaces alone that count.
+            normalizers.push(replace(json!({"Regex": " {2,}"}), " "));
+            normalizers.push(replace(json!({"Regex": r"\A | \z"}), ""));
         }
-        let scheme = if self.v.add_space_prefix.unwrap_or(true) { "always" } else { "never" };
-        let space = json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": true});
-        let normalizer = match normalizers.is_empty() {
-            true => Value::Null,
-            false => json!({"type": "Sequence", "normalizers": normalizers}),
-        };
+        // As llama.cpp has it (`llm_tokenizer_ugm_session::normalize`): where spaces are merged a text that has more than spaces
+        // gets one in front in any case, and otherwise beside any that it has.
+        let prefix = merged || self.v.add_space_prefix.unwrap_or(true);
+        if prefix {
+            normalizers.push(replace(json!({"Regex": r"\A(?= *[^ ])"}), " "));
+        }
+        normalizers.push(replace(json!({"String": " "}), SPACE));
+        let normalizer = json!({"type": "Sequence", "normalizers": normalizers});
+        let scheme = if prefix { "always" } else { "never" };
+        let space = json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": false});
         let model = json!({
             "type": "Unigram", "unk_id": unknown, "vocab": vocab, "byte_fallback": self.has_bytes(),
         });
@@ -374,7 +401,7 @@ impl Reader<'_> {
                            "decoders": [{"type": "ByteFallback"}, space.clone(), {"type": "Fuse"}]}),
             false => space.clone(),
         };
-        self.pipeline([normalizer, space, decoder], model, self.ends_around(false), &self.v.tokens)
+        self.pipeline([normalizer, Value::Null, decoder], model, self.ends_around(false, true), &self.v.tokens)
     }
 
     /// WordPiece: the file has a mark in front of words, Python has one in front of what continues a word.
@@ -396,9 +423,8 @@ impl Reader<'_> {
             "max_input_chars_per_word": 100, "vocab": vocab,
         });
         let normalizer = json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
-                                "strip_accents": null, "lowercase": true});
-        let decoder = json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
-        let parts = [normalizer, json!({"type": "BertPreTokenizer"}), decoder];
+                                "strip_accents": self.v.strip_accents, "lowercase": self.v.lowercase.unwrap_or(true)});
+        let parts = [normalizer, json!({"type": "BertPreTokenizer"}), wordpiece_decoder()];
         self.pipeline(parts, Source::Json(model), (class, separator), &spelled)
     }
 
@@ -421,6 +447,55 @@ impl Reader<'_> {
         let bytes = self.v.tokens.iter().enumerate().filter(|(id, _)| matches!(self.kind(*id), BYTE | 1));
         bytes.filter_map(|(_, t)| byte_of(t)).collect::<HashSet<_>>().len() == 256
     }
+}
+
+/// The merges that scores say: SentencePiece merges the pair whose whole has the best score. All ways to make a normal token of
+/// two others, as their numbers, in the order of scores, and within one token by the halves' numbers (transformers'
+/// `generate_merges`).
+pub(crate) fn scored_merges(
+    tokens: &[&str],
+    numbers: &Vocab,
+    normal: impl Fn(usize) -> bool,
+    scores: &[f64],
+) -> Result<Vec<(u32, u32)>, String> {
+    let mut merges: Vec<(f64, u32, u32)> = Vec::new();
+    // A token of one letter many times is cut into two tokens everywhere, if all shorter ones are there: the merges of a
+    // small file would take gigabytes.
+    let letters: usize = tokens.iter().map(|t| t.len()).sum();
+    let most = letters.saturating_mul(MOST_MERGES).saturating_add(64 << 20);
+    let mut taken = 0usize;
+    for (id, (token, &score)) in tokens.iter().zip(scores).enumerate().filter(|(id, _)| normal(*id)) {
+        let halves = token.char_indices().skip(1).filter_map(|(at, _)| {
+            let (a, b) = token.split_at(at);
+            Some((*numbers.get(a)?, *numbers.get(b)?))
+        });
+        let before = merges.len();
+        merges.extend(halves.map(|(a, b)| (score, a, b)));
+        taken = taken.saturating_add((merges.len() - before).saturating_mul(token.len() + MERGE));
+        if taken > most {
+            return Err(format!("the merges that make tokens 0 to {id} take over {most} bytes"));
+        }
+    }
+    merges.sort_by(|x, y| y.0.total_cmp(&x.0).then((x.1, x.2).cmp(&(y.1, y.2))));
+    Ok(merges.into_iter().map(|(_, a, b)| (a, b)).collect())
+}
+
+/// How SentencePiece's tokens become text; `prefix` is the space in front of one.
+pub(crate) fn sentencepiece_decoder(prefix: bool) -> Value {
+    let mut decoders = vec![
+        json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "}),
+        json!({"type": "ByteFallback"}),
+        json!({"type": "Fuse"}),
+    ];
+    if prefix {
+        decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+    }
+    json!({"type": "Sequence", "decoders": decoders})
+}
+
+/// How WordPiece's tokens become text.
+pub(crate) fn wordpiece_decoder() -> Value {
+    json!({"type": "WordPiece", "prefix": "##", "cleanup": true})
 }
 
 /// The ways to cut `left right`: an entry may hold a space only where it starts, since both halves are at least a character long.

@@ -37,6 +37,23 @@ fn conversations_are_rendered_as_in_python() {
 }
 
 #[test]
+fn small_things_are_what_python_makes_of_them() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/expressions.json");
+    let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let mut wrong = Vec::new();
+    for case in golden.as_array().unwrap() {
+        let source = case[0].as_str().unwrap();
+        let found = ChatTemplate::new(source, tokens(), "x".as_ref())
+            .and_then(|t| t.render(&[Message::user(" Hi\n")], &ChatOptions::default()));
+        // Where Python refuses, so must this.
+        if found.as_ref().ok().map(String::as_str) != case[1].as_str() {
+            wrong.push(format!("{source}\n  Python: {:?}\n  here:   {found:?}\n", case[1].as_str()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.concat());
+}
+
+#[test]
 fn messages_and_dates() {
     let now = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
     let t =
@@ -44,6 +61,10 @@ fn messages_and_dates() {
     let messages = [Message::system("s"), Message::user("u"), Message::assistant("<a>&")];
     let text = t.render(&messages, &ChatOptions { now, ..ChatOptions::default() }).unwrap();
     assert_eq!(text, "14 Nov 2023 system:s;user:u;assistant:<a>&;");
+    let t = template("{{ strftime_now('%F %T %-d %j') }}");
+    assert_eq!(t.render(&[], &ChatOptions { now, ..ChatOptions::default() }).unwrap(), "2023-11-14 22:13:20 14 318");
+    let e = template("{{ raise_exception(['a', 1.0]) }}").render(&[], &ChatOptions::default()).unwrap_err();
+    assert!(e.to_string().contains("['a', 1.0]"), "{e}");
 }
 
 #[test]
@@ -81,6 +102,27 @@ fn hostile_templates_end() {
         "{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s | replace('', ns.s) %}{% endfor %}",
         "{% set ns = namespace(s=[1]) %}{% for i in range(99) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s | tojson }}",
         "{{ '{:>9999999999}'.format(1) }}",
+        // Texts as wide as is said.
+        "{{ 'a'.center(1000000000) }}",
+        "{{ 'a'.ljust(1000000000) }}",
+        "{{ 'a'.rjust(1000000000, '日') }}",
+        "{{ '-1'.zfill(1000000000) }}",
+        "{{ 'a' | center(1000000000) }}",
+        "{{ '%1000000000s' % 'a' }}",
+        "{{ '%-1000000000d' | format(1) }}",
+        "{{ '%.1000000000d' % 1 }}",
+        "{{ '%.100000f' % 1.5 }}",
+        "{{ '%*d' % (1000000000, 1) }}",
+        "{{ '%99999999999999999999s' % 1 }}",
+        "{{ [1] | tojson(indent=1000000000) }}",
+        "{% set x = 'x' * 9000000 %}{{ [[1]] | tojson(indent=x) }}",
+        "{% set x = 'x' * 900000 %}{{ range(100) | list | tojson(separators=(x, x)) }}",
+        "{% set x = 'x' * 900000 %}{{ x.join(('ab ' * 100).split()) }}",
+        "{% set x = 'x' * 900000 %}{{ ('ab ' * 100) | wordwrap(1, wrapstring=x) }}",
+        "{% set x = 'x' * 900000 %}{{ '{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}{0}'.format(x) }}",
+        "{{ ('a b ' * 3000000).split() | length }}",
+        "{{ ('\\n' * 9000000).splitlines() | length }}",
+        "{{ ('a ' * 3000000) | wordwrap(1) | length }}",
         // Lists: doubled in a loop, in macros, in other words, with themselves inside, and written out by 33 sums.
         "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x | length }}",
         "{% macro m(x, n) %}{% if n %}{{ m(x + x, n - 1) }}{% endif %}{% endmacro %}{{ m([1], 60) }}",
@@ -118,6 +160,56 @@ fn hostile_templates_end() {
         let wraps = format!("{{%set a={wrap}%}}").repeat(200_000 / (wrap.len() + 10));
         let source = format!("{{% set a = [1] %}}{wraps}{end}");
         let _ = ChatTemplate::new(&source, tokens(), "x".as_ref()).unwrap().render(&[], &ChatOptions::default());
+    }
+    // Little that is much when it is written: a list twice in itself, 60 times.
+    for end in [
+        "{{ a }}",
+        "{{ a ~ 1 }}",
+        "{{ a | string }}",
+        "{{ [a] | join }}",
+        "{{ a | trim }}",
+        "{{ a | center }}",
+        "{{ a | wordcount }}",
+        "{{ a | tojson }}",
+        "{{ '%s' % (a,) }}",
+        "{{ '%r' | format(a) }}",
+        "{{ '{}'.format(a) }}",
+        "{{ [1].index(a) }}",
+        "{{ raise_exception(a) }}",
+        "{{ strftime_now(a) }}",
+        // Written, hashed and compared by filters and signs that do not pay themselves.
+        "{{ a | upper }}{{ a | lower }}{{ a | title }}{{ a | capitalize }}{{ a | indent }}{{ a | escape }}{{ a | safe }}",
+        "{{ 'x' | replace('x', a) }}",
+        "{{ [1] | select(a) }}",
+        "{{ {a: 1} }}",
+        "{{ {}[a] }}",
+        "{{ [a, 1] | unique }}",
+        "{{ [a, 1] | sort | length }}",
+        "{% set b = [1] %}{{ a == b }}",
+        // It is the making that is paid for.
+        "",
+    ] {
+        let source = format!("{{% set a = [1] %}}{}{end}", "{% set a = [a, a] %}".repeat(60));
+        assert!(template(&source).render(&[], &ChatOptions::default()).is_err(), "{end}");
+    }
+    // The same by other ways to put values together.
+    for (first, twice) in [
+        ("[1]", "(a, a)"),
+        ("[1]", "{'x': a, 'y': a}"),
+        ("[1]", "{'x': [a], 'y': (a,)}"),
+        ("[1]", "dict(x=a, y=a)"),
+        ("[1]", "[a] * 2"),
+        ("[1]", "[a] + [a]"),
+        ("(1,)", "a + a"),
+        ("(1,)", "a * 2"),
+        ("[1]", "[{}, {}] | map(attribute='x', default=a) | list"),
+        ("[1]", "[0] | batch(3, a)"),
+        ("[1]", "[0] | slice(3, a)"),
+        ("[{'x': 1}] | groupby('x')", "a | groupby('list')"),
+    ] {
+        let source = format!("{{% set a = {first} %}}{}", format!("{{% set a = {twice} %}}").repeat(60));
+        let found = template(&source).render(&[], &ChatOptions::default());
+        assert!(matches!(found, Err(Error::Template { .. })), "{twice}");
     }
     // Deep and long tags: brackets, signs, chains, branches.
     for (open, part) in
@@ -160,6 +252,18 @@ fn sums_are_what_they_were() {
             "{% set ns = namespace(k=1, l=a) %}{% set ns.m = ns.k + 1 %}{% for x in a %}{% set ns.k = ns.k + x %}{% endfor %}\
             {{ ns.k }}{{ ns.m }}{{ ns.l }}{{ ns.z is defined }}{{ ns.k if ns.m else 0 }}",
             "42[1, 2]False4",
+        ),
+        (
+            "{{ [n, [s]] }}{{ (n, s) }}{{ {'k': n, s: [n]} }}{{ dict({'k': n}, j=s) }}",
+            "[2, ['x']](2, 'x'){'k': 2, 'x': [2]}{'k': 2, 'j': 'x'}",
+        ),
+        (
+            "{{ [[s]] | map('first') | list }}{{ a | batch(3, n) | list }}{{ [missing is defined, a] | first }}",
+            "['x'][[1, 2, 2]]False",
+        ),
+        (
+            "{% macro m(x) %}<{{ x }}>{% endmacro %}{% for f in [m, m] %}{{ f(s) }}{% endfor %}{{ m(*[n]) }}",
+            "<x><x><2>",
         ),
         ("{% set ns = namespace({'k': 7}) %}{% set ns.f = true %}{{ ns.k }}{{ ns.f }}{{ ns | length }}", "7True2"),
     ] {

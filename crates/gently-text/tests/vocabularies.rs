@@ -152,6 +152,16 @@ fn a_text_to_score_begins_once() {
 }
 
 #[test]
+fn a_text_inside_another_has_nothing_in_front() {
+    let tokenizer = turns(true);
+    let inside = |text: &str| tokenizer.encode_inside(text, true).unwrap().unwrap();
+    assert_eq!((inside("ab"), inside(" ab"), inside("")), (vec![5, 6], vec![7, 6], vec![]));
+    assert_eq!(inside("a<eos>"), [5, 2]);
+    assert_eq!(tokenizer.encode("ab").unwrap(), [7, 6], "a text's beginning");
+    assert_eq!(Tokenizer::bytes().encode_inside("ab", false).unwrap(), Some(vec![97, 98]));
+}
+
+#[test]
 fn what_ends_and_names_there_are_survives_a_folder() {
     let named = |all: &[(&str, &str)]| -> TemplateTokens {
         all.iter().map(|(key, token)| (key.to_string(), token.to_string())).collect()
@@ -164,11 +174,100 @@ fn what_ends_and_names_there_are_survives_a_folder() {
         let again = Tokenizer::load(dir.path()).unwrap();
         assert_eq!((again.ends(), again.beginning().unwrap()), (&[2, 3][..], Some(1)));
         assert_eq!(again.encode_prompt("ab").unwrap(), tokenizer.encode_prompt("ab").unwrap());
-        assert_eq!(ChatTemplate::load(dir.path()).unwrap().unwrap().tokens(), &tokens);
+        // The tokenizer names one more, for what cannot be spelled.
+        let unknown = named(&[("unk_token", "<unk>")]);
+        let all: TemplateTokens = tokens.clone().into_iter().chain(unknown).collect();
+        assert_eq!(ChatTemplate::load(dir.path()).unwrap().unwrap().tokens(), &all);
         assert_eq!(again.template_tokens().unwrap(), named(&[("bos_token", "<bos>"), ("eos_token", "<eos>")]));
         // A folder keeps no ends of the tokenizer that was there before.
         Tokenizer::bytes().with_end_of_text("<end>").save(dir.path()).unwrap();
         assert_eq!(Tokenizer::load(dir.path()).unwrap().ends(), [256]);
+    }
+}
+
+/// The JSON of a file.
+fn json(path: PathBuf) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[test]
+fn special_tokens_are_named_as_they_were() {
+    // As the files of BERT's first models, this one leaves their parts to their spellings.
+    let v = Vocabulary {
+        model: "bert",
+        tokens: vec!["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "▁sea"],
+        types: vec![3, 3, 3, 3, 3, 1],
+        bos: Some(2),
+        ..Vocabulary::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    Tokenizer::from_vocabulary(&v, "x".as_ref()).unwrap().save(dir.path()).unwrap();
+    let said = json(dir.path().join("tokenizer_config.json"));
+    for (i, key) in ["pad", "unk", "cls", "sep", "mask"].into_iter().enumerate() {
+        assert_eq!(said[format!("{key}_token")], v.tokens[i], "{said}");
+    }
+    // The beginning in front of each text is [CLS], under one name.
+    assert!(said.get("bos_token").is_none() && said.get("model_max_length").is_none(), "{said}");
+    let out = Tokenizer::load(dir.path()).unwrap().export(6).unwrap();
+    let found = [out.padding, out.unknown, out.class, out.separator, out.mask, out.bos];
+    assert_eq!(found, [Some(0), Some(1), Some(2), Some(3), Some(4), Some(2)]);
+
+    // What an older folder says in a file of its own; a newer one lists the added tokens.
+    let (dir, again) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    Tokenizer::from_vocabulary(&tiny(), "x".as_ref()).unwrap().save(dir.path()).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("special_tokens_map.json", r#"{"pad_token": {"content": "<end>"}, "unk_token": "b"}"#);
+    for (more, padding, unknown, longest) in [
+        (r#""model_max_length": 512"#, 3, Some(1), Some(512)),
+        // For transformers this is no limit.
+        (r#""added_tokens_decoder": {}, "model_max_length": 1000000000000000019884624838656"#, 0, None, None),
+    ] {
+        write("tokenizer_config.json", &format!(r#"{{"pad_token": "a", "mask_token": "not there", {more}}}"#));
+        let tokenizer = Tokenizer::load(dir.path()).unwrap();
+        let out = tokenizer.export(4).unwrap();
+        assert_eq!((out.padding, out.unknown, out.mask), (Some(padding), unknown, None), "{more}");
+        tokenizer.save(again.path()).unwrap();
+        let said = json(again.path().join("tokenizer_config.json"));
+        assert_eq!(said["pad_token"], spelling(padding), "{said}");
+        assert_eq!(said["model_max_length"].as_u64(), longest, "{said}");
+    }
+    // One that is no token of a file is none, and no reason to refuse the file.
+    let odd = Vocabulary { padding: Some(4), mask: Some(u32::MAX), ..tiny() };
+    let out = Tokenizer::from_vocabulary(&odd, "x".as_ref()).unwrap().export(4).unwrap();
+    assert_eq!((out.padding, out.mask), (None, None));
+}
+
+/// A token of [`tiny`].
+fn spelling(id: u32) -> &'static str {
+    tiny().tokens[id as usize]
+}
+
+#[test]
+fn ends_that_config_json_alone_has_are_read_and_kept() {
+    let (dir, again) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    Tokenizer::characters("abcd".chars()).save(dir.path()).unwrap();
+    let write = |name: &str, said: &str| {
+        std::fs::write(dir.path().join(name), format!(r#"{{"eos_token_id": {said}}}"#)).unwrap();
+    };
+    for (said, ends) in [("1", vec![1u32]), ("[2, 0]", vec![2, 0]), ("null", vec![]), ("4", vec![])] {
+        write("config.json", said);
+        let tokenizer = Tokenizer::load(dir.path()).unwrap();
+        assert_eq!(tokenizer.ends(), ends, "{said}");
+        tokenizer.save(again.path()).unwrap();
+        assert_eq!(Tokenizer::load(again.path()).unwrap().ends(), ends, "{said}");
+        // By name an ordinary token would be a special one in Python.
+        assert!(json(again.path().join("tokenizer_config.json")).get("eos_token").is_none(), "{said}");
+        let kept = json(again.path().join("generation_config.json"));
+        match ends[..] {
+            [] => assert!(kept.get("eos_token_id").is_none(), "{said}: {kept}"),
+            [end] => assert_eq!(kept["eos_token_id"], end),
+            _ => assert_eq!(kept["eos_token_id"], serde_json::json!(ends)),
+        }
+    }
+    write("config.json", "1");
+    for (said, ends) in [("3", vec![3u32]), ("null", vec![])] {
+        write("generation_config.json", said);
+        assert_eq!(Tokenizer::load(dir.path()).unwrap().ends(), ends, "that file stands before");
     }
 }
 
@@ -277,6 +376,47 @@ fn unigrams_fall_back_on_bytes_and_read_them() {
     assert_eq!(tokenizer.bytes_within(ids[1]).unwrap().unwrap(), [0xC3]);
     assert_eq!(streamed(&mut StreamDecoder::new(&tokenizer), &ids), "aéb a");
     assert_eq!(streamed(&mut StreamDecoder::within(&tokenizer), &ids), " aéb a");
+}
+
+/// As `llm_tokenizer_ugm_session::normalize` of llama.cpp has it.
+#[test]
+fn spaces_of_unigrams_are_llama_cpps() {
+    let v = |merged, prefix| Vocabulary {
+        model: "t5",
+        tokens: vec!["<unk>", "</s>", "▁", "a", "\n", "▁a"],
+        types: vec![2, 3, 1, 1, 1, 1],
+        scores: vec![0.0, 0.0, -2.0, -2.0, -2.0, -1.0],
+        ends: vec![1],
+        unknown: Some(0),
+        remove_extra_whitespaces: Some(merged),
+        add_space_prefix: Some(prefix),
+        ..Vocabulary::default()
+    };
+    let of = |merged, prefix| Tokenizer::from_vocabulary(&v(merged, prefix), "x".as_ref()).unwrap();
+    let cases: [(bool, bool, &str, &[u32]); 11] = [
+        (true, true, "  a  a ", &[5, 5]),
+        // Other white space is no space, and a mark that stands in a text is none in front of it.
+        (true, true, "\na\n", &[2, 4, 3, 4]),
+        (true, true, "▁a", &[2, 5]),
+        (true, true, "  ", &[]),
+        (true, false, "a", &[5]),
+        (false, true, "a", &[5]),
+        (false, true, " a", &[2, 5]),
+        (false, true, "  ", &[2, 2]),
+        (false, false, "a", &[3]),
+        (false, false, " a", &[5]),
+        (false, false, "a ", &[3, 2]),
+    ];
+    for (merged, prefix, text, ids) in cases {
+        assert_eq!(of(merged, prefix).encode(text).unwrap(), ids, "{merged} {prefix} {text:?}");
+    }
+    // An end is put behind where the file does not say it.
+    assert_eq!(of(true, true).encode_whole("a").unwrap(), [5, 1]);
+    let without = Vocabulary { add_eos: Some(false), ..v(true, true) };
+    assert_eq!(Tokenizer::from_vocabulary(&without, "x".as_ref()).unwrap().encode_whole("a").unwrap(), [5]);
+    // The end is an entry of the model, and plain text spells none.
+    assert!(!of(true, true).encode("a</s>a").unwrap().contains(&1));
+    assert_eq!(of(true, true).encode_with_specials("a</s>a").unwrap(), [5, 1, 5]);
 }
 
 fn streamed(decoder: &mut StreamDecoder, ids: &[u32]) -> String {

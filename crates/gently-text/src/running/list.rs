@@ -1,6 +1,6 @@
 //! Lists that were added, repeated or cut: paid for, and as deep as they are.
 
-use super::{MOST_NESTED, depth};
+use super::{MOST_NESTED, Size};
 use minijinja::value::{Enumerator, Object, ObjectRepr, Value};
 use minijinja::{Error, State};
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use std::sync::Arc;
 pub(super) struct List {
     parts: Vec<Arc<[Value]>>,
     len: usize,
-    /// How deep its elements stand in it: 1 where they are no lists.
-    depth: usize,
+    /// Its own: of depth 1 where its elements are no lists.
+    size: Size,
 }
 
 impl List {
@@ -21,32 +21,37 @@ impl List {
         if let Some(list) = value.downcast_object_ref::<Self>() {
             return Ok(list.clone());
         }
-        let (mut part, mut deepest) = (Vec::new(), 0);
+        let (mut part, mut size) = (Vec::new(), Size::EMPTY);
         for value in value.try_iter()? {
             // Looking at it pays for its slot, too: one has 24 bytes, a unit of fuel is for 64.
-            deepest = deepest.max(depth(state, &value, MOST_NESTED)?);
+            size.hold(Size::of(state, &value, MOST_NESTED, true)?);
             part.push(value);
         }
-        Ok(Self { len: part.len(), parts: vec![part.into()], depth: deepest + 1 })
+        Ok(Self { len: part.len(), parts: vec![part.into()], size })
     }
 
-    pub fn depth(&self) -> usize {
-        self.depth
+    pub fn size(&self) -> Size {
+        self.size
     }
 
     /// This and another one.
     pub fn plus(mut self, state: &State, other: &Self) -> Result<Self, Error> {
+        // The heavier one was paid for when it was made.
+        state.consume_fuel(self.size.weight.min(other.size.weight))?;
         other.parts.iter().try_for_each(|part| self.push(state, part.clone()))?;
-        self.depth = self.depth.max(other.depth);
+        self.size.depth = self.size.depth.max(other.size.depth);
+        self.size.weight = self.size.weight.saturating_add(other.size.weight);
         Ok(self)
     }
 
     /// This so many times.
     pub fn times(self, state: &State, times: usize) -> Result<Self, Error> {
         let len = self.len.saturating_mul(times);
-        state.consume_fuel(1 + (len as u64).div_ceil(2))?;
+        // An element has the weight of its slot at least.
+        let weight = self.size.weight.saturating_mul(times.max(1) as u64);
+        state.consume_fuel(weight)?;
         let all: Vec<Value> = (0..times).flat_map(|_| self.parts.iter().flat_map(|p| p.iter().cloned())).collect();
-        Ok(Self { len, parts: vec![all.into()], depth: self.depth })
+        Ok(Self { len, parts: vec![all.into()], size: Size { weight, ..self.size } })
     }
 
     fn push(&mut self, state: &State, part: Arc<[Value]>) -> Result<(), Error> {

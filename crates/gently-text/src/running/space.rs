@@ -1,6 +1,6 @@
 //! Jinja's namespaces: what loops keep.
 
-use super::{MOST_NESTED, depth};
+use super::{List, MOST_NESTED, Size};
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 use std::collections::BTreeMap;
@@ -38,7 +38,11 @@ impl Space {
             let what = format!("can only assign to namespaces, not {}", space.kind());
             return Err(Error::new(ErrorKind::InvalidOperation, what));
         };
-        depth(state, &value, MOST_NESTED)?;
+        // Texts and lists were paid for when they were made, and a list knows how deep it is.
+        let is_known = value.downcast_object_ref::<List>().is_some_and(|list| list.size().depth <= MOST_NESTED);
+        if value.as_str().is_none() && !is_known {
+            Size::of(state, &value, MOST_NESTED, true)?;
+        }
         inner.values().insert(name.to_owned(), value);
         Ok(Value::from(()))
     }

@@ -5,6 +5,7 @@
 `vocab-*.json`     a small vocabulary as a GGUF file carries it, and the ids of each string by the Python pipeline that is
                    published for the models whose rule it has
 `chat.json`        chat templates, conversations, and what transformers renders
+`expressions.json` small templates, and what transformers renders
 
 Run: python make.py   (tokenizers and transformers; the versions used are in VERSIONS.txt)
 """
@@ -128,6 +129,12 @@ def unigram(texts):
     t.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme="always")
     t.train_from_iterator(CORPUS, trainers.UnigramTrainer(
         vocab_size=400, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False))
+    # To SentencePiece spaces alone are extra, and a text that begins with its mark gets another in front.
+    t.normalizer = normalizers.Sequence([
+        normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex(r"\A | \z"), ""),
+        normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+    t.pre_tokenizer = None
+    t.encode_special_tokens = True
     model = json.loads(t.to_str())["model"]
     dump("vocab-unigram.json", {
         "model": "t5", "tokens": [e[0] for e in model["vocab"]], "scores": [e[1] for e in model["vocab"]],
@@ -252,6 +259,121 @@ def chats():
     dump("chat.json", {"templates": TEMPLATES, "cases": cases})
 
 
+# One template each: what Python and Jinja make of small things. Lines of their own; `↵` is a line's end within one.
+EXPRESSIONS = r"""
+{{ [1e-5, 1e16, 0.1, -0.0, 1e22, 123456789012345.6, 1e15, 1.5e300, 2.0] }} {{ 1e16 }} {{ 1e-5 }} {{ 0.0001 }} {{ 1.0 }}
+{{ [1e-7] | string }} {{ [1e-7, 2, none, true] | join(',') }} {% set x = 1e-7 %}{{ 'a' ~ x ~ [x] ~ none }}{{ x | string }}
+{{ [{'a': 1}, {'a': 1e-9}, {}] | join(', ', attribute='a') }} {{ [[1], [2]] | join('|') }} {{ 'abc' | join('-') }} {{ [] | join }}
+{{ ['\x1f', '\x7f', '\x85', '\xa0', '\xad', '\u200b', '\u2028', '\ue000', '\U000e0001', '\U0001f600', '\u0378', '\u0301', 'é'] }}
+{{ ["a'b", 'a"b', 'a\'b"c', '\\', '\n\r\t', '\0'] }} {{ {'a': (1,), "b'": [(), (1, 'x')]} }} {{ [missing, none, true] }}
+{{ messages | groupby('role') }} {{ {1: 'a', none: 2.5, 'x': {}} }}
+{{ {1: 2, none: 3, true: 4, 1.5: 5, 'k': 6} | tojson }} {{ {1e-7: 1} | tojson }} {{ {false: none} | tojson }}
+{{ {(1, 2): 3} | tojson }}
+{{ {'b': 1, 'a': [1, {'d': 2, 'c': 3}]} | tojson(sort_keys=true) }} {{ {3: 1, 1.5: 2, true: 0} | tojson(sort_keys=True) }}
+{{ {'b': 1, 2: 1} | tojson(sort_keys=true) }}
+{{ {'a': [1, 2], 'b': {}} | tojson(separators=(',', ':')) }} {{ [1, [2]] | tojson(separators=(';', '='), indent=1) }}
+{{ 'é€😀\x7f\x1f"\\/' | tojson(ensure_ascii=true) }} {{ 'é€😀\x7f\x1f"\\/\b\f' | tojson }} {{ 'é' | tojson(true) }} {{ [1] | tojson(0, 2) }}
+{{ [1, [2, []], {}] | tojson(indent=0) }} {{ [1, {'a': 2}] | tojson(indent='--') }} {{ [1] | tojson(indent=true) }} {{ [1] | tojson(indent=-3) }}
+{{ [1] | tojson(indent=none, ensure_ascii=False, sort_keys=False, separators=None) }} {{ [1e999, -1e999, 1e16, 1e-5] | tojson }}
+{{ [1] | tojson(separators='x') }}
+{{ [1] | tojson(indent=1.5) }}
+{{ 'abc' is sequence }} {{ {} is sequence }} {{ [] is sequence }} {{ () is sequence }} {{ 5 is sequence }} {{ missing is sequence }} {{ none is sequence }}
+{{ none is iterable }} {{ missing is iterable }} {{ 'a' is iterable }} {{ {} is iterable }} {{ [] is iterable }} {{ 5 is iterable }} {{ true is iterable }}
+{{ range is callable }} {{ missing is callable }} {{ 5 is callable }} {{ {} is callable }} {{ joiner() is callable }} {{ cycler(1) is callable }} {{ strftime_now is callable }}
+{% macro m() %}{% endmacro %}{{ m is callable }} {{ {}.items is callable }} {{ 'a' is callable }} {{ none is callable }} {{ namespace is callable }}
+{{ '\x1c\x1fa\x85\u00a0\u200b ' | trim | tojson }} {{ '\x1c\x1fa\x85\u2003\u3000'.strip() | tojson }} {{ '\x1ca\x1d'.lstrip() | tojson }} {{ '\x1ea\x1f'.rstrip() | tojson }}
+{{ 'xxaxx' | trim('x') }} {{ 'xya' | trim(chars='yx') }} {{ 5 | trim }} {{ 'abcb'.strip('cb') }} {{ ' a '.strip(none) }}| {{ 'xa'.lstrip('x') }} {{ 'ax'.rstrip('x') }}
+{{ 'a\x1cb\x85c\u00a0d\u200be'.split() }} {{ ' a  b c '.split(none, 1) }} {{ ' a  b c '.split(maxsplit=2) }} {{ ' a b '.split(none, 0) }} {{ 'a b'.split(' ', -1) }} {{ ''.split() }} {{ ''.split(',') }}
+{{ 'a,b,,c'.split(',') }} {{ 'a,b,c'.split(',', 1) }} {{ 'a,b,c'.split(sep=',', maxsplit=1) }} {{ ' a b '.split(' ') }} {{ 'a,b'.split(',', 0) }}
+{{ 'a'.split('') }}
+{{ 'a,b,c'.rsplit(',', 1) }} {{ 'aaa'.rsplit('aa') }} {{ ' a  b c '.rsplit(none, 1) }} {{ ' a b '.rsplit() }} {{ 'a b c'.rsplit(maxsplit=1) }} {{ ' a b '.rsplit(none, 0) }} {{ 'a-b'.rsplit('-', 5) }}
+{{ 'a\x1cb\x0bc\x85d\u2028e\u2029f\x0cg\x1dh\x1ei\x1fj'.splitlines() }} {{ 'a\r\nb\n\nc\r'.splitlines() }} {{ 'a\r\nb\n'.splitlines(true) }} {{ ''.splitlines() }} {{ '\n'.splitlines() }} {{ 'a\n\rb'.splitlines(keepends=True) }}
+{{ 'a=b=c'.partition('=') }} {{ 'abc'.partition('=') }} {{ 'a=b=c'.rpartition('=') }} {{ 'abc'.rpartition('=') }} {{ 'a--b'.partition('--')[2] }}
+{{ 'a'.partition('') }}
+{{ 'abcab'.removeprefix('ab') }} {{ 'abcab'.removesuffix('ab') }} {{ 'abc'.removeprefix('x') }} {{ 'abc'.removesuffix('') }} {{ 'aa'.removeprefix('a') }}
+{{ 'aéabc'.find('a') }} {{ 'aéabc'.find('a', 1) }} {{ 'aéabc'.rfind('a') }} {{ 'abc'.find('z') }} {{ 'abc'.find('', 3) }} {{ 'abc'.find('', 4) }} {{ 'abc'.find('c', -1) }} {{ 'abcabc'.find('c', 0, -1) }} {{ 'abc'.find('a', 2, 1) }} {{ 'abc'.rfind('') }} {{ 'abc'.find('b', none, 2) }} {{ 'abcabc'.rfind('a', 0, 3) }}
+{{ 'abcabc'.index('c') }} {{ 'abcabc'.rindex('c') }} {{ 'éb'.index('b') }} {{ 'abcabc'.index('c', 3) }} {{ [1, 2].index(2) }}
+{{ 'abc'.index('z') }}
+{{ 'abc'.rindex('z') }}
+{{ 'aaaa'.count('aa') }} {{ 'abc'.count('') }} {{ 'abc'.count('', 4) }} {{ 'abcabc'.count('b', 2) }} {{ 'éé'.count('é', 0, 1) }}
+{{ 'abc'.startswith('b', 1) }} {{ 'abc'.startswith(('x', 'a')) }} {{ 'abc'.startswith('', 4) }} {{ 'abc'.startswith('bc', -2) }} {{ 'abc'.endswith(('c', 'd')) }} {{ 'abc'.endswith('b', 0, 2) }} {{ 'abc'.endswith('') }} {{ 'abc'.startswith(()) }}
+{{ 'ab'.zfill(5) }} {{ '-4'.zfill(5) }} {{ '+4'.zfill(3) }} {{ '4'.zfill(-1) }} {{ ''.zfill(2) }} {{ 'é'.zfill(3) }} {{ '--1'.zfill(5) }}
+{{ 'a'.ljust(3) }}| {{ 'a'.rjust(3) }} {{ 'a'.rjust(4, '日') }} {{ 'abc'.ljust(2) }} {{ 'é'.ljust(3, '.') }}
+{{ 'a'.ljust(3, 'xx') }}
+{{ 'a'.center(4, '*') }} {{ 'ab'.center(5, '*') }} {{ 'a'.center(5) }}| {{ 'abc'.center(1) }} {{ 'ab'.center(7, '日') }} {{ 'abc'.center(6, '*') }}
+{{ 'Straße ΣΑΣ ŉ ﬁ ẞ ı ꭰᏸ'.casefold() }} {{ 'ΑΣ Ab1 ß ǅ ﬁ'.swapcase() }} {{ 'ABC'.casefold() }}
+{{ "they're bill's".title() }} {{ 'ǆabc ßx ﬁn ΑΣ ΑΣ. a1b2 x-y ძა ᾲ'.title() }} {{ 'hello wORLD'.title() }} {{ 'aBC ΑΣ'.capitalize() }} {{ 'ǆ'.capitalize() }}
+{{ ' \x1c\u00a0'.isspace() }} {{ ''.isspace() }} {{ 'a '.isspace() }} {{ '\u200b'.isspace() }}
+{{ ','.join(['a', 'b']) }} {{ ''.join([]) }} {{ '-'.join('abc') }} {{ '-'.join({'a': 1, 'b': 2}) }}
+{{ ','.join(['a', 1]) }}
+{{ 'a %s b %d' % ('x', 3) }} {{ '%s' % 'x' }} {{ '%05.2f' % 3.14159 }} {{ '%s' % [1, 'a'] }} {{ '%s' % none }} {{ '%(x)s %(y)05d' % {'x': 1, 'y': 2} }} {{ '%r %a' % ('é', 'é\n') }} {{ '%s' % ((1, 2),) }} {{ '100%%' % () }} {{ 'x' % {} }} {{ 'x' % [1] }}
+{% set f = 1e-7 %}{{ '%s %s' % (f, [f]) }} {{ '%s %s' | format(f, true) }} {{ '%(a)s' | format(a=f) }} {{ 7 | format }} {{ '%s%%' | format(5) }} {{ '%-5s|%5s|' | format('a', 'é') }} {{ '%.2s|%5.1s|' % ('abc', 'xyz') }}
+{{ '%d %i %u' % (3.9, -3.9, true) }} {{ '%5d|%-5d|%05d|%+d|% d|%+05d' % (42, 42, -42, 42, 42, 42) }} {{ '%.3d|%8.3d|%08.3d' % (5, -5, 5) }} {{ '%x %X %o %#x %#X %#o %#010x' % (255, 255, 8, 255, 255, 8, 255) }} {{ '%x' % -255 }}
+{{ '%e %E %g %G %f %F' % (1.5, 0.00001, 0.00001, 1e20, 1.005, 2.0) }} {{ '%.0f %#.0f %.0e %#.3g %g %g %g' % (2.5, 2.0, 1.5, 1.0, 100000.0, 1e6, 0.0) }} {{ '%5.1f|%-8.2f|%+08.2f' % (1.25, 1.255, -1.005) }} {{ '%f %05f %+g %G' % (1e999, -1e999, 1e999, 1e999) }} {{ '%.3f' % 2 }} {{ '%f' % true }}
+{{ '%c%c%3c|%-3c|' % (65, 'b', 'é', 8364) }} {{ '%*d|%-*d|%.*f' % (5, 42, 5, 42, 2, 1.239) }} {{ '%*d|' % (-4, 7) }} {{ '%ld %hs' % (1, 'a') }}
+{{ '%s %s' % 'a' }}
+{{ '%s' % (1, 2) }}
+{{ 'x' % 1 }}
+{{ '%d' % 'a' }}
+{{ '%x' % 1.5 }}
+{{ '%q' % 1 }}
+{{ '%' % 1 }}
+{{ '%(x)s' % 1 }}
+{{ '%f' % 'a' }}
+{{ '%c' % 'ab' }}
+{% set n = 7 %}{{ n % 3 }} {{ -n % 3 }} {{ n % -3 }} {{ n % 2.5 }} {{ n % 7 }} {{ true % 2 }}
+{{ '{} {}'.format(1, 'a') }} {{ '{1} {0} {1}'.format('a', 'b') }} {{ '{a}{b}'.format(a=1, b=none) }} {{ '{{}}{}'.format(2.5) }} {{ '{0}{x}'.format(1, x=[1e-7, 'é']) }} {{ '{!r} {0!s:}'.format('a') if false else '{!r}|{!s}|{!a}'.format('é', 'é', 'é') }} {{ '{:}'.format(1) }} {{ 'x'.format() }} {{ '{}'.format(true) }}
+{{ '{'.format(1) }}
+{{ '}'.format(1) }}
+{{ '{} {1}'.format(1, 2) }}
+{{ '{1}'.format(1) }}
+{{ '{x}'.format(1) }}
+{{ '{}'.format() }}
+{{ 'hello world_foo  bar-baz é1' | wordcount }} {{ '' | wordcount }} {{ 'a' | wordcount }}
+{{ 'abcdefghij' | truncate(5) }} {{ 'abcdefghij klm nop' | truncate(9, true, '..') }} {{ 'foo bar baz qux' | truncate(9) }} {{ 'foo bar baz qux' | truncate(9, leeway=0) }} {{ 'foo bar baz qux' | truncate(length=11, leeway=0, end='') }} {{ 'foo bar baz' | truncate(9, false, '...', 0) if false else '' }}{{ 'éééééééééééé' | truncate(4, true, '…', leeway=0) }}
+{{ 'foo bar' | truncate(2) }}
+{{ 'a b c d e' | wordwrap(3) }} {{ 'the quick-brown fox -- jumped over' | wordwrap(7) }} {{ 'abcdefghij klm' | wordwrap(4, false) }} {{ 'abcdefgh' | wordwrap(3, true, '|') }} {{ 'one two\n\nthree  four\n' | wordwrap(5, wrapstring='/') }} {{ 'well-known--good, self-e-steem x-y' | wordwrap(6, wrapstring='|') }} {{ 'a-b-c-d ab-cd-ef' | wordwrap(4, wrapstring='|', break_on_hyphens=false) }} {{ 'short' | wordwrap }}
+{{ 'a b' | wordwrap(0) }}
+{{ 'a' | center(5) }}| {{ 'ab' | center(width=5) }}| {{ 'x' | center }}| {{ 5 | center(3) }}|
+{{ '<b>x</b> &amp; <!-- a > b --> y\n  z &lt;i&gt; &#65;&#x42;&#150;&#0; &nope; AT&T &copy <' | striptags }} {{ 'a <br' | striptags }} {{ 5 | striptags }} {{ '<!-- x' | striptags }} {{ '&#x110000;&#1;&quot;&#39;&apos;|&nbsp;|' | striptags | tojson }}
+{{ 'a b/c?d=é&~' | urlencode }} {{ {'a b': 'c/d', 'x': 1} | urlencode }} {{ [('a', 'b c'), ('d', '&')] | urlencode }} {{ 5 | urlencode }} {{ none | urlencode }} {{ '' | urlencode }}
+{% set c = cycler('a', 'b', 3) %}{{ c.next() }}{{ c.current }}{{ c.next() }}{{ c.next() }}{{ c.next() }}{% do_nothing %}
+{% set c = cycler('a', 'b', 3) %}{{ c.current }}{{ c.next() }}{{ c.current }}{{ c.next() }}{{ c.next() }}{{ c.next() }}{{ c.reset() }}{{ c.next() }}
+{{ cycler() }}
+{% set j = joiner() %}{% for i in [1, 2, 3] %}{{ j() }}{{ i }}{% endfor %}{% set k = joiner('|') %}[{{ k() }}][{{ k() }}][{{ k() }}]{% set l = joiner(sep='+') %}{{ l() }}{{ l() }}
+{{ {'items': {'x': 1}}.items is mapping }} {{ {'items': 1}['items'] }} {{ {'update': 1}.update is defined }} {{ {}.get is defined }} {{ {'pop': 1}.pop }}| {{ {'items': {'x': 1}}.items.x }}| {{ {'a': 1}.items() | list }} {{ {'values': 1}.values() | list }}
+{% set f = {'a': 1}.items %}{{ f() | list }} {% set ns = namespace(items=5) %}{{ ns.items }} {% set ns.keys = 6 %}{{ ns.keys }} {% set m = {'get': 7} %}{{ m.get('get') }} {{ m['get'] }} {{ missing is defined }}
+{{ missing.items }}
+{{ '\é\€\😀' }} {{ '\a\v\/\q\0\101\x41\u00e9\U0001f600' | tojson }} {{ 'a\777' }} {{ '\'"\\' }} {{ "\"'" }} {{ '\8' }} {{ '\08' | tojson }}
+{{ 'a\↵b' }} {{ '\\↵' | tojson }}
+{{ '\x4' }}
+{{ '\U00110000' }}
+{% raw %}↵ x↵{% endraw %}↵y
+{%- raw -%}  x  {%- endraw -%} y
+  {% raw %}↵ {{ x }} '\a{% endraw %}↵ z
+a↵  {%- raw %}↵{{ x↵{% endraw %}↵{% raw %}b{% endraw %}
+{# {% raw %} #}{{ '{% raw %}' }}{{ '{#' }}{{ {'a': {'b': '}}'}} }}{# ' #}{{ '\a' | tojson }}{#}#}{{ 1 }}
+{% if true %}↵  a↵{% endif %}↵↵b{# c #}↵{% for i in [1] %}{{ i }}{% endfor %}↵
+{{ 'x' ~ 1 ~ 2.5 ~ none ~ true ~ missing ~ 'é' }} {{ (1, 2) ~ [] }} {{ 1 ~ 1 }}
+"""
+
+
+def expressions():
+    """What each of them is; `None` where Python refuses."""
+    out = []
+    for source in EXPRESSIONS.strip("\n").split("\n"):
+        source = source.replace("↵", "\n")
+        for source in (source, source.replace("\n", "\r\n"), source.replace("\n", "\r"))[: 3 if "\n" in source else 1]:
+            try:
+                text, _ = render_jinja_template(
+                    [[{"role": "user", "content": " Hi\n"}]], chat_template=source, add_generation_prompt=True,
+                    bos_token="<s>", eos_token="</s>")
+                out.append([source, text[0]])
+            except Exception:  # noqa: BLE001 a refusal is an answer
+                out.append([source, None])
+    dump("expressions.json", out)
+
+
 def main():
     texts = strings()
     dump("strings.json", texts)
@@ -260,6 +382,7 @@ def main():
     unigram(texts)
     wordpiece(texts)
     chats()
+    expressions()
     (HERE / "VERSIONS.txt").write_text(f"tokenizers {tokenizers.__version__}\ntransformers {transformers.__version__}\n")
 
 
