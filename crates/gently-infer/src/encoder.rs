@@ -79,7 +79,7 @@ impl Encoder {
     ///
     /// # Errors
     /// [`Error::Tokens`] for an empty document, a token outside the vocabulary, or a document longer than the
-    /// context; [`Error::Tensor`] where there is no memory for attention.
+    /// context; [`Error::NoMemory`] and, for attention, [`Error::Tensor`] where there is no memory.
     pub fn encode<'w>(&self, work: &'w mut Work, documents: &[&[u32]]) -> Result<&'w [f32]> {
         self.check(documents)?;
         if documents.is_empty() {
@@ -97,7 +97,7 @@ impl Encoder {
         // Taken out while a branch borrows the rest.
         let mut lse = std::mem::take(&mut work.lse);
         let mut layers = || -> Result<()> {
-            self.lowered.embed(work, documents.iter().copied().flatten().copied(), end);
+            self.lowered.embed(work, documents.iter().copied().flatten().copied(), end)?;
             for (i, layer) in self.lowered.weights.layers.iter().enumerate() {
                 let mask = match cfg.window_of(i) {
                     _ if cfg.bidirectional => Mask::Full,
@@ -109,14 +109,14 @@ impl Encoder {
                     softcap: cfg.attention_softcap.map(|c| c as f32),
                     ..AttnSpec::new(cfg.attention_scale() as f32, mask)
                 };
-                self.lowered.fork(layer, work, n);
+                self.lowered.fork(layer, work, n)?;
                 self.lowered.mix(layer, work, n, self.lowered.table(i, &tables), |qkv, mixed| {
                     let [q, k, v] = [Part::Q, Part::K, Part::V].map(|part| HeadView::packed(qkv, shape, part));
-                    let lse = lse.take(shape.lse_len());
+                    let lse = lse.take(shape.lse_len())?;
                     forward_each(shape, &lengths, &spec, q, k, v, mixed, lse)
                         .map_err(|e| Error::Tensor(gently_tensor::Error::NoScratch { op: "attention", bytes: e.bytes }))
                 })?;
-                self.lowered.transform(layer, work, n);
+                self.lowered.transform(layer, work, n)?;
             }
             Ok(())
         };
@@ -124,16 +124,16 @@ impl Encoder {
         work.lse = lse;
         done?;
         let stream = &mut work.stream;
-        let Some(norm) = &self.lowered.weights.final_norm else { return Ok(stream.x.take(n * cfg.width)) };
-        let x = stream.x.take(n * cfg.width);
-        let rows = work.features.take(n * cfg.width);
-        normalise(norm, x, rows, &mut stream.mean, &mut stream.rstd);
+        let Some(norm) = &self.lowered.weights.final_norm else { return Ok(stream.x.take(n * cfg.width)?) };
+        let x = stream.x.take(n * cfg.width)?;
+        let rows = work.features.take(n * cfg.width)?;
+        normalise(norm, x, rows, &mut stream.mean, &mut stream.rstd)?;
         work.features_len = n * cfg.width;
         Ok(rows)
     }
 
     fn check(&self, documents: &[&[u32]]) -> Result<()> {
-        let (vocab, room) = (self.config().vocab, self.room().unwrap_or(1 << 24));
+        let (vocab, room) = (self.config().vocab, self.lowered.most());
         for (i, document) in documents.iter().enumerate() {
             if document.is_empty() {
                 return Err(Error::Tokens { what: format!("document {i} has no tokens") });

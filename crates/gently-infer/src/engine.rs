@@ -100,6 +100,11 @@ impl Shared {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the engine is not being dropped.
+    fn going(&self) -> bool {
+        !self.stopping.load(Ordering::Relaxed)
+    }
+
     /// Ends what has arrived and all that comes later.
     fn close(&self) {
         let mut inbox = self.inbox();
@@ -138,7 +143,7 @@ impl Engine {
         let plan = plan.into();
         let scheduler = Scheduler::new(plan.clone(), options);
         let options = scheduler.options().clone();
-        Self::start(plan, None, options, move |shared| serve(scheduler, shared))
+        Self::start(plan, None, options, move |shared| serve(scheduler, shared, &|| shared.going()))
     }
 
     /// Starts an engine in which a smaller model of the same vocabulary guesses up to `tokens` tokens ahead. The texts are
@@ -155,7 +160,7 @@ impl Engine {
         let (plan, draft) = (plan.into(), draft.into());
         let scheduler = Scheduler::new(plan.clone(), options).with_draft(draft.clone(), tokens)?;
         let options = scheduler.options().clone();
-        Ok(Self::start(plan, Some(draft), options, move |shared| serve(scheduler, shared)))
+        Ok(Self::start(plan, Some(draft), options, move |shared| serve(scheduler, shared, &|| shared.going())))
     }
 
     fn start(
@@ -190,8 +195,8 @@ impl Engine {
     /// Starts a request and gives the stream of its tokens. Dropping the stream cancels the request.
     ///
     /// # Errors
-    /// [`Error::Busy`] when too many wait; [`Error::Tokens`], [`Error::TooLong`], [`Error::Request`] and [`Error::Sampling`] for a request
-    /// that this model cannot serve; [`Error::Stopped`].
+    /// [`Error::Busy`] when too many wait; [`Error::Tokens`], [`Error::TooLong`], [`Error::Request`], [`Error::State`] and
+    /// [`Error::Sampling`] for a request that this model cannot serve; [`Error::Stopped`].
     pub fn submit(&self, request: Request) -> Result<Stream> {
         let prepared = prepare(&self.plan, self.draft.as_deref(), &self.options, request)?;
         let mut inbox = self.shared.inbox();
@@ -225,31 +230,39 @@ impl Drop for Engine {
     }
 }
 
-/// The thread: takes in requests, runs passes, gives out events; waits when there is nothing to do.
-fn serve(mut scheduler: Scheduler, shared: &Shared) {
+/// The thread: takes in requests, runs passes, gives out events; waits when there is nothing to do. `going` is asked inside of
+/// passes.
+fn serve(mut scheduler: Scheduler, shared: &Shared, going: &dyn Fn() -> bool) {
     let mut streams: HashMap<u64, Sender<Event>> = HashMap::new();
-    let going = || !shared.stopping.load(Ordering::Relaxed);
-    while going() {
+    while shared.going() {
         let mut inbox = shared.inbox();
-        while inbox.arrived.is_empty() && scheduler.is_idle() && going() {
+        while inbox.arrived.is_empty() && scheduler.is_idle() && shared.going() {
             inbox = shared.wake.wait(inbox).unwrap_or_else(PoisonError::into_inner);
         }
         for Submission { ticket, prepared, events } in std::mem::take(&mut inbox.arrived) {
             streams.insert(ticket.id(), events);
             scheduler.enqueue(ticket, prepared);
         }
+        // Before the inbox is open again: a request with a place does not wait, however long the pass takes, and one without
+        // is still in the queue.
+        let events = scheduler.admit();
         inbox.load = Load::of(&scheduler);
         drop(inbox);
-        let events = scheduler.step(&going);
+        give_out(&mut streams, events);
+        let events = scheduler.pass(going);
         // Before its last events are given out: who has seen the end of a request sees its place free.
         shared.inbox().load = Load::of(&scheduler);
-        for (ticket, event) in events {
-            let ended = matches!(event, Event::End(_));
-            // A receiver that is gone has cancelled by being dropped.
-            let _ = streams.get(&ticket.id()).map(|s| s.send(event));
-            if ended {
-                streams.remove(&ticket.id());
-            }
+        give_out(&mut streams, events);
+    }
+}
+
+fn give_out(streams: &mut HashMap<u64, Sender<Event>>, events: Vec<(Ticket, Event)>) {
+    for (ticket, event) in events {
+        let ended = matches!(event, Event::End(_));
+        // A receiver that is gone has cancelled by being dropped.
+        let _ = streams.get(&ticket.id()).map(|s| s.send(event));
+        if ended {
+            streams.remove(&ticket.id());
         }
     }
 }
@@ -312,14 +325,37 @@ mod tests {
     use crate::plan::PlanOptions;
     use gently_models::{Decoder, DecoderConfig};
     use gently_tensor::{Device, Rng};
+    use std::sync::atomic::AtomicUsize;
+
+    fn plan() -> Arc<Plan> {
+        let cfg = DecoderConfig { vocab: 16, layers: 1, heads: 2, width: 8, ..DecoderConfig::named("gpt2").unwrap() };
+        let model = Decoder::new(&cfg, &Rng::new(0), &Device::Cpu).unwrap();
+        Arc::new(Plan::new(&model, PlanOptions::default()).unwrap())
+    }
+
+    #[test]
+    fn what_has_a_place_does_not_wait() {
+        let plan = plan();
+        let scheduler = Scheduler::new(plan.clone(), EngineOptions { threads: Some(1), ..EngineOptions::default() });
+        let options = scheduler.options().clone();
+        let most = Arc::new(AtomicUsize::new(0));
+        let seen = most.clone();
+        let engine = Engine::start(plan, None, options, move |shared| {
+            let look = || {
+                seen.fetch_max(shared.inbox().load.waiting, Ordering::Relaxed);
+                shared.going()
+            };
+            serve(scheduler, shared, &look);
+        });
+        let stream = engine.submit(Request { max_tokens: 3, ..Request::new(vec![1]) }).unwrap();
+        assert_eq!(stream.filter(|t| t.is_ok()).count(), 3);
+        assert_eq!(most.load(Ordering::Relaxed), 0, "seen from inside of its passes");
+    }
 
     #[test]
     fn streams_end_when_the_thread_panics() {
-        let cfg = DecoderConfig { vocab: 16, layers: 1, heads: 2, width: 8, ..DecoderConfig::named("gpt2").unwrap() };
-        let model = Decoder::new(&cfg, &Rng::new(0), &Device::Cpu).unwrap();
-        let plan = Arc::new(Plan::new(&model, PlanOptions::default()).unwrap());
         let (go, wait) = channel::<()>();
-        let engine = Engine::start(plan, None, EngineOptions::default(), move |_| {
+        let engine = Engine::start(plan(), None, EngineOptions::default(), move |_| {
             let _ = wait.recv();
             panic!("on purpose");
         });

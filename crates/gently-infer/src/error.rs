@@ -1,6 +1,7 @@
 //! What can go wrong while a model runs.
 
 use crate::constraint::ConstraintError;
+use gently_kernels::buffer::OutOfMemory;
 use std::path::PathBuf;
 
 /// Result of this crate.
@@ -35,6 +36,14 @@ pub enum Error {
     NotNumbers {
         /// Tokens that the model had read.
         tokens: usize,
+    },
+    /// The system has no memory for what was asked.
+    #[error("there is no memory for {bytes} bytes of {of}")]
+    NoMemory {
+        /// What they were to hold.
+        of: &'static str,
+        /// Bytes asked for.
+        bytes: usize,
     },
     /// A state that cannot do what is asked, or belongs to another model.
     #[error("state: {what}")]
@@ -97,12 +106,13 @@ impl Error {
             }
             Self::TooLong { .. } => Some("give a shorter text, or take a model with a longer context".into()),
             Self::NotNumbers { .. } => Some(NOT_NUMBERS.into()),
+            Self::NoMemory { .. } => Some(NO_MEMORY.into()),
             Self::Request { .. } => Some("change what is named to a value within its bounds".into()),
             Self::Sampling(e) => Some(e.hint().into()),
             Self::Busy { .. } => Some("try again when a request has ended, or give the engine a longer queue".into()),
-            Self::StateFile { .. } => {
-                Some("a state can be loaded only by the model and cache type that saved it".into())
-            }
+            Self::StateFile { .. } => Some(
+                "a state can be loaded only by the model, cache type and version of the program that saved it".into(),
+            ),
             Self::Constraint(e) => e.hint(),
             Self::Text(e) => e.hint(),
             Self::Model(e) => e.hint(),
@@ -115,6 +125,14 @@ impl Error {
 
 const NOT_NUMBERS: &str =
     "the weights are damaged, or too large to compute with: look at them with gently inspect, or fetch the model again";
+
+const NO_MEMORY: &str =
+    "ask for less at a time (shorter texts, fewer of them), keep the cache as int8, or stop other programs";
+
+/// The error for memory that the system does not have.
+pub(crate) fn no_memory(of: &'static str) -> impl Fn(OutOfMemory) -> Error {
+    move |refused| Error::NoMemory { of, bytes: refused.bytes }
+}
 
 /// Why the text of one request cannot go on. Other requests do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -129,6 +147,20 @@ pub enum Failure {
         /// Tokens of the text, its prompt included.
         tokens: usize,
     },
+    /// As [`Error::NoMemory`].
+    #[error("there is no memory for {bytes} bytes of {of}")]
+    NoMemory {
+        /// What they were to hold.
+        of: &'static str,
+        /// Bytes asked for.
+        bytes: usize,
+    },
+    /// Its pass was refused for another reason.
+    #[error("{what}")]
+    Refused {
+        /// What the pass said.
+        what: String,
+    },
 }
 
 impl From<Failure> for Error {
@@ -136,6 +168,19 @@ impl From<Failure> for Error {
         match failure {
             Failure::Constraint(e) => Self::Constraint(e),
             Failure::NotNumbers { tokens } => Self::NotNumbers { tokens },
+            Failure::NoMemory { of, bytes } => Self::NoMemory { of, bytes },
+            Failure::Refused { what } => Self::Request { what },
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Constraint(e) => Self::Constraint(e),
+            Error::NotNumbers { tokens } => Self::NotNumbers { tokens },
+            Error::NoMemory { of, bytes } => Self::NoMemory { of, bytes },
+            other => Self::Refused { what: other.to_string() },
         }
     }
 }
@@ -181,5 +226,16 @@ mod tests {
         let error = Error::from(Failure::NotNumbers { tokens: 3 });
         assert_eq!(error.to_string(), Failure::NotNumbers { tokens: 3 }.to_string());
         assert!(error.hint().is_some());
+    }
+
+    #[test]
+    fn failures_of_a_pass_keep_what_they_say() {
+        let error = no_memory("keys and values")(OutOfMemory { bytes: 123 });
+        assert_eq!(error.to_string(), "there is no memory for 123 bytes of keys and values");
+        assert!(error.hint().is_some());
+        let failure = Failure::from(error);
+        assert_eq!(Error::from(failure.clone()).to_string(), failure.to_string());
+        let long = Error::TooLong { tokens: 9, room: 8 }.to_string();
+        assert!(Error::from(Failure::from(Error::TooLong { tokens: 9, room: 8 })).to_string().contains(&long));
     }
 }

@@ -51,7 +51,7 @@ pub use plan::{Piece, Plan, PlanOptions, Wanted};
 pub use pooling::{Pooling, unit_length};
 pub use prefix::PrefixCache;
 pub use schedule::{End, Event, Request, Scheduler, Ticket, Token};
-pub use search::{BeamOptions, ContrastiveOptions, Hypothesis, beam_search, contrastive_search};
+pub use search::{BeamOptions, ContrastiveOptions, Ends, Hypothesis, beam_search, contrastive_search};
 pub use speculate::Lookup;
 pub use state::State;
 pub use work::Work;

@@ -4,7 +4,8 @@
 //! types: each part then is a product of its own into its columns. Not here: whose matrix it is (see
 //! [`crate::weights`]), and the products themselves (`gently_kernels::quant`).
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, no_memory};
+use crate::work::ROWS;
 use gently_kernels::gemm::Activation;
 use gently_kernels::quant::{BlockType, Epilogue, PackArena, PackedMatrix, PackedRows, RowKind, product};
 use std::borrow::Cow;
@@ -92,12 +93,15 @@ impl Matrix {
     }
 
     /// `y[N, rows] = finish(x[N, cols])`.
-    pub fn product(&self, inputs: &mut Inputs, x: &[f32], y: &mut [f32], finish: Finish) {
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`] for the rows in the form that the matrix wants.
+    pub fn product(&self, inputs: &mut Inputs, x: &[f32], y: &mut [f32], finish: Finish) -> Result<()> {
         let n = x.len() / self.cols.max(1);
         let mut filled = [false; 2];
         for (part, at) in &self.parts {
             let kind = part.row_kind();
-            let rows = inputs.get(kind, n, self.cols);
+            let rows = inputs.get(kind, n, self.cols)?;
             if !std::mem::replace(&mut filled[usize::from(kind == RowKind::Int8)], true) {
                 rows.fill(n, x, self.cols);
             }
@@ -107,6 +111,7 @@ impl Matrix {
             let epilogue = Epilogue { bias, activation: finish.activation, accumulate: finish.add };
             product(part, rows, &mut y[*at..], self.rows, &epilogue);
         }
+        Ok(())
     }
 }
 
@@ -120,26 +125,32 @@ pub(crate) struct Inputs([Vec<PackedRows>; 2]);
 
 impl Inputs {
     /// Room for `n` rows of `k` numbers.
-    fn get(&mut self, kind: RowKind, n: usize, k: usize) -> &mut PackedRows {
+    fn get(&mut self, kind: RowKind, n: usize, k: usize) -> Result<&mut PackedRows> {
         let kept = &mut self.0[usize::from(kind == RowKind::Int8)];
         let at = match kept.iter().position(|r| r.k() == k) {
             Some(at) if kept[at].capacity() >= n => at,
-            Some(at) => {
-                kept[at] = PackedRows::new(kind, n, k);
-                at
-            }
-            None => {
-                kept.push(PackedRows::new(kind, n, k));
+            small => {
+                // Given back first, as a buffer's memory is.
+                if let Some(at) = small {
+                    kept.swap_remove(at);
+                }
+                kept.push(PackedRows::try_new(kind, n, k).map_err(no_memory(ROWS))?);
                 kept.len() - 1
             }
         };
-        &mut kept[at]
+        Ok(&mut kept[at])
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.0.iter().flatten().map(PackedRows::bytes).sum()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::work::Work;
     use gently_kernels::quant::{dequantize, quantize};
 
     fn ramp(n: usize, seed: usize) -> Vec<f32> {
@@ -172,7 +183,7 @@ mod tests {
         let x = ramp(n * cols, 60);
         let mut y = vec![1.0; n * rows];
         let finish = Finish { activation: Activation::Relu, add: true };
-        matrix.product(&mut Inputs::default(), &x, &mut y, finish);
+        matrix.product(&mut Inputs::default(), &x, &mut y, finish).unwrap();
         for (i, y) in y.iter().enumerate() {
             let (x, w) = (&x[i / rows * cols..][..cols], &w[i % rows * cols..][..cols]);
             let dot: f32 = x.iter().zip(w).map(|(a, b)| a * b).sum::<f32>() + bias[i % rows];
@@ -187,6 +198,21 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_a_width_are_held_once_and_counted() {
+        let mut work = Work::new();
+        assert_eq!(work.bytes(), 0);
+        for n in [1, 12, 3] {
+            work.inputs.get(RowKind::F32, n, 32).unwrap();
+        }
+        // Two columns more for each tile of 12.
+        assert_eq!(work.bytes(), 4 * 14 * 32);
+        work.inputs.get(RowKind::Int8, 1, 32).unwrap();
+        assert_eq!(work.bytes(), 4 * 14 * 32 + 32 + 7 * 4);
+        work.at.reserve(5);
+        assert!(work.bytes() >= 4 * 14 * 32 + 32 + 7 * 4 + 4 * 5);
+    }
+
+    #[test]
     fn gates_have_both_biases() {
         let (rows, cols) = (20, 32);
         let [gate, up] = [1, 2].map(|seed| stored(BlockType::F32, rows, cols, seed));
@@ -195,7 +221,7 @@ mod tests {
         let x = ramp(cols, 4);
         let mut y = vec![0.0; rows];
         let finish = Finish { activation: Activation::Silu, add: false };
-        matrix.product(&mut Inputs::default(), &x, &mut y, finish);
+        matrix.product(&mut Inputs::default(), &x, &mut y, finish).unwrap();
         for (r, y) in y.iter().enumerate() {
             let dot = |w: &[f32]| x.iter().zip(&w[r * cols..]).map(|(a, b)| a * b).sum::<f32>();
             let (a, b) = (dot(&g) + bias[r], dot(&u) + bias[rows + r]);

@@ -21,12 +21,12 @@
 //! # Ok(()) }
 //! ```
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, no_memory};
 use crate::matrix::Finish;
 use crate::pass::{Lowered, normalise};
 use crate::state::State;
 use crate::weights::Weights;
-use crate::work::Work;
+use crate::work::{ROWS, Work};
 use gently_kernels::kv::{Attend, Elem, PAGE, Page, PageShape, Rows, Span, Spec};
 use gently_kernels::pool;
 use gently_models::Decoder;
@@ -34,6 +34,9 @@ use gently_models::config::DecoderConfig;
 use gently_models::weights::WeightSource;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Tokens read in one pass where many come: a bound on its memory.
+pub(crate) const CHUNK: usize = 256;
 
 /// Choices made when a model is lowered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,8 +91,9 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Lowering`] as [`Plan::new`], and for types of blocks that rows do not fit; [`Error::Model`] for weights
-    /// that cannot be read.
+    /// that cannot be read, or are without the head.
     pub fn of_files(source: &WeightSource, options: PlanOptions) -> Result<Self> {
+        source.check_head()?;
         // Several models may be opened at once: which one it is, only its file says.
         let named = |e: Error| match e {
             Error::Lowering { what } => Error::Lowering { what: format!("{}: {what}", source.path().display()) },
@@ -119,9 +123,14 @@ impl Plan {
         State::new(self.shape, self.lowered.weights.identity)
     }
 
-    /// The longest sequence; `None` where positions have no end.
+    /// The longest sequence; `None` where positions have no end: of those 2²⁴ are counted.
     pub fn room(&self) -> Option<usize> {
         self.lowered.room()
+    }
+
+    /// The most tokens that a sequence may have, also where positions have no end.
+    pub fn most(&self) -> usize {
+        self.lowered.most()
     }
 
     /// Bytes of weights that a pass reads, whatever its number of rows.
@@ -153,6 +162,17 @@ impl Plan {
         Ok(self.forward(work, &mut pieces, &|| true)?.unwrap_or(&[]))
     }
 
+    /// Reads more tokens of one sequence, in passes of at most 256, where nothing is chosen after them: without logits.
+    ///
+    /// # Errors
+    /// As [`Plan::forward`]; what was read before the pass that failed stays read.
+    pub fn prefill(&self, work: &mut Work, state: &mut State, tokens: &[u32]) -> Result<()> {
+        for tokens in tokens.chunks(CHUNK) {
+            self.forward(work, &mut [Piece { state: &mut *state, tokens, wanted: Wanted::None }], &|| true)?;
+        }
+        Ok(())
+    }
+
     /// One pass: reads the tokens of all pieces and gives the wanted logits in order, `[R, V]`. `going` is asked before
     /// each layer; when it says no, the pass ends without logits, and the states are as they were.
     ///
@@ -160,22 +180,46 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Tokens`] for an empty piece or a token outside the vocabulary; [`Error::TooLong`] for one beyond the context;
-    /// [`Error::State`] for a state of another plan. Then the states are as they were.
+    /// [`Error::State`] for a state of another plan; [`Error::NoMemory`]. Then the states are as they were.
     pub fn forward<'w>(
         &self,
         work: &'w mut Work,
         pieces: &mut [Piece<'_>],
         going: &dyn Fn() -> bool,
     ) -> Result<Option<&'w [f32]>> {
-        self.check(pieces)?;
+        let passed = self.pass(work, pieces, going);
+        for piece in pieces {
+            match passed {
+                Ok(Some(_)) => piece.state.advance(piece.tokens),
+                _ => piece.state.release(),
+            }
+        }
+        passed
+    }
+
+    /// Makes a piece ready for a pass: its tokens can be read, and there are pages for their keys and values. What is not read
+    /// after all gives them back with [`State::release`]; [`Plan::forward`] does.
+    ///
+    /// # Errors
+    /// As [`Plan::forward`], of this piece alone.
+    pub(crate) fn ready(&self, piece: &mut Piece<'_>) -> Result<()> {
+        self.check(piece)?;
+        piece.state.reserve(piece.tokens.len())
+    }
+
+    /// Computes the logits, with keys and values written into the pages of states that do not move on yet.
+    fn pass<'w>(
+        &self,
+        work: &'w mut Work,
+        pieces: &mut [Piece<'_>],
+        going: &dyn Fn() -> bool,
+    ) -> Result<Option<&'w [f32]>> {
+        pieces.iter_mut().try_for_each(|piece| self.ready(piece))?;
         let cfg = self.config();
         let n: usize = pieces.iter().map(|p| p.tokens.len()).sum();
         let spans = spans(pieces);
         work.at.clear();
         work.at.extend(spans.iter().flat_map(|s| (s.start..s.start + s.rows).map(|t| t as u32)));
-        for piece in pieces.iter_mut() {
-            piece.state.reserve(piece.tokens.len());
-        }
         let end = spans.iter().map(|s| s.start + s.rows).max().unwrap_or(0);
         let tables = self.lowered.tables(end);
         let attend = |window: Option<usize>| {
@@ -186,21 +230,20 @@ impl Plan {
                 alibi: self.lowered.slopes(),
                 softcap: cfg.attention_softcap.map(|c| c as f32),
             };
-            Attend::new(spec, self.shape, &spans)
+            Attend::try_new(spec, self.shape, &spans).map_err(no_memory(ROWS))
         };
         // Layers with a window and those without are cut differently.
-        let mut wide = attend(None);
-        let mut narrow = cfg.window.map(|w| attend(Some(w)));
+        let mut wide = attend(None)?;
+        let mut narrow = cfg.window.map(|w| attend(Some(w))).transpose()?;
 
-        self.lowered.embed(work, pieces.iter().flat_map(|p| p.tokens).copied(), end);
+        self.lowered.embed(work, pieces.iter().flat_map(|p| p.tokens).copied(), end)?;
         let (heads, d, width) = (cfg.heads, cfg.head_width(), cfg.qkv_width());
         let (k, v) = (heads * d, (heads + cfg.kv_heads()) * d);
         for (i, layer) in self.lowered.weights.layers.iter().enumerate() {
             if !going() {
-                pieces.iter_mut().for_each(|p| p.state.release());
                 return Ok(None);
             }
-            self.lowered.fork(layer, work, n);
+            self.lowered.fork(layer, work, n)?;
             let attend = match (cfg.window_of(i), &mut narrow) {
                 (Some(_), Some(narrow)) => narrow,
                 _ => &mut wide,
@@ -214,41 +257,41 @@ impl Plan {
                 attend.run(i, &pages, qkv, width, mixed);
                 Ok(())
             })?;
-            self.lowered.transform(layer, work, n);
+            self.lowered.transform(layer, work, n)?;
         }
-        for piece in pieces.iter_mut() {
-            piece.state.advance(piece.tokens);
-        }
-        Ok(Some(self.head(work, pieces)))
+        self.head(work, pieces).map(Some)
     }
 
-    fn check(&self, pieces: &[Piece<'_>]) -> Result<()> {
-        let vocab = self.config().vocab;
-        for piece in pieces {
-            if piece.tokens.is_empty() {
-                return Err(Error::Tokens { what: "a piece has no tokens".into() });
-            }
-            if let Some(id) = piece.tokens.iter().find(|id| **id as usize >= vocab) {
-                return Err(Error::Tokens { what: format!("token {id} is outside the vocabulary of {vocab}") });
-            }
-            if !piece.state.belongs(self.shape, self.lowered.weights.identity) {
-                return Err(Error::State { what: "it belongs to another model, or has another cache type".into() });
-            }
-            let end = piece.state.len() + piece.tokens.len();
-            if end > self.room().unwrap_or(1 << 24) {
-                let room = self.room().unwrap_or(1 << 24);
-                return Err(Error::TooLong { tokens: end, room });
-            }
+    fn check(&self, piece: &Piece<'_>) -> Result<()> {
+        let (vocab, room) = (self.config().vocab, self.most());
+        if piece.tokens.is_empty() {
+            return Err(Error::Tokens { what: "a piece has no tokens".into() });
         }
-        Ok(())
+        if let Some(id) = piece.tokens.iter().find(|id| **id as usize >= vocab) {
+            return Err(Error::Tokens { what: format!("token {id} is outside the vocabulary of {vocab}") });
+        }
+        self.own(piece.state)?;
+        let end = piece.state.len() + piece.tokens.len();
+        match end > room {
+            true => Err(Error::TooLong { tokens: end, room }),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses a state of another plan.
+    pub(crate) fn own(&self, state: &State) -> Result<()> {
+        match state.belongs(self.shape, self.lowered.weights.identity) {
+            true => Ok(()),
+            false => Err(Error::State { what: "it belongs to another model, or has another cache type".into() }),
+        }
     }
 
     /// The logits wanted, `[R, V]`.
-    fn head<'w>(&self, work: &'w mut Work, pieces: &[Piece<'_>]) -> &'w [f32] {
+    fn head<'w>(&self, work: &'w mut Work, pieces: &[Piece<'_>]) -> Result<&'w [f32]> {
         let (c, v) = (self.config().width, self.config().vocab);
         let n = work.at.len();
         // Wanted rows move to the front of h.
-        let (x, h) = (work.stream.x.take(n * c), work.stream.h.take(n * c));
+        let (x, h) = (work.stream.x.take(n * c)?, work.stream.h.take(n * c)?);
         let (mut row, mut wanted) = (0, 0);
         for piece in pieces {
             let t = piece.tokens.len();
@@ -261,26 +304,26 @@ impl Plan {
             row += t;
             wanted += t - from;
         }
-        let logits = work.logits.take(wanted * v);
-        let rows = work.features.take(wanted * c);
+        let logits = work.logits.take(wanted * v)?;
+        let rows = work.features.take(wanted * c)?;
         work.features_len = wanted * c;
         if wanted == 0 {
-            return logits;
+            return Ok(logits);
         }
         match &self.lowered.weights.final_norm {
             Some(norm) => {
-                normalise(norm, &h[..wanted * c], rows, &mut work.stream.mean, &mut work.stream.rstd);
+                normalise(norm, &h[..wanted * c], rows, &mut work.stream.mean, &mut work.stream.rstd)?;
             }
             None => rows.copy_from_slice(&h[..wanted * c]),
         }
-        self.lowered.weights.head().product(&mut work.inputs, rows, logits, Finish::default());
+        self.lowered.weights.head().product(&mut work.inputs, rows, logits, Finish::default())?;
         if let Some(cap) = self.config().logit_softcap {
             let cap = cap as f32;
             pool::parallel_chunks_mut(logits, 4096, |_, part| {
                 part.iter_mut().for_each(|l| *l = cap * (*l / cap).tanh());
             });
         }
-        logits
+        Ok(logits)
     }
 }
 
@@ -297,7 +340,7 @@ fn spans(pieces: &[Piece<'_>]) -> Vec<Span> {
 
 /// Writes keys and values of new tokens into the state's pages, a page a task.
 fn remember(state: &mut State, layer: usize, rows: Rows<'_>) {
-    let (pages, place) = state.reserve(rows.count);
+    let (pages, place) = state.reserved(rows.count);
     pool::parallel_chunks_mut(pages, 1, |i, page| {
         // Tokens of page i: those from `first` on, of which the page has room for some.
         let first = (i * PAGE).saturating_sub(place);

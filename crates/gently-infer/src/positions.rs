@@ -30,18 +30,26 @@ impl Positions {
 
 /// Rotary tables by layer.
 pub(crate) struct Rotary {
-    tables: Vec<(Vec<f64>, Growing<RopeTable>)>,
+    tables: Vec<Angles>,
     /// The table of each layer.
     of_layer: Vec<usize>,
 }
 
+/// One of the tables, and what it is made of.
+struct Angles {
+    frequencies: Vec<f64>,
+    scale: f64,
+    table: Growing<RopeTable>,
+}
+
 impl Rotary {
     fn of(cfg: &DecoderConfig) -> Self {
-        let (mut tables, mut of_layer) = (Vec::<(Vec<f64>, Growing<RopeTable>)>::new(), Vec::new());
+        let (mut tables, mut of_layer) = (Vec::<Angles>::new(), Vec::new());
         for layer in 0..cfg.layers {
-            let frequencies = cfg.rope_frequencies(layer);
-            let at = tables.iter().position(|t| t.0 == frequencies).unwrap_or_else(|| {
-                tables.push((frequencies, Growing::default()));
+            let (frequencies, scale) = (cfg.rope_frequencies(layer), cfg.rope_scale(layer));
+            let same = |t: &Angles| t.scale == scale && t.frequencies == frequencies;
+            let at = tables.iter().position(same).unwrap_or_else(|| {
+                tables.push(Angles { frequencies, scale, table: Growing::default() });
                 tables.len() - 1
             });
             of_layer.push(at);
@@ -51,8 +59,9 @@ impl Rotary {
 
     /// The tables for positions below `end`, and which one a layer has.
     pub fn reaching(&self, end: usize, most: usize) -> Vec<Arc<RopeTable>> {
-        let table = |(frequencies, table): &(Vec<f64>, Growing<RopeTable>)| {
-            table.reaching(end, most, |rows| RopeTable::with_frequencies(rows, frequencies))
+        let table = |angles: &Angles| {
+            let make = |rows| RopeTable::with_frequencies(rows, &angles.frequencies, angles.scale);
+            angles.table.reaching(end, most, make)
         };
         self.tables.iter().map(table).collect()
     }

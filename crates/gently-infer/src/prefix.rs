@@ -34,7 +34,7 @@ impl PrefixCache {
     /// A fork of a kept state, cut to the longest beginning that it shares with `tokens`, of at most `most` tokens.
     pub fn lookup(&mut self, tokens: &[u32], most: usize) -> Option<State> {
         let tokens = &tokens[..most.min(tokens.len())];
-        let common = |e: &Entry| e.state.tokens().iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let common = |e: &Entry| e.state.common(tokens);
         // Among equals the first: the choice does not depend on anything but the entries.
         let (best, len) = self.entries.iter().map(common).enumerate().rev().max_by_key(|(_, len)| *len)?;
         if len == 0 {

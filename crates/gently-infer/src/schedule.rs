@@ -51,7 +51,8 @@ pub struct Request {
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampling: SamplingParams,
-    /// Tokens that end the text; the one that does is given out as [`End::Stop`], not as a token.
+    /// Tokens that end the text; the one that does is given out as [`End::Stop`], not as a token. Those that a vocabulary
+    /// ends texts with may stand in the middle of a grammar: there they are tokens like others.
     pub stop: Vec<u32>,
     /// Never choose a token of this id or above: models pad their vocabulary beyond the tokenizer's.
     pub below: Option<usize>,
@@ -64,6 +65,9 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// What the text must be. Tokens that it forces are read together, unless log-probabilities are asked for.
     pub grammar: Option<Grammar>,
+    /// What was read before. As much of the prompt as it begins like is not read again: that changes the time, never the text.
+    /// Requests that are given forks of one state share its pages.
+    pub state: Option<State>,
 }
 
 impl Request {
@@ -79,6 +83,7 @@ impl Request {
             slide: false,
             logprobs: None,
             grammar: None,
+            state: None,
         }
     }
 }
@@ -104,7 +109,7 @@ pub enum End {
     Length,
     /// This stop token was chosen.
     Stop(u32),
-    /// The grammar allows nothing more.
+    /// The grammar allows nothing more, or what a search asks ([`crate::Ends`]) said that the text has ended.
     Complete,
     /// The model's context is full.
     Context,
@@ -112,7 +117,7 @@ pub enum End {
     Cancelled,
     /// Its deadline came.
     Deadline,
-    /// The model refused its tokens or gave no numbers, or the grammar's matcher could not go on.
+    /// It could not go on; what happened before says why ([`Event::Error`]).
     Failed,
 }
 
@@ -208,15 +213,19 @@ impl Running {
 
     /// Chooses what the grammar allows; nothing where the text is complete.
     fn choose_within(&mut self, row: &[f32], masked: &mut Vec<f32>) -> Result<Option<u32>, ConstraintError> {
+        let written = self.written();
         let lost = || ConstraintError::Vocabulary { reason: "the thread that computes masks has ended".into() };
         let guide = self.guide.as_mut().ok_or_else(lost)?;
         if let Some(id) = guide.forced()? {
+            permit(&self.request, written, id, 0.0)?;
             return Ok(Some(id));
         }
         if !guide.mask(row, masked)? {
             return Ok(None);
         }
         let id = self.sampler.sample(masked, &self.tokens);
+        // It must choose something, even where nothing is left.
+        permit(&self.request, written, id, masked.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY))?;
         guide.take(id)?;
         Ok(Some(id))
     }
@@ -230,17 +239,26 @@ impl Running {
             if self.end.is_some() || self.written() >= self.request.max_tokens {
                 return;
             }
-            match self.guide.as_mut().map(|g| g.forced()) {
-                Some(Ok(Some(id))) => self.push(id, None, room, events),
-                Some(Err(e)) => self.fail(e.into(), events),
+            let forced = match self.guide.as_mut().map(|g| g.forced()) {
+                Some(Ok(Some(id))) => permit(&self.request, self.written(), id, 0.0).map(|()| id),
+                Some(Err(e)) => Err(e),
                 _ => return,
+            };
+            match forced {
+                Ok(id) => self.push(id, None, room, events),
+                Err(e) => self.fail(e.into(), events),
             }
         }
     }
 
     /// Adds a token to the text, or ends it. The logits that it was chosen from are known where the model was asked.
     fn push(&mut self, id: u32, row: Option<&[f32]>, room: usize, events: &mut Events) {
-        if self.request.stop.contains(&id) || self.guide.as_ref().is_some_and(|g| g.ends(id)) {
+        let stops = match &mut self.guide {
+            // A grammar may name it in its middle.
+            Some(guide) if guide.ends(id) => guide.can_end(),
+            _ => self.request.stop.contains(&id),
+        };
+        if stops {
             self.end = Some(End::Stop(id));
             return;
         }
@@ -262,8 +280,23 @@ impl Running {
     }
 
     fn fail(&mut self, error: Failure, events: &mut Events) {
+        events.append(&mut self.early);
         events.push((self.ticket.clone(), Event::Error(error)));
         self.end = Some(End::Failed);
+    }
+}
+
+/// Refuses a token that a grammar leads to after `written` ones, and that the request rules out: by its `below`, or by a bias of
+/// minus infinity on its logit.
+fn permit(request: &Request, written: usize, id: u32, logit: f32) -> Result<(), ConstraintError> {
+    let bias = request.sampling.logit_bias.get(&id).copied().unwrap_or(0.0);
+    let out = request.below.is_some_and(|below| id as usize >= below) || logit + bias == f32::NEG_INFINITY;
+    match request.grammar.as_ref().filter(|_| out) {
+        Some(grammar) => {
+            let reason = format!("what may come next, token {id}, is ruled out by the request");
+            Err(ConstraintError::Stuck { kind: grammar.constraint().kind(), tokens: written, reason })
+        }
+        None => Ok(()),
     }
 }
 
@@ -314,20 +347,20 @@ impl Scheduler {
         }
     }
 
-    /// Lets a smaller model guess up to `tokens` tokens wherever the text itself gives no guess.
+    /// Lets a smaller model guess up to `tokens` tokens, but no more than a chunk, wherever the text itself gives no guess.
     ///
     /// # Errors
     /// [`Error::Request`] for a model of another vocabulary, or no tokens.
     pub fn with_draft(mut self, plan: Arc<Plan>, tokens: usize) -> Result<Self> {
-        self.draft = Some(Draft::new(&self.plan, plan, tokens)?);
+        self.draft = Some(Draft::new(&self.plan, plan, tokens.min(self.options.chunk))?);
         Ok(self)
     }
 
     /// Puts a request into the queue.
     ///
     /// # Errors
-    /// [`Error::Busy`] for a full queue; [`Error::Tokens`], [`Error::TooLong`], [`Error::Request`] and [`Error::Sampling`]
-    /// for a request that this model cannot serve.
+    /// [`Error::Busy`] for a full queue; [`Error::Tokens`], [`Error::TooLong`], [`Error::Request`], [`Error::State`] and
+    /// [`Error::Sampling`] for a request that this model cannot serve.
     pub fn submit(&mut self, request: Request) -> Result<Ticket> {
         let ticket = Ticket::new();
         if self.waiting.len() >= self.options.queue {
@@ -369,15 +402,33 @@ impl Scheduler {
         (self.running.iter().map(bytes).sum(), self.prefix.bytes())
     }
 
-    /// One pass over the sequences, and what came of it. `going` is asked before each layer, besides the requests'
-    /// own cancellation and deadlines; when it says no, or no request in the pass goes on, the pass is dropped, and can be made
-    /// again.
+    /// One pass over the sequences, those that wait and now have room among them, and what came of it. `going` is asked before
+    /// each layer, besides the requests' own cancellation and deadlines; when it says no, or no request in the pass goes on, the
+    /// pass is dropped, and can be made again.
     pub fn step(&mut self, going: &dyn Fn() -> bool) -> Vec<(Ticket, Event)> {
+        let mut events = self.admit();
+        events.append(&mut self.pass(going));
+        events
+    }
+
+    /// What comes before a pass: ends what was cancelled or is late, and takes requests from the queue while there is room.
+    pub(crate) fn admit(&mut self) -> Vec<(Ticket, Event)> {
         let mut events = Vec::new();
         self.expire(&mut events);
-        self.admit(&mut events);
-        let inputs = self.compose(going);
+        self.take_up(&mut events);
+        events
+    }
+
+    /// The pass of a [step](Self::step).
+    pub(crate) fn pass(&mut self, going: &dyn Fn() -> bool) -> Vec<(Ticket, Event)> {
+        let mut events = Vec::new();
+        // A draft model's passes are made here.
+        let in_use = self.tuner.all();
+        let mut inputs = self.compose(going);
+        drop(in_use);
+        inputs.retain(|input| self.ready(input, &mut events));
         if inputs.is_empty() {
+            self.finish(&mut events);
             return events;
         }
         let rows: usize = inputs.iter().map(|i| i.tokens.len()).sum();
@@ -404,8 +455,9 @@ impl Scheduler {
             }
         }
         let begun = Instant::now();
-        let threads = self.tuner.begin(rows);
+        let (threads, in_use) = self.tuner.begin(rows);
         let passed = self.plan.forward(&mut self.work, &mut pieces, &going);
+        drop(in_use);
         let whole = matches!(passed, Ok(Some(_)));
         self.tuner.end(rows, threads, whole.then(|| begun.elapsed().as_secs_f64()));
         drop(pieces);
@@ -413,28 +465,29 @@ impl Scheduler {
         let logits = match passed {
             Ok(Some(logits)) => logits,
             // Called off: the states are as they were.
-            Ok(None) => return events,
-            // Requests were checked when they came; one that fails all the same must not be tried for ever.
-            Err(_) => {
-                inputs.iter().for_each(|i| self.running[i.index].end = Some(End::Failed));
+            Ok(None) => {
+                self.finish(&mut events);
+                return events;
+            }
+            // Each of them was ready. What they need together comes mostly of the longest: the others are tried again without it.
+            Err(error) => {
+                if let Some(longest) = inputs.iter().max_by_key(|i| i.tokens.len()) {
+                    self.running[longest.index].fail(error.into(), &mut events);
+                }
                 self.finish(&mut events);
                 return events;
             }
         };
         self.times.learn(rows, begun.elapsed().as_secs_f64());
 
-        let (vocab, room) = (self.plan.config().vocab, self.plan.room().unwrap_or(usize::MAX));
+        let (vocab, room) = (self.plan.config().vocab, self.plan.most());
         let mut logits = logits.chunks_exact(vocab);
         for input in &inputs {
             let running = &mut self.running[input.index];
             if input.wanted == Wanted::None {
                 continue;
             }
-            if !running.begun && running.state.len() > PAGE {
-                // Requests that come while this one writes may begin alike.
-                self.prefix.insert(running.state.clone());
-            }
-            running.begun = true;
+            let begins = !std::mem::replace(&mut running.begun, true);
             events.append(&mut running.early);
             // Where the text ends before this pass chooses, and what was guessed to follow.
             let (end, guess) = (running.tokens.len(), &input.tokens[input.tokens.len() - input.draft..]);
@@ -458,9 +511,34 @@ impl Scheduler {
                 // The grammar allowed none of what a model took its time to guess.
                 running.gate.learn(0, (0, input.guessing), rows, &self.times);
             }
+            if begins && running.state.len() > PAGE {
+                // Requests that come while this one writes may begin alike. Wrong guesses are gone by now.
+                self.prefix.insert(running.state.clone());
+            }
         }
         self.finish(&mut events);
         events
+    }
+
+    /// Whether a pass can take this input. Where it cannot, its request alone fails.
+    fn ready(&mut self, input: &Input, events: &mut Events) -> bool {
+        let running = &mut self.running[input.index];
+        let mut piece = Piece { state: &mut running.state, tokens: &input.tokens, wanted: input.wanted };
+        let ready = match self.plan.ready(&mut piece) {
+            Err(Error::NoMemory { .. }) if !self.prefix.is_empty() => {
+                // What is kept for others goes first.
+                self.prefix.clear();
+                self.plan.ready(&mut piece)
+            }
+            ready => ready,
+        };
+        match ready {
+            Ok(()) => true,
+            Err(error) => {
+                running.fail(error.into(), events);
+                false
+            }
+        }
     }
 
     /// Ends what was cancelled or is late, running or not.
@@ -487,7 +565,7 @@ impl Scheduler {
     }
 
     /// Takes requests from the queue, first come first served, while there is room.
-    fn admit(&mut self, events: &mut Events) {
+    fn take_up(&mut self, events: &mut Events) {
         while self.running.len() < self.options.batch {
             let Some((_, next)) = self.waiting.front() else { return };
             let need = |r: &Request| worst_bytes(&self.plan, self.draft.as_ref().map(Draft::plan), r);
@@ -496,12 +574,15 @@ impl Scheduler {
             if !self.running.is_empty() && promised.saturating_add(need(&next.request)) > self.options.cache_bytes {
                 return;
             }
-            let Some((ticket, Prepared { request, sampler })) = self.waiting.pop_front() else { return };
-            let room = self.plan.room().unwrap_or(usize::MAX);
+            let Some((ticket, Prepared { mut request, sampler })) = self.waiting.pop_front() else { return };
+            let room = self.plan.most();
             let base = request.prompt.len().saturating_sub(room);
             // At least the last token is read anew: its logits are needed.
-            let known = self.prefix.lookup(&request.prompt[base..], request.prompt.len() - base - 1);
-            let state = known.unwrap_or_else(|| self.plan.state());
+            let before = &request.prompt[base..request.prompt.len() - 1];
+            let mut known: Vec<State> = request.state.take().into_iter().collect();
+            known.iter_mut().for_each(|state| state.keep_common(before));
+            known.extend(self.prefix.lookup(before, before.len()));
+            let state = known.into_iter().max_by_key(State::len).unwrap_or_else(|| self.plan.state());
             let tokens = request.prompt.clone();
             // Not before: what waits takes no memory for its matcher.
             let guide = request.grammar.as_ref().map(|g| Box::new(g.guide()));
@@ -534,7 +615,7 @@ impl Scheduler {
 
     /// The next pass: a token of all that write, then pieces of prompts, each of those that read getting a share.
     fn compose(&mut self, going: &dyn Fn() -> bool) -> Vec<Input> {
-        let room = self.plan.room().unwrap_or(usize::MAX);
+        let room = self.plan.most();
         let mut inputs = Vec::new();
         let mut readers = Vec::new();
         let mut rows = 0;
@@ -628,7 +709,7 @@ struct Input {
 
 /// Bytes of keys and values that a request may come to need, in the model and in the one that guesses.
 fn worst_bytes(plan: &Plan, draft: Option<&Plan>, request: &Request) -> usize {
-    let within = |tokens: usize, plan: &Plan| tokens.min(plan.room().unwrap_or(usize::MAX));
+    let within = |tokens: usize, plan: &Plan| tokens.min(plan.most());
     let bytes = |tokens: usize, plan: &Plan| tokens.div_ceil(PAGE).saturating_mul(PAGE * plan.cache_bytes_per_token());
     let tokens = within(request.prompt.len().saturating_add(request.max_tokens), plan);
     bytes(tokens, plan).saturating_add(draft.map_or(0, |draft| bytes(within(tokens, draft), draft)))
@@ -648,7 +729,8 @@ pub(crate) fn prepare(
     if let Some(id) = prompt.iter().find(|id| **id as usize >= vocab) {
         return Err(Error::Tokens { what: format!("token {id} is outside the vocabulary of {vocab}") });
     }
-    if let Some(room) = plan.room().filter(|room| prompt.len() > *room && !request.slide) {
+    let room = plan.most();
+    if prompt.len() > room && !request.slide {
         return Err(Error::TooLong { tokens: prompt.len(), room });
     }
     if request.below == Some(0) {
@@ -661,6 +743,9 @@ pub(crate) fn prepare(
         let what = format!("a grammar of {} tokens, for a model of {vocab}", grammar.vocab());
         return Err(Error::Request { what });
     }
+    if let Some(state) = &request.state {
+        plan.own(state)?;
+    }
     let need = worst_bytes(plan, draft, &request);
     if need > options.cache_bytes {
         let what = format!("its keys and values may need {need} bytes, of {} there are", options.cache_bytes);
@@ -671,37 +756,4 @@ pub(crate) fn prepare(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::plan::PlanOptions;
-    use crate::speculate::Lookup;
-    use gently_models::{Decoder, DecoderConfig};
-    use gently_tensor::{Device, Rng};
-
-    #[test]
-    fn guesses_fit_into_a_chunk() {
-        let cfg = DecoderConfig { vocab: 16, layers: 1, heads: 2, width: 8, ..DecoderConfig::named("gpt2").unwrap() };
-        let model = Decoder::new(&cfg, &Rng::new(0), &Device::Cpu).unwrap();
-        let plan = Arc::new(Plan::new(&model, PlanOptions::default()).unwrap());
-        let lookup = Some(Lookup { longest: 2, shortest: 1, draft: usize::MAX });
-        let options = EngineOptions { chunk: 8, threads: Some(1), prefix_bytes: 0, lookup, ..EngineOptions::default() };
-        let mut scheduler = Scheduler::new(plan, options);
-        // What is written first, 5, stands in the prompt with eleven tokens behind it.
-        let sampling = SamplingParams { temperature: 0.0, logit_bias: [(5, 1e4)].into(), ..SamplingParams::default() };
-        let prompt: Vec<u32> = (1..=15).chain(1..=15).collect();
-        for _ in 0..3 {
-            let sampling = sampling.clone();
-            scheduler.submit(Request { max_tokens: 20, sampling, ..Request::new(prompt.clone()) }).unwrap();
-        }
-        let (mut most, mut guessed) = (0usize, 0usize);
-        while !scheduler.is_idle() {
-            let inputs = scheduler.compose(&|| true);
-            most = most.max(inputs.iter().map(|i| i.tokens.len()).sum());
-            guessed = guessed.max(inputs.iter().map(|i| i.draft).sum());
-            scheduler.step(&|| true);
-        }
-        // Beside a full pass prompts get a quarter of a chunk.
-        assert_eq!(guessed, 5, "a chunk less a token for each");
-        assert!(most <= 8 + 2, "{most} rows");
-    }
-}
+mod tests;

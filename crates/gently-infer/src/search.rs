@@ -1,10 +1,12 @@
 //! Looking for a text rather than drawing one: beam search and contrastive search.
 //!
 //! Here: both over one [`Plan`], each step one pass over all hypotheses, whose states share the pages of what they have in
-//! common. Not here: choosing token by token (see [`crate::Scheduler`]).
+//! common. Not here: choosing token by token (see [`crate::Scheduler`]), and text: where one ends before a token says so, the
+//! caller is asked ([`Ends`]).
 
 use crate::error::{Error, Result, check_logits};
-use crate::plan::{Piece, Plan, Wanted};
+use crate::plan::{CHUNK, Piece, Plan, Wanted};
+use crate::schedule::End;
 use crate::state::State;
 use crate::work::Work;
 use gently_models::sampling::logprobs;
@@ -19,7 +21,7 @@ pub struct BeamOptions {
     /// A hypothesis of n tokens scores `log-probability / n^length_penalty`: above 0 longer ones win, below 0 shorter ones
     /// do (as Python `transformers` has it; Wu et al. 2016 have `((5 + n)/6)^α`).
     pub length_penalty: f64,
-    /// Tokens that end a hypothesis; they count, and are its last.
+    /// Tokens that end a hypothesis; the one that does counts, and is its last.
     pub stop: Vec<u32>,
     /// Never choose a token of this id or above.
     pub below: Option<usize>,
@@ -31,6 +33,10 @@ impl Default for BeamOptions {
     }
 }
 
+/// Asked of a text with all its tokens, when one was added that is no stop token: `None` while it goes on; where it has ended, what
+/// it comes to. Of texts that have ended so and come to the same, a search gives the best.
+pub type Ends<'a> = &'a dyn Fn(&[u32]) -> Option<String>;
+
 /// A text that was found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hypothesis {
@@ -40,14 +46,13 @@ pub struct Hypothesis {
     pub logprob: f64,
     /// What hypotheses are compared by.
     pub score: f64,
-    /// Whether it ended with a stop token.
-    pub ended: bool,
+    /// Why it ended: [`End::Stop`] with its last token, [`End::Complete`] where [`Ends`] said so, [`End::Length`] or
+    /// [`End::Context`].
+    pub end: End,
 }
 
 /// Most hypotheses and candidates: a bound on the rows of a pass.
 const MOST: usize = 256;
-/// Tokens of a prompt read in one pass: a bound on its memory.
-const CHUNK: usize = 256;
 
 /// A hypothesis that goes on.
 struct Beam {
@@ -56,12 +61,24 @@ struct Beam {
     logprob: f64,
 }
 
+/// One that has ended, and what [`Ends`] said that it comes to.
+struct Ended {
+    found: Hypothesis,
+    text: Option<String>,
+}
+
 /// The likeliest continuations of `prompt` that beam search finds, best first.
 ///
 /// # Errors
 /// [`Error::Request`] for a width of 0 or above 256; [`Error::Tokens`] and [`Error::TooLong`] for a prompt that the model cannot
 /// read; [`Error::NotNumbers`] for a model whose logits mean nothing.
-pub fn beam_search(plan: &Plan, work: &mut Work, prompt: &[u32], options: &BeamOptions) -> Result<Vec<Hypothesis>> {
+pub fn beam_search(
+    plan: &Plan,
+    work: &mut Work,
+    prompt: &[u32],
+    options: &BeamOptions,
+    ends: Ends<'_>,
+) -> Result<Vec<Hypothesis>> {
     let BeamOptions { width, max_tokens, length_penalty, .. } = *options;
     if width == 0 || width > MOST {
         return Err(Error::Request { what: format!("a beam of {width} is not between 1 and {MOST}") });
@@ -69,16 +86,16 @@ pub fn beam_search(plan: &Plan, work: &mut Work, prompt: &[u32], options: &BeamO
     let score = |logprob: f64, n: usize| logprob / (n as f64).powf(length_penalty);
     let (vocab, below) = limits(plan, options.below);
     let room = room_for(plan, prompt)?;
+    // The last token is chosen where the context is full, and not read.
     let steps = max_tokens.min(room.saturating_sub(prompt.len()).saturating_add(1));
+    let last = if steps == max_tokens { End::Length } else { End::Context };
 
     let mut state = plan.state();
-    let (first, last) = prompt.split_at(prompt.len().saturating_sub(1) / CHUNK * CHUNK);
-    for tokens in first.chunks(CHUNK) {
-        plan.forward(work, &mut [Piece { state: &mut state, tokens, wanted: Wanted::None }], &|| true)?;
-    }
-    let mut logits = plan.read(work, &mut state, last)?.to_vec();
+    let (before, rest) = prompt.split_at(prompt.len().saturating_sub(1) / CHUNK * CHUNK);
+    plan.prefill(work, &mut state, before)?;
+    let mut logits = plan.read(work, &mut state, rest)?.to_vec();
     let mut beams = vec![Beam { state, tokens: Vec::new(), logprob: 0.0 }];
-    let mut done: Vec<Hypothesis> = Vec::new();
+    let mut done: Vec<Ended> = Vec::new();
     for step in 1..=steps {
         // As many as could all be stop tokens, and still leave a beam's width.
         let most = width * (1 + options.stop.len());
@@ -96,28 +113,44 @@ pub fn beam_search(plan: &Plan, work: &mut Work, prompt: &[u32], options: &BeamO
                 break;
             }
             let tokens = [&beams[i].tokens[..], &[id]].concat();
-            if options.stop.contains(&id) || step == steps {
-                let ended = options.stop.contains(&id);
-                done.push(Hypothesis { score: score(logprob, step), tokens, logprob, ended });
-                if step == steps && done.len() >= 2 * most {
-                    break;
+            let stops = options.stop.contains(&id);
+            let text = if stops { None } else { ends(&tokens) };
+            let end = match &text {
+                _ if stops => End::Stop(id),
+                Some(_) => End::Complete,
+                None if step == steps => last,
+                None => {
+                    live.push(Beam { state: beams[i].state.clone(), tokens, logprob });
+                    continue;
                 }
-                continue;
+            };
+            let found = Hypothesis { score: score(logprob, step), tokens, logprob, end };
+            keep(&mut done, Ended { found, text });
+            if step == steps && done.len() >= 2 * most {
+                break;
             }
-            live.push(Beam { state: beams[i].state.clone(), tokens, logprob });
         }
-        done.sort_by(|a, b| b.score.total_cmp(&a.score));
+        done.sort_by(|a, b| b.found.score.total_cmp(&a.found.score));
         done.truncate(width);
         // The best that a live hypothesis can still come to: its own probability, at the length that helps most.
         let reach = |b: &Beam| score(b.logprob, if length_penalty > 0.0 { steps } else { step });
-        let hopeless = done.len() == width && live.iter().all(|b| reach(b) <= done[width - 1].score);
+        let hopeless = done.len() == width && live.iter().all(|b| reach(b) <= done[width - 1].found.score);
         beams = live;
         if beams.is_empty() || hopeless {
             break;
         }
         logits = pass(plan, work, &mut beams)?;
     }
-    Ok(done)
+    Ok(done.into_iter().map(|one| one.found).collect())
+}
+
+/// Adds a text that has ended, unless a better one that is there comes to the same.
+fn keep(done: &mut Vec<Ended>, one: Ended) {
+    match done.iter_mut().find(|other| one.text.is_some() && other.text == one.text) {
+        Some(other) if other.found.score >= one.found.score => {}
+        Some(other) => *other = one,
+        None => done.push(one),
+    }
 }
 
 /// Reads the last token of each beam; all logits.
@@ -131,9 +164,9 @@ fn pass(plan: &Plan, work: &mut Work, beams: &mut [Beam]) -> Result<Vec<f32>> {
 
 /// The model's context, which the whole prompt must fit into.
 fn room_for(plan: &Plan, prompt: &[u32]) -> Result<usize> {
-    match plan.room() {
-        Some(room) if prompt.len() > room => Err(Error::TooLong { tokens: prompt.len(), room }),
-        room => Ok(room.unwrap_or(usize::MAX)),
+    match plan.most() {
+        room if prompt.len() > room => Err(Error::TooLong { tokens: prompt.len(), room }),
+        room => Ok(room),
     }
 }
 
@@ -149,9 +182,9 @@ pub struct ContrastiveOptions {
     pub candidates: usize,
     /// α, the weight of variety against likelihood, from 0 (greedy) to 1: 0.6 is usual.
     pub alpha: f32,
-    /// Write at most this many tokens.
+    /// Write at most this many tokens, one that ends the text included.
     pub max_tokens: usize,
-    /// Tokens that end the text; the one that does is not given back.
+    /// Tokens that end the text; the one that does is given back as [`End::Stop`].
     pub stop: Vec<u32>,
     /// Never choose a token of this id or above.
     pub below: Option<usize>,
@@ -164,7 +197,9 @@ impl Default for ContrastiveOptions {
 }
 
 /// Continues `prompt` by contrastive search (Su et al. 2022, eq. 5): of the k likeliest tokens the one with the largest
-/// `(1 − α)·p − α·max cos`, the cosine being that between the candidate's features and those of each token before.
+/// `(1 − α)·p − α·max cos`, the cosine being that between the candidate's features and those of each token before. Where the
+/// context is full no candidate can be read any more: the last token is the likeliest. Gives what follows the prompt, and why it
+/// ended: [`End::Stop`], [`End::Complete`] where `ends` said so, [`End::Length`] or [`End::Context`].
 ///
 /// # Errors
 /// [`Error::Request`] for candidates or a weight out of range; [`Error::Tokens`] and [`Error::TooLong`] for a prompt that the
@@ -174,7 +209,8 @@ pub fn contrastive_search(
     work: &mut Work,
     prompt: &[u32],
     options: &ContrastiveOptions,
-) -> Result<Vec<u32>> {
+    ends: Ends<'_>,
+) -> Result<(Vec<u32>, End)> {
     let (k, alpha) = (options.candidates, options.alpha);
     if k == 0 || k > MOST || !(0.0..=1.0).contains(&alpha) {
         let what = format!("{k} candidates with a weight of {alpha}: 1 to {MOST} and 0 to 1 are needed");
@@ -199,8 +235,21 @@ pub fn contrastive_search(
     }
     check_logits(&logits[..below], prompt.len())?;
     let mut tokens = Vec::new();
-    while tokens.len() < options.max_tokens && state.len() < room {
+    while tokens.len() < options.max_tokens {
         let (_, top) = logprobs(&logits[..below], 0, k);
+        if state.len() >= room {
+            let Some(&(id, _)) = top.first() else { break };
+            if options.stop.contains(&id) {
+                return Ok((tokens, End::Stop(id)));
+            }
+            tokens.push(id);
+            let end = match ends(&tokens) {
+                Some(_) => End::Complete,
+                None if tokens.len() == options.max_tokens => End::Length,
+                None => End::Context,
+            };
+            return Ok((tokens, end));
+        }
         let mut forks: Vec<(State, [u32; 1])> = top.iter().map(|t| (state.clone(), [t.0])).collect();
         let mut pieces: Vec<Piece<'_>> =
             forks.iter_mut().map(|(state, tokens)| Piece { state, tokens, wanted: Wanted::Last }).collect();
@@ -218,7 +267,7 @@ pub fn contrastive_search(
         let Some((_, i, h)) = best else { break };
         let id = top[i].0;
         if options.stop.contains(&id) {
-            break;
+            return Ok((tokens, End::Stop(id)));
         }
         tokens.push(id);
         before.extend(h);
@@ -226,8 +275,11 @@ pub fn contrastive_search(
         logits = all[i * vocab..][..vocab].to_vec();
         // Of the last token, too: its features chose it.
         check_logits(&logits[..below], prompt.len() + tokens.len())?;
+        if ends(&tokens).is_some() {
+            return Ok((tokens, End::Complete));
+        }
     }
-    Ok(tokens)
+    Ok((tokens, End::Length))
 }
 
 /// The vector of length 1 that points where `h` does.

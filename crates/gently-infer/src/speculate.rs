@@ -3,7 +3,8 @@
 //! Here: [`Lookup`], which guesses that what followed the last words before will follow them again; a smaller model that
 //! guesses; and the gate that stops guessing where it does not pay. Not here: verification, which is a shape of the plan's pass (see
 //! [`crate::Scheduler`]). A guess never changes the text: each token is chosen from the model's own logits by the same
-//! draw, and the guess only decides how many of these logits one pass computes.
+//! draw, and the guess only decides how many of these logits one pass computes. One exception is damage: a guessed token whose
+//! values are not finite may make NaN of the real row beside it (see [`gently_kernels::kv`]), and the text then ends with an error.
 //!
 //! ```
 //! let lookup = gently_infer::Lookup::default();
@@ -97,7 +98,7 @@ impl Draft {
         chunk: &mut usize,
         going: &dyn Fn() -> bool,
     ) -> (Vec<u32>, f64) {
-        let room = self.plan.room().unwrap_or(usize::MAX).saturating_sub(tokens.len());
+        let room = self.plan.most().saturating_sub(tokens.len());
         let most = most.min(self.most).min(room);
         let mut guess = Vec::new();
         if most == 0 {
@@ -111,7 +112,7 @@ impl Draft {
         }
         let mut next = tokens[state.len()..].to_vec();
         // A guess that was right leaves as many unread: with a smaller chunk it would never catch up.
-        let longest = (*chunk).max(self.most + 2);
+        let longest = (*chunk).max(self.most.saturating_add(2));
         *chunk = chunk.saturating_sub(next.len());
         if next.len() > longest {
             // The text goes on meanwhile: nobody waits for all of a prompt to be read. What cannot be read is not guessed from.
@@ -121,7 +122,7 @@ impl Draft {
         }
         while guess.len() < most {
             // A prompt, and what was written while nobody guessed, is read once: that says nothing of the next guesses.
-            let late = next.len() > self.most + 1;
+            let late = next.len() > self.most.saturating_add(1);
             // A model that cannot read these tokens guesses nothing.
             let piece = Piece { state: &mut *state, tokens: &next, wanted: Wanted::Last };
             let Ok(Some(logits)) = self.plan.forward(&mut self.work, &mut [piece], going) else { break };

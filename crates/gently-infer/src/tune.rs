@@ -3,7 +3,7 @@
 //! A pass over few rows reads weights once and does little with them: where one core can read as fast as the memory
 //! gives, more threads only add waiting. Prompts always use all threads. Results do not depend on the choice.
 
-use gently_kernels::pool;
+use gently_kernels::pool::{self, OwnThreads};
 
 /// Passes with at most this many rows are tuned.
 const FEW: usize = 8;
@@ -28,25 +28,24 @@ impl Tuner {
         Self { candidates, all, chosen: (fixed.is_some() || all == 1).then_some(all) }
     }
 
-    /// Sets the number of threads for a pass.
-    pub fn begin(&mut self, rows: usize) -> usize {
+    /// All threads that passes may use, until what is returned is dropped. Other engines, and what else runs in this program,
+    /// have their own number.
+    pub fn all(&self) -> OwnThreads {
+        pool::use_threads(self.all)
+    }
+
+    /// The number of threads for a pass, in use until what is returned beside it is dropped.
+    pub fn begin(&self, rows: usize) -> (usize, OwnThreads) {
         let n = match (rows <= FEW, self.chosen) {
             (false, _) => self.all,
             (true, Some(n)) => n,
             (true, None) => self.candidates.iter().min_by_key(|c| c.1.len()).map_or(self.all, |c| c.0),
         };
-        if pool::threads() != n {
-            pool::set_threads(n);
-        }
-        n
+        (n, pool::use_threads(n))
     }
 
     /// Notes how long it took; `None` for a pass that did not come to its end, which says nothing of its threads.
     pub fn end(&mut self, rows: usize, threads: usize, seconds: Option<f64>) {
-        if threads != self.all {
-            // Others in this program may use the pool between passes.
-            pool::set_threads(self.all);
-        }
         let Some(seconds) = seconds.filter(|_| rows <= FEW && self.chosen.is_none()) else { return };
         if let Some(candidate) = self.candidates.iter_mut().find(|c| c.0 == threads) {
             // Passes of other sizes are brought to one row's time roughly; most are of one size.
@@ -70,11 +69,27 @@ mod tests {
         let candidates = vec![(all, Vec::new()), (all + 1, Vec::new())];
         let mut tuner = Tuner { candidates, all, chosen: None };
         for _ in 0..3 * ROUNDS {
-            assert_eq!(tuner.begin(1), all, "still the first");
+            assert_eq!(tuner.begin(1).0, all, "still the first");
             tuner.end(1, all, None);
         }
         assert!(tuner.chosen.is_none() && tuner.candidates.iter().all(|c| c.1.is_empty()));
         tuner.end(1, all, Some(0.5));
         assert_eq!(tuner.candidates[0].1, [0.5]);
+    }
+
+    #[test]
+    fn a_number_for_passes_is_theirs_alone() {
+        let all = pool::threads();
+        let fixed = Tuner::new(Some(all + 3));
+        {
+            let _whole_step = fixed.all();
+            let (n, pass) = fixed.begin(1);
+            assert_eq!((n, pool::threads()), (all + 3, all + 3));
+            let elsewhere = std::thread::scope(|s| s.spawn(|| (pool::threads(), Tuner::new(None).all)).join().unwrap());
+            assert_eq!(elsewhere, (all, all), "another thread, and an engine that begins meanwhile");
+            drop(pass);
+            assert_eq!(pool::threads(), all + 3);
+        }
+        assert_eq!(pool::threads(), all);
     }
 }

@@ -1,7 +1,11 @@
 //! The memory of a pass: allocated once, used again.
 
+use crate::error::{Result, no_memory};
 use crate::matrix::Inputs;
 use gently_kernels::buffer::AlignedBuf;
+
+/// What the rows of a pass are called where there is no memory for them.
+pub(crate) const ROWS: &str = "a pass's rows";
 
 /// Buffers of a pass. One belongs to whoever runs passes; it grows to the largest pass and stays.
 #[derive(Default)]
@@ -55,7 +59,7 @@ impl Work {
         self.features.0.as_deref().map_or(&[], |f| &f[..self.features_len])
     }
 
-    /// Bytes held.
+    /// Bytes held, between passes as well.
     pub fn bytes(&self) -> usize {
         let s = &self.stream;
         let stream = [&s.x, &s.h, &s.y, &s.mean, &s.rstd];
@@ -70,7 +74,8 @@ impl Work {
             &self.features,
             &self.logits,
         ];
-        stream.iter().chain(&rest).map(|b| b.0.as_ref().map_or(0, |b| 4 * b.len())).sum()
+        let buffers: usize = stream.iter().chain(&rest).map(|b| b.0.as_ref().map_or(0, |b| 4 * b.len())).sum();
+        buffers + self.inputs.bytes() + 4 * self.at.capacity()
     }
 }
 
@@ -80,13 +85,33 @@ pub(crate) struct Buffer(Option<AlignedBuf<f32>>);
 
 impl Buffer {
     /// The first `len` numbers, contents unspecified.
-    pub fn take(&mut self, len: usize) -> &mut [f32] {
+    ///
+    /// # Errors
+    /// [`crate::Error::NoMemory`]; the buffer is then empty.
+    pub fn take(&mut self, len: usize) -> Result<&mut [f32]> {
         if self.0.as_ref().is_none_or(|b| b.len() < len) {
-            self.0 = Some(AlignedBuf::zeroed(len));
+            // Given back first: the old one and the new one need no room together.
+            self.0 = None;
+            self.0 = Some(AlignedBuf::try_zeroed(len).map_err(no_memory(ROWS))?);
         }
-        match &mut self.0 {
+        Ok(match &mut self.0 {
             Some(buf) => &mut buf[..len],
             None => &mut [],
-        }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+
+    #[test]
+    fn what_no_machine_has_is_refused_by_name() {
+        let mut buffer = Buffer::default();
+        buffer.take(3).unwrap().fill(1.0);
+        let said = buffer.take(1 << 46).unwrap_err();
+        assert!(matches!(said, Error::NoMemory { bytes, .. } if bytes == 4 << 46), "{said}");
+        assert_eq!(buffer.take(5).unwrap().len(), 5);
     }
 }

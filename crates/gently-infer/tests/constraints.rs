@@ -406,6 +406,107 @@ fn tokens_that_end_a_text_come_where_it_can_end() {
     assert!(ended > 0);
 }
 
+#[test]
+fn tokens_that_end_a_text_may_be_named_in_the_middle_of_a_grammar() {
+    let tiny = bytes();
+    for (text, ids, end) in [
+        ("root ::= \"a\" <end> \"b\"", vec![97, 256, 98], End::Complete),
+        ("root ::= \"a\" <end>", vec![97], End::Stop(256)),
+        // Where it may stand and a text may end, nothing else may come: the text has ended.
+        ("root ::= \"a\" (<end> \"b\")?", vec![97], End::Complete),
+    ] {
+        let grammar = tiny.grammar(Constraint::gbnf(text));
+        // Forced tokens are written with the prompt, or one by one with their log-probabilities.
+        for logprobs in [None, Some(1)] {
+            let request = Request { stop: vec![256], logprobs, ..tiny.request(&grammar, 1) };
+            let (written, _) = tiny.run(vec![request], options());
+            assert_eq!((&written[0].ids, written[0].end), (&ids, Some(end)), "{text}: {:?}", written[0].error);
+        }
+    }
+}
+
+#[test]
+fn a_text_that_must_be_empty_is_complete() {
+    for tiny in [bytes(), bpe(), pieces(), &Tiny::new(Tokenizer::characters("ab".chars()))] {
+        for constraint in [Constraint::regex("a{0}"), Constraint::gbnf("root ::= \"\"")] {
+            let grammar = tiny.grammar(constraint);
+            for logprobs in [None, Some(1)] {
+                let request = Request { prompt: vec![1, 0], logprobs, ..tiny.request(&grammar, 1) };
+                let stop = tiny.tokenizer.ends().to_vec();
+                let (written, _) = tiny.run(vec![Request { stop, ..request }], options());
+                let empty = Written { ids: vec![], error: None, end: Some(End::Complete) };
+                assert_eq!(written[0], empty, "{:?}", grammar.constraint().kind());
+            }
+        }
+    }
+    // Where a vocabulary has no more for it, and no token that ends a text.
+    let letters = Tiny::new(Tokenizer::characters("ab".chars()));
+    for (expression, text) in [("é*", ""), ("aé*", "a"), ("ab?é*", "ab")] {
+        let grammar = letters.grammar(Constraint::regex(expression));
+        let bias = [(1, 1e4)].into();
+        let sampling = SamplingParams { logit_bias: bias, ..SamplingParams::default() };
+        let request = Request { prompt: vec![1, 0], sampling, ..letters.request(&grammar, 1) };
+        assert_eq!(letters.whole(request), text, "{expression}");
+    }
+}
+
+#[test]
+fn numbers_are_written_as_the_schema_has_them() {
+    let tiny = bytes();
+    for number in ["9007199254740992", "-9007199254740992"] {
+        for schema in [
+            format!("{{\"const\": {number}}}"),
+            format!("{{\"type\": \"integer\", \"minimum\": {number}, \"maximum\": {number}}}"),
+        ] {
+            let text = tiny.whole(tiny.request(&tiny.grammar(Constraint::json_schema(&schema)), 3));
+            assert_eq!(text, number, "{schema}");
+        }
+    }
+    refused(tiny, Constraint::json_schema("{\"enum\": [1, 9007199254740993]}"), &["9007199254740993 in enum"]);
+}
+
+#[test]
+fn what_ends_a_rule_stays_in_the_text_or_is_refused() {
+    let tiny = bytes();
+    let grammar = tiny.grammar(Constraint::lark("start: name \"!\"\nname[suffix=\",\"]: /[a-z]{1,5}/"));
+    for seed in 0..8 {
+        let text = tiny.whole(tiny.request(&grammar, seed));
+        let name = text.strip_suffix(",!").unwrap_or_else(|| panic!("{text}"));
+        assert!((1..=5).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase()), "{text}");
+    }
+    let stop = Constraint::lark("start: name \"!\"\nname[stop=\",\"]: /[a-z]{1,5}/").unwrap_err();
+    assert!(matches!(stop, ConstraintError::Attribute { attribute: "stop", line: 2, column: 6 }), "{stop}");
+}
+
+#[test]
+fn what_a_request_rules_out_is_not_written_for_a_grammar() {
+    let letters = Tiny::new(Tokenizer::characters("ab".chars()));
+    let bias = |ids: &[u32]| SamplingParams {
+        logit_bias: ids.iter().map(|id| (*id, f32::NEG_INFINITY)).collect(),
+        ..SamplingParams::default()
+    };
+    let forced = letters.grammar(Constraint::choice(["ab"]));
+    let either = letters.grammar(Constraint::regex("[ab]{3}"));
+    let plain = |grammar| Request { prompt: vec![1, 0], ..letters.request(grammar, 1) };
+    for (request, ids) in [
+        (Request { sampling: bias(&[1]), ..plain(&forced) }, vec![0]),
+        (Request { below: Some(1), ..plain(&forced) }, vec![0]),
+        (Request { sampling: bias(&[0, 1]), ..plain(&either) }, vec![]),
+    ] {
+        for logprobs in [None, Some(1)] {
+            let (written, _) = letters.run(vec![Request { logprobs, ..request.clone() }], options());
+            assert_eq!((&written[0].ids, written[0].end), (&ids, Some(End::Failed)));
+            let error = written[0].error.as_ref().unwrap();
+            let stuck =
+                matches!(error, Failure::Constraint(ConstraintError::Stuck { tokens, .. }) if *tokens == ids.len());
+            assert!(stuck && error.to_string().contains("ruled out by the request"), "{error}");
+        }
+    }
+    let fine = Request { sampling: bias(&[0]), ..plain(&either) };
+    let (written, _) = letters.run(vec![fine], options());
+    assert_eq!((&written[0].ids[..], &written[0].error), (&[1, 1, 1][..], &None));
+}
+
 fn refused(tiny: &Tiny, constraint: Result<Constraint, ConstraintError>, parts: &[&str]) {
     let error = match constraint {
         Ok(constraint) => tiny.grammars.compile(&constraint).unwrap_err(),

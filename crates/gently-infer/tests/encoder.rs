@@ -1,8 +1,8 @@
 //! The pass over documents against the model on the tape, published files, and any company.
 
 use gently_formats::gguf::TensorType;
-use gently_formats::safetensors::SafeTensors;
-use gently_infer::{Encoder, Error, Work};
+use gently_formats::safetensors::{SafeTensors, Spec, Writer};
+use gently_infer::{Encoder, Error, Plan, PlanOptions, Work};
 use gently_models::config::{DecoderConfig, Family, MlpKind, NormPlace, Position};
 use gently_models::weights::Storage;
 use gently_models::{Decoder, ForwardCx, WeightSource};
@@ -106,6 +106,33 @@ fn bert_answers_as_published() {
         let tape = features(&source.decoder(&Device::Cpu).unwrap(), &documents);
         assert!(apart(&rows, &tape) <= 1e-4, "{}", path.display());
     }
+}
+
+/// A model saved without its head embeds as the whole one does, and writes nothing.
+#[test]
+fn without_a_head_texts_are_embedded_only() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gently-models/tests/golden/qwen3");
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(golden.join("config.json"), dir.path().join("config.json")).unwrap();
+    let file = SafeTensors::open(golden.join("model.safetensors"), &Default::default()).unwrap();
+    let names: Vec<&str> = file.tensors().keys().filter_map(|name| name.strip_prefix("model.")).collect();
+    let entry = |name: &str| file.entry(&format!("model.{name}")).unwrap();
+    let spec =
+        |name: &&str| Spec { name: (*name).to_owned(), dtype: entry(name).dtype, shape: entry(name).shape.clone() };
+    let specs: Vec<Spec> = names.iter().map(spec).collect();
+    let mut writer = Writer::create(dir.path().join("model.safetensors"), &specs, &Default::default()).unwrap();
+    for name in names {
+        writer.write(file.bytes(&format!("model.{name}")).unwrap()).unwrap();
+    }
+    writer.finish().unwrap();
+
+    let [whole, bare] = [golden.as_path(), dir.path()].map(|path| WeightSource::open(path).unwrap());
+    let documents = documents(&[5, 17], whole.config().vocab);
+    let [a, b] = [&whole, &bare].map(|source| encode(&Encoder::of_files(source).unwrap(), &documents));
+    assert_eq!(a, b);
+    Plan::of_files(&whole, PlanOptions::default()).map(drop).unwrap();
+    let e = Plan::of_files(&bare, PlanOptions::default()).map(drop).unwrap_err();
+    assert!(e.to_string().contains("lm_head.weight") && e.hint().is_some(), "{e}");
 }
 
 fn quantized(dir: &Path, model: &Decoder, kind: TensorType) -> PathBuf {

@@ -44,6 +44,8 @@ fn configs() -> Vec<DecoderConfig> {
         DecoderConfig { parallel: true, rotary_width: Some(2), position: Position::Rotary, ..gpt2.clone() },
         DecoderConfig { embed_norm: true, embed_scale: Some(0.5), attention_scale: Some(0.7), ..gpt2.clone() },
         DecoderConfig { rope_factors: Some(vec![1.0, 4.0, 8.0]), out_bias: Some(true), ..llama.clone() },
+        // Part of a head turned and scaled: no factor of the scores says that.
+        DecoderConfig { rotary_width: Some(4), rope_scale: Some(1.2), ..llama.clone() },
         DecoderConfig {
             window: Some(9),
             window_skip: Some(2),
@@ -225,6 +227,58 @@ fn states_fork_cut_save_and_load() {
         std::fs::write(&path, &bytes[..bytes.len() - 9]).unwrap();
         assert!(State::load(&path, &plan).is_err(), "cut short");
     }
+}
+
+#[test]
+fn a_saved_state_that_was_changed_is_refused() {
+    let plan = plan(&model(&base(Family::Llama)));
+    let (mut work, mut state, ids) = (Work::new(), plan.state(), tokens(70, 4));
+    plan.prefill(&mut work, &mut state, &ids).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.safetensors");
+    state.save(&path).unwrap();
+    let good = std::fs::read(&path).unwrap();
+    let said = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        State::load(&path, &plan).map_or_else(|e| e.to_string(), |state| panic!("{state:?} was loaded"))
+    };
+    // Each byte of the header, of the tokens and of the checksum; of the pages some.
+    let header = 8 + u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
+    let pages = header + 4 * ids.len();
+    for at in (0..pages).chain((pages..good.len()).step_by(997)).chain(good.len() - 8..good.len()) {
+        let mut bad = good.clone();
+        bad[at] ^= 0x41;
+        let said = said(&bad);
+        assert!(at < header || said.contains("the saved state is damaged"), "byte {at}: {said}");
+    }
+    let mut bad = good.clone();
+    let end = bad.len() - 5000;
+    bad[end..].fill(0xff);
+    assert!(said(&bad).contains("the saved state is damaged"));
+    // The version without a checksum is told by name.
+    let kind = b"gently paged state 2";
+    let at = good.windows(kind.len()).position(|bytes| bytes == kind).unwrap() + kind.len() - 1;
+    let mut old = good.clone();
+    old[at] = b'1';
+    assert!(said(&old).contains("version 1, and 2 is read"));
+    std::fs::write(&path, &good).unwrap();
+    assert_eq!(State::load(&path, &plan).unwrap(), state);
+}
+
+#[test]
+fn a_prompt_read_without_logits_gives_the_same_bits_after_it() {
+    let plan = plan(&model(&base(Family::Gpt2)));
+    let (mut work, ids) = (Work::new(), tokens(290, 8));
+    let all = plan.read(&mut work, &mut plan.state(), &ids).unwrap().to_vec();
+    for n in [0, 1, 256, 257, 289] {
+        let mut state = plan.state();
+        plan.prefill(&mut work, &mut state, &ids[..n]).unwrap();
+        assert_eq!((state.len(), plan.read(&mut work, &mut state, &ids[n..]).unwrap()), (n, &all[..]), "{n} tokens");
+    }
+    let mut state = plan.state();
+    plan.prefill(&mut work, &mut state, &ids).unwrap();
+    state.keep_common(&[&ids[..70], &[ids[70] ^ 1, 3]].concat());
+    assert_eq!((state.tokens(), state.bytes()), (&ids[..70], 2 * 64 * plan.cache_bytes_per_token()));
 }
 
 #[test]

@@ -2,10 +2,10 @@
 
 use gently_infer::{
     Constraint, Elem, End, Engine, EngineOptions, Error, Event, Failure, Grammar, Grammars, Lookup, Plan, PlanOptions,
-    Request, Scheduler, Ticket,
+    Request, Scheduler, Ticket, Work,
 };
 use gently_models::Decoder;
-use gently_models::config::{DecoderConfig, Family};
+use gently_models::config::{DecoderConfig, Family, Position};
 use gently_models::sampling::SamplingParams;
 use gently_tensor::{Device, Rng};
 use gently_text::Tokenizer;
@@ -206,6 +206,28 @@ fn long_texts_slide_or_end_where_the_context_does() {
 }
 
 #[test]
+fn a_state_that_is_given_never_changes_the_text() {
+    let (plan, mut work) = (tiny(), Work::new());
+    for which in 0..60 {
+        let asked = request(which);
+        // Some of the prompt or all of it, and mostly something else behind.
+        let part = which as usize * 7 % (asked.prompt.len() + 1);
+        let ids = [&asked.prompt[..part], &[3, 1, 2][..which as usize % 4 % 3]].concat();
+        let mut state = plan.state();
+        plan.prefill(&mut work, &mut state, &ids).unwrap();
+        let mut scheduler = Scheduler::new(plan.clone(), EngineOptions { prefix_bytes: 1 << 20, ..options() });
+        let given = Request { state: Some(state.clone()), ..asked.clone() };
+        let tickets = [given.clone(), given].map(|r| scheduler.submit(r).unwrap());
+        let texts = run(&mut scheduler);
+        tickets.iter().for_each(|ticket| assert_eq!(texts[&ticket.id()], alone(which), "request {which}"));
+        assert_eq!(state.tokens(), ids, "a fork was written into");
+    }
+    let foreign = Request { state: Some(other().state()), ..request(1) };
+    let said = Scheduler::new(plan, options()).submit(foreign).unwrap_err();
+    assert!(matches!(said, Error::State { .. }), "{said}");
+}
+
+#[test]
 fn requests_that_cannot_be_served_are_refused_by_name() {
     let mut scheduler = Scheduler::new(tiny(), EngineOptions { queue: 1, ..options() });
     let refuse = |s: &mut Scheduler, r: Request| s.submit(r).unwrap_err().to_string();
@@ -354,6 +376,30 @@ fn what_a_model_that_guesses_holds_is_counted() {
     early.submit(ask()).unwrap();
     let mut early = early.with_draft(tiny(), 3).unwrap();
     assert_eq!(run(&mut early).len(), 1);
+}
+
+#[test]
+fn a_draft_of_any_length_is_no_longer_than_a_chunk() {
+    let mut scheduler = Scheduler::new(tiny(), options()).with_draft(tiny(), usize::MAX).unwrap();
+    let ticket = scheduler.submit(request(14)).unwrap();
+    assert_eq!(run(&mut scheduler)[&ticket.id()], alone(14));
+}
+
+#[test]
+fn positions_without_an_end_are_counted_so_far() {
+    let cfg = DecoderConfig {
+        vocab: VOCAB as usize,
+        layers: 1,
+        heads: 2,
+        width: 8,
+        position: Position::Alibi,
+        ..DecoderConfig::preset(Family::Gpt2)
+    };
+    let plan = lowered(&Decoder::new(&cfg, &Rng::new(3), &Device::Cpu).unwrap());
+    assert_eq!(plan.room(), None);
+    let mut scheduler = Scheduler::new(plan, EngineOptions { cache_bytes: usize::MAX, ..options() });
+    let said = scheduler.submit(Request::new(vec![1; (1 << 24) + 1])).unwrap_err();
+    assert!(matches!(said, Error::TooLong { tokens: 16_777_217, room: 16_777_216 }), "{said}");
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! Searches against what looking at every text finds.
 
 use gently_infer::{
-    BeamOptions, ContrastiveOptions, Error, Hypothesis, Plan, PlanOptions, Work, beam_search, contrastive_search,
+    BeamOptions, ContrastiveOptions, End, Ends, Error, Hypothesis, Plan, PlanOptions, Work, beam_search,
+    contrastive_search,
 };
 use gently_models::config::{DecoderConfig, Family};
 use gently_models::sampling::logprobs;
 use gently_models::{Decoder, ForwardCx};
 use gently_tensor::{Device, Rng};
+use std::collections::HashSet;
 
 const VOCAB: u32 = 5;
 
@@ -33,8 +35,19 @@ fn plan() -> Plan {
     Plan::new(&model(), PlanOptions::default()).unwrap()
 }
 
-/// Every text of up to `n` tokens after the prompt, with its log-probability; a text ends with `stop` or at `n`.
-fn every_text(plan: &Plan, prompt: &[u32], n: usize, stop: u32) -> Vec<(Vec<u32>, f64)> {
+/// Says of no text that it has ended.
+fn never(_: &[u32]) -> Option<String> {
+    None
+}
+
+/// A text has ended with a 3 or a 4, and comes to what stood before.
+fn before_the_last(tokens: &[u32]) -> Option<String> {
+    let (last, before) = tokens.split_last()?;
+    (*last > 2).then(|| format!("{before:?}"))
+}
+
+/// Every text of up to `n` tokens after the prompt, with its log-probability; a text ends with `stop`, where `ends` says so, or at `n`.
+fn every_text(plan: &Plan, prompt: &[u32], n: usize, stop: u32, ends: Ends<'_>) -> Vec<(Vec<u32>, f64)> {
     let mut work = Work::new();
     let mut open = vec![(Vec::new(), 0.0)];
     let mut done = Vec::new();
@@ -43,7 +56,8 @@ fn every_text(plan: &Plan, prompt: &[u32], n: usize, stop: u32) -> Vec<(Vec<u32>
         let logits = plan.read(&mut work, &mut plan.state(), &ids).unwrap().to_vec();
         for id in 0..VOCAB {
             let next = ([&tokens[..], &[id]].concat(), logprob + f64::from(logprobs(&logits, id, 0).0));
-            if id == stop || next.0.len() == n { done.push(next) } else { open.push(next) }
+            let over = id == stop || ends(&next.0).is_some() || next.0.len() == n;
+            if over { done.push(next) } else { open.push(next) }
         }
     }
     done
@@ -54,32 +68,63 @@ fn a_wide_beam_finds_the_best_of_all_texts() {
     let plan = plan();
     for (penalty, prompt) in [(0.0, vec![1]), (1.0, vec![2, 3]), (-0.5, vec![0, 4, 1]), (2.0, vec![3])] {
         let options = BeamOptions { width: 125, max_tokens: 4, length_penalty: penalty, stop: vec![2], below: None };
-        let found = beam_search(&plan, &mut Work::new(), &prompt, &options).unwrap();
-        let mut all = every_text(&plan, &prompt, 4, 2);
+        let found = beam_search(&plan, &mut Work::new(), &prompt, &options, &never).unwrap();
+        let mut all = every_text(&plan, &prompt, 4, 2, &never);
         let score = |t: &(Vec<u32>, f64)| t.1 / (t.0.len() as f64).powf(penalty);
         all.sort_by(|a, b| score(b).total_cmp(&score(a)));
         for (got, want) in found.iter().zip(&all).take(10) {
             assert_eq!(got.tokens, want.0, "penalty {penalty}");
             assert!((got.score - score(want)).abs() < 1e-5 && (got.logprob - want.1).abs() < 1e-5);
-            assert_eq!(got.ended, want.0.last() == Some(&2));
+            assert_eq!(got.end, if want.0.last() == Some(&2) { End::Stop(2) } else { End::Length });
         }
     }
+}
+
+#[test]
+fn a_text_ends_where_it_is_said_to_and_is_given_once() {
+    let plan = plan();
+    for (penalty, prompt) in [(0.0, vec![1]), (1.0, vec![2, 3]), (-0.5, vec![0, 4, 1])] {
+        let options = BeamOptions { width: 125, max_tokens: 4, length_penalty: penalty, stop: vec![2], below: None };
+        let found = beam_search(&plan, &mut Work::new(), &prompt, &options, &before_the_last).unwrap();
+        let mut all = every_text(&plan, &prompt, 4, 2, &before_the_last);
+        let score = |t: &(Vec<u32>, f64)| t.1 / (t.0.len() as f64).powf(penalty);
+        all.sort_by(|a, b| score(b).total_cmp(&score(a)));
+        // With a 3 and with a 4 it comes to the same: the better one is given.
+        let mut seen = HashSet::new();
+        all.retain(|t| before_the_last(&t.0).is_none_or(|text| seen.insert(text)));
+        for (got, want) in found.iter().zip(&all).take(10) {
+            assert_eq!(got.tokens, want.0, "penalty {penalty}");
+            assert!((got.score - score(want)).abs() < 1e-5 && (got.logprob - want.1).abs() < 1e-5);
+            let end = match want.0[..] {
+                [.., 2] => End::Stop(2),
+                [.., 3 | 4] => End::Complete,
+                _ => End::Length,
+            };
+            assert_eq!(got.end, end);
+        }
+    }
+    let options = ContrastiveOptions { candidates: 3, max_tokens: 15, ..ContrastiveOptions::default() };
+    let search = |ends: Ends<'_>| contrastive_search(&plan, &mut Work::new(), &[1, 4], &options, ends).unwrap();
+    let (all, end) = search(&never);
+    assert_eq!((all.len(), end), (15, End::Length));
+    let three = search(&|tokens: &[u32]| (tokens.len() == 3).then(String::new));
+    assert_eq!(three, (all[..3].to_vec(), End::Complete));
 }
 
 #[test]
 fn a_beam_of_one_is_greedy() {
     let plan = plan();
     let options = BeamOptions { width: 1, max_tokens: 12, ..BeamOptions::default() };
-    let found = beam_search(&plan, &mut Work::new(), &[1, 2], &options).unwrap();
+    let found = beam_search(&plan, &mut Work::new(), &[1, 2], &options, &never).unwrap();
     let mut ids = vec![1, 2];
     for _ in 0..12 {
         let logits = plan.read(&mut Work::new(), &mut plan.state(), &ids).unwrap().to_vec();
         ids.push(logprobs(&logits, 0, 1).1[0].0);
     }
     assert_eq!(found.len(), 1);
-    let Hypothesis { tokens, ended, .. } = &found[0];
-    assert_eq!((&tokens[..], *ended), (&ids[2..], false));
-    assert!(beam_search(&plan, &mut Work::new(), &[1], &BeamOptions { width: 0, ..options }).is_err());
+    let Hypothesis { tokens, end, .. } = &found[0];
+    assert_eq!((&tokens[..], *end), (&ids[2..], End::Length));
+    assert!(beam_search(&plan, &mut Work::new(), &[1], &BeamOptions { width: 0, ..options }, &never).is_err());
 }
 
 #[test]
@@ -88,20 +133,49 @@ fn a_prompt_of_several_passes_is_one_prompt() {
     let options = BeamOptions { width: 1, max_tokens: 1, ..BeamOptions::default() };
     let prompt: Vec<u32> = (0..601).map(|i| i * i % 7 % VOCAB).collect();
     for n in [255, 256, 257, 512, 513, 600] {
-        let found = beam_search(&plan, &mut Work::new(), &prompt[..n], &options).unwrap();
+        let found = beam_search(&plan, &mut Work::new(), &prompt[..n], &options, &never).unwrap();
         let mut work = Work::new();
         let logits = plan.read(&mut work, &mut plan.state(), &prompt[..n]).unwrap();
         let (id, logprob) = logprobs(logits, 0, 1).1[0];
         assert_eq!((&found[0].tokens[..], found[0].logprob), (&[id][..], f64::from(logprob)), "{n} tokens");
     }
-    let refused = |n: usize| beam_search(&plan, &mut Work::new(), &prompt[..n], &options).unwrap_err().to_string();
+    let refused =
+        |n: usize| beam_search(&plan, &mut Work::new(), &prompt[..n], &options, &never).unwrap_err().to_string();
     assert!(refused(601).contains("601 tokens do not fit"));
     assert!(refused(0).contains("no tokens"));
     // All of it is counted, not what a pass of its middle came to.
     let other = ContrastiveOptions { max_tokens: 1, ..ContrastiveOptions::default() };
-    let said = contrastive_search(&plan, &mut Work::new(), &prompt[..601], &other).unwrap_err();
+    let said = contrastive_search(&plan, &mut Work::new(), &prompt[..601], &other, &never).unwrap_err();
     assert!(matches!(said, Error::TooLong { tokens: 601, room: 600 }), "{said}");
-    contrastive_search(&plan, &mut Work::new(), &prompt[..600], &other).unwrap();
+}
+
+#[test]
+fn a_full_context_ends_a_text_with_a_token_that_is_not_read() {
+    let plan = plan();
+    let prompt: Vec<u32> = (0..64).map(|i| i * i % 7 % VOCAB).collect();
+    for (before, max_tokens, tokens, end) in
+        [(64, 1, 1, End::Length), (64, 3, 1, End::Context), (62, 3, 3, End::Length), (62, 9, 3, End::Context)]
+    {
+        let beam = BeamOptions { width: 2, max_tokens, ..BeamOptions::default() };
+        for found in beam_search(&plan, &mut Work::new(), &prompt[..before], &beam, &never).unwrap() {
+            assert_eq!((found.tokens.len(), found.end), (tokens, end), "{before} and {max_tokens}");
+        }
+        let contrastive = ContrastiveOptions { max_tokens, ..ContrastiveOptions::default() };
+        let (found, ended) =
+            contrastive_search(&plan, &mut Work::new(), &prompt[..before], &contrastive, &never).unwrap();
+        assert_eq!((found.len(), ended), (tokens, end), "{before} and {max_tokens}");
+        if before == 64 {
+            let greedy = beam_search(&plan, &mut Work::new(), &prompt, &beam, &never).unwrap().remove(0);
+            assert_eq!(found, greedy.tokens);
+        }
+    }
+    let of = |stop: &[u32], ends: Ends<'_>| {
+        let options = ContrastiveOptions { max_tokens: 3, stop: stop.to_vec(), ..ContrastiveOptions::default() };
+        contrastive_search(&plan, &mut Work::new(), &prompt, &options, ends).unwrap()
+    };
+    let (last, _) = of(&[], &never);
+    assert_eq!(of(&last, &never), (vec![], End::Stop(last[0])));
+    assert_eq!(of(&[], &|_: &[u32]| Some(String::new())), (last, End::Complete));
 }
 
 #[test]
@@ -112,14 +186,15 @@ fn a_model_without_numbers_finds_nothing() {
     table.tensor.with_data_mut::<f32, _>(|w| w[3 * width..4 * width].fill(f32::NAN)).unwrap();
     let plan = Plan::new(&model, PlanOptions::default()).unwrap();
     let beam = |prompt: &[u32], width| {
-        beam_search(&plan, &mut Work::new(), prompt, &BeamOptions { width, max_tokens: 3, ..BeamOptions::default() })
+        let options = BeamOptions { width, max_tokens: 3, ..BeamOptions::default() };
+        beam_search(&plan, &mut Work::new(), prompt, &options, &never)
     };
     assert!(matches!(beam(&[1, 3], 2), Err(Error::NotNumbers { tokens: 2 })));
     // As wide as the vocabulary it tries token 3 as well.
     assert!(matches!(beam(&[1], 5), Err(Error::NotNumbers { tokens: 2 })));
     for (prompt, max_tokens, at) in [([1, 3], 3, 2), ([1, 2], 1, 3)] {
         let options = ContrastiveOptions { candidates: 5, alpha: 1.0, max_tokens, ..ContrastiveOptions::default() };
-        match contrastive_search(&plan, &mut Work::new(), &prompt, &options) {
+        match contrastive_search(&plan, &mut Work::new(), &prompt, &options, &never) {
             Err(Error::NotNumbers { tokens }) => assert_eq!(tokens, at),
             other => panic!("{other:?}"),
         }
@@ -131,7 +206,7 @@ fn a_model_without_numbers_finds_nothing() {
 fn contrastive_search_is_the_papers() {
     let (model, plan) = (model(), plan());
     let options = ContrastiveOptions { candidates: 3, alpha: 0.6, max_tokens: 15, ..ContrastiveOptions::default() };
-    let got = contrastive_search(&plan, &mut Work::new(), &[1, 4], &options).unwrap();
+    let (got, end) = contrastive_search(&plan, &mut Work::new(), &[1, 4], &options, &never).unwrap();
 
     let features = |ids: &[u32]| -> Vec<Vec<f64>> {
         // The head of this model is its own matrix: solve nothing, read the plan's features of each beginning instead.
@@ -161,13 +236,15 @@ fn contrastive_search_is_the_papers() {
         let best = top.iter().max_by(|a, b| score(a).total_cmp(&score(b))).unwrap();
         ids.push(best.0);
     }
-    assert_eq!(got, ids[2..]);
+    assert_eq!((&got[..], end), (&ids[2..], End::Length));
     // With no weight on variety it is greedy, and a stop token ends it.
     let greedy = ContrastiveOptions { alpha: 0.0, ..options.clone() };
-    let text = contrastive_search(&plan, &mut Work::new(), &[1, 4], &greedy).unwrap();
+    let (text, _) = contrastive_search(&plan, &mut Work::new(), &[1, 4], &greedy, &never).unwrap();
     let beam = BeamOptions { width: 1, max_tokens: 15, ..BeamOptions::default() };
-    assert_eq!(text, beam_search(&plan, &mut Work::new(), &[1, 4], &beam).unwrap()[0].tokens);
-    let stopped = ContrastiveOptions { stop: vec![got[3]], ..options };
+    assert_eq!(text, beam_search(&plan, &mut Work::new(), &[1, 4], &beam, &never).unwrap()[0].tokens);
     let first = got.iter().position(|t| *t == got[3]).unwrap();
-    assert_eq!(contrastive_search(&plan, &mut Work::new(), &[1, 4], &stopped).unwrap(), got[..first]);
+    // The token that ends it is the last that may be written, and is one.
+    let stopped = ContrastiveOptions { stop: vec![got[3]], max_tokens: first + 1, ..options };
+    let found = contrastive_search(&plan, &mut Work::new(), &[1, 4], &stopped, &never).unwrap();
+    assert_eq!(found, (got[..first].to_vec(), End::Stop(got[3])));
 }

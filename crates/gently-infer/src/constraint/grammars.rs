@@ -4,6 +4,7 @@ use super::{Constraint, ConstraintError, Guide, Kind};
 use crate::error::Result;
 use gently_text::Tokenizer;
 use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
+use llguidance::earley::lexerspec::LexerSpec;
 use llguidance::toktrie::{INVALID_TOKEN, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
 use llguidance::{Logger, Matcher, ParserFactory};
 use serde_json::{Value, json};
@@ -163,8 +164,15 @@ impl Grammars {
             InferenceCapabilities { ff_tokens: true, ..InferenceCapabilities::default() },
             limits(constraint.kind),
         );
+        if parser.as_ref().is_ok_and(|p| takes_back(p.parser.grammar().lexer_spec())) {
+            return Err(failed(&"a rule of it takes back what was written: suffix= in place of stop= does not"));
+        }
         let matcher = Matcher::new(parser);
         match matcher.get_error() {
+            // The library asks for one before it looks for the name.
+            Some(e) if e.contains("missing special token prefix") => {
+                Err(failed(&"it names a token in < >, and the vocabulary has no special token"))
+            }
             // The place is one in what was made of it.
             Some(e) if matches!(constraint.kind, Kind::Regex | Kind::Gbnf | Kind::Choice) => {
                 Err(failed(&e.split_once("): ").map_or(e.as_str(), |(_, rest)| rest)))
@@ -173,6 +181,14 @@ impl Grammars {
             None => Ok(matcher),
         }
     }
+}
+
+/// Whether some lexeme, when it is found, is cut before its last bytes, as those of rules with `stop=` are. The matcher then goes
+/// on as if these had not been written; but they were, and it does not tell. A suffix is not cut. Constraints refuse such rules by
+/// name; this holds whatever a grammar is spelled like.
+fn takes_back(spec: &LexerSpec) -> bool {
+    // There is no other way to see a suffix than the text for people, whose end it is.
+    spec.lazy_lexemes().iter().any(|lexeme| !spec.lexeme_spec(lexeme).to_string(0, None).ends_with(" suffix"))
 }
 
 /// The tokens for `llguidance`.
@@ -194,20 +210,11 @@ impl TokenizerEnv for Words {
 
     /// The tokenizer's own tokens of a text inside another one; where they do not spell it, the longest that do.
     fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<u32> {
-        if let Ok(text) = std::str::from_utf8(bytes) {
-            // A text's beginning gets a space from SentencePiece: what stands after a control character does not.
-            for front in ["", "\u{2}"] {
-                let (Ok(before), Ok(all)) =
-                    (self.tokenizer.encode(front), self.tokenizer.encode(&[front, text].concat()))
-                else {
-                    continue;
-                };
-                if let Some(ids) = all.strip_prefix(&before[..])
-                    && self.spells(ids, bytes)
-                {
-                    return ids.to_vec();
-                }
-            }
+        if let Ok(text) = std::str::from_utf8(bytes)
+            && let Ok(Some(ids)) = self.tokenizer.encode_inside(text, false)
+            && self.spells(&ids, bytes)
+        {
+            return ids;
         }
         self.trie.greedy_tokenize(bytes)
     }
@@ -254,5 +261,31 @@ impl PartialEq for Grammar {
 impl fmt::Debug for Grammar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Grammar").field(&self.0.constraint).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_be_taken_back_is_seen_in_what_was_compiled() {
+        let grammars = Grammars::new(&Tokenizer::bytes().with_end_of_text("<end>")).unwrap();
+        // As if no one had looked at its words.
+        let compile = |rules: &str| {
+            let text = format!("start: a \"!\"\n{rules}");
+            grammars.compile(&Constraint { kind: Kind::Lark, text: text.into() })
+        };
+        for rules in [
+            "a[stop=\"x\"]: /[a-z]+/",
+            "a[stop=X, capture=\" suffix\"]: /[a-z]+/\nX: /[x-z]/",
+            "a: %lark {\n start: b\n b[stop=\"x\"]: /[a-z]+/\n}",
+        ] {
+            let said = compile(rules).unwrap_err().to_string();
+            assert!(said.contains("takes back what was written"), "{rules}: {said}");
+        }
+        for rules in ["a[suffix=\"x\"]: /[a-z]+/", "a[lazy]: /[a-z]+/", "a[stop=\"\"]: /[a-z]+/", "a: /[a-z]+/"] {
+            compile(rules).unwrap();
+        }
     }
 }

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 /// Forced tokens looked at before a grammar is believed.
 const MOST_TRIED: usize = 1024;
+/// How the matcher calls a place where no token may come; an error leaves nothing else of it.
+const NOTHING: &str = "NoExtensionBias";
 
 type Result<T, E = ConstraintError> = std::result::Result<T, E>;
 
@@ -27,7 +29,7 @@ pub struct Guide {
     forced: VecDeque<u32>,
     /// Whether forced tokens were looked for at this place.
     looked: bool,
-    /// Nothing more can be written, and nothing needs to be.
+    /// No token of a text can be written any more, and none needs to be.
     exhausted: bool,
     taken: usize,
 }
@@ -119,7 +121,12 @@ impl Guide {
         self.forced.is_empty() && (fine || self.exhausted)
     }
 
-    /// Whether this token ends a text where the grammar can end.
+    /// Whether the text that was taken may end here.
+    pub(crate) fn can_end(&mut self) -> bool {
+        self.is_complete() || self.forced.is_empty() && self.matcher.is_accepting().unwrap_or(false)
+    }
+
+    /// Whether this token ends a text where the grammar can end. In the middle of a grammar it may be a token like others.
     pub fn ends(&self, id: u32) -> bool {
         self.ends.contains(&id)
     }
@@ -134,17 +141,14 @@ impl Guide {
         if !self.wants_mask() {
             return;
         }
-        // A grammar can end where a vocabulary has nothing more for it, and no token to end a text.
-        let may_end = self.matcher.is_accepting();
-        let allowed = self.matcher.compute_mask();
-        self.mask = Some(match (allowed, may_end) {
-            (Ok(allowed), _) => Ok(allowed),
-            (Err(_), Ok(true)) if self.matcher.stop_reason() == StopReason::NoExtensionBias => {
-                self.exhausted = true;
-                return;
-            }
-            (Err(e), _) => Err(self.stuck(&e)),
-        });
+        let may_end = self.matcher.is_accepting().unwrap_or(false);
+        match self.matcher.compute_mask() {
+            // A grammar can end where a vocabulary has nothing more for it but tokens that end a text, or not even these. The
+            // matcher sees by itself that nothing may follow, but not before a first token.
+            Ok(allowed) if may_end && allowed.iter().all(|id| self.ends.contains(&id)) => self.exhausted = true,
+            Err(e) if may_end && sentence(&e.to_string()) == NOTHING => self.exhausted = true,
+            mask => self.mask = Some(mask.map_err(|e| self.stuck(&e))),
+        }
     }
 
     /// How many of these tokens may come next.
@@ -188,7 +192,7 @@ impl Guide {
 
     fn stuck(&self, e: &dyn fmt::Display) -> ConstraintError {
         let reason = match sentence(&e.to_string()).as_str() {
-            "NoExtensionBias" => "no token of the vocabulary goes on with what it asks for".to_owned(),
+            NOTHING => "no token of the vocabulary goes on with what it asks for".to_owned(),
             "LexerTooComplex" | "ParserTooComplex" => "it is too complex".to_owned(),
             reason => reason.to_owned(),
         };

@@ -1,18 +1,18 @@
 //! What a JSON schema may ask for, before it is compiled.
 //!
-//! Here: bounds on numbers and patterns whose cost the compiler does not count, or counts wrongly. Not here: what schemas
-//! mean.
+//! Here: bounds on numbers and patterns whose cost the compiler does not count, or counts wrongly; numbers that it would round;
+//! and what it reads into a schema that JSON Schema does not say. Not here: what schemas mean.
 
 use serde_json::{Map, Number, Value};
 
-/// Largest magnitude of a bound: beyond it not every integer is a number of JSON's readers.
-const MOST_BOUND: f64 = 9_007_199_254_740_992.0;
+/// Largest magnitude of a bound and of a value: beyond it not every integer is a number of JSON's readers, nor of the compiler.
+const MOST: u64 = 1 << 53;
 /// Most that all divisors may come to, and those of one number together: its remainders are states.
 const MOST_REMAINDERS: u64 = 20_000;
 /// Longest pattern, in bytes.
 const MOST_PATTERN: usize = 512;
 
-/// Keywords with values, which are no schemas.
+/// Keywords with values, which are no schemas: the first two say what a text may be.
 const VALUES: [&str; 4] = ["const", "enum", "default", "examples"];
 /// Keywords whose members are schemas by a name that anybody may choose.
 const NAMED: [&str; 5] = ["properties", "$defs", "definitions", "patternProperties", "dependentSchemas"];
@@ -29,11 +29,53 @@ const OWN: [&str; 7] = [
     "additionalItems",
 ];
 
-/// Refuses what would take too long.
+/// Refuses what would take too long, and what texts would not be held to.
 pub(super) fn check(schema: &Value) -> Result<(), String> {
+    if let Some(Value::Object(guidance)) = schema.get("x-guidance") {
+        spacing(guidance)?;
+    }
     let mut walk = Walk { refers: refers(schema), ..Walk::default() };
     walk.visit(schema, false)?;
     if walk.refers && walk.joins { within(&walk.found) } else { Ok(()) }
+}
+
+/// Refuses what `x-guidance` may ask of the compiler beyond white space: some of it makes texts no JSON, or ignores keywords.
+/// Values of other types are the compiler's to refuse.
+fn spacing(guidance: &Map<String, Value>) -> Result<(), String> {
+    for (key, value) in guidance {
+        let sign = match key.as_str() {
+            "whitespace_flexible" => continue,
+            "item_separator" => ",",
+            "key_separator" => ":",
+            _ => {
+                let known = "whitespace_flexible, item_separator and key_separator are known";
+                return Err(format!("x-guidance has {key:?}; {known}"));
+            }
+        };
+        // The compiler takes it as an expression, and these letters mean themselves.
+        if value.as_str().is_some_and(|s| s.trim_matches([' ', '\t', '\n', '\r']) != sign) {
+            return Err(format!("{key} of x-guidance is {value}, not {sign:?} with white space around it"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a number is too large to be kept as it is written.
+fn rounded(n: &Number) -> bool {
+    match n.as_i64().map(i64::unsigned_abs).or(n.as_u64()) {
+        Some(exact) => exact > MOST,
+        None => n.as_f64().is_none_or(|n| n.abs() > MOST as f64),
+    }
+}
+
+/// Refuses numbers in a value that are too large, wherever they stand.
+fn exact(key: &str, value: &Value) -> Result<(), String> {
+    match value {
+        Value::Number(n) if rounded(n) => Err(format!("the number {n} in {key} is beyond ±2⁵³")),
+        Value::Array(all) => all.iter().try_for_each(|v| exact(key, v)),
+        Value::Object(members) => members.values().try_for_each(|v| exact(key, v)),
+        _ => Ok(()),
+    }
 }
 
 /// Whether there is a reference in it.
@@ -68,15 +110,16 @@ impl Walk {
         };
         let before = self.found.len();
         for (key, value) in members {
+            if VALUES[..2].contains(&key.as_str()) && !named {
+                exact(key, value)?;
+            }
             match (key.as_str(), value) {
                 (key, _) if VALUES.contains(&key) && !named && !self.refers => continue,
-                ("minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum", Value::Number(n))
-                    if n.as_f64().is_none_or(|n| n.abs() > MOST_BOUND) =>
-                {
+                ("minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum", Value::Number(n)) if rounded(n) => {
                     return Err(format!("{key} is {n}, beyond ±2⁵³"));
                 }
                 ("multipleOf", Value::Number(n)) => self.divide(n)?,
-                ("pattern" | "whitespace_pattern", Value::String(s)) if s.len() > MOST_PATTERN => {
+                ("pattern", Value::String(s)) if s.len() > MOST_PATTERN => {
                     return Err(format!("a pattern of {} bytes; {MOST_PATTERN} are allowed", s.len()));
                 }
                 (key, _) => {
@@ -97,6 +140,10 @@ impl Walk {
     }
 
     fn divide(&mut self, n: &Number) -> Result<(), String> {
+        // The compiler would leave the sign out.
+        if n.as_f64().is_some_and(|n| n < 0.0) {
+            return Err(format!("multipleOf is {n}, which is negative"));
+        }
         let Some(divisor) = Divisor::of(n) else {
             return Err(format!("multipleOf is {n}, which the compiler cannot take as a decimal"));
         };
@@ -128,7 +175,7 @@ struct Divisor {
 impl Divisor {
     /// As the compiler reads it; `None` beyond what it takes.
     fn of(n: &Number) -> Option<Self> {
-        let (mut value, mut places) = (n.as_f64().filter(|v| v.is_finite())?.abs(), 0);
+        let (mut value, mut places) = (n.as_f64().filter(|v| v.is_finite())?, 0);
         // Ends: from 2⁵³ on there are no fractions.
         while value.fract() != 0.0 {
             value *= 10.0;
@@ -175,7 +222,7 @@ mod tests {
     fn divisors_are_bounded_wherever_they_stand() {
         for schema in [
             r#"{"multipleOf": 20001}"#,
-            r#"{"items": [{"multipleOf": -19999}, {"multipleOf": 19999}]}"#,
+            r#"{"items": [{"multipleOf": 19998}, {"multipleOf": 19999}]}"#,
             r#"{"properties": {"const": {"multipleOf": 1000003}}}"#,
             r#"{"properties": {"default": {"multipleOf": 1000003}}}"#,
             r#"{"$defs": {"examples": {"multipleOf": 1000003}}}"#,
@@ -194,12 +241,61 @@ mod tests {
         }
         for schema in [
             r#"{"multipleOf": 20000}"#,
-            r#"{"multipleOf": -5000.0}"#,
+            r#"{"multipleOf": 5000.0}"#,
             r#"{"multipleOf": 0.01}"#,
             r#"{"multipleOf": 0}"#,
             r#"{"const": {"multipleOf": 1000003}}"#,
             r#"{"properties": {"properties": {"const": {"multipleOf": 1000003}}}}"#,
             r#"{"properties": {"a": {"multipleOf": 9973}, "b": {"multipleOf": 9967}}}"#,
+        ] {
+            assert_eq!(said(schema), "", "{schema}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_would_be_rounded_are_refused() {
+        for schema in [
+            r#"{"const": 9007199254740993}"#,
+            r#"{"const": -9007199254740993}"#,
+            r#"{"const": 12345678901234567890}"#,
+            r#"{"const": 123456789012345678901234567890}"#,
+            r#"{"enum": [1, {"a": [9007199254740993]}]}"#,
+            r#"{"minimum": 9007199254740993}"#,
+            r#"{"items": {"exclusiveMaximum": -9007199254740993}}"#,
+            r#"{"properties": {"const": {"const": 9007199254740993}}}"#,
+            // Looked at as the schema that a reference may make of it.
+            r##"{"default": {"const": 9007199254740993}, "$ref": "#/default"}"##,
+        ] {
+            assert!(said(schema).ends_with("beyond ±2⁵³"), "{schema}: {}", said(schema));
+        }
+        for schema in [
+            r#"{"enum": [9007199254740992, -9007199254740992, 0.1]}"#,
+            r#"{"minimum": 9007199254740992, "maximum": 9007199254740992}"#,
+            r#"{"default": 9007199254740993}"#,
+            r#"{"const": "9007199254740993"}"#,
+        ] {
+            assert_eq!(said(schema), "", "{schema}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_schema_is_refused() {
+        for (schema, part) in [
+            (r#"{"multipleOf": -2}"#, "multipleOf is -2"),
+            (r#"{"items": {"multipleOf": -0.5}}"#, "multipleOf is -0.5"),
+            (r#"{"x-guidance": {"item_separator": "abc"}}"#, "item_separator of x-guidance is \"abc\", not \",\""),
+            (r#"{"x-guidance": {"key_separator": ":|x"}}"#, "key_separator"),
+            (r#"{"x-guidance": {"item_separator": ""}}"#, "item_separator"),
+            (r#"{"x-guidance": {"lenient": true}}"#, "x-guidance has \"lenient\""),
+            (r#"{"x-guidance": {"coerce_one_of": true}}"#, "coerce_one_of"),
+            (r#"{"x-guidance": {"whitespace_pattern": "abc"}}"#, "whitespace_pattern"),
+        ] {
+            assert!(said(schema).contains(part), "{schema}: {}", said(schema));
+        }
+        for schema in [
+            r#"{"x-guidance": {"whitespace_flexible": true}}"#,
+            r#"{"x-guidance": {"whitespace_flexible": false, "item_separator": " ,\n", "key_separator": ":"}}"#,
+            r#"{"properties": {"x-guidance": {"properties": {"lenient": {}}}}}"#,
         ] {
             assert_eq!(said(schema), "", "{schema}");
         }
