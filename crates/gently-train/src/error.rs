@@ -184,11 +184,13 @@ pub enum Error {
         /// Tokens in all of them.
         tokens: u64,
     },
-    /// An update has no token to learn from.
-    #[error("step {step}: no token of the batch is learned from")]
+    /// There is no token to learn from in all of the data.
+    #[error("step {step}: of {batches} batches none has a token to learn from")]
     NothingToLearn {
-        /// The step.
+        /// The step that could not be made.
         step: u64,
+        /// Batches that were looked at.
+        batches: u64,
     },
     /// The validation split has no token to evaluate.
     #[error("the validation split has no token to evaluate on")]
@@ -294,6 +296,9 @@ impl Error {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                     return Some("free some space and continue with --resume".into());
                 }
+                io::ErrorKind::FileTooLarge => {
+                    return Some("raise the limit on the size of files (ulimit -f) and continue with --resume".into());
+                }
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                     return Some("choose a folder that you may write in with --out".into());
                 }
@@ -301,6 +306,14 @@ impl Error {
             }
         }
         match self {
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => Some(
+                    "a file stands where a folder is wanted: give another path (the run's with --out), or move the file"
+                        .into(),
+                ),
+                io::ErrorKind::NotFound => Some("check the path".into()),
+                _ => None,
+            },
             Self::UnknownKey { suggestion: Some(key), .. } => Some(format!("did you mean {key}?")),
             Self::UnknownKey { key, keys, .. } if !keys.is_empty() => {
                 let section = key.split_once('.').map_or("", |(section, _)| section);
@@ -352,6 +365,11 @@ impl Error {
             Self::RunExists { .. } => {
                 Some("continue it with --resume, or begin a new run in another folder with --out".into())
             }
+            Self::NothingToLearn { .. } => Some(
+                "only completions are learned from, not prompts: give more of them and begin a new run; \
+                 `gently data inspect` on the run's folder shows how many tokens are not learned from"
+                    .into(),
+            ),
             Self::NothingToEvaluate => Some("raise data.val_fraction, or give data.val_path".into()),
             Self::ShortValidation { .. } => {
                 Some("name a longer text in data.val_path; without one, data.val_fraction is kept for validation".into())

@@ -34,13 +34,13 @@ pub trait Observer {
     fn on(&mut self, event: &Event) -> Result<()>;
 }
 
-/// One thing that happened. A *step* number counts completed updates: the event of the first update says 1, an
+/// One thing that happened. A *step* number counts completed updates, those that were left out included: the event of the first update says 1, an
 /// evaluation before any training says 0.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
-    /// The data is being prepared; sent about once for each megabyte, before [`Event::RunStarted`].
+    /// The data is being prepared; sent about once for each megabyte, or ten times a second where something is waited for, before [`Event::RunStarted`].
     Preparing(Preparing),
     /// Sent once, before the first step, after the configuration is resolved and the memory plan made.
     RunStarted(Box<RunStarted>),
@@ -70,9 +70,9 @@ pub enum Event {
 /// How far the preparation of the data is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Preparing {
-    /// What is being done: "copying" (a pipe), "scanning", "training the tokenizer", "encoding".
+    /// What is being done, as [`crate::data::Progress::stage`] says it.
     pub stage: String,
-    /// Bytes of text done in this stage.
+    /// Bytes of text, or of a file, done in this stage.
     pub done: u64,
     /// Bytes of the sources (of compressed sources: fewer than the text's).
     pub total: u64,
@@ -91,6 +91,13 @@ pub struct RunStarted {
     /// or its samples. The events of that step, its update's too, are sent then.
     #[serde(default)]
     pub owed: bool,
+    /// The lowest validation loss so far and its step; none where nothing was measured on the present validation batches.
+    #[serde(default)]
+    pub best: Option<(u64, f64)>,
+    /// The first step whose validation loss is to be compared with `best`. Those before it are in it, or were measured on other
+    /// batches.
+    #[serde(default)]
+    pub best_since: u64,
     /// The step at which the run ends.
     pub total_steps: u64,
     /// Tokens in one update (batch × block × accumulate).
@@ -114,7 +121,8 @@ pub struct ModelSummary {
     pub description: String,
     /// All parameters; a tied head is counted once.
     pub parameters: u64,
-    /// Floating-point operations (a multiply-add counts as two) of forward and backward for one token.
+    /// Floating-point operations (a multiply-add counts as two) of forward and backward for one token, as
+    /// [`gently_models::flops`] counts them.
     pub flops_per_token: f64,
 }
 
@@ -153,9 +161,9 @@ pub struct Step {
     pub lr: f64,
     /// Global norm of the gradient before clipping.
     pub grad_norm: f64,
-    /// Tokens seen since the run began, this update included.
+    /// Tokens that went through the model since the run began, this update included; so does the padding of packed rows.
     pub tokens: u64,
-    /// Tokens of this update.
+    /// Those of this update.
     pub step_tokens: u64,
     /// True when the update was left out because of a spike.
     pub skipped: bool,

@@ -30,8 +30,8 @@ use serde_json::Value;
 
 use crate::checkpoint::Checkpoints;
 use crate::data::{
-    Batch, Corpus, Dataset, EvalSet, Input, Layout, Loader, LoaderOptions, LoaderState, Mode, Prepare, Report,
-    SplitInfo, TokenizerSpec,
+    self, Batch, Corpus, Dataset, EvalSet, Input, Layout, Loader, LoaderOptions, LoaderState, Mode, Prepare, Replace,
+    Report, SplitInfo, TokenizerSpec,
 };
 use crate::events::DataSummary;
 use crate::recipe::{self, Config, Documents, Resolved, Source, TokenizerKind};
@@ -44,6 +44,12 @@ pub trait BatchSource: Send {
     /// # Errors
     /// Data that cannot be read any more.
     fn next_batch(&mut self) -> Result<Batch>;
+
+    /// Batches in which about all of the data comes once; `None` where that is not known. It bounds the search for a batch with
+    /// a target that counts.
+    fn batches_per_epoch(&self) -> Option<u64> {
+        None
+    }
 
     /// The place of the next batch, for [`BatchSource::seek`] in a later process.
     fn position(&self) -> Value;
@@ -60,13 +66,17 @@ impl BatchSource for Loader {
         Ok(Loader::next_batch(self)?)
     }
 
+    fn batches_per_epoch(&self) -> Option<u64> {
+        Some(Loader::batches_per_epoch(self))
+    }
+
     fn position(&self) -> Value {
         serde_json::to_value(self.state()).unwrap_or_default()
     }
 
     fn seek(&mut self, to: &Value) -> Result<()> {
         let state: LoaderState =
-            serde_json::from_value(to.clone()).map_err(|e| crate::data::Error::State { reason: e.to_string() })?;
+            serde_json::from_value(to.clone()).map_err(|e| data::Error::State { reason: e.to_string() })?;
         Ok(Loader::seek(self, &state)?)
     }
 }
@@ -81,8 +91,10 @@ pub struct TrainData {
     pub val: Option<EvalSet>,
     /// Where the data came from and how much there is.
     pub summary: DataSummary,
-    /// Bytes of main memory that reading it takes at most.
+    /// Bytes of main memory that reading it takes at most, without mapped files.
     pub memory: u64,
+    /// Bytes of files that are mapped into memory: they come and go in the system's cache and need not fit into what is free.
+    pub mapped: u64,
     /// What a person should know of it before the first step, a sentence each.
     pub warnings: Vec<String>,
     /// The tokenizer's settings where the data was prepared before: they are the run's, whatever the recipe says.
@@ -91,10 +103,12 @@ pub struct TrainData {
 
 /// Prepares or opens what `[data]` and `[tokenizer]` name: token shards lie in `data.shards`, or in the run folder's
 /// `data`, and are made again only when the texts or the settings have changed. In the folder of a run that has a checkpoint
-/// other tokens to learn from do not take the place of those it has learned from.
+/// other tokens to learn from do not take the place of those it has learned from; they are read where the texts cannot be read
+/// again (standard input, pipes, files that are gone), and whether they are those is found out when the run seeks its place.
 ///
 /// # Errors
-/// [`Error::NoData`] if nothing is named; [`Error::OtherPrepared`] for a setting of a new run that is not that of a folder
+/// [`Error::NoData`] if nothing is named; [`crate::data::Error::Gone`] for a text that is not there and of which no shards were
+/// made; [`Error::OtherPrepared`] for a setting of a new run that is not that of a folder
 /// prepared before; [`Error::ShortValidation`]; what is wrong with the texts, by file; what `progress` answers.
 pub fn open(resolved: &Resolved, folder: &Path, progress: &mut Report<'_>) -> Result<TrainData> {
     let config = &resolved.config;
@@ -103,14 +117,17 @@ pub fn open(resolved: &Resolved, folder: &Path, progress: &mut Report<'_>) -> Re
         return Err(Error::NoData);
     }
     let begins = Checkpoints::of_run(folder).latest()?.is_none();
+    let own = if begins { Replace::Any } else { Replace::SameTokens };
     let shards = match data.shards.as_str() {
-        "" => Shards { path: folder.join("data"), replace: begins },
-        path => Shards { path: path.into(), replace: true },
+        "" => Shards { path: folder.join("data"), replace: own, begins },
+        path => Shards { path: path.into(), replace: Replace::Any, begins },
     };
     let prepared = prepared(resolved, begins)?;
-    let Parts { datasets, validation } = match data.weights.as_slice() {
-        [] => single(config, &shards, progress)?,
-        weights => mixture(config, weights, &shards, progress)?,
+    // Beside shards that are there already each path has its own.
+    let several = data.path.len() > 1 && data.path.iter().any(Dataset::is_at);
+    let Parts { datasets, validation } = match several || !data.weights.is_empty() {
+        true => mixture(config, &shards, progress)?,
+        false => single(config, &shards, progress)?,
     };
     let tokenizer = datasets[0].0.tokenizer().clone();
     let mut warnings = Vec::new();
@@ -118,10 +135,15 @@ pub fn open(resolved: &Resolved, folder: &Path, progress: &mut Report<'_>) -> Re
     if prepared.is_none() && config.tokenizer.kind == TokenizerKind::Bpe && entries < wanted {
         warnings.push(format!("the text gave only {entries} entries of the {wanted} that tokenizer.vocab asks for"));
     }
-    let corpora = datasets
-        .iter()
-        .map(|(dataset, weight)| Ok((Arc::new(dataset.train()?), *weight)))
-        .collect::<Result<Vec<_>>>()?;
+    let mut parts = Vec::new();
+    for (dataset, weight) in &datasets {
+        parts.push((dataset.train()?, *weight));
+    }
+    if data.weights.is_empty() {
+        let all = Corpus::merge(parts.into_iter().map(|(corpus, _)| corpus))?;
+        parts = vec![(all, 1.0)];
+    }
+    let corpora: Vec<_> = parts.into_iter().map(|(corpus, weight)| (Arc::new(corpus), weight)).collect();
     let masked = data.documents != Documents::Stream;
     let options = LoaderOptions {
         mode: match (data.documents, data.shuffle) {
@@ -141,8 +163,9 @@ pub fn open(resolved: &Resolved, folder: &Path, progress: &mut Report<'_>) -> Re
         train_tokens: corpora.iter().map(|(corpus, _)| corpus.tokens()).sum(),
         val_tokens: val.tokens(),
     };
-    let mapped: u64 = corpora.iter().map(|(corpus, _)| corpus.bytes()).sum();
-    let memory = mapped + val.bytes();
+    let all = || corpora.iter().map(|(corpus, _)| corpus).chain([&val]);
+    let memory = all().map(|corpus| corpus.owned_bytes()).sum();
+    let mapped = all().map(|corpus| corpus.mapped_bytes()).sum();
     let limit = Some(config.eval.batches).filter(|n| *n > 0);
     let (batch, block) = (config.train.batch, config.train.block);
     Ok(TrainData {
@@ -154,6 +177,7 @@ pub fn open(resolved: &Resolved, folder: &Path, progress: &mut Report<'_>) -> Re
         tokenizer,
         summary,
         memory,
+        mapped,
         warnings,
         prepared,
     })
@@ -183,9 +207,7 @@ fn no_validation(resolved: &Resolved, tokens: u64, begins: bool) -> Result<Optio
 /// says otherwise is refused: it would stand in `config.toml` and not be true.
 fn prepared(resolved: &Resolved, begins: bool) -> Result<Option<recipe::Tokenizer>> {
     let data = &resolved.config.data;
-    // Of several paths without weights all texts are read anew.
-    let whole = data.path.len() == 1 || !data.weights.is_empty();
-    let Some(folder) = data.path.iter().find(|path| whole && Dataset::is_at(path)) else {
+    let Some(folder) = data.path.iter().find(|path| Dataset::is_at(path)) else {
         return Ok(None);
     };
     let dataset = Dataset::open(folder)?;
@@ -194,6 +216,15 @@ fn prepared(resolved: &Resolved, begins: bool) -> Result<Option<recipe::Tokenize
     let set = |key: &str| begins && resolved.source(key) == Source::Set;
     let refuse = |key: &str, own: String| Err(resolved.against_prepared(key, folder, own));
 
+    if data.val_path.is_empty() && data.path.iter().all(Dataset::is_at) {
+        let usual = recipe::Data::default();
+        for (key, differs) in [("data.field", data.field != usual.field), ("data.shards", data.shards != usual.shards)]
+        {
+            if set(key) && differs {
+                return refuse(key, "shards of its own, which are read as they are".into());
+            }
+        }
+    }
     let kind = match info.tokenizer.kind.as_str() {
         "bytes" => TokenizerKind::Bytes,
         "characters" => TokenizerKind::Characters,
@@ -242,10 +273,25 @@ fn prepared(resolved: &Resolved, begins: bool) -> Result<Option<recipe::Tokenize
     Ok(Some(tokenizer))
 }
 
-/// Where token shards are kept, and whether others may take the place of those to learn from.
+/// Where token shards are kept, and what may take the place of those that are there.
 struct Shards {
     path: PathBuf,
-    replace: bool,
+    replace: Replace,
+    /// Whether the run has no checkpoint yet: then nothing says which shards are its own.
+    begins: bool,
+}
+
+impl Shards {
+    /// The dataset of `texts` in `folder`, and whether it holds their part for validation: they are prepared, unless the run
+    /// goes on and they cannot be read again.
+    fn of(&self, texts: &Prepare, folder: &Path, progress: &mut Report<'_>) -> Result<(Dataset, bool)> {
+        if !self.begins
+            && let Some(kept) = texts.kept(folder, progress)?
+        {
+            return Ok(kept);
+        }
+        Ok((texts.run(folder, progress)?, true))
+    }
 }
 
 /// What a run learns from, each with its weight, and the shards it is evaluated on.
@@ -263,49 +309,72 @@ fn single(config: &Config, shards: &Shards, progress: &mut Report<'_>) -> Result
         let dataset = Dataset::open(path)?;
         let validation = match data.val_path.as_slice() {
             [] => shard_paths(&dataset, &dataset.info().val),
-            _ => validation_texts(config, dataset.tokenizer(), &shards.path, progress)?,
+            _ => validation_texts(config, dataset.tokenizer(), shards, progress)?,
         };
         return Ok(Parts { datasets: vec![(dataset, 1.0)], validation });
     }
     let texts = Prepare { replace: shards.replace, ..plan(config, &data.path) };
-    let dataset = texts.run(&shards.path, progress)?;
-    let validation = shard_paths(&dataset, &dataset.info().val);
+    let (dataset, validates) = shards.of(&texts, &shards.path, progress)?;
+    let validation = match validates {
+        true => shard_paths(&dataset, &dataset.info().val),
+        false => validation_texts(config, dataset.tokenizer(), shards, progress)?,
+    };
     Ok(Parts { datasets: vec![(dataset, 1.0)], validation })
 }
 
-/// One dataset for each path, all with one tokenizer. Texts for validation belong to the mixture and not to its parts: each
-/// counts once, however many parts there are.
-fn mixture(config: &Config, weights: &[f64], shards: &Shards, progress: &mut Report<'_>) -> Result<Parts> {
+/// One dataset for each path, all with one tokenizer. Texts for validation belong to all of them and not to each: they count
+/// once, however many paths there are.
+fn mixture(config: &Config, shards: &Shards, progress: &mut Report<'_>) -> Result<Parts> {
     let data = &config.data;
-    let tokenizer = match data.path.iter().find(|path| Dataset::is_at(path)) {
-        Some(path) => Dataset::open(path)?.tokenizer().clone(),
-        None => plan(config, &data.path).tokenizer(progress)?,
-    };
     let own_texts = !data.val_path.is_empty();
+    let folder = |n: usize| shards.path.join(format!("part-{n}"));
+    let part = |path: &String| {
+        let mut part = plan(config, std::slice::from_ref(path));
+        part.replace = shards.replace;
+        if own_texts {
+            (part.val_inputs, part.val_fraction) = (Vec::new(), 0.0);
+        }
+        part
+    };
+    // What is at hand: prepared before, or of texts that cannot be read again.
+    let mut ready = Vec::new();
+    for (n, path) in data.path.iter().enumerate() {
+        ready.push(match Dataset::is_at(path) {
+            true => Some(Dataset::open(path)?),
+            false if shards.begins => None,
+            false => part(path).kept(&folder(n), progress)?.map(|(dataset, _)| dataset),
+        });
+    }
+    let texts = plan(config, &data.path);
+    // Of texts for validation that are gone only the shards tell which tokenizer was made of them, too.
+    let made = match shards.begins || texts.val_inputs.iter().all(Input::lasts) {
+        true => None,
+        false => (0..data.path.len()).find_map(|n| Dataset::open(folder(n)).ok()),
+    };
+    let tokenizer = match ready.iter().flatten().next().or(made.as_ref()) {
+        Some(dataset) => dataset.tokenizer().clone(),
+        None => texts.tokenizer(progress)?,
+    };
     let mut parts = Parts { datasets: Vec::new(), validation: Vec::new() };
-    for (n, (path, weight)) in data.path.iter().zip(weights).enumerate() {
-        let dataset = match Dataset::is_at(path) {
-            true => Dataset::open(path)?,
-            false => {
-                let mut part = plan(config, std::slice::from_ref(path));
-                (part.tokenizer, part.replace) = (TokenizerSpec::Ready(tokenizer.clone()), shards.replace);
-                if own_texts {
-                    (part.val_inputs, part.val_fraction) = (Vec::new(), 0.0);
-                }
-                part.run(shards.path.join(format!("part-{n}")), progress)?
+    for (n, (path, ready)) in data.path.iter().zip(ready).enumerate() {
+        let dataset = match ready {
+            Some(dataset) => dataset,
+            None => {
+                let tokenizer = TokenizerSpec::Ready(tokenizer.clone());
+                Prepare { tokenizer, ..part(path) }.run(folder(n), progress)?
             }
         };
         // Before tokenizers are compared: shards of nothing have none.
         if dataset.info().train.tokens == 0 {
-            return Err(crate::data::Error::NothingToLearn { source_name: path.clone() }.into());
+            return Err(data::Error::NothingToLearn { source_name: path.clone() }.into());
         }
         if !own_texts {
             parts.validation.extend(shard_paths(&dataset, &dataset.info().val));
         }
-        parts.datasets.push((dataset, *weight));
+        parts.datasets.push((dataset, data.weights.get(n).copied().unwrap_or(1.0)));
     }
     if own_texts {
-        parts.validation = validation_texts(config, &tokenizer, &shards.path, progress)?;
+        parts.validation = validation_texts(config, &tokenizer, shards, progress)?;
     }
     Ok(parts)
 }
@@ -314,7 +383,7 @@ fn mixture(config: &Config, weights: &[f64], shards: &Shards, progress: &mut Rep
 fn validation_texts(
     config: &Config,
     tokenizer: &Tokenizer,
-    shards: &Path,
+    shards: &Shards,
     progress: &mut Report<'_>,
 ) -> Result<Vec<PathBuf>> {
     let texts = Prepare {
@@ -323,7 +392,11 @@ fn validation_texts(
         val_fraction: 0.0,
         ..plan(config, &config.data.val_path)
     };
-    let dataset = texts.run(shards.join("validation"), progress)?;
+    let (dataset, _) = shards.of(&texts, &shards.path.join("validation"), progress).map_err(|e| match e {
+        // Those that the folder has cannot be named in their place.
+        Error::Data(data::Error::Gone { source_name, .. }) => data::Error::Gone { source_name, dataset: None }.into(),
+        other => other,
+    })?;
     Ok(shard_paths(&dataset, &dataset.info().train))
 }
 
@@ -428,9 +501,10 @@ mod tests {
 
         for (set, own) in [
             ("tokenizer.kind=bpe", "the tokenizer \"bytes\""),
-            ("tokenizer.vocab=300", "a vocabulary of 256"),
             ("data.val_fraction=0.3", "50 tokens to validate on and 450 to learn from"),
             ("data.val_fraction=0", "50 tokens to validate on and 450 to learn from"),
+            ("data.field=body", "shards of its own"),
+            ("data.shards=elsewhere", "shards of its own"),
         ] {
             let mut other = recipe.clone();
             other.set(set).unwrap();
@@ -441,6 +515,46 @@ mod tests {
             recipe.set(same).unwrap();
             assert_eq!(tokens(&recipe, folder.path()), (450, 50));
         }
+    }
+
+    #[test]
+    fn a_smaller_vocabulary_than_a_prepared_folder_learned_is_refused() {
+        let (folder, mut recipe) = folder();
+        let prepared = folder.path().join("prepared");
+        let text = Input::named(&folder.path().join("b.txt").display().to_string());
+        Prepare { tokenizer: TokenizerSpec::Bpe(262), ..Prepare::new([text]) }.run(&prepared, &mut |_| Ok(())).unwrap();
+        for set in ["data.val_path=[]", "tokenizer.kind=bpe", "tokenizer.vocab=300"] {
+            recipe.set(set).unwrap();
+        }
+        recipe.set(&format!("data.path=['{}']", prepared.display())).unwrap();
+        tokens(&recipe, folder.path());
+        recipe.set("tokenizer.vocab=260").unwrap();
+        let said = refused(&recipe, folder.path());
+        assert!(said.contains("a vocabulary of 262") && said.contains("gently data prepare"), "{said}");
+    }
+
+    #[test]
+    fn prepared_folders_without_weights_are_one_corpus() {
+        let (folder, mut recipe) = folder();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        for name in ["a", "b"] {
+            let text = Prepare::new([Input::named(&at(&format!("{name}.txt")))]);
+            text.run(at(name), &mut |_| Ok(())).unwrap();
+        }
+        recipe.set("data.val_path=[]").unwrap();
+        for second in ["b.txt", "b"] {
+            recipe.set(&format!("data.path=['{}', '{}']", at("a"), at(second))).unwrap();
+            assert_eq!(tokens(&recipe, folder.path()), (1170, 130), "{second}");
+        }
+        recipe.set(&format!("data.val_path=['{}']", at("v.txt"))).unwrap();
+        assert_eq!(tokens(&recipe, folder.path()), (1170, 70));
+        let mut data = open(&recipe.resolve().unwrap(), &folder.path().join("run"), &mut |_| Ok(())).unwrap();
+        data.train.next_batch().unwrap();
+        assert_eq!(data.train.position()["taken"], serde_json::json!([2]));
+        // Texts for validation cannot be shards.
+        recipe.set(&format!("data.val_path=['{}']", at("b"))).unwrap();
+        let said = refused(&recipe, folder.path());
+        assert!(said.contains("b is a prepared dataset, not texts") && said.contains("data.val_path"), "{said}");
     }
 
     #[test]
@@ -455,6 +569,71 @@ mod tests {
         // All of the one character is kept for validation.
         let said = refused(&recipe, folder.path());
         assert!(said.contains("one.txt leaves no token to learn from"), "{said}");
+    }
+
+    /// Notes that the run of `folder` has a checkpoint.
+    fn has_begun(folder: &Path) {
+        Checkpoints::of_run(&folder.join("run")).save(1, &"any state", |_| Ok(())).unwrap();
+    }
+
+    #[test]
+    fn a_run_that_goes_on_reads_the_shards_of_texts_that_are_gone() {
+        for weights in ["data.weights=[]", "data.weights=[1.0, 3.0]"] {
+            let (folder, mut recipe) = folder();
+            recipe.set(weights).unwrap();
+            assert_eq!(tokens(&recipe, folder.path()), (1300, 70));
+            std::fs::remove_file(folder.path().join("a.txt")).unwrap();
+            assert!(refused(&recipe, folder.path()).contains("a.txt"), "a run that begins needs it");
+            has_begun(folder.path());
+            assert_eq!(tokens(&recipe, folder.path()), (1300, 70));
+            std::fs::write(folder.path().join("v.txt"), "the sea. a the sea. a").unwrap();
+            assert_eq!(tokens(&recipe, folder.path()), (1300, 21), "other texts to validate on");
+            std::fs::remove_file(folder.path().join("v.txt")).unwrap();
+            tokens(&recipe, folder.path());
+            let mut other = recipe.clone();
+            other.set(&format!("data.val_path=['{}']", folder.path().join("w.txt").display())).unwrap();
+            let said = refused(&other, folder.path());
+            assert!(said.contains("w.txt is not there any more") && said.contains("data.val_path"), "{said}");
+            other.set(&format!("data.path=['{0}', '{0}']", folder.path().join("c.txt").display())).unwrap();
+            let said = refused(&other, folder.path());
+            assert!(said.contains("c.txt is not there any more; hint: ") && said.contains("--data"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_mixture_goes_on_without_its_texts_for_validation() {
+        let (folder, mut recipe) = folder();
+        recipe.set("data.weights=[1.0, 3.0]").unwrap();
+        // With a character that no other text has.
+        std::fs::write(folder.path().join("v.txt"), "the sea? a the sea. a").unwrap();
+        assert_eq!(tokens(&recipe, folder.path()), (1300, 21));
+        std::fs::remove_file(folder.path().join("v.txt")).unwrap();
+        has_begun(folder.path());
+        assert_eq!(tokens(&recipe, folder.path()), (1300, 21));
+    }
+
+    #[test]
+    fn a_misspelt_set_is_no_text_that_is_gone() {
+        let (folder, mut recipe) = folder();
+        tokens(&recipe, folder.path());
+        has_begun(folder.path());
+        recipe.set("data.path=['tinyshakespear']").unwrap();
+        let said = refused(&recipe, folder.path());
+        assert!(said.contains("no public set") && said.ends_with("did you mean tinyshakespeare?"), "{said}");
+    }
+
+    #[test]
+    fn a_file_that_was_never_prepared_names_the_tokens_that_are_there() {
+        let (folder, mut recipe) = folder();
+        tokens(&recipe, folder.path());
+        has_begun(folder.path());
+        recipe.set("data.path=['elsewhere/a.txt']").unwrap();
+        let said = refused(&recipe, folder.path());
+        assert!(said.contains("elsewhere/a.txt is not there any more") && said.contains("--data"), "{said}");
+        let shards = folder.path().join("run").join("data");
+        assert!(said.ends_with(&format!("--data {}", shards.display())), "{said}");
+        recipe.set(&format!("data.path=['{}']", shards.display())).unwrap();
+        assert_eq!(tokens(&recipe, folder.path()), (1300, 70));
     }
 
     #[test]

@@ -84,8 +84,7 @@ fn end_at_the_second() -> io::Result<()> {
     let watch = move || {
         if let Some(second) = signals.forever().nth(1) {
             stuck.store(true, Ordering::SeqCst);
-            crate::watch::give_terminal_back();
-            signal_hook::low_level::exit(128 + second);
+            end_at_once(second);
         }
     };
     std::thread::Builder::new().name("signals".into()).spawn(watch).map(drop)
@@ -101,6 +100,12 @@ fn end_at_the_second() -> io::Result<()> {
         flag::register(signal, seen.clone())?;
     }
     Ok(())
+}
+
+/// Gives the terminal back, where the dashboard has it, and ends the process as `signal` would.
+pub(crate) fn end_at_once(signal: i32) -> ! {
+    crate::watch::give_terminal_back();
+    signal_hook::low_level::exit(128 + signal)
 }
 
 #[cfg(test)]

@@ -184,10 +184,16 @@ impl Corpus {
         }
     }
 
-    /// Bytes of shards that are mapped, or of tokens in memory.
-    pub fn bytes(&self) -> u64 {
+    /// Bytes of shards that are mapped: pages of the system's cache, which it takes back when it needs them.
+    pub fn mapped_bytes(&self) -> u64 {
+        let of = |part: &Part| if let Part::Shard(shard) = part { shard.size() } else { 0 };
+        self.parts.iter().map(of).sum()
+    }
+
+    /// Bytes of tokens in memory.
+    pub fn owned_bytes(&self) -> u64 {
         let of = |part: &Part| match part {
-            Part::Shard(s) => s.size(),
+            Part::Shard(_) => 0,
             Part::Memory { tokens, ends } => (tokens.len() * 4 + ends.len() * 8) as u64,
         };
         self.parts.iter().map(of).sum()

@@ -130,6 +130,23 @@ impl Dataset {
         })
     }
 
+    /// What the dataset in a folder was made of, where there is one that was not prepared under `key`: names of its texts. One
+    /// that cannot be read may be of use to another version of the program.
+    pub(crate) fn other_at(dir: &Path, key: &str) -> Option<String> {
+        let text = match bounded::read_text(dir.join(DatasetInfo::FILE), MOST) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(_) => String::new(),
+        };
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        if value["key"] == key {
+            return None;
+        }
+        let sources = value["sources"].as_array().map_or(&[][..], Vec::as_slice);
+        let names: Vec<_> = sources.iter().filter_map(|source| source["name"].as_str()).take(3).collect();
+        Some(if names.is_empty() { "what its dataset.json does not tell".into() } else { names.join(", ") })
+    }
+
     /// Whether a folder has a `dataset.json`.
     pub fn is_at(dir: impl AsRef<Path>) -> bool {
         dir.as_ref().join(DatasetInfo::FILE).is_file()

@@ -1,5 +1,7 @@
 //! What can go wrong between a file of text and a batch.
 
+use super::read::is_gzip;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 /// The result of this module.
@@ -66,6 +68,20 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// A folder that was prepared before where texts are wanted.
+    #[error("{} is a prepared dataset, not texts", path.display())]
+    NotTexts {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A folder holds a dataset that may not be replaced.
+    #[error("{} holds a dataset of other texts or settings, made from {made_from}", path.display())]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+        /// Names of its texts.
+        made_from: String,
+    },
     /// A line of a .jsonl file is wrong.
     #[error("{source_name}: line {line}: {reason}")]
     Line {
@@ -98,6 +114,20 @@ pub enum Error {
     #[error("{source_name} leaves no token to learn from")]
     NothingToLearn {
         /// The part.
+        source_name: String,
+    },
+    /// A text that was there when a run began.
+    #[error("{source_name} is not there any more")]
+    Gone {
+        /// The text.
+        source_name: String,
+        /// A dataset that lies where that of the text should.
+        dataset: Option<PathBuf>,
+    },
+    /// All that is to be learned from, the completions after prompts, is empty or lies in the part for validation.
+    #[error("{source_name} leaves prompts alone, and no completion to learn from")]
+    OnlyPrompts {
+        /// The texts.
         source_name: String,
     },
     /// The tokens were made with another tokenizer.
@@ -190,19 +220,25 @@ impl Error {
         Some(match self {
             Self::File(e) => return e.hint().map(Into::into),
             Self::Text { source, .. } => return source.hint(),
-            Self::Io { source, .. } => match source.kind() {
-                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+            Self::Io { path, source, .. } => match source.kind() {
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
                     "choose a folder that you may write to, or change its permissions".into()
                 }
-                std::io::ErrorKind::StorageFull => "free some space, or choose another disk".into(),
-                std::io::ErrorKind::NotFound => "check the path".into(),
-                std::io::ErrorKind::IsADirectory => "this is a folder: give the name of a file in it".into(),
-                std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space, or choose another disk".into(),
+                ErrorKind::FileTooLarge => "raise the limit on the size of files (ulimit -f)".into(),
+                ErrorKind::NotFound => "check the path".into(),
+                ErrorKind::IsADirectory => "this is a folder: give the name of a file in it".into(),
+                ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
                     "a file stands where a folder is wanted: give another path, or move the file".into()
+                }
+                // What unpacking says.
+                ErrorKind::UnexpectedEof | ErrorKind::InvalidInput | ErrorKind::InvalidData if is_gzip(path) => {
+                    "it is cut off, damaged or not packed by gzip: fetch or pack it again, or take .gz off the name of a plain file"
+                        .into()
                 }
                 _ => return None,
             },
-            Self::Stopped => "nothing of it is kept; the same command begins again".into(),
+            Self::Stopped => "nothing of it is kept but what was fetched; the same command begins again".into(),
             Self::Unreadable { .. } => "save the text to a file first".into(),
             Self::Empty { .. } => "give a file with text in it".into(),
             Self::NotUtf8 { source_name, .. } => {
@@ -211,6 +247,12 @@ impl Error {
             Self::NoFiles { .. } => {
                 "name the file itself if it has another ending; it is then read as plain text".into()
             }
+            Self::NotTexts { .. } => {
+                "learn from it by --data (data.path), which takes prepared folders as they are; \
+                 validation (data.val_path) and `gently data prepare` take texts"
+                    .into()
+            }
+            Self::Occupied { .. } => "name another folder with --out, or give --replace".into(),
             Self::Line { .. } => "each line must be a JSON object; the field with the text is named by --field (`gently data prepare`) or --set data.field=NAME (`gently train`)".into(),
             Self::Uncut { .. } => "break the text into documents, or use a byte-level tokenizer".into(),
             // No block is short enough for a single token.
@@ -218,6 +260,13 @@ impl Error {
             Self::TooShort { tokens, .. } => format!("use more text, or a block of at most {}", tokens - 1),
             Self::NothingToLearn { .. } => {
                 "give more text, leave the path out, or lower data.val_fraction: the part kept for validation".into()
+            }
+            Self::Gone { dataset: Some(dataset), .. } => {
+                format!("put it back, or go on with the tokens that the run has: --data {}", dataset.display())
+            }
+            Self::Gone { .. } => "put it back, or say where it is now: --data, or data.val_path".into(),
+            Self::OnlyPrompts { .. } => {
+                "give more documents with completions, or keep nothing for validation (data.val_fraction = 0)".into()
             }
             Self::OtherTokenizer { .. } => "prepare the data again with the model's own tokenizer".into(),
             Self::State { .. } => "resume with the same data, seed, batch and block, or start a new run".into(),

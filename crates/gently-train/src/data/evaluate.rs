@@ -26,6 +26,8 @@ pub struct EvalSet {
     ends: Vec<u64>,
     /// Windows chosen.
     chosen: u64,
+    /// By how many windows those chosen lie behind the even places.
+    shift: u64,
 }
 
 impl EvalSet {
@@ -51,10 +53,34 @@ impl EvalSet {
             return Err(Error::TooShort { split: corpus.name().into(), tokens: corpus.tokens(), block });
         }
         let chosen = limit.map_or(total, |n| total.min((n as u64).saturating_mul(batch as u64)));
-        Ok(Self { corpus, batch, block, doc_mask, ends, chosen })
+        Ok(Self { corpus, batch, block, doc_mask, ends, chosen, shift: 0 })
     }
 
-    /// A hash of all that the batches hold: losses on sets of equal identity can be compared.
+    /// Sees to it that a target counts: where none of the windows chosen has one, as in the midst of long prompts, all move on
+    /// together, by as few windows as it takes. False where no window of the split has one. What `look` answers while that is
+    /// looked for may end it.
+    ///
+    /// # Errors
+    /// As [`EvalSet::batch`]; those of `look`.
+    pub(crate) fn settle(&mut self, look: &mut dyn FnMut() -> Result<()>) -> Result<bool> {
+        for shift in 0..self.windows().div_ceil(self.chosen) {
+            self.shift = shift;
+            for i in 0..self.len() {
+                if self.batch(i)?.counted() > 0 {
+                    return Ok(true);
+                }
+                look()?;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Windows of the split.
+    fn windows(&self) -> u64 {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// A hash of all that decides what the batches hold: losses on sets of equal identity can be compared.
     pub(crate) fn identity(&self) -> u64 {
         let sizes = [self.batch as u64, self.block as u64, u64::from(self.doc_mask), self.chosen];
         draw(self.corpus.content(), &sizes)
@@ -77,14 +103,14 @@ impl EvalSet {
     pub fn batch(&self, i: usize) -> Result<Batch> {
         let mut batch = Batch::with_capacity(self.batch, self.block, self.doc_mask);
         let mut scratch = Vec::new();
-        let total = self.ends.last().copied().unwrap_or(0);
+        let total = self.windows();
         for row in 0..self.batch {
             let n = (i * self.batch + row) as u64;
             if n >= self.chosen {
                 batch.pad_row(row * self.block, 0);
                 continue;
             }
-            let window = (u128::from(n) * u128::from(total) / u128::from(self.chosen)) as u64;
+            let window = ((u128::from(n) * u128::from(total) / u128::from(self.chosen)) as u64 + self.shift) % total;
             let part = self.ends.partition_point(|&end| end <= window);
             let inside = window - if part == 0 { 0 } else { self.ends[part - 1] };
             let start = inside * self.block as u64;

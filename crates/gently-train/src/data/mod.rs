@@ -42,7 +42,7 @@ pub use error::{Error, NO_CURL, Result};
 pub use evaluate::EvalSet;
 pub use loader::{Loader, LoaderOptions, LoaderState, Mode};
 pub use order::Cursor;
-pub use prepare::{Prepare, Progress, Report, SplitRule, TokenizerSpec};
+pub use prepare::{Prepare, Progress, Replace, Report, SplitRule, TokenizerSpec};
 pub use read::{Format, Input, Layout};
 pub use scan::SourceInfo;
 

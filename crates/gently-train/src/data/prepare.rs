@@ -5,15 +5,17 @@
 
 use super::dataset::{Dataset, DatasetInfo, SplitInfo, TokenizerInfo};
 use super::encode::{self, Encoded, Side};
-use super::read::{Input, Layout, Source, resolve};
+use super::read::{Input, LOOKING, Layout, Source, resolve};
 use super::scan::Scan;
 use super::shards::SplitWriter;
-use super::{Corpus, Error, Result};
+use super::{Corpus, Error, Result, sets};
 use crate::folder::Lock;
 use gently_formats::shard::ShardInfo;
 use gently_text::{BpeOptions, END_OF_TEXT, Tokenizer, train_bpe};
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
 
 /// The tokenizer to use.
 #[derive(Debug, Clone)]
@@ -33,18 +35,35 @@ pub enum TokenizerSpec {
 
 /// From so many documents on, whole ones are kept for validation.
 const MANY: usize = 64;
+/// Time between two looks whether the work is called off, where it waits for another thread.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How the validation split is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum SplitRule {
-    /// Fewer than 64 documents, such as a single text: [`SplitRule::Tail`]. Others: [`SplitRule::Documents`].
+    /// Fewer than 64 documents, such as a single text: [`SplitRule::Tail`]. Others, and all with prompts that do not count from
+    /// two on: [`SplitRule::Documents`].
     #[default]
     Auto,
-    /// The last characters of each document, as nanoGPT splits Shakespeare.
+    /// The last characters of each document, as nanoGPT splits Shakespeare. Of prompts with completions that takes the
+    /// completions first; it is an error where none is left.
     Tail,
     /// Whole documents, drawn by a hash of seed and text.
     Documents,
+}
+
+/// What may take the place of a dataset of other texts or settings that the folder holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Replace {
+    /// Any dataset.
+    #[default]
+    Any,
+    /// One with the same tokens to learn from: the run that learns from them goes on.
+    SameTokens,
+    /// None.
+    Nothing,
 }
 
 /// What to prepare and how.
@@ -71,18 +90,19 @@ pub struct Prepare {
     pub shard_tokens: u64,
     /// Threads that encode; 0 for all processors.
     pub threads: usize,
-    /// Whether other tokens to learn from may take the place of those that the folder holds. A run that goes on says no.
-    pub replace: bool,
+    /// What may take the place of a dataset in the folder that was prepared of other texts or in another way.
+    pub replace: Replace,
 }
 
 /// How far the preparation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// What is being done: "copying" (a pipe), "scanning", "training the tokenizer", "encoding".
+    /// What is being done: "fetching", "waiting for another download" and "verifying" (a public set), "copying" (a pipe),
+    /// "scanning", "training the tokenizer", "encoding".
     pub stage: &'static str,
-    /// Bytes of text done in this stage.
+    /// Bytes of text, or of a file, done in this stage.
     pub done: u64,
-    /// Bytes of the sources (of compressed sources: fewer than the text's).
+    /// Bytes of the sources (of compressed sources: fewer than the text's), or those expected of the file.
     pub total: u64,
     /// Tokens written.
     pub tokens: u64,
@@ -105,16 +125,18 @@ impl Prepare {
             end_of_text: None,
             shard_tokens: 100_000_000,
             threads: 0,
-            replace: true,
+            replace: Replace::Any,
         }
     }
 
     /// Prepares into the folder `dir`, or finds it prepared in this way already. `progress` is called about once for each
-    /// megabyte; where it answers with an error, such as [`Error::Stopped`], that ends the work and nothing of it stays.
+    /// megabyte, and ten times a second while something else is waited for; where it answers with an error, such as
+    /// [`Error::Stopped`], that ends the work, and nothing of it stays but what was fetched.
     ///
     /// # Errors
     /// Those of reading ([`Error::NotUtf8`], [`Error::Empty`] …), of the tokenizer, of writing, and of `progress`;
-    /// [`Error::State`] when the folder holds other tokens that may not be replaced.
+    /// [`Error::OnlyPrompts`] when no token to learn from counts; [`Error::Occupied`] and [`Error::State`] when the folder holds
+    /// a dataset, or tokens, that may not be replaced.
     pub fn run(&self, dir: impl AsRef<Path>, progress: &mut Report<'_>) -> Result<Dataset> {
         let dir = dir.as_ref();
         self.check()?;
@@ -130,13 +152,8 @@ impl Prepare {
 
     fn run_in(&self, dir: &Path, progress: &mut Report<'_>) -> Result<Dataset> {
         let work = Workspace::new(dir)?;
-        let mut received = 0;
-        let mut copied = |n: u64| {
-            received += n;
-            progress(Progress { stage: "copying", done: received, total: received, tokens: 0 })
-        };
-        let (sources, set_val) = resolve(&self.inputs, Some(&work.path.join("input")), &mut copied)?;
-        let (mut val_sources, more) = resolve(&self.val_inputs, Some(&work.path.join("val-input")), &mut copied)?;
+        let (sources, set_val) = resolve(&self.inputs, Some(&work.path.join("input")), progress)?;
+        let (mut val_sources, more) = resolve(&self.val_inputs, Some(&work.path.join("val-input")), progress)?;
         val_sources.extend(more);
         if val_sources.is_empty() && self.val_fraction > 0.0 {
             // A set's own validation files.
@@ -161,6 +178,11 @@ impl Prepare {
         if let Some(ready) = Dataset::open_if(dir, &key) {
             return Ok(ready);
         }
+        if self.replace == Replace::Nothing
+            && let Some(made_from) = Dataset::other_at(dir, &key)
+        {
+            return Err(Error::Occupied { path: dir.into(), made_from });
+        }
         let tokenizer = self.make_tokenizer(&sources, &scan, val_scan.as_ref(), total, progress)?;
         let documents = scan.documents + val_scan.as_ref().map_or(0, |s| s.documents);
         let end = match self.end_of_text {
@@ -173,10 +195,12 @@ impl Prepare {
         };
         // nanoGPT: `int(n * 0.9)`.
         let cuts: Vec<u64> = scan.lengths.iter().map(|&n| (n as f64 * (1.0 - drawn)) as u64).collect();
+        // A prompt's completion lies in its tail: from two documents on, whole ones are kept.
+        let few = if scan.masked { 2 } else { MANY as u64 };
         let side = match self.split {
             _ if drawn <= 0.0 => Side::Train,
             SplitRule::Tail => Side::Tails(&cuts),
-            SplitRule::Auto if scan.documents < MANY as u64 => Side::Tails(&cuts),
+            SplitRule::Auto if scan.documents < few => Side::Tails(&cuts),
             SplitRule::Documents if scan.documents < 2 => {
                 let reason = "there is one document only; split its characters (auto or tail)".into();
                 return Err(Error::Option { option: "split", reason });
@@ -191,12 +215,15 @@ impl Prepare {
         let mut train = SplitWriter::new(&work.path, "train", info, self.shard_tokens);
         let mut val = SplitWriter::new(&work.path, "val", info, self.shard_tokens);
         let (mut done, mut tokens) = (0u64, 0u64);
+        let mut learned = false;
         let mut write = |piece: Encoded| {
             let split = if piece.val { &mut val } else { &mut train };
             split.push(&piece.tokens, piece.counts)?;
+            learned |= !piece.val && piece.counts && !piece.tokens.is_empty();
             if piece.last {
                 if let Some(end) = end.filter(|_| piece.whole) {
                     split.push(&[end], true)?;
+                    learned |= !piece.val;
                 }
                 split.end_document();
             }
@@ -213,7 +240,12 @@ impl Prepare {
             encode::run(&val_sources, &self.layout, &tokenizer, Side::Val, val_scan, threads, &mut write)?;
         }
         let (train, val): (SplitInfo, SplitInfo) = (train.finish()?, val.finish()?);
-        if !self.replace {
+        // Texts without any token are the loader's to refuse, which knows how many are wanted.
+        if train.tokens > 0 && !learned {
+            let names: Vec<_> = sources.iter().map(|s| s.name.as_str()).take(3).collect();
+            return Err(Error::OnlyPrompts { source_name: names.join(", ") });
+        }
+        if self.replace == Replace::SameTokens {
             expect_same(dir, &work.path, &train)?;
         }
         tokenizer.save(&work.path)?;
@@ -238,7 +270,7 @@ impl Prepare {
     /// As [`Prepare::run`]. Standard input and pipes cannot be read twice and are refused.
     pub fn tokenizer(&self, progress: &mut Report<'_>) -> Result<Tokenizer> {
         let all: Vec<Input> = self.inputs.iter().chain(&self.val_inputs).cloned().collect();
-        let (mut sources, val) = resolve(&all, None, &mut |_| Ok(()))?;
+        let (mut sources, val) = resolve(&all, None, progress)?;
         sources.extend(val);
         let total = sources.iter().map(Source::size).sum();
         let mut done = 0;
@@ -248,6 +280,66 @@ impl Prepare {
         };
         let scan = Scan::run(&sources, &self.layout, 0.0, self.seed, 0, &mut scanned)?;
         self.make_tokenizer(&sources, &scan, None, total, progress)
+    }
+
+    /// The dataset in `dir` where something it was made of cannot be read again, such as standard input or a file that was moved,
+    /// and whether it holds the texts for validation too and not others. `None` where all texts can be read again, or where one
+    /// that can be read once was not among them.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] for a text that is not there and of which the dataset was not made, [`Error::UnknownSet`] where it seems to
+    /// be a public set's; those of reading.
+    pub(crate) fn kept(&self, dir: &Path, progress: &mut Report<'_>) -> Result<Option<(Dataset, bool)>> {
+        let gone: Vec<&Input> = self.inputs.iter().chain(&self.val_inputs).filter(|input| !input.lasts()).collect();
+        if gone.is_empty() {
+            return Ok(None);
+        }
+        // What cannot be opened is of no use to anybody.
+        let dataset = Dataset::open(dir).ok();
+        let known = |input: &Input| {
+            let info = dataset.iter().map(Dataset::info);
+            info.flat_map(|info| info.sources.iter().chain(&info.val_sources)).any(|source| input.holds(source))
+        };
+        let unknown: Vec<&Input> = gone.into_iter().filter(|input| !known(input)).collect();
+        if let Some(&input) = unknown.iter().find(|input| !input.is_there()) {
+            // A set's name, misspelt, was never there.
+            if let Input::Set(name) = input
+                && let Err(misspelt @ Error::UnknownSet { near: Some(_), .. }) = sets::find(name)
+            {
+                return Err(misspelt);
+            }
+            // One to learn from: the dataset can be named in its place.
+            let learned = self.inputs.iter().any(|own| std::ptr::eq(own, input));
+            let dataset = (learned && dataset.is_some()).then(|| dir.to_path_buf());
+            return Err(Error::Gone { source_name: input.name(), dataset });
+        }
+        match dataset {
+            Some(dataset) if unknown.is_empty() => {
+                let validates = self.validates(&dataset, progress)?;
+                Ok(Some((dataset, validates)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether the texts for validation, if there are any, are those of the dataset.
+    fn validates(&self, dataset: &Dataset, progress: &mut Report<'_>) -> Result<bool> {
+        if !self.val_inputs.iter().all(Input::lasts) {
+            return Ok(true);
+        }
+        let (mut sources, more) = resolve(&self.val_inputs, None, progress)?;
+        sources.extend(more);
+        let known = &dataset.info().val_sources;
+        if !sources.is_empty() && sources.len() != known.len() {
+            return Ok(false);
+        }
+        for (source, known) in sources.iter().zip(known) {
+            let mut look = |_| progress(LOOKING);
+            if source.sha256(&mut look)? != known.sha256 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn check(&self) -> Result<()> {
@@ -330,7 +422,8 @@ fn expect_same(dir: &Path, made: &Path, train: &SplitInfo) -> Result<()> {
     }
 }
 
-/// Trains a BPE on the sources' text, which is read beside it; `read` hears of the bytes so far.
+/// Trains a BPE on the sources' text, which is read beside it; `read` hears of the bytes so far, also while merges are looked for.
+/// Its error does not wait for them: they cannot be called off, so their thread is left to end by itself.
 fn train_on(
     sources: &[Source],
     layout: &Layout,
@@ -338,23 +431,32 @@ fn train_on(
     read: &mut dyn FnMut(u64) -> Result<()>,
 ) -> Result<Tokenizer> {
     let (texts, queue) = sync_channel::<String>(8);
-    std::thread::scope(|scope| {
-        let trainer = scope.spawn(move || train_bpe(queue.into_iter(), &BpeOptions::new(size)));
-        let mut done = 0;
-        let all = sources.iter().try_for_each(|source| {
-            source.read(layout, &mut |chunk| {
-                done += chunk.text.len() as u64;
-                read(done)?;
-                // A trainer that has stopped has its own error to tell.
-                let _ = texts.send(chunk.text.to_owned());
-                Ok(())
-            })
-        });
-        drop(texts);
-        let trained = trainer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        all?;
-        Ok(trained?)
-    })
+    let (answer, trained) = sync_channel(1);
+    let trainer = std::thread::spawn(move || {
+        // Nobody waits any more where the work was called off.
+        let _ = answer.send(train_bpe(queue.into_iter(), &BpeOptions::new(size)));
+    });
+    let mut done = 0;
+    for source in sources {
+        source.read(layout, &mut |chunk| {
+            done += chunk.text.len() as u64;
+            read(done)?;
+            // A trainer that has stopped has its own error to tell.
+            let _ = texts.send(chunk.text.to_owned());
+            Ok(())
+        })?;
+    }
+    drop(texts);
+    loop {
+        match trained.recv_timeout(LOOK) {
+            Ok(tokenizer) => return Ok(tokenizer?),
+            Err(RecvTimeoutError::Timeout) => read(done)?,
+            Err(RecvTimeoutError::Disconnected) => match trainer.join() {
+                Err(panic) => std::panic::resume_unwind(panic),
+                Ok(()) => unreachable!("it answers before it ends"),
+            },
+        }
+    }
 }
 
 /// A folder in the target folder, where everything is made; removed with what is left in it.
@@ -396,6 +498,8 @@ impl Workspace {
     /// crash leaves a folder that is not prepared, never one that is half new.
     fn publish(&self, info: &DatasetInfo) -> Result<()> {
         let io = |e| Error::io(&self.target, "write into")(e);
+        // Two that end at the same moment would mix. Where a folder cannot be locked there is no such order.
+        let _one_by_one = File::open(&self.target).and_then(|folder| folder.lock().map(|()| folder));
         let json = self.target.join(DatasetInfo::FILE);
         match std::fs::remove_file(&json) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),

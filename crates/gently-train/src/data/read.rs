@@ -2,8 +2,9 @@
 //!
 //! A reader hands out [`Chunk`]s of about a megabyte, in order, that together are the documents.
 
-use super::{Error, Result, sets};
+use super::{Dataset, Error, Progress, Report, Result, SourceInfo, sets};
 use sha2::{Digest, Sha256};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -13,8 +14,10 @@ use std::sync::Arc;
 const CHUNK: usize = 1 << 20;
 /// The longest line of a .jsonl file.
 const MAX_LINE: u64 = 64 << 20;
-/// The deepest folder in a folder.
-const MAX_DEPTH: usize = 32;
+/// What standard input is called.
+const STDIN: &str = "standard input";
+/// Said while there is nothing to count yet, so that the work can be called off.
+pub(crate) const LOOKING: Progress = Progress { stage: "scanning", done: 0, total: 0, tokens: 0 };
 
 /// Where text comes from.
 #[derive(Debug, Clone)]
@@ -48,6 +51,72 @@ impl Input {
             Self::Path(path.into())
         } else {
             Self::Set(name.into())
+        }
+    }
+
+    /// Whether its text can be read now as it was when something was prepared of it, as far as can be told without reading it:
+    /// not that of standard input, pipes, and files and sets that are not there.
+    pub(crate) fn lasts(&self) -> bool {
+        match self {
+            Self::Path(path) => std::fs::metadata(path).is_ok_and(|meta| matches!(once(&meta), Once::File)),
+            Self::Stdin(_) => false,
+            Self::Set(name) => sets::find(name).is_ok(),
+            Self::Documents { .. } => true,
+        }
+    }
+
+    /// Whether there is something to read, be it only once.
+    pub(crate) fn is_there(&self) -> bool {
+        match self {
+            Self::Path(path) => path.exists(),
+            Self::Set(name) => sets::find(name).is_ok(),
+            Self::Stdin(_) | Self::Documents { .. } => true,
+        }
+    }
+
+    /// Whether a source is this one, or a file in it.
+    pub(crate) fn holds(&self, source: &SourceInfo) -> bool {
+        match self {
+            Self::Path(path) => Path::new(&source.name).starts_with(path),
+            // No set has a source of its name: a file or folder without an ending is gone that was called so.
+            Self::Set(name) => Path::new(&source.name).starts_with(name),
+            Self::Stdin(_) => source.name == STDIN,
+            Self::Documents { name, .. } => source.name == *name,
+        }
+    }
+
+    /// The beginning of its text, at most `most` characters; nothing is fetched for it. `None` where there is no text, where it
+    /// cannot be read, and for standard input and pipes, which would be without it from then on.
+    pub fn beginning(&self, most: usize) -> Option<String> {
+        if matches!(self, Self::Set(_)) || !self.lasts() {
+            return None;
+        }
+        let (sources, _) = resolve(std::slice::from_ref(self), None, &mut |_| Ok(())).ok()?;
+        let mut text = String::new();
+        let mut left = most;
+        for source in sources {
+            let read = source.read(&Layout::default(), &mut |chunk| {
+                for c in chunk.text.chars().take(left) {
+                    text.push(c);
+                    left -= 1;
+                }
+                if left == 0 { Err(Error::Stopped) } else { Ok(()) }
+            });
+            match read {
+                Ok(()) => {}
+                Err(Error::Stopped) => break,
+                Err(_) => return None,
+            }
+        }
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// What to call it in messages.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Path(path) => path.display().to_string(),
+            Self::Stdin(_) => STDIN.into(),
+            Self::Set(name) | Self::Documents { name, .. } => name.clone(),
         }
     }
 
@@ -90,7 +159,8 @@ impl Format {
     }
 }
 
-fn is_gzip(path: &Path) -> bool {
+/// Whether a file's name says that it is packed.
+pub(super) fn is_gzip(path: &Path) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gz"))
 }
 
@@ -139,11 +209,12 @@ enum Body {
 }
 
 /// The files and lists that inputs stand for, and those of sets that are for validation. Standard input and pipes are copied
-/// to files beside `spool` first, because they are read twice; without one they are refused. `copied` hears of each piece.
+/// to files beside `spool` first, because they are read twice; without one they are refused. `report` hears of each piece that is
+/// copied or fetched.
 pub(crate) fn resolve(
     inputs: &[Input],
     spool: Option<&Path>,
-    copied: &mut dyn FnMut(u64) -> Result<()>,
+    report: &mut Report<'_>,
 ) -> Result<(Vec<Source>, Vec<Source>)> {
     let (mut sources, mut val) = (Vec::new(), Vec::new());
     for input in inputs {
@@ -154,24 +225,30 @@ pub(crate) fn resolve(
             }
             Input::Set(name) => {
                 let separator = sets::find(name)?.separator.map(str::to_owned);
-                let files = sets::get(name, &sets::cache(), &mut |_| {})?;
+                let files = sets::get(name, &sets::cache(), &mut |now| {
+                    report(Progress { stage: now.stage, done: now.done, total: now.total.max(now.done), tokens: 0 })
+                })?;
                 for (list, inputs) in [(&mut sources, files.inputs), (&mut val, files.val_inputs)] {
-                    let (found, _) = resolve(&inputs, spool, copied)?;
+                    let (found, _) = resolve(&inputs, spool, report)?;
                     list.extend(found.into_iter().map(|s| Source { separator: separator.clone(), ..s }));
                 }
             }
             Input::Stdin(format) => {
-                let copy = keep(&mut || Ok(io::stdin().lock()), "standard input", spool, sources.len(), copied)?;
+                let copy = keep(&mut || Ok(io::stdin().lock()), STDIN, spool, sources.len(), report)?;
                 let source = file_source(copy, *format);
-                sources.push(Source { name: "standard input".into(), ..source });
+                sources.push(Source { name: STDIN.into(), ..source });
             }
             Input::Path(path) => {
                 let meta = std::fs::metadata(path).map_err(Error::io(path, "read"))?;
                 let before = sources.len();
                 if meta.is_dir() {
-                    folder(path, MAX_DEPTH, &mut sources)?;
+                    folder(path, report, &mut sources)?;
                     if sources.len() == before {
-                        return Err(Error::NoFiles { path: path.clone() });
+                        let path = path.clone();
+                        return Err(match Dataset::is_at(&path) {
+                            true => Error::NotTexts { path },
+                            false => Error::NoFiles { path },
+                        });
                     }
                 } else {
                     let name = path.display().to_string();
@@ -180,7 +257,7 @@ pub(crate) fn resolve(
                         Once::Pipe => {
                             // Opening waits for somebody who writes, so only where it will be read.
                             let mut pipe = || File::open(path);
-                            keep(&mut pipe, &name, spool, sources.len(), copied)?
+                            keep(&mut pipe, &name, spool, sources.len(), report)?
                         }
                         Once::Device => {
                             let reason = "is a device, neither a file nor a folder nor a pipe";
@@ -228,7 +305,7 @@ fn keep<R: io::Read>(
     name: &str,
     spool: Option<&Path>,
     number: usize,
-    copied: &mut dyn FnMut(u64) -> Result<()>,
+    report: &mut Report<'_>,
 ) -> Result<PathBuf> {
     let Some(spool) = spool else {
         let reason = "cannot be read twice, which a mixture's common tokenizer needs";
@@ -238,6 +315,7 @@ fn keep<R: io::Read>(
     let mut from = open().map_err(Error::io(Path::new(name), "read"))?;
     let mut file = File::create(&path).map_err(Error::io(&path, "write"))?;
     let mut piece = vec![0; 1 << 20];
+    let mut done = 0;
     loop {
         let n = match from.read(&mut piece) {
             Ok(n) => n,
@@ -245,7 +323,8 @@ fn keep<R: io::Read>(
             Err(e) => return Err(Error::io(Path::new(name), "read")(e)),
         };
         io::Write::write_all(&mut file, &piece[..n]).map_err(Error::io(&path, "write"))?;
-        copied(n as u64)?;
+        done += n as u64;
+        report(Progress { stage: "copying", done, total: done, tokens: 0 })?;
         if n == 0 {
             return Ok(path);
         }
@@ -256,25 +335,45 @@ fn file_source(path: PathBuf, format: Format) -> Source {
     Source { name: path.display().to_string(), body: Body::File(path, format), separator: None }
 }
 
-/// All readable files of a folder, sorted by name at each level, hidden ones left out.
-fn folder(path: &Path, depth: usize, out: &mut Vec<Source>) -> Result<()> {
-    if depth == 0 {
-        return Ok(());
-    }
-    let read = || std::fs::read_dir(path)?.map(|e| e.map(|e| e.path())).collect::<io::Result<Vec<_>>>();
-    let mut entries = read().map_err(Error::io(path, "read"))?;
-    entries.sort();
-    for entry in entries {
-        if entry.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.')) {
-            continue;
-        }
-        if entry.is_dir() {
-            folder(&entry, depth - 1, out)?;
-        } else if let Some(format) = Format::of(&entry) {
+/// All readable files of a folder, sorted by name at each level, hidden ones and what is neither a file nor a folder left out.
+/// Links are followed, but each folder is walked once and each file taken once, under the first name that leads to it: so links
+/// back to a folder that they stand in have an end. `report` is asked at each entry.
+fn folder(path: &Path, report: &mut Report<'_>, out: &mut Vec<Source>) -> Result<()> {
+    let mut seen = HashSet::new();
+    // Its path without links; what cannot be followed is told when it is read.
+    let mut is_new = |entry: &Path| seen.insert(entry.canonicalize().unwrap_or_else(|_| entry.into()));
+    // The next entry last. A list and not calls in each other: how deep folders lie is not ours to say.
+    let mut ahead = vec![path.to_path_buf()];
+    while let Some(entry) = ahead.pop() {
+        report(LOOKING)?;
+        let meta = std::fs::metadata(&entry);
+        if meta.as_ref().is_ok_and(std::fs::Metadata::is_dir) {
+            if is_new(&entry) {
+                ahead.append(&mut inside(&entry, report)?);
+            }
+        } else if let Some(format) = Format::of(&entry)
+            && meta.map_or(true, |meta| matches!(once(&meta), Once::File))
+            && is_new(&entry)
+        {
             out.push(file_source(entry, format));
         }
     }
     Ok(())
+}
+
+/// The entries of a folder that are not hidden, the first in the order of names last.
+fn inside(folder: &Path, report: &mut Report<'_>) -> Result<Vec<PathBuf>> {
+    let refused = |e| Error::io(folder, "read")(e);
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(refused)? {
+        report(LOOKING)?;
+        let entry = entry.map_err(refused)?;
+        if !entry.file_name().to_string_lossy().starts_with('.') {
+            entries.push(entry.path());
+        }
+    }
+    entries.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(entries)
 }
 
 /// Called with each chunk.
@@ -308,10 +407,10 @@ impl Source {
         manner
     }
 
-    /// The SHA-256 of the file, or of a list's texts each behind its length.
-    pub fn sha256(&self) -> Result<String> {
+    /// The SHA-256 of the file, or of a list's texts each behind its length. `heard` as in [`file_sha256`].
+    pub fn sha256(&self, heard: &mut dyn FnMut(u64) -> Result<()>) -> Result<String> {
         match &self.body {
-            Body::File(path, _) => file_sha256(path),
+            Body::File(path, _) => file_sha256(path, heard),
             Body::Memory(documents) => {
                 let mut hasher = Sha256::new();
                 for document in documents.iter() {
@@ -354,22 +453,29 @@ impl Source {
         let mut text = Utf8Reader { file, bytes: Vec::new(), offset: 0, ended: false };
         let mut pending = String::new();
         let mut open = false;
+        // The end of the line that a separator stands in belongs to no document. It may come with the next reading only.
+        let mut line_ends = false;
         while text.fill(path, &self.name, &mut pending)? {
             // What has been given is drained once: for each of many documents it would move all that is behind them.
             let mut given = 0;
             if let Some(separator) = separator {
-                while let Some(at) = pending[given..].find(separator).map(|at| given + at) {
+                loop {
+                    if line_ends {
+                        let Some(end) = line_end(&pending[given..], text.ended) else { break };
+                        given += end;
+                        line_ends = false;
+                    }
+                    let Some(at) = pending[given..].find(separator).map(|at| given + at) else { break };
                     sink(Chunk { text: &pending[given..at], counts: true, last: true })?;
                     given = at + separator.len();
-                    given += usize::from(pending[given..].starts_with('\n'));
-                    open = false;
+                    (open, line_ends) = (false, true);
                 }
             }
             // A separator may have begun in what is at hand, and a chunk ends well at the end of a line.
             let keep = separator.map_or(0, |s| s.len() - 1);
             let until = floor(&pending, pending.len().saturating_sub(keep)).max(given);
             let until = pending[given..until].rfind('\n').map_or(until, |n| given + n + 1);
-            if until > given && !text.ended {
+            if until > given && !text.ended && !line_ends {
                 sink(Chunk { text: &pending[given..until], counts: true, last: false })?;
                 given = until;
                 open = true;
@@ -461,6 +567,16 @@ impl Utf8Reader {
     }
 }
 
+/// Bytes of the end of a line that a text begins with, 0 if it begins with none; `None` where what comes next decides.
+fn line_end(text: &str, is_all: bool) -> Option<usize> {
+    match text.as_bytes() {
+        [] | [b'\r'] if !is_all => None,
+        [b'\n', ..] => Some(1),
+        [b'\r', b'\n', ..] => Some(2),
+        _ => Some(0),
+    }
+}
+
 fn not_utf8(name: &str, base: u64, bytes: &[u8], at: usize) -> Error {
     let byte = bytes.get(at).copied().unwrap_or(0);
     Error::NotUtf8 { source_name: name.into(), offset: base + at as u64, byte }
@@ -473,8 +589,8 @@ fn floor(text: &str, mut at: usize) -> usize {
     at
 }
 
-/// The SHA-256 of a file, as hex.
-pub(crate) fn file_sha256(path: &Path) -> Result<String> {
+/// The SHA-256 of a file, as hex. `heard` is told how many bytes were read, about a megabyte at a time, and may end it.
+pub(crate) fn file_sha256(path: &Path, heard: &mut dyn FnMut(u64) -> Result<()>) -> Result<String> {
     let mut file = File::open(path).map_err(Error::io(path, "read"))?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; CHUNK];
@@ -484,6 +600,7 @@ pub(crate) fn file_sha256(path: &Path) -> Result<String> {
             return Ok(hex(&hasher.finalize()));
         }
         hasher.update(&buffer[..n]);
+        heard(n as u64)?;
     }
 }
 

@@ -65,7 +65,8 @@ impl Alphabet {
 impl Scan {
     /// Reads all sources once. A document is drawn for validation when a hash of `seed` and its text falls under
     /// `fraction`: so it stays on its side when other documents come and go, and its copies stay with it. Lengths are
-    /// kept of the first `keep_lengths` documents.
+    /// kept of the first `keep_lengths` documents. `progress` hears of the bytes of text as they are read, and of 0 bytes now
+    /// and then while a source's hash is made.
     pub fn run(
         sources: &[Source],
         layout: &Layout,
@@ -110,7 +111,7 @@ impl Scan {
             scan.sources.push(SourceInfo {
                 name: source.name.clone(),
                 bytes: source.size(),
-                sha256: source.sha256()?,
+                sha256: source.sha256(&mut |_| progress(0))?,
                 documents: scan.documents - documents,
                 characters: scan.characters - characters,
             });

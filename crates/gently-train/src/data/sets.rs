@@ -9,7 +9,7 @@
 //! assert_eq!(e.hint().unwrap(), "did you mean tinyshakespeare?");
 //! ```
 
-use super::fetch::{FetchProgress, Fetcher};
+use super::fetch::{FetchReport, Fetcher};
 use super::{Error, Input, Result};
 use std::path::{Path, PathBuf};
 
@@ -170,8 +170,8 @@ pub fn cache() -> PathBuf {
 /// A set's texts, fetched into `cache` if they are not there. [`Input::Set`] does this when it is prepared.
 ///
 /// # Errors
-/// [`Error::UnknownSet`], [`Error::Fetch`] when offline, [`Error::Digest`].
-pub fn get(name: &str, cache: &Path, progress: &mut dyn FnMut(FetchProgress)) -> Result<SetFiles> {
+/// [`Error::UnknownSet`], [`Error::Fetch`] when offline, [`Error::Digest`], and those of `report`.
+pub fn get(name: &str, cache: &Path, report: &mut FetchReport<'_>) -> Result<SetFiles> {
     let set = find(name)?;
     let mut found = SetFiles { inputs: Vec::new(), val_inputs: Vec::new() };
     if set.name == "kjv" {
@@ -179,7 +179,7 @@ pub fn get(name: &str, cache: &Path, progress: &mut dyn FnMut(FetchProgress)) ->
     }
     for file in set.files {
         let path = cache.join(file.name);
-        Fetcher::default().get(file.url, &path, file.sha256, file.bytes, progress)?;
+        Fetcher::default().get(file.url, &path, file.sha256, file.bytes, report)?;
         let side = if file.val { &mut found.val_inputs } else { &mut found.inputs };
         side.push(Input::Path(path));
     }

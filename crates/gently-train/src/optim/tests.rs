@@ -90,7 +90,7 @@ fn a_loaded_state_continues_the_same() {
         let mut again = Optim::new(&two, &set).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("trainer.safetensors");
-        optim.save(&path).unwrap();
+        optim.save(&path, &[]).unwrap();
         again.load(&path, optim.updates()).unwrap();
         for _ in 0..2 {
             optim.step(&pull_to_zero(&one).1, 0.01, 0.5).unwrap();
@@ -105,6 +105,25 @@ fn a_loaded_state_continues_the_same() {
 }
 
 #[test]
+fn parameters_beside_the_states_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trainer.safetensors");
+    for set in all_settings() {
+        let (one, two) = (params(), params());
+        let mut optim = Optim::new(&one, &set).unwrap();
+        optim.step(&pull_to_zero(&one).1, 0.01, 1.0).unwrap();
+        optim.save(&path, &[&one[2]]).unwrap();
+        Optim::new(&two, &set).unwrap().load(&path, 1).unwrap();
+        let same = |i: usize| one[i].tensor.to_vec::<f32>().unwrap() == two[i].tensor.to_vec::<f32>().unwrap();
+        assert_eq!([0, 1, 2].map(same), [false, false, true], "the others are the model's own to read");
+        let mut shorter = Builder::new(None, &Device::Cpu);
+        shorter.param("bias", &[3], Init::Ones, ParamKind::Vector).unwrap();
+        let error = Optim::new(&shorter.into_params(), &set).unwrap().load(&path, 1).unwrap_err().to_string();
+        assert!(error.contains("bias.value has shape [4]"), "{error}");
+    }
+}
+
+#[test]
 fn a_state_is_read_in_the_type_that_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trainer.safetensors");
@@ -114,7 +133,7 @@ fn a_state_is_read_in_the_type_that_is_asked_for() {
         let one = params();
         let mut optim = Optim::new(&one, &Optimizer { moments, ..settings(OptimizerKind::Adamw) }).unwrap();
         optim.step(&pull_to_zero(&one).1, 0.01, 1.0).unwrap();
-        optim.save(&path).unwrap();
+        optim.save(&path, &[]).unwrap();
         let size = if moments == Moments::F32 { 4 } else { 2 };
         let numbers = values(&optim).len();
         let bytes = std::fs::metadata(&path).unwrap().len() as usize;

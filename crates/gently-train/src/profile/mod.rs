@@ -153,11 +153,6 @@ impl CallRow {
         self.floor_seconds += floor;
         self.roofline = if self.seconds > 0.0 { self.floor_seconds / self.seconds } else { 0.0 };
     }
-
-    /// Whether the floor is the memory's rather than the arithmetic's.
-    pub fn waits_for_memory(&self, peaks: &Peaks) -> bool {
-        self.bytes * peaks.f32 > self.flops * peaks.bytes_per_second
-    }
 }
 
 /// A profile: what `profile.json` holds.

@@ -2,7 +2,10 @@
 
 use gently_models::config::{BELOW_ONE, DecoderConfig, POSITIVE, Position, fits_f32, is_below_one, is_positive};
 
-use super::{Documents, Optimizer, OptimizerKind, Resolved, ScheduleKind, Source, TokenizerKind};
+use super::{
+    Data, Decay, Documents, Optimizer, OptimizerKind, Resolved, Sample, ScheduleKind, Source, Spike, Tokenizer,
+    TokenizerKind,
+};
 use crate::{Error, Result};
 
 /// Largest count that is believed, so that products of two counts cannot overflow.
@@ -19,7 +22,9 @@ pub(super) fn ranges(resolved: &Resolved) -> Result<()> {
     let refuse = |key: &str, rule: &str| Err(resolved.out_of_range(key, rule));
 
     config.model.validate().map_err(|error| match error {
-        gently_models::Error::Config { key, rule, .. } => resolved.out_of_range(&format!("model.{key}"), &rule),
+        gently_models::Error::Config { key, value, rule } => {
+            resolved.worked_out_of_range(&format!("model.{key}"), value, &rule)
+        }
         other => Error::Model(other),
     })?;
 
@@ -146,27 +151,94 @@ pub(super) fn ranges(resolved: &Resolved) -> Result<()> {
 /// # Errors
 /// [`Error::Value`] naming the first such key.
 pub(super) fn effects(resolved: &Resolved, saved: Option<&Resolved>) -> Result<()> {
-    let (model, optimizer, tokenizer) =
-        (&resolved.config.model, &resolved.config.optimizer, &resolved.config.tokenizer);
+    let config = &resolved.config;
+    let (model, data, tokenizer) = (&config.model, &config.data, &config.tokenizer);
+    let (optimizer, sample, spike) = (&config.optimizer, &config.sample, &config.spike);
     let (own, usual) = (DecoderConfig::preset(model.family), Optimizer::default());
-    let (rotary, windowed) = (model.position == Position::Rotary, model.window.is_some());
+    let (plain, calm) = (Sample::default(), Spike::default());
+    let rotary = model.position == Position::Rotary;
+    let has_layer = |windowed: bool| (0..model.layers).any(|n| model.window_of(n).is_some() == windowed);
+    let (windowed, global) = (has_layer(true), has_layer(false));
+    let turns_global = global || model.local_rope_theta.is_none();
     let muon = optimizer.kind == OptimizerKind::Muon;
-    let (turned, shaped) = (("model.position", "model.position = \"rotary\""), ("model.window", "model.window"));
-    let by_muon = ("optimizer.kind", "optimizer.kind = \"muon\"");
+    let decays = optimizer.schedule != ScheduleKind::Constant;
+    let cools = optimizer.schedule != ScheduleKind::Wsd
+        || optimizer.cooldown > 0.0
+        || optimizer.decay_steps.is_some_and(|end| end < config.train.steps);
+    // A recipe's own part stays behind where a run has texts for validation; 0 says that none is kept.
+    let part = resolved.source("data.val_fraction") == Source::Set && data.val_fraction != 0.0;
+    let samples = sample.is_on();
+    // The keys that decide whether another counts, and with what it does.
+    let by = |deciders: &'static [&'static str], needed: &'static str| (deciders, needed);
+    let turned = by(&["model.position"], "model.position = \"rotary\"");
+    let shaped = by(&["model.window"], "model.window");
+    let local =
+        by(&["model.window", "model.window_skip"], "layers with a window: model.window, model.window_skip not 1");
+    let by_global = by(
+        &["model.local_rope_theta", "model.window", "model.window_skip", "model.layers"],
+        "a layer that has no window: the others turn by model.local_rope_theta",
+    );
+    let skips = by(&["spike.skip"], "spike.skip = true");
+    let by_muon = by(&["optimizer.kind"], "optimizer.kind = \"muon\"");
+    let falling = "a schedule that falls: optimizer.schedule = \"cosine\", \"linear\" or \"wsd\"";
+    let falls = by(&["optimizer.schedule"], falling);
+    let written = by(&["sample.every", "sample.at_start"], "samples: sample.every above 0 or sample.at_start = true");
     // The key, whether it is another than the default, whether it counts, and what would make it count.
     let settings = [
         ("model.rope_theta", model.rope_theta != own.rope_theta, rotary, turned),
         ("model.rotary_width", model.rotary_width != own.rotary_width, rotary, turned),
         ("model.rope_factors", model.rope_factors != own.rope_factors, rotary, turned),
+        ("model.rope_scale", model.rope_scale != own.rope_scale, rotary, turned),
         ("model.local_rope_theta", model.local_rope_theta != own.local_rope_theta, rotary, turned),
-        ("model.local_rope_theta", model.local_rope_theta != own.local_rope_theta, windowed, shaped),
-        ("model.window_skip", model.window_skip != own.window_skip, windowed, shaped),
+        ("model.window_skip", model.window_skip != own.window_skip, model.window.is_some(), shaped),
+        (
+            "model.window_skip",
+            model.window_skip != own.window_skip,
+            model.window_skip.is_none_or(|n| n <= model.layers),
+            by(&["model.layers"], "as many layers (model.layers)"),
+        ),
+        (
+            "model.window",
+            model.window != own.window,
+            windowed,
+            by(&["model.window_skip"], "model.window_skip above 1: no layer is left with a window"),
+        ),
+        ("model.local_rope_theta", model.local_rope_theta != own.local_rope_theta, windowed, local),
+        ("model.rope_theta", model.rope_theta != own.rope_theta, turns_global, by_global),
+        ("model.rope_factors", model.rope_factors != own.rope_factors, turns_global, by_global),
+        ("model.rope_scale", model.rope_scale != own.rope_scale, turns_global, by_global),
+        (
+            "data.weights",
+            !data.weights.is_empty(),
+            data.path.len() > 1,
+            by(&["data.path"], "several paths in data.path"),
+        ),
+        (
+            "data.val_fraction",
+            part && data.val_fraction != Data::default().val_fraction,
+            data.val_path.is_empty(),
+            by(&["data.val_path"], "data.val_path = []: texts for validation are given"),
+        ),
         (
             "tokenizer.path",
             !tokenizer.path.is_empty(),
             tokenizer.kind == TokenizerKind::File,
-            ("tokenizer.kind", "tokenizer.kind = \"file\""),
+            by(&["tokenizer.kind"], "tokenizer.kind = \"file\""),
         ),
+        (
+            "tokenizer.vocab",
+            tokenizer.vocab != Tokenizer::default().vocab,
+            tokenizer.kind == TokenizerKind::Bpe,
+            by(&["tokenizer.kind"], "tokenizer.kind = \"bpe\""),
+        ),
+        ("optimizer.min_lr", optimizer.min_lr.is_some(), decays, falls),
+        (
+            "optimizer.min_lr",
+            optimizer.min_lr.is_some(),
+            cools,
+            by(&["optimizer.schedule", "optimizer.cooldown"], "optimizer.cooldown above 0"),
+        ),
+        ("optimizer.decay_steps", optimizer.decay_steps.is_some(), decays, falls),
         ("optimizer.muon_lr", optimizer.muon_lr != usual.muon_lr, muon, by_muon),
         ("optimizer.momentum", optimizer.momentum != usual.momentum, muon, by_muon),
         ("optimizer.newton_schulz", optimizer.newton_schulz != usual.newton_schulz, muon, by_muon),
@@ -174,15 +246,42 @@ pub(super) fn effects(resolved: &Resolved, saved: Option<&Resolved>) -> Result<(
             "optimizer.cooldown",
             optimizer.cooldown != usual.cooldown,
             optimizer.schedule == ScheduleKind::Wsd,
-            ("optimizer.schedule", "optimizer.schedule = \"wsd\""),
+            by(&["optimizer.schedule"], "optimizer.schedule = \"wsd\""),
         ),
+        (
+            "optimizer.eps",
+            optimizer.eps != usual.eps,
+            optimizer.kind != OptimizerKind::Lion,
+            by(&["optimizer.kind"], "optimizer.kind = \"adamw\" or \"muon\""),
+        ),
+        (
+            "optimizer.weight_decay",
+            // 0 says the same once more.
+            optimizer.weight_decay != usual.weight_decay && optimizer.weight_decay != 0.0,
+            optimizer.decay != Decay::None,
+            by(&["optimizer.decay"], "optimizer.decay = \"matrices\", \"all_matrices\" or \"all\""),
+        ),
+        ("sample.prompts", sample.prompts != plain.prompts, samples, written),
+        ("sample.tokens", sample.tokens != plain.tokens, samples, written),
+        ("sample.temperature", sample.temperature != plain.temperature, samples, written),
+        ("sample.top_k", sample.top_k != plain.top_k, samples, written),
+        (
+            "sample.top_k",
+            sample.top_k != plain.top_k,
+            sample.temperature > 0.0,
+            by(&["sample.temperature"], "sample.temperature above 0"),
+        ),
+        ("spike.window", spike.window != calm.window, spike.skip, skips),
+        ("spike.z", spike.z != calm.z, spike.skip, skips),
     ];
-    for (key, differs, counts, (decider, needed)) in settings {
+    for (key, differs, counts, (deciders, needed)) in settings {
         let set = |key: &str| resolved.source(key) == Source::Set;
         let chosen = match resolved.source(key) {
             Source::Set => true,
             // What a recipe says for its own choice stays behind where --set makes another.
-            Source::Recipe { .. } => !(set(decider) || key.starts_with("model.") && set("model.family")),
+            Source::Recipe { .. } => {
+                !(deciders.iter().any(|key| set(key)) || key.starts_with("model.") && set("model.family"))
+            }
             _ => false,
         };
         let kept = saved.is_some_and(|saved| resolved.has_same(saved, key));

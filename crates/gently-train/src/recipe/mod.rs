@@ -42,12 +42,13 @@ use crate::{Error, Result};
 const FAMILY: &str = "gpt2";
 
 /// Keys of `[model]` that may stay unset and are then left out of the model's own list of keys.
-const OPTIONAL_MODEL_KEYS: [&str; 13] = [
+const OPTIONAL_MODEL_KEYS: [&str; 14] = [
     "kv_heads",
     "head_width",
     "mlp_width",
     "rotary_width",
     "rope_factors",
+    "rope_scale",
     "local_rope_theta",
     "out_bias",
     "logit_softcap",

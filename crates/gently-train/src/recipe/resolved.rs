@@ -201,13 +201,20 @@ impl Resolved {
         })
     }
 
+    /// The error of a value that breaks the rule `why`.
     pub(super) fn out_of_range(&self, key: &str, why: &str) -> Error {
-        Error::Value {
-            key: key.into(),
-            value: lookup(&self.tree(), key).and_then(toml_text).unwrap_or_default(),
-            place: self.source(key),
-            why: why.into(),
-        }
+        self.worked_out_of_range(key, String::new(), why)
+    }
+
+    /// The same of a key that may be unset, so that others give the `usual` value.
+    pub(super) fn worked_out_of_range(&self, key: &str, usual: String, why: &str) -> Error {
+        let given = lookup(&self.tree(), key).and_then(toml_text);
+        let place = match (&given, key) {
+            (Some(_), _) => self.source(key),
+            (None, "model.head_width") => Source::Derived("model.width / model.heads".into()),
+            (None, _) => Source::Derived("from other keys".into()),
+        };
+        Error::Value { key: key.into(), value: given.unwrap_or(usual), place, why: why.into() }
     }
 
     fn tree(&self) -> Value {

@@ -35,7 +35,7 @@ pub struct Config {
 pub struct Data {
     /// Files, folders, or names of known sets, one or more. Empty: the caller gives the text.
     pub path: Vec<String>,
-    /// How often each path is drawn from, relative to the others; empty: by size.
+    /// How often each path is drawn from, relative to the others; empty: one corpus of all.
     pub weights: Vec<f64>,
     /// The part of each source kept for evaluation, 0 to 0.5, cut from its end.
     pub val_fraction: f64,
@@ -111,7 +111,8 @@ pub struct Train {
     pub seed: u64,
     /// Arithmetic of matrix products; weights and optimizer state stay f32.
     pub compute: ComputeKind,
-    /// Recompute each block in the backward pass instead of keeping its activations: less memory, a quarter slower.
+    /// Recompute each block in the backward pass instead of keeping its activations: less memory, for a third more time in the
+    /// products.
     pub recompute: bool,
     /// Largest global gradient norm; 0 turns clipping off.
     pub clip: f64,

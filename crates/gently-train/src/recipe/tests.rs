@@ -53,6 +53,7 @@ fn families_bring_their_defaults() {
 fn the_written_configuration_reads_back_the_same() {
     let mut recipe = tiny();
     recipe.set(r#"sample.prompts=['a "b"', "\n", "\u007f é"]"#).unwrap();
+    recipe.set("sample.every=5").unwrap();
     recipe.set("optimizer.eps=1e-8").unwrap();
     recipe.set("optimizer.schedule=constant").unwrap();
     let resolved = recipe.resolve().unwrap();
@@ -134,6 +135,9 @@ fn values_out_of_range_are_refused_with_their_place() {
     }
     let message = refused("[model]\nheads = 5\nwidth = 32\n");
     assert!(message.contains("r.toml:2"), "{message}");
+    // What nobody gave has a value all the same.
+    let message = refused("[model]\nheads = 2\nwidth = 34\nposition = \"rotary\"\n");
+    assert!(message.starts_with("model.head_width = 17 (model.width / model.heads): must be even"), "{message}");
 }
 
 #[test]
@@ -142,19 +146,76 @@ fn what_has_no_effect_is_refused() {
         ("[model]\nwindow_skip = 2\n", "model.window_skip", "model.window"),
         ("[model]\nrope_theta = 5e5\n", "model.rope_theta", "rotary"),
         ("[model]\nrotary_width = 8\n", "model.rotary_width", "rotary"),
+        ("[model]\nrope_scale = 1.2\n", "model.rope_scale", "rotary"),
         ("[model]\nlocal_rope_theta = 5e5\n", "model.local_rope_theta", "rotary"),
         ("[model]\nposition = \"rotary\"\nlocal_rope_theta = 5e5\n", "model.local_rope_theta", "model.window"),
         ("[tokenizer]\npath = \"gpt2\"\n", "tokenizer.path", "file"),
         ("[optimizer]\nmuon_lr = 0.01\n", "optimizer.muon_lr", "muon"),
         ("[optimizer]\nkind = \"lion\"\nmomentum = 0.9\n", "optimizer.momentum", "muon"),
         ("[optimizer]\ncooldown = 0.2\n", "optimizer.cooldown", "wsd"),
+        ("[optimizer]\nschedule = \"constant\"\nmin_lr = 1e-5\n", "optimizer.min_lr", "falls"),
+        ("[optimizer]\nschedule = \"constant\"\ndecay_steps = 9\n", "optimizer.decay_steps", "falls"),
+        ("[tokenizer]\nvocab = 300\n", "tokenizer.vocab", "bpe"),
+        ("[optimizer]\nkind = \"lion\"\neps = 1e-6\n", "optimizer.eps", "adamw"),
+        ("[optimizer]\ndecay = \"none\"\nweight_decay = 0.01\n", "optimizer.weight_decay", "all_matrices"),
+        ("[sample]\nprompts = [\"a\"]\n", "sample.prompts", "sample.every"),
+        ("[sample]\ntokens = 9\n", "sample.tokens", "sample.at_start"),
+        ("[sample]\ntemperature = 0.5\n", "sample.temperature", "sample.every"),
+        ("[sample]\ntop_k = 5\n", "sample.top_k", "sample.every"),
+        ("[sample]\nevery = 5\ntemperature = 0.0\ntop_k = 5\n", "sample.top_k", "sample.temperature above 0"),
+        ("[model]\nwindow = 8\nwindow_skip = 1\n", "model.window", "model.window_skip above 1"),
+        ("[model]\nwindow = 8\nwindow_skip = 13\n", "model.window_skip", "model.layers"),
+        (
+            "[model]\nposition = \"rotary\"\nwindow = 8\nlocal_rope_theta = 5e5\nrope_theta = 7e4\n",
+            "model.rope_theta",
+            "no window",
+        ),
+        (
+            "[model]\nposition = \"rotary\"\nwindow = 8\nlocal_rope_theta = 5e5\nrope_scale = 2.0\n",
+            "model.rope_scale",
+            "no window",
+        ),
+        ("[data]\npath = [\"a\"]\nweights = [2.0]\n", "data.weights", "several paths"),
+        ("[optimizer]\nschedule = \"wsd\"\ncooldown = 0.0\nmin_lr = 1e-5\n", "optimizer.min_lr", "optimizer.cooldown"),
+        ("[spike]\nz = 3.0\n", "spike.z", "spike.skip"),
+        ("[spike]\nwindow = 64\n", "spike.window", "spike.skip"),
     ] {
         let message = refused(text);
         let (told, why) = message.split_once(": has no effect without ").unwrap_or_else(|| panic!("{message}"));
         assert!(told.starts_with(key) && told.contains("r.toml:") && why.contains(needed), "{message}");
     }
     // The default says nothing, and a recipe's own setting stays behind where --set chooses otherwise.
-    Recipe::parse("[optimizer]\nmuon_lr = 0.02\n", "r.toml").unwrap().resolve().unwrap();
+    for text in [
+        "[optimizer]\nmuon_lr = 0.02\n",
+        "[optimizer]\ndecay = \"none\"\nweight_decay = 0.0\n",
+        "[optimizer]\nkind = \"lion\"\nbetas = [0.9, 0.98]\n",
+        "[sample]\nat_start = true\ntokens = 9\n",
+        // Beyond the decay the rate is the lowest.
+        "[optimizer]\nschedule = \"wsd\"\ncooldown = 0.0\nmin_lr = 1e-5\ndecay_steps = 100\n",
+        "[model]\nposition = \"rotary\"\nwindow = 8\nwindow_skip = 6\nlocal_rope_theta = 5e5\nrope_theta = 7e4\n",
+        "[data]\nval_fraction = 0.2\nval_path = [\"v\"]\n",
+    ] {
+        Recipe::parse(text, "r.toml").unwrap().resolve().unwrap_or_else(|e| panic!("{text:?}: {e}"));
+    }
+    for (text, set) in [
+        ("[sample]\nevery = 9\ntokens = 9\ntop_k = 5\nprompts = [\"a\"]\n", "sample.every=0"),
+        ("[sample]\nat_start = true\ntokens = 9\n", "sample.at_start=false"),
+        ("[optimizer]\neps = 1e-6\n", "optimizer.kind=lion"),
+        ("[optimizer]\nweight_decay = 0.01\n", "optimizer.decay=none"),
+        ("[spike]\nskip = true\nz = 3.0\nwindow = 64\n", "spike.skip=false"),
+        ("[sample]\nevery = 5\ntop_k = 5\n", "sample.temperature=0"),
+        ("[model]\nwindow = 8\nwindow_skip = 6\n", "model.layers=2"),
+        ("[data]\nval_path = [\"v\"]\n", "data.val_fraction=0"),
+    ] {
+        let mut recipe = Recipe::parse(text, "r.toml").unwrap();
+        recipe.set(set).unwrap();
+        recipe.resolve().unwrap_or_else(|e| panic!("{text:?} with {set}: {e}"));
+    }
+    // A part that is asked for is not kept where there are texts for validation.
+    let mut recipe = Recipe::parse("[data]\nval_path = [\"v\"]\n", "r.toml").unwrap();
+    recipe.set("data.val_fraction=0.2").unwrap();
+    let message = recipe.resolve().unwrap_err().to_string();
+    assert!(message.starts_with("data.val_fraction = 0.2 (--set): has no effect without data.val_path"), "{message}");
     let mut recipe = Recipe::parse("[optimizer]\nkind = \"muon\"\nmuon_lr = 0.01\n", "r.toml").unwrap();
     recipe.resolve().unwrap();
     recipe.set("optimizer.kind=adamw").unwrap();

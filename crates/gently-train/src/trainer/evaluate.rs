@@ -9,6 +9,9 @@ use crate::{Error, Result};
 
 /// Mean loss in nats per token, and the tokens it was taken over. The same batches each time, so losses of different
 /// steps can be compared. `None` when somebody asks to stop meanwhile.
+///
+/// # Errors
+/// [`Error::NothingToEvaluate`] of batches that were not settled ([`EvalSet::settle`]); those of the data and the model.
 pub(super) fn evaluate(
     model: &Decoder,
     passes: &Passes,

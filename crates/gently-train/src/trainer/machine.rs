@@ -20,7 +20,7 @@ pub(super) fn model_summary(model: &Decoder, config: &Config) -> ModelSummary {
             m.vocab
         ),
         parameters: model.num_params() as u64,
-        flops_per_token: model.flops_per_token(config.train.block) as f64,
+        flops_per_token: model.flops_per_token(config.train.block),
     }
 }
 

@@ -6,6 +6,7 @@ use gently_models::Decoder;
 use gently_tensor::{Device, Grads, Rng};
 use gently_text::Tokenizer;
 
+use super::rehearsal::DataMemory;
 use super::step::Passes;
 use super::{machine, rehearsal};
 use crate::data::Batch;
@@ -51,9 +52,10 @@ impl Probe {
         config.sample.every = 0;
         plan::forget_peak();
         let build = |model: &_, rng: &_, device: &_| Decoder::new(model, rng, device);
-        let plan = rehearsal::plan(&config, &build, &Tokenizer::bytes(), &[], 0, &StopHandle::new())?;
+        let plan =
+            rehearsal::plan(&config, &build, &Tokenizer::bytes(), &[], DataMemory::default(), &StopHandle::new())?;
         let planned = plan.total();
-        let needed = planned.saturating_sub(plan::resident().unwrap_or(0));
+        let needed = plan.needed_beside(plan::resident().unwrap_or(0));
         if let Some(available) = plan::available()
             && needed > available
         {

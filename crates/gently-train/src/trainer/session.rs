@@ -7,6 +7,7 @@ use gently_models::Decoder;
 use gently_tensor::{Device, Rng, profile};
 
 use super::profiling::Profiling;
+use super::rehearsal::DataMemory;
 use super::sample::{self, Prompt};
 use super::state::State;
 use super::step::Passes;
@@ -23,7 +24,7 @@ use crate::source::TrainData;
 use crate::stop::StopHandle;
 use crate::{Error, Event, Observer, Result};
 
-/// The optimizer's tensors in a checkpoint.
+/// The optimizer's tensors in a checkpoint, and parameters that the model's file does not hold to the bit.
 const OPTIMIZER_FILE: &str = "trainer.safetensors";
 
 /// Everything that a running run owns.
@@ -80,6 +81,13 @@ impl Session {
         if let Some(tokenizer) = data.prepared.take() {
             resolved.take_tokenizer(tokenizer);
         }
+        let mut look = || if trainer.stop.is_asked() { Err(data::Error::Stopped) } else { Ok(()) };
+        if let Some(val) = &mut data.val
+            && !val.settle(&mut look)?
+        {
+            data.val = None;
+            data.warnings.push("nothing is evaluated: no token of the validation split is one to learn from".into());
+        }
         resolved.fit_vocabulary(data.tokenizer.vocab_size())?;
         if let Some((_, saved)) = &saved_config {
             resolved.keeps_vocabulary(saved)?;
@@ -102,12 +110,12 @@ impl Session {
         }
         let profiling = (trainer.profile > 0).then(|| Profiling::new(trainer.profile, &config));
         plan::forget_peak();
-        let plan = rehearsal::plan(&config, &trainer.build, &data.tokenizer, &prompts, data.memory, &trainer.stop)?;
-        let base = plan::resident().unwrap_or(0);
+        let reading = DataMemory { owned: data.memory, mapped: data.mapped };
+        let plan = rehearsal::plan(&config, &trainer.build, &data.tokenizer, &prompts, reading, &trainer.stop)?;
+        let needed = plan.needed_beside(plan::resident().unwrap_or(0));
         if let Some(free) = plan::available()
-            && plan.total().saturating_sub(base) > free
+            && needed > free
         {
-            let needed = plan.total().saturating_sub(base);
             let (resumed, lasting) = (saved_config.is_some(), plan.is_mostly_lasting());
             return Err(Error::Memory { needed, available: free, resumed, lasting });
         }
@@ -168,11 +176,14 @@ impl Session {
     fn announce(&mut self, resolved: &Resolved) -> Result<()> {
         let train = &self.config.train;
         let name = resolved.name.clone();
+        let owed = self.saved.is_none() || self.state.owed.is_some();
         let started = RunStarted {
             name,
             folder: self.folder.clone(),
             start_step: self.state.step,
-            owed: self.saved.is_none() || self.state.owed.is_some(),
+            owed,
+            best: self.state.best.map(|best| (best.step, best.loss)),
+            best_since: self.state.step + u64::from(!owed),
             total_steps: train.steps,
             tokens_per_step: (train.batch * train.block * train.accumulate) as u64,
             config: resolved.lines(),
@@ -228,7 +239,7 @@ impl Session {
         let (path, bytes) = self.checkpoints.save(step, &self.state, |folder| {
             model.save_pretrained(folder)?;
             tokenizer.save(folder)?;
-            optim.save(&folder.join(OPTIMIZER_FILE))
+            optim.save(&folder.join(OPTIMIZER_FILE), &model.rounded_when_saved()?)
         })?;
         self.saved = Some(step);
         let best = self.state.best.map(|best| best.step);
@@ -261,6 +272,7 @@ fn take_up(
     // The place first: it is the cheapest to refuse.
     data.train.seek(&state.position)?;
     model.load_weights(&path)?;
+    // After the weights, of which it has those that are rounded there.
     optim.load(&path.join(OPTIMIZER_FILE), state.updates)?;
     match state.losses.fits(config.spike.window) && state.norms.fits(config.spike.window) {
         true => Ok(state),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::events::{Split, Step};
+use crate::events::{SpikeSkipped, Split, Step};
 use crate::recipe::{MOST_STEPS, Spike};
 use crate::spike::Window;
 
@@ -97,6 +97,9 @@ pub(super) struct State {
     /// goes on begins with them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owed: Option<Line>,
+    /// What was told of the spike that the present step is, while the step is owed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spike: Option<SpikeSkipped>,
     /// [`gently_text::Tokenizer::hash`], as hexadecimal digits.
     pub tokenizer: String,
     /// [`crate::data::EvalSet::identity`] of what `best` was measured on, as hexadecimal digits; states that were saved before
@@ -118,6 +121,7 @@ impl State {
             train_loss: None,
             val_loss: None,
             owed: None,
+            spike: None,
             tokenizer,
             validation: None,
         }
@@ -164,6 +168,9 @@ impl State {
         }
         if let Some(best) = self.best.filter(|best| best.step > step) {
             return Err(format!("the best loss is of step {}, after step {step}", best.step));
+        }
+        if let Some(spike) = self.spike.filter(|spike| spike.step != step) {
+            return Err(format!("a spike that is owed is of step {}, not of step {step}", spike.step));
         }
         match self.owed.as_ref().filter(|line| line.step != step) {
             Some(line) => Err(format!("what is owed is of step {}, not of step {step}", line.step)),
@@ -227,6 +234,7 @@ mod tests {
         bad(|s| s.tokens = u64::MAX, "tokens");
         bad(|s| s.best = Some(Best { step: 9, loss: 1.0 }), "best");
         bad(|s| s.owed = Some(Line { step: 3, ..Line::default() }), "owed");
+        bad(|s| s.spike = Some(SpikeSkipped { step: 3, ..SpikeSkipped::default() }), "spike");
         assert!(State { step: u64::MAX, ..state() }.check(u64::MAX).is_err());
     }
 }

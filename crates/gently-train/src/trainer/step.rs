@@ -8,6 +8,7 @@ use gently_tensor::{Device, Grads, Rng, Tensor, no_grad, profile};
 
 use crate::data::Batch;
 use crate::recipe::{ComputeKind, Train};
+use crate::source::BatchSource;
 use crate::stop::StopHandle;
 use crate::{Error, Result};
 
@@ -45,6 +46,44 @@ impl Passes {
         self.compute
     }
 
+    /// The micro-batches of the update after `step` updates: of the next `accumulate` batches with a target that counts in one
+    /// of them. Those without any, such as windows in the midst of long prompts, teach nothing and are passed over. That is a
+    /// function of the place in the data alone, so a run that goes on passes over the same ones.
+    ///
+    /// `None` when somebody asks to stop meanwhile: the source is somewhere further on then.
+    ///
+    /// # Errors
+    /// [`Error::NothingToLearn`] where two epochs, and at least a thousand batches, have been passed over; those of the source.
+    pub fn draw(
+        &self,
+        source: &mut dyn BatchSource,
+        accumulate: usize,
+        step: u64,
+        stop: &StopHandle,
+    ) -> Result<Option<Vec<Batch>>> {
+        /// In so few batches the windows of a small text may leave out what counts.
+        const FEW: u64 = 1000;
+        // From any place on, a whole epoch is among two.
+        let most = source.batches_per_epoch().unwrap_or(0).saturating_mul(2).max(FEW);
+        let mut drawn = 0;
+        loop {
+            let mut batches = Vec::new();
+            for _ in 0..accumulate {
+                batches.extend(self.micro_batches(source.next_batch()?));
+            }
+            drawn += accumulate as u64;
+            if batches.iter().any(|batch| batch.counted() > 0) {
+                return Ok(Some(batches));
+            }
+            if drawn >= most {
+                return Err(Error::NothingToLearn { step: step + 1, batches: drawn });
+            }
+            if stop.is_asked() {
+                return Ok(None);
+            }
+        }
+    }
+
     /// A batch in the micro-batches that go through the model.
     pub fn micro_batches(&self, batch: Batch) -> Vec<Batch> {
         batch.split(self.rows)
@@ -66,12 +105,10 @@ impl Passes {
     }
 
     /// Loss and gradients of all micro-batches of the update after `step` updates. Each micro-batch's loss is divided by
-    /// the counted tokens of all of them, so the gradient is that of the mean over tokens, however they are cut.
+    /// the counted tokens of all of them, so the gradient is that of the mean over tokens, however they are cut. Some target
+    /// must count.
     ///
     /// `None` when somebody asks to stop before the last of them has begun: what `grads` holds is of no use then.
-    ///
-    /// # Errors
-    /// [`Error::NothingToLearn`] if no target counts.
     pub fn gradients(
         &self,
         model: &Decoder,
@@ -81,15 +118,12 @@ impl Passes {
         stop: &StopHandle,
     ) -> Result<Option<Measured>> {
         let counted: usize = batches.iter().map(Batch::counted).sum();
-        if counted == 0 {
-            return Err(Error::NothingToLearn { step: step + 1 });
-        }
         let mut measured = Measured::default();
         for (micro, batch) in batches.iter().enumerate() {
             if stop.is_asked() {
                 return Ok(None);
             }
-            let one = self.micro_batch(model, step, micro, batch, 1.0 / counted as f64, grads)?;
+            let one = self.micro_batch(model, step, micro, batch, 1.0 / counted.max(1) as f64, grads)?;
             measured.loss += one.loss;
             measured.forward += one.forward;
             measured.backward += one.backward;

@@ -83,6 +83,9 @@ impl Session {
         };
         let train = &self.config.train;
         let step_tokens = (train.batch * train.block * train.accumulate) as u64;
+        if let Some(spike) = self.state.spike {
+            self.tell(&Event::SpikeSkipped(spike))?;
+        }
         if let Some(step) = line.as_step(step_tokens) {
             self.tell(&Event::Step(step))?;
         }
@@ -117,7 +120,7 @@ impl Session {
         if writes && !self.sample()? {
             return Ok(false);
         }
-        self.state.owed = None;
+        (self.state.owed, self.state.spike) = (None, None);
         // Step 0 has a line only for its loss.
         if now > 0 || evaluates {
             self.metrics.append(&line)?;
@@ -138,14 +141,26 @@ impl Session {
         let begun = Instant::now();
         let before = self.data.train.position();
         let phase = profile::phase("data");
-        let mut batches = Vec::new();
-        for _ in 0..self.config.train.accumulate {
-            batches.extend(self.passes.micro_batches(self.data.train.next_batch()?));
-        }
+        let at = self.state.step;
+        let batches = match self.passes.draw(&mut *self.data.train, self.config.train.accumulate, at, &self.stop) {
+            Ok(Some(batches)) => batches,
+            Ok(None) => {
+                self.data.train.seek(&before)?;
+                return Ok(None);
+            }
+            Err(error @ Error::NothingToLearn { .. }) => {
+                // No later process gets past it, so what was learned until here is all that there will be.
+                self.data.train.seek(&before)?;
+                if at > 0 && self.saved != Some(at) {
+                    self.save()?;
+                }
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
         drop(phase);
         let data = begun.elapsed().as_secs_f64();
 
-        let at = self.state.step;
         let mut grads = Grads::new();
         let Some(measured) = self.passes.gradients(&self.model, at, &batches, &mut grads, &self.stop)? else {
             self.data.train.seek(&before)?;
@@ -181,7 +196,7 @@ impl Session {
             optimizer,
         };
         let tokens_per_second = tokens as f64 / seconds.total.max(1e-9);
-        let flops = self.model.flops_per_token(self.config.train.block) as f64 * tokens_per_second;
+        let flops = self.model.flops_per_token(self.config.train.block) * tokens_per_second;
         let peak = self.machine.peak_flops;
         Ok(Some(Step {
             step: self.state.step,
@@ -222,6 +237,7 @@ impl Session {
             grad_norm: norm,
             grad_norm_z: norm_z.unwrap_or(0.0),
         };
+        self.state.spike = Some(event);
         self.say(&format!("spike at step {}: loss {loss}, gradient norm {norm}; update left out", event.step))?;
         self.tell(&Event::SpikeSkipped(event))?;
         Ok(true)

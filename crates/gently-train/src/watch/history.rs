@@ -60,7 +60,7 @@ pub struct History {
     pub train: Series,
     /// Validation losses, oldest first.
     pub val: Vec<Validation>,
-    /// The lowest of them.
+    /// The lowest of those that were measured on the present validation batches.
     pub best: Option<Validation>,
     /// Learning rate.
     pub lr: Series,
@@ -118,7 +118,7 @@ impl History {
         match event {
             Event::Preparing(preparing) => self.preparing = Some(preparing.clone()),
             Event::RunStarted(run) => {
-                self.run = Some((**run).clone());
+                self.began(run);
                 self.finished = None;
                 if run.start_step > 0 {
                     self.note(run.start_step, format!("resumed from step {}", run.start_step));
@@ -130,13 +130,16 @@ impl History {
             }
             Event::Evaluated(evaluated) => self.evaluated(evaluated),
             Event::Sampled(sample) => self.sampled(sample),
-            Event::SpikeSkipped(spike) => self.note(
-                spike.step,
-                format!(
+            Event::SpikeSkipped(spike) => {
+                let text = format!(
                     "update left out: loss {:.4} ({:.1} standard deviations up), gradient norm {:.4} ({:.1})",
                     spike.loss, spike.loss_z, spike.grad_norm, spike.grad_norm_z
-                ),
-            ),
+                );
+                // That of a step that was owed is told once more, to those who remember it too.
+                if !self.notes.iter().any(|note| note.step == spike.step && note.text == text) {
+                    self.note(spike.step, text);
+                }
+            }
             Event::Warning { step, message } => self.note(*step, format!("warning: {message}")),
             Event::CheckpointSaved(saved) => {
                 let name = saved.path.file_name().unwrap_or(saved.path.as_os_str()).to_string_lossy();
@@ -150,13 +153,17 @@ impl History {
                 self.note(last, format!("profiled updates {first} to {last}: {page}"));
             }
             Event::Finished(end) => {
-                // A resumed run's best may lie before its first step here.
-                if let Some((step, loss)) = end.best {
-                    self.best = Some(Validation { step, loss });
-                }
+                self.best = end.best.map(|(step, loss)| Validation { step, loss });
                 self.finished = Some(end.clone());
             }
         }
+    }
+
+    /// Takes the facts of a run. Its lowest loss is the one that counts: what was seen of the past may have been measured on other
+    /// batches, or not be here at all.
+    pub fn began(&mut self, run: &RunStarted) {
+        self.best = run.best.map(|(step, loss)| Validation { step, loss });
+        self.run = Some(run.clone());
     }
 
     /// Takes the numbers of one update.
@@ -179,7 +186,8 @@ impl History {
     fn evaluated(&mut self, evaluated: &Evaluated) {
         let new = Validation { step: evaluated.step, loss: evaluated.loss };
         self.val.push(new);
-        if new.loss.is_finite() && self.best.is_none_or(|best| new.loss < best.loss) {
+        let counts = self.run.as_ref().is_none_or(|run| new.step >= run.best_since);
+        if counts && new.loss.is_finite() && self.best.is_none_or(|best| new.loss < best.loss) {
             self.best = Some(new);
         }
         // Each is of one model, so neighbours are not averaged.
@@ -246,6 +254,7 @@ fn parts(split: &Split) -> [f64; 5] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::SpikeSkipped;
     use crate::watch::rehearsal;
 
     fn watched(steps: u64) -> History {
@@ -271,6 +280,15 @@ mod tests {
         if let Some(point) = history.memory.points().first() {
             assert!(point.mean > 0.0);
         }
+    }
+
+    #[test]
+    fn a_spike_that_is_told_once_more_is_noted_once() {
+        let mut history = History::default();
+        for step in [3, 3, 4] {
+            history.on(&Event::SpikeSkipped(SpikeSkipped { step, ..SpikeSkipped::default() }));
+        }
+        assert_eq!(history.notes.iter().map(|note| note.step).collect::<Vec<_>>(), [3, 4]);
     }
 
     #[test]

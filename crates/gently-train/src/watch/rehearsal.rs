@@ -22,6 +22,8 @@ pub fn started(total_steps: u64) -> RunStarted {
         folder: PathBuf::from("runs/shakespeare-cpu"),
         start_step: 0,
         owed: true,
+        best: None,
+        best_since: 0,
         total_steps,
         tokens_per_step: 768,
         config: vec![

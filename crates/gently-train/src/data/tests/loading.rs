@@ -125,6 +125,27 @@ proptest! {
     }
 }
 
+/// Documents of one token that do not see each other have no target.
+#[test]
+fn evaluation_moves_on_to_windows_with_a_target() {
+    let settled = |lengths: &[usize], limit| {
+        let mut set = EvalSet::new(numbered(lengths), 1, 4, limit, true).unwrap();
+        let found = set.settle(&mut || Ok(())).unwrap();
+        let ids: Vec<u32> = set.iter().map(|batch| batch.unwrap().ids[0]).collect();
+        (found, ids)
+    };
+    // Windows of four of 46 tokens; the 10th holds the beginning of a longer document.
+    let lengths = [&[1; 40][..], &[6]].concat();
+    assert_eq!(settled(&lengths, Some(1)), (true, vec![40_000]));
+    assert_eq!(settled(&lengths, Some(2)), (true, vec![16_000, 40_000]));
+    // All of them, and those that hold a target where they are, stay.
+    assert_eq!(settled(&lengths, None).1.len(), 12);
+    assert_eq!(settled(&[30], Some(2)), (true, vec![0, 16]));
+    assert!(!settled(&[1; 40], Some(3)).0);
+    let mut set = EvalSet::new(numbered(&[1; 40]), 1, 4, None, true).unwrap();
+    assert!(matches!(set.settle(&mut || Err(Error::Stopped)), Err(Error::Stopped)));
+}
+
 #[test]
 fn mixtures_keep_their_shares_at_every_moment() {
     let a = numbered(&[500]);

@@ -114,8 +114,67 @@ fn gzip_is_read_as_what_it_holds() {
     let dataset = run(&prepare, &dir.path().join("out")).unwrap();
     assert_eq!(texts(&dataset, &dataset.train().unwrap()), ["zipped"]);
     let bytes = fs::read(&file).unwrap();
-    fs::write(&file, &bytes[..bytes.len() - 6]).unwrap();
-    assert!(matches!(run(&prepare, &dir.path().join("out")), Err(Error::Io { .. })));
+    for wrong in [&bytes[..bytes.len() - 6], &bytes[..bytes.len() / 2], b"not packed at all"] {
+        fs::write(&file, wrong).unwrap();
+        let e = run(&prepare, &dir.path().join("out")).unwrap_err();
+        assert!(matches!(&e, Error::Io { path, .. } if *path == file), "{e}");
+        assert!(e.hint().is_some_and(|hint| hint.contains("gzip")), "{e}: {:?}", std::error::Error::source(&e));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_once_and_have_an_end() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let (from, elsewhere) = (dir.path().join("in"), dir.path().join("elsewhere.txt"));
+    let deep = (0..40).fold(from.join("deep"), |folder, _| folder.join("d"));
+    fs::create_dir_all(&deep).unwrap();
+    for (file, text) in [
+        (deep.join("w.txt"), "one"),
+        (from.join("deep/x.txt"), "two"),
+        (from.join("y.txt"), "three"),
+        (elsewhere.clone(), "four"),
+    ] {
+        fs::write(file, text).unwrap();
+    }
+    // Two that lead back to where they stand double what is seen at every level.
+    for (to, link) in [(".", "a"), (".", "b"), ("..", "deep/up"), ("deep", "zz"), ("y.txt", "z.txt")] {
+        symlink(to, from.join(link)).unwrap();
+    }
+    symlink(&elsewhere, from.join("c.txt")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(from.join("pipe.txt")).status().unwrap().success());
+    let mut prepare = Prepare::new([from.clone().into()]);
+    (prepare.tokenizer, prepare.val_fraction) = (TokenizerSpec::Bytes, 0.0);
+    let dataset = run(&prepare, &dir.path().join("out")).unwrap();
+    assert_eq!(texts(&dataset, &dataset.train().unwrap()), ["four", "one", "two", "three"]);
+
+    // Somebody who has had enough is heard at each entry.
+    let mut looks = 0;
+    let stopped = crate::data::read::resolve(&[from.into()], None, &mut |_| {
+        looks += 1;
+        if looks == 9 { Err(Error::Stopped) } else { Ok(()) }
+    });
+    assert!(matches!(stopped, Err(Error::Stopped)) && looks == 9);
+    // A link that leads nowhere is told by its name.
+    symlink("nowhere.txt", dir.path().join("lost.txt")).unwrap();
+    let e = run(&Prepare::new([dir.path().to_path_buf().into()]), &dir.path().join("none")).unwrap_err();
+    assert!(matches!(&e, Error::Io { path, .. } if path.ends_with("lost.txt")), "{e}");
+}
+
+#[test]
+fn a_text_tells_its_beginning() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lines, empty) = (dir.path().join("t.jsonl"), dir.path().join("e.txt"));
+    fs::write(&lines, "{\"text\":\"añb\"}\n{\"text\":\"cd\"}\nnot read").unwrap();
+    fs::write(&empty, "").unwrap();
+    let beginning = |most| Input::Path(lines.clone()).beginning(most);
+    assert_eq!((beginning(2), beginning(4)), (Some("añ".into()), Some("añbc".into())));
+    assert_eq!(beginning(6), None, "the third line is wrong");
+    for none in [Input::Path(empty), Input::Path(dir.path().join("absent")), Input::named("-"), Input::named("kjv")] {
+        assert_eq!(none.beginning(5), None);
+    }
+    assert_eq!(Input::text("t", "some words").beginning(4).as_deref(), Some("some"));
 }
 
 #[test]
@@ -151,6 +210,37 @@ fn prompts_do_not_count_in_the_loss() {
     assert_eq!(batch.targets[..8], [x, ids[2], ids[3], end, x, ids[6], ids[7], end]);
 }
 
+/// The last tenth of each of these documents is all of its completion.
+#[test]
+fn completions_stay_with_their_prompts() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("t.jsonl");
+    let line = |n: usize| format!("{{\"prompt\":\"{}\",\"completion\":\"{n:020}\"}}\n", "q".repeat(200));
+    fs::write(&file, (0..50).map(line).collect::<String>()).unwrap();
+    let mut prepare = Prepare::new([file.clone().into()]);
+    prepare.tokenizer = TokenizerSpec::Bytes;
+    let dataset = run(&prepare, &dir.path().join("out")).unwrap();
+    let (train, val) = (dataset.train().unwrap(), dataset.val().unwrap().unwrap());
+    let all = [texts(&dataset, &train), texts(&dataset, &val)].concat();
+    assert!(all.len() == 50 && all.iter().all(|text| text.len() == 220), "{:?}", dataset.info());
+    assert!(train.documents() > val.documents());
+
+    let only_prompts = |prepare: &Prepare, name: &str| {
+        let e = run(prepare, &dir.path().join(name)).unwrap_err();
+        assert!(matches!(&e, Error::OnlyPrompts { source_name } if source_name.ends_with("t.jsonl")), "{e}");
+        assert!(e.hint().unwrap().contains("val_fraction") && !dir.path().join(name).exists());
+    };
+    prepare.split = SplitRule::Tail;
+    only_prompts(&prepare, "tails");
+    prepare.split = SplitRule::Auto;
+    fs::write(&file, line(0)).unwrap();
+    only_prompts(&prepare, "one");
+    prepare.val_fraction = 0.0;
+    run(&prepare, &dir.path().join("one")).unwrap();
+    fs::write(&file, "{\"prompt\":\"a question\",\"completion\":\"\"}\n".repeat(3)).unwrap();
+    only_prompts(&prepare, "none");
+}
+
 #[test]
 fn preparing_again_is_skipped_until_something_changes() {
     let dir = tempfile::tempdir().unwrap();
@@ -165,6 +255,29 @@ fn preparing_again_is_skipped_until_something_changes() {
     assert!(!prepare_texts(&out, &texts[..2], |p| p.seed = 2).unwrap().was_reused());
     let names: Vec<_> = fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert!(names.iter().all(|n| !n.starts_with('.')), "{names:?}");
+}
+
+#[test]
+fn a_dataset_of_other_texts_or_settings_is_replaced_only_where_that_may_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, json) = (dir.path().join("out"), dir.path().join("out/dataset.json"));
+    let prepare = |text: &str, seed, replace| prepare_texts(&out, &[text], |p| (p.seed, p.replace) = (seed, replace));
+    let kept = |text, seed, name: &str| {
+        let before = fs::read(&json).unwrap();
+        let e = prepare(text, seed, Replace::Nothing).unwrap_err();
+        assert!(matches!(&e, Error::Occupied { made_from, .. } if made_from.contains(name)), "{e}");
+        assert!(e.hint().unwrap().contains("--replace") && fs::read(&json).unwrap() == before);
+    };
+    prepare("the first text", 1, Replace::Nothing).unwrap();
+    assert!(prepare("the first text", 1, Replace::Nothing).unwrap().was_reused());
+    kept("another text", 1, "texts");
+    kept("the first text", 2, "texts");
+    // Its own shards may be made anew; a description that cannot be read may be of use to somebody else.
+    fs::remove_file(out.join("train-00000.tok")).unwrap();
+    assert!(!prepare("the first text", 1, Replace::Nothing).unwrap().was_reused());
+    fs::write(&json, "{").unwrap();
+    kept("the first text", 1, "dataset.json");
+    assert!(!prepare("another text", 1, Replace::Any).unwrap().was_reused());
 }
 
 #[test]
@@ -193,11 +306,32 @@ fn separators_are_found_wherever_they_stand() {
     let mut documents: Vec<String> = (0..5000).map(|i| format!("number {i}\nand ∂ more")).collect();
     documents.insert(2500, "a long line \n".repeat(200_000));
     fs::write(&file, documents.join("<|end|>")).unwrap();
-    let mut prepare = Prepare::new([file.into()]);
+    let mut prepare = Prepare::new([file.clone().into()]);
     prepare.layout.separator = Some("<|end|>".into());
     prepare.val_fraction = 0.0;
     let dataset = run(&prepare, &dir.path().join("out")).unwrap();
     assert!(texts(&dataset, &dataset.train().unwrap()) == documents);
+
+    // Wherever a reading of a mebibyte ends: before, in and behind a separator and the end of its line.
+    for line_end in ["", "\n", "\r\n"] {
+        for shift in 0..12 {
+            let long = "a".repeat((1 << 20) - shift);
+            let expected = [long.as_str(), "b\r\nc", "\rd"];
+            fs::write(&file, expected.map(|document| format!("{document}<|end|>{line_end}")).concat()).unwrap();
+            let (sources, _) = crate::data::read::resolve(&[file.clone().into()], None, &mut |_| Ok(())).unwrap();
+            let mut read = vec![String::new()];
+            let all = sources[0].read(&prepare.layout, &mut |chunk| {
+                read.last_mut().unwrap().push_str(chunk.text);
+                if chunk.last {
+                    read.push(String::new());
+                }
+                Ok(())
+            });
+            all.unwrap();
+            assert_eq!(read.pop().as_deref(), Some(""));
+            assert!(read == expected, "{line_end:?} {shift}");
+        }
+    }
 }
 
 #[test]

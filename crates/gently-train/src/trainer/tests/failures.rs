@@ -97,6 +97,25 @@ fn a_run_that_cannot_fit_says_so_before_it_begins() {
     assert!(hint(false, true).contains("lower model.width") && hint(true, true).contains("set optimizer.moments=bf16"));
 }
 
+#[test]
+fn shards_larger_than_the_memory_are_no_reason_to_refuse() {
+    let with = |memory: u64, mapped: u64| {
+        let folder = tempfile::tempdir().unwrap();
+        let watch = Watch::default();
+        let ended = Trainer::new(tiny(&["train.steps=2"]), folder.path())
+            .data(move |resolved, _| Ok(TrainData { memory, mapped, ..windows(resolved, false)? }))
+            .observe(watch.clone())
+            .run();
+        (ended, watch)
+    };
+    let (ended, watch) = with(0, 1 << 50);
+    assert_eq!(ended.unwrap().step, 2);
+    let Event::RunStarted(started) = &watch.events()[0] else { panic!("the plan comes first") };
+    let mapped = started.plan.lines.iter().find(|line| line.name == crate::plan::MAPPED).unwrap();
+    assert_eq!((mapped.bytes, started.plan.total() > 1 << 50), (1 << 50, true));
+    assert!(matches!(with(1 << 50, 0).0, Err(Error::Memory { .. })));
+}
+
 /// The error of a tensor that no machine has memory for.
 fn refused() -> gently_tensor::Error {
     gently_tensor::Tensor::zeros([1usize << 46], gently_tensor::DType::F32, &Device::Cpu).unwrap_err()
@@ -145,6 +164,68 @@ fn memory_that_runs_out_in_a_run_loses_nothing() {
     trainer(tiny(&[]), folder.path()).resume(true).run().unwrap();
     let (unbroken, _, _) = finish(tiny(&[]));
     assert_eq!(outcome(folder.path()), outcome(unbroken.path()));
+}
+
+#[test]
+fn data_that_runs_dry_ends_a_run_and_keeps_what_was_learned() {
+    /// Has no target that counts from a batch on.
+    struct Dry(Box<dyn BatchSource>, u64);
+    impl BatchSource for Dry {
+        fn next_batch(&mut self) -> crate::Result<Batch> {
+            let dry = self.position().as_u64() >= Some(self.1);
+            let mut batch = self.0.next_batch()?;
+            if dry {
+                batch.targets.fill(IGNORE);
+            }
+            Ok(batch)
+        }
+        fn position(&self) -> Value {
+            self.0.position()
+        }
+        fn seek(&mut self, to: &Value) -> crate::Result<()> {
+            self.0.seek(to)
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = || tiny(&["checkpoint.every=0"]);
+    for resume in [false, true] {
+        let error = Trainer::new(recipe(), folder.path())
+            .data(|resolved, _| {
+                let data = windows(resolved, false)?;
+                Ok(TrainData { train: Box::new(Dry(data.train, 5)), ..data })
+            })
+            .resume(resume)
+            .run()
+            .unwrap_err();
+        assert!(matches!(error, Error::NothingToLearn { step: 6, batches: 1000 }), "{error}");
+        assert!(error.hint().unwrap().contains("completions"));
+        assert!(Checkpoints::of_run(folder.path()).latest().unwrap().unwrap().ends_with("step-5"));
+    }
+    // From there a run goes on as if it had not looked for what counts.
+    trainer(recipe(), folder.path()).resume(true).run().unwrap();
+    let (unbroken, _, _) = finish(recipe());
+    assert_eq!(outcome(folder.path()), outcome(unbroken.path()));
+}
+
+#[test]
+fn a_validation_split_without_a_target_is_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let watch = Watch::default();
+    let finished = Trainer::new(tiny(&["train.steps=2"]), folder.path())
+        .data(|resolved, _| {
+            let mut data = windows(resolved, false)?;
+            // Of documents that do not see each other the last token has no target.
+            let ones = (0..40).map(|n| vec![n % 3]);
+            let val = Corpus::from_documents("val", ones, data.tokenizer.vocab_size() as u64, 0)?;
+            data.val = Some(EvalSet::new(val.into(), 4, 8, Some(2), true)?);
+            Ok(data)
+        })
+        .observe(watch.clone())
+        .run()
+        .unwrap();
+    assert_eq!((finished.step, finished.val_loss), (2, None));
+    let warnings = watch.warnings();
+    assert!(warnings.len() == 1 && warnings[0].starts_with("nothing is evaluated"), "{warnings:?}");
 }
 
 #[test]
@@ -203,6 +284,9 @@ fn a_file_in_the_way_of_the_folder_is_named() {
     std::fs::write(&path, b"x").unwrap();
     let error = trainer(tiny(&[]), &path).run().unwrap_err();
     assert!(error.to_string().contains("occupied is no folder"), "{error}");
+    assert!(error.hint().unwrap().contains("--out"));
+    let error = trainer(tiny(&[]), &path.join("deeper")).run().unwrap_err();
+    assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("deeper")), "{error}");
     assert!(error.hint().unwrap().contains("--out"));
 }
 

@@ -101,6 +101,7 @@ fn windows(resolved: &Resolved, masked: bool) -> crate::Result<TrainData> {
         tokenizer,
         summary: DataSummary::default(),
         memory: 0,
+        mapped: 0,
         warnings: Vec::new(),
         prepared: None,
     })
@@ -243,7 +244,7 @@ fn the_plan_is_made_before_the_first_step() {
         assert!(planned >= times * parameters, "{name}: {planned} for {parameters}");
         assert!(planned < times * parameters * 5 / 4 + 65536, "{name}: {planned}");
     }
-    assert!(bytes("activations") > 0);
+    assert!(bytes("activations") > 0 && bytes("heap") > 0);
     assert_eq!(started.tokens_per_step, 32);
 }
 
@@ -319,6 +320,48 @@ fn a_text_file_becomes_a_model() {
 }
 
 #[test]
+fn a_run_goes_on_without_the_texts_it_was_begun_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let named = |path: &Path| {
+        let mut recipe = tiny(&["train.steps=8", "data.documents=mask"]);
+        recipe.assign("data.path", vec![path.display().to_string()], crate::recipe::Source::Set).unwrap();
+        recipe
+    };
+    let recipe = || named(&at("text.txt"));
+    std::fs::write(at("text.txt"), TEXT.repeat(40)).unwrap();
+    let whole = at("whole");
+    Trainer::new(recipe(), &whole).run().unwrap();
+    let runs = [at("one"), at("two"), at("three")];
+    for run in &runs {
+        let stop = StopHandle::new();
+        Trainer::new(recipe(), run).observe(StopAtStart(stop.clone())).stop_when(stop).run().unwrap();
+    }
+    let [one, two, three] = &runs;
+    std::fs::rename(at("text.txt"), at("moved.txt")).unwrap();
+    Trainer::new(recipe(), one).resume(true).run().unwrap();
+    assert_eq!(outcome(one), outcome(&whole));
+    Trainer::new(named(&two.join("data")), two).resume(true).run().unwrap();
+    assert_eq!(outcome(two), outcome(&whole));
+    // Without the shards there is nothing to go on with until the text is named.
+    std::fs::remove_dir_all(three.join("data")).unwrap();
+    let error = Trainer::new(recipe(), three).resume(true).run().unwrap_err();
+    assert!(matches!(&error, Error::Data(crate::data::Error::Gone { dataset: None, .. })), "{error}");
+    assert!(error.hint().unwrap().contains("--data"));
+    Trainer::new(named(&at("moved.txt")), three).resume(true).run().unwrap();
+    assert_eq!(outcome(three), outcome(&whole));
+    // Shards of another text are not taken for those of the run.
+    std::fs::write(at("text.txt"), TEXT.repeat(41)).unwrap();
+    let other = at("other");
+    Trainer::new(recipe(), &other).run().unwrap();
+    std::fs::remove_file(at("text.txt")).unwrap();
+    std::fs::remove_dir_all(one.join("data")).unwrap();
+    std::fs::rename(other.join("data"), one.join("data")).unwrap();
+    let error = Trainer::new(recipe(), one).resume(true).run().unwrap_err();
+    assert!(matches!(error, Error::Data(crate::data::Error::State { .. })), "{error}");
+}
+
+#[test]
 fn samples_may_be_written_at_the_start_alone() {
     let (folder, _, _) = finish(tiny(&["train.steps=2", "sample.every=0", "sample.at_start=true"]));
     let samples = std::fs::read_to_string(folder.path().join(crate::folder::SAMPLES_FILE)).unwrap();
@@ -362,11 +405,45 @@ fn a_step_that_is_owed_is_told_to_those_who_watch_when_the_run_goes_on() {
     // Stopped in the last evaluation, and in the samples after it.
     assert!(told > evaluated && evaluated > 0, "{told} {evaluated}");
     // All of a new run is to come, and nothing of the last step of a whole one.
-    let (folder, watch, _) = finish(tiny(&set));
+    let (folder, watch, finished) = finish(tiny(&set));
     assert_eq!(begins(&watch), (0, true));
     let watch = Watch::default();
     trainer(tiny(&set), folder.path()).resume(true).observe(watch.clone()).run().unwrap();
     assert_eq!(begins(&watch), (3, false));
+    let events = watch.events();
+    let Event::RunStarted(run) = &events[0] else { panic!("{:?}", events[0]) };
+    assert!(run.best.is_some());
+    assert_eq!((run.best, run.best_since), (finished.best, 4));
+}
+
+#[test]
+fn a_spike_that_is_owed_is_told_once_more() {
+    // A model that hardly learns: some of its losses, which go up and down by chance, are taken for spikes.
+    let set = ["model.dropout=0.1", "optimizer.lr=1e-5", "spike.skip=true", "spike.window=8", "spike.z=0.01"];
+    let set = [&set[..], &["eval.every=1", "sample.every=0", "checkpoint.every=0"][..]].concat();
+    let spikes = |watch: &Watch| {
+        let spike = |e: Event| if let Event::SpikeSkipped(spike) = e { Some(spike) } else { None };
+        watch.events().into_iter().filter_map(spike).collect::<Vec<_>>()
+    };
+    let mut told = 0;
+    for look in 1.. {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (Watch::default(), Watch::default());
+        let stop = StopHandle::at_look(look);
+        let finished = trainer(tiny(&set), folder.path()).stop_when(stop).observe(first.clone()).run().unwrap();
+        if finished.reason == crate::events::Reason::Complete {
+            break;
+        }
+        let Some(spike) = spikes(&first).pop().filter(|spike| spike.step == finished.step) else { continue };
+        trainer(tiny(&set), folder.path()).resume(true).observe(second.clone()).run().unwrap();
+        let events = second.events();
+        let Event::RunStarted(run) = &events[0] else { panic!("{:?}", events[0]) };
+        let again = matches!(events[1], Event::SpikeSkipped(of) if of == spike);
+        assert_eq!(again, run.owed, "stopped at look {look}");
+        assert_eq!(spikes(&second).iter().filter(|of| of.step == spike.step).count(), usize::from(run.owed));
+        told += usize::from(again);
+    }
+    assert!(told > 0, "spikes are met, and stops in the evaluation after one");
 }
 
 #[test]

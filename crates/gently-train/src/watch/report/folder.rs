@@ -121,7 +121,9 @@ fn each_line<T: DeserializeOwned>(path: &Path, unread: &mut u64, mut take: impl 
 }
 
 fn take_facts(history: &mut History, facts: Facts, until: u64) {
-    history.run = facts.run;
+    if let Some(run) = &facts.run {
+        history.began(run);
+    }
     for note in facts.notes.into_iter().filter(|note| note.step <= until) {
         history.note(note.step, note.text);
     }

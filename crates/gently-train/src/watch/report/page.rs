@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use super::document::escape;
 use super::{curves, document};
 use crate::events::{Reason, RunStarted, Sampled};
+use crate::plan::LINES;
 use crate::recipe::Source;
 use crate::watch::format;
 use crate::watch::history::History;
@@ -190,14 +191,14 @@ fn plan(html: &mut String, history: &History, run: &RunStarted) {
     );
     for (index, line) in run.plan.lines.iter().enumerate() {
         let share = line.bytes as f64 / total as f64 * 100.0;
-        let _ = write!(html, "<i class=\"part-{}\" style=\"width:{share:.2}%\"></i>", index % 8);
+        let _ = write!(html, "<i class=\"part-{}\" style=\"width:{share:.2}%\"></i>", index % LINES);
     }
     html.push_str("</div>\n<div class=\"scroll\"><table class=\"plan\">\n<thead><tr><th>part</th><th class=\"number\">planned</th><th>how</th></tr></thead>\n<tbody>\n");
     for (index, line) in run.plan.lines.iter().enumerate() {
         let _ = writeln!(
             html,
             "<tr><td><i class=\"key part-{}\"></i>{}</td><td class=\"number\">{}</td><td>{}</td></tr>",
-            index % 8,
+            index % LINES,
             escape(&line.name),
             format::bytes(line.bytes),
             escape(&line.note)

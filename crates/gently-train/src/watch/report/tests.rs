@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
+use crate::events::Evaluated;
 use crate::folder::{METRICS_FILE, SAMPLES_FILE};
 use crate::watch::rehearsal;
 
@@ -60,6 +61,18 @@ fn the_page_says_what_happened() {
         assert!(page.contains(part), "missing: {part}");
     }
     assert!(page.contains("stroke=\"#000005\""), "no validation curve");
+}
+
+#[test]
+fn each_line_of_a_plan_has_a_colour_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = play(folder.path(), 20);
+    let colour = |line: usize| {
+        let (_, rule) = page.split_once(&format!(".part-{line} {{ background: ")).unwrap_or_else(|| panic!("{line}"));
+        rule.split_once(';').unwrap().0
+    };
+    let colours: std::collections::BTreeSet<&str> = (0..crate::plan::LINES).map(colour).collect();
+    assert_eq!(colours.len(), crate::plan::LINES, "{colours:?}");
 }
 
 #[test]
@@ -136,6 +149,34 @@ fn a_resumed_run_keeps_its_past_and_drops_what_was_undone() {
     assert!(report.history.val.iter().all(|v| v.step <= 60));
     assert!(report.history.finished.is_none());
     assert!(report.history.notes.iter().any(|n| n.text == "resumed from step 60"));
+}
+
+#[test]
+fn the_best_loss_is_that_of_the_present_validation_batches() {
+    let folder = tempfile::tempdir().unwrap();
+    play(folder.path(), 100);
+    let goes_on = |best: Option<(u64, f64)>| {
+        let at =
+            RunStarted { folder: folder.path().to_path_buf(), start_step: 60, owed: false, ..rehearsal::started(100) };
+        let mut report = Report::new();
+        report.on(&Event::RunStarted(Box::new(RunStarted { best, best_since: 61, ..at }))).unwrap();
+        report
+    };
+    let best = |report: &Report| report.history.best.map(|best| (best.step, best.loss));
+    assert_eq!(best(&goes_on(Some((50, 1.9)))), Some((50, 1.9)), "as the trainer knows it");
+    // The texts are others: what was lower before does not count.
+    let mut report = goes_on(None);
+    assert_eq!((best(&report), report.history.val.is_empty()), (None, false));
+    report.on(&Event::Evaluated(Evaluated { step: 70, loss: 3.5, ..Evaluated::default() })).unwrap();
+    assert_eq!(best(&report), Some((70, 3.5)));
+    drop(report);
+    let step = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].as_u64().unwrap();
+    let metrics = fs::read_to_string(folder.path().join(METRICS_FILE)).unwrap();
+    let mut kept: Vec<&str> = metrics.lines().filter(|line| step(line) <= 60).collect();
+    kept.push("{\"step\":70,\"val_loss\":3.5}\n");
+    fs::write(folder.path().join(METRICS_FILE), kept.join("\n")).unwrap();
+    let page = fs::read_to_string(rebuild(folder.path()).unwrap()).unwrap();
+    assert!(page.contains("best validation loss 3.5000 at step 70"));
 }
 
 #[test]

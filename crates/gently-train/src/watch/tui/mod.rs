@@ -25,6 +25,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, KeyModifiers};
+use signal_hook::consts::SIGINT;
 
 use self::draw::{Status, Theme};
 use self::screen::Screen;
@@ -32,13 +33,14 @@ pub(crate) use self::screen::leave as give_terminal_back;
 use super::history::History;
 use super::summary;
 use crate::events::Event;
+use crate::stop::end_at_once;
 use crate::{Error, Observer, Result, StopHandle};
 
 /// Time between pictures, and the longest wait for a key.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Draws the run in the terminal until it ends. Keys: `q` (or Ctrl-C) asks the trainer to save and stop, `p`
-/// pauses and resumes drawing.
+/// Draws the run in the terminal until it ends. Keys: `q` (or Ctrl-C) asks the trainer to save and stop, and a second time ends
+/// the process at once, as a second signal does (see [`StopHandle::on_signals`]); `p` pauses and resumes drawing.
 pub struct Dashboard {
     events: Option<Sender<Event>>,
     thread: Option<JoinHandle<io::Result<()>>>,
@@ -117,21 +119,31 @@ fn show(mut screen: Screen, inbox: &Receiver<Event>, stop: &StopHandle) -> io::R
         if !status.paused {
             screen.draw(|frame| draw::draw(frame, &history, status, theme))?;
         }
-        if event::poll(TICK)? {
-            match meaning(&event::read()?) {
-                Some(Key::Stop) => {
-                    stop.stop();
-                    status.stopping = true;
-                }
-                Some(Key::Pause) => {
-                    status.paused = !status.paused;
-                    // The last picture says that it is one.
-                    screen.draw(|frame| draw::draw(frame, &history, status, theme))?;
-                }
-                None => {}
+        if event::poll(TICK)?
+            && let Some(key) = meaning(&event::read()?)
+        {
+            if ends_at_once(key, &mut status, stop) {
+                end_at_once(SIGINT);
+            }
+            if status.paused {
+                // The last picture says that it is one, and that the run is to stop.
+                screen.draw(|frame| draw::draw(frame, &history, status, theme))?;
             }
         }
     }
+}
+
+/// Does what a key means; true for the second wish to stop, which waits for nothing.
+fn ends_at_once(key: Key, status: &mut Status, stop: &StopHandle) -> bool {
+    match key {
+        Key::Stop if status.stopping => return true,
+        Key::Stop => {
+            stop.stop();
+            status.stopping = true;
+        }
+        Key::Pause => status.paused = !status.paused,
+    }
+    false
 }
 
 #[derive(Debug, PartialEq)]
@@ -168,5 +180,14 @@ mod tests {
         assert_eq!(press(KeyCode::Char('c'), KeyModifiers::NONE), None);
         assert_eq!(press(KeyCode::Char('p'), KeyModifiers::NONE), Some(Key::Pause));
         assert_eq!(press(KeyCode::Enter, KeyModifiers::NONE), None);
+    }
+
+    #[test]
+    fn the_second_wish_to_stop_waits_for_nothing() {
+        let (mut status, stop) = (Status::default(), StopHandle::new());
+        assert!(!ends_at_once(Key::Pause, &mut status, &stop) && status.paused && !stop.is_asked());
+        assert!(!ends_at_once(Key::Stop, &mut status, &stop) && status.stopping && stop.is_asked());
+        assert!(!ends_at_once(Key::Pause, &mut status, &stop));
+        assert!(ends_at_once(Key::Stop, &mut status, &stop));
     }
 }
