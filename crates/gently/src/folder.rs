@@ -7,10 +7,11 @@ use crate::gguf;
 use crate::hub::{CONFIG, RECORD, fixed_names, is_numbered_shard, record_of_conversion};
 use gently_formats::Limits;
 use gently_formats::gguf::Gguf;
+use gently_formats::unfinished::Unfinished;
 use gently_models::config::DecoderConfig;
 use gently_models::{Decoder, WeightSource};
 use gently_tensor::Device;
-use gently_text::{ChatTemplate, Tokenizer};
+use gently_text::{ChatTemplate, TemplateText, Tokenizer};
 use gently_train::checkpoint::Checkpoints;
 use std::ffi::OsString;
 use std::fs::{File, TryLockError};
@@ -166,9 +167,17 @@ impl ModelFolder {
 /// # Errors
 /// A template that cannot be read.
 pub fn chat_template(path: &Path) -> Result<Option<ChatTemplate>, Error> {
+    Ok(template_text(path)?.map(TemplateText::template).transpose()?)
+}
+
+/// The text of that template, as it stands there.
+///
+/// # Errors
+/// Files that cannot be read.
+pub fn template_text(path: &Path) -> Result<Option<TemplateText>, Error> {
     match path.is_file() {
         true => gguf::chat_template(&Gguf::open(path, &Limits::default())?),
-        false => Ok(ChatTemplate::load(path)?),
+        false => Ok(TemplateText::load(path)?),
     }
 }
 
@@ -213,8 +222,8 @@ const LOCK: &str = "lock";
 /// A model's files on their way into a folder. They are written into a folder within it first, and take their places only when
 /// all are there: a full disk or an error costs the model before nothing. Dropped, it leaves the folder as it was.
 ///
-/// A killed program leaves the inner folder, which the next one for the same folder empties; but what it has of the model before
-/// is for a person to judge.
+/// A program that a signal ends takes the inner folder away ([`gently_formats::unfinished`]). One that is killed leaves it, and the
+/// next one for the same folder empties it; but what it has of the model before is for a person to judge.
 pub struct NewModel {
     dir: PathBuf,
     stage: PathBuf,
@@ -222,6 +231,8 @@ pub struct NewModel {
     made: bool,
     /// Whether the inner folder has what could not be put back.
     kept: bool,
+    /// Until the models are exchanged.
+    unfinished: Option<Unfinished>,
     /// Held while this program writes.
     _lock: File,
 }
@@ -252,7 +263,16 @@ impl NewModel {
         if let Err(TryLockError::WouldBlock) = lock.try_lock() {
             return Err(Error::Busy { path: dir.into() });
         }
-        let new = Self { dir: dir.into(), stage, made, kept: false, _lock: lock };
+        let (left, folder) = (stage.clone(), dir.to_owned());
+        let unfinished = Unfinished::new(move || {
+            let _ = std::fs::remove_dir_all(left);
+            if made {
+                // Only where nothing is in it.
+                let _ = std::fs::remove_dir(folder);
+            }
+        });
+        let unfinished = Some(unfinished);
+        let new = Self { dir: dir.into(), stage, made, kept: false, unfinished, _lock: lock };
         for entry in new.staged()? {
             let done = match entry.is_dir() {
                 true => std::fs::remove_dir_all(&entry),
@@ -287,18 +307,26 @@ impl NewModel {
     /// # Errors
     /// [`Error::Format`] for a file that cannot be moved; [`Error::Aside`] where that could not be undone.
     pub fn commit(mut self) -> Result<(), Error> {
-        let mut moves = Vec::new();
-        let done = self.exchange(&mut moves);
-        if done.is_err() {
-            for (from, to) in moves.iter().rev() {
-                self.kept |= std::fs::rename(to, from).is_err();
+        let unfinished = self.unfinished.take();
+        let mut exchange = || {
+            let mut moves = Vec::new();
+            let done = self.exchange(&mut moves);
+            if done.is_err() {
+                for (from, to) in moves.iter().rev() {
+                    self.kept |= std::fs::rename(to, from).is_err();
+                }
+                // Only where nothing is in it.
+                let _ = std::fs::remove_dir(self.dir.join("1_Pooling"));
             }
-            // Only where nothing is in it.
-            let _ = std::fs::remove_dir(self.dir.join("1_Pooling"));
-        }
-        match self.kept {
-            true => Err(Error::Aside { path: self.stage.join(ASIDE) }),
-            false => done,
+            match self.kept {
+                true => Err(Error::Aside { path: self.stage.join(ASIDE) }),
+                false => done,
+            }
+        };
+        match unfinished {
+            // Files of two models in one folder are what a signal must not leave: it waits.
+            Some(unfinished) => unfinished.finish(exchange),
+            None => exchange(),
         }
     }
 
@@ -391,6 +419,33 @@ mod tests {
             std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn what_a_signal_ends_leaves_no_folder() {
+        // In a process of its own: there, nothing else is unfinished.
+        const CHILD: &str = "GENTLY_TEST_ABANDON";
+        let Some(dir) = std::env::var_os(CHILD) else {
+            let dir = tempfile::tempdir().unwrap();
+            let child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "folder::tests::what_a_signal_ends_leaves_no_folder"])
+                .env(CHILD, dir.path())
+                .output()
+                .unwrap();
+            assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+            assert_eq!(names(dir.path()), ["there"], "the child ran");
+            return;
+        };
+        let dir = PathBuf::from(dir);
+        std::fs::create_dir(dir.join("there")).unwrap();
+        let new = ["there", "fresh"].map(|name| NewModel::create(&dir.join(name)).unwrap());
+        for one in &new {
+            std::fs::write(one.path().join("config.json"), "half").unwrap();
+        }
+        gently_formats::unfinished::abandon(|| {
+            assert_eq!(names(&dir), ["there"]);
+            assert!(names(&dir.join("there")).is_empty());
+        });
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! [`gently_infer::contrastive_search`]), and text that is drawn token by token ([`crate::write`](mod@crate::write)).
 
 use crate::text_model::TextModel;
-use crate::write::{End, Error, prompt_of, text_of};
+use crate::write::{End, Error, begun, stopped, text_of};
 use gently_infer::{BeamOptions, ContrastiveOptions, Work, beam_search, contrastive_search};
 
 /// What is looked for.
@@ -34,7 +34,7 @@ pub struct SearchOptions {
     pub search: Search,
     /// At most this many tokens.
     pub max_tokens: usize,
-    /// A text that was found is cut before the first of these.
+    /// A text ends before the first of these.
     pub stop: Vec<String>,
     /// As [`WriteOptions::answer`](crate::write::WriteOptions::answer).
     pub answer: bool,
@@ -45,70 +45,57 @@ pub struct SearchOptions {
 pub struct Found {
     /// What follows the prompt.
     pub text: String,
-    /// Tokens of it, one that ends a text and those of a stop string included.
+    /// Tokens of it, one that ends a text included, and those up to where a stop string is whole.
     pub tokens: usize,
-    /// Their natural log-probability, and what texts are compared by; of a beam search.
+    /// Of a beam search: the natural log-probability of these tokens, and what texts are compared by.
     pub likelihood: Option<(f64, f64)>,
     /// Why it ended.
     pub end: End,
 }
 
-/// The texts that follow the tokens of `prompt`, best first: one of a contrastive search, up to its width of a beam search, none where
-/// no token may be written.
+/// The texts that follow the tokens of `prompt`, best first, each once: one of a contrastive search, up to its width of a beam search,
+/// none where no token may be written.
 ///
 /// # Errors
 /// A prompt that is longer than the model's context, a width, a number of candidates or a weight out of range, a token without text.
 pub fn search(model: &TextModel, prompt: Vec<u32>, options: &SearchOptions) -> Result<Vec<Found>, Error> {
     let (plan, tokenizer) = (model.engine().plan(), model.tokenizer());
-    let answer = options.answer || prompt.is_empty();
-    let prompt = prompt_of(tokenizer, prompt);
+    let (prompt, begins) = begun(tokenizer, prompt, options.answer)?;
     let (stop, below, max_tokens) = (tokenizer.ends().to_vec(), Some(tokenizer.vocab_size()), options.max_tokens);
     let mut work = Work::new();
     if max_tokens == 0 {
         return Ok(Vec::new());
     }
+    let stops = options.stop.iter().any(|s| !s.is_empty());
+    let ends = |ids: &[u32]| if stops { stopped(tokenizer, begins, ids, &options.stop) } else { None };
+    // What was found of these tokens, and perhaps one more that ended them.
+    let found = |ids: &[u32], end: gently_infer::End, likelihood| -> Result<Found, Error> {
+        let (text, stopped) = text_of(tokenizer, begins, ids, &options.stop)?;
+        let (tokens, end) = match (stopped, end) {
+            (Some(tokens), _) => (tokens, End::Stop),
+            (None, gently_infer::End::Stop(_)) => (ids.len() + 1, End::EndOfText),
+            (None, end) => (ids.len(), End::from(end)),
+        };
+        Ok(Found { text, tokens, likelihood, end })
+    };
     match options.search {
         Search::Beam { width, length_penalty } => {
             let beam = BeamOptions { width, max_tokens, length_penalty, stop, below };
-            let found = beam_search(plan, &mut work, &prompt, &beam)?;
-            let text = |h: gently_infer::Hypothesis| {
-                let ids = &h.tokens[..h.tokens.len() - usize::from(h.ended)];
-                let end = if h.ended { End::EndOfText } else { End::Length };
-                let (text, end) = cut(text_of(tokenizer, answer, ids)?, &options.stop, end);
-                Ok(Found { text, tokens: h.tokens.len(), likelihood: Some((h.logprob, h.score)), end })
-            };
-            found.into_iter().map(text).collect()
+            let mut texts: Vec<Found> = Vec::new();
+            for h in beam_search(plan, &mut work, &prompt, &beam, &ends)? {
+                let last = usize::from(matches!(h.end, gently_infer::End::Stop(_)));
+                let one = found(&h.tokens[..h.tokens.len() - last], h.end, Some((h.logprob, h.score)))?;
+                // Other tokens may spell the same text, and a text may end by a token as well as by a stop string.
+                if texts.iter().all(|better| better.text != one.text) {
+                    texts.push(one);
+                }
+            }
+            Ok(texts)
         }
         Search::Contrastive { candidates, alpha } => {
             let contrastive = ContrastiveOptions { candidates, alpha, max_tokens, stop, below };
-            let ids = contrastive_search(plan, &mut work, &prompt, &contrastive)?;
-            let full = plan.room().is_some_and(|room| prompt.len() + ids.len() >= room);
-            let end = if ids.len() == max_tokens || full { End::Length } else { End::EndOfText };
-            let (text, end) = cut(text_of(tokenizer, answer, &ids)?, &options.stop, end);
-            Ok(vec![Found { text, tokens: ids.len(), likelihood: None, end }])
+            let (ids, end) = contrastive_search(plan, &mut work, &prompt, &contrastive, &ends)?;
+            Ok(vec![found(&ids, end, None)?])
         }
-    }
-}
-
-/// The text up to the first stop string.
-fn cut(mut text: String, stop: &[String], end: End) -> (String, End) {
-    match stop.iter().filter(|s| !s.is_empty()).filter_map(|s| text.find(s.as_str())).min() {
-        Some(at) => {
-            text.truncate(at);
-            (text, End::Stop)
-        }
-        None => (text, end),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{End, cut};
-
-    #[test]
-    fn a_text_is_cut_before_the_first_stop_string() {
-        let stop = ["".to_owned(), "c".to_owned(), "bc".to_owned()];
-        assert_eq!(cut("abcd".into(), &stop, End::Length), ("a".into(), End::Stop));
-        assert_eq!(cut("xyz".into(), &stop, End::EndOfText), ("xyz".into(), End::EndOfText));
     }
 }

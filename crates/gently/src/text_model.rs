@@ -7,10 +7,10 @@ use crate::folder::{self, Error};
 use crate::gguf;
 use gently_infer::{Elem, Engine, EngineOptions, Grammars, Plan, PlanOptions};
 use gently_models::WeightSource;
-use gently_text::{ChatOptions, ChatTemplate, Message, TemplateTokens, Tokenizer};
+use gently_text::{ChatOptions, ChatTemplate, Message, TemplateText, TemplateTokens, Tokenizer};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
 /// How a model is opened.
@@ -44,7 +44,8 @@ pub struct TextModel {
     path: PathBuf,
     engine: Engine,
     tokenizer: Tokenizer,
-    template: Option<ChatTemplate>,
+    /// Empty where it cannot be read: then it is read again, and told, where it is wanted.
+    template: OnceLock<Option<ChatTemplate>>,
     /// Made when first wanted.
     grammars: Mutex<Option<Arc<Grammars>>>,
 }
@@ -113,8 +114,15 @@ impl TextModel {
     }
 
     /// Its chat template; `None` where it has none.
-    pub fn chat_template(&self) -> Option<&ChatTemplate> {
-        self.template.as_ref()
+    ///
+    /// # Errors
+    /// A template that cannot be read. A model with such a one is opened all the same.
+    pub fn chat_template(&self) -> Result<Option<&ChatTemplate>, Error> {
+        if let Some(known) = self.template.get() {
+            return Ok(known.as_ref());
+        }
+        let read = folder::chat_template(&self.path)?;
+        Ok(self.template.get_or_init(|| read).as_ref())
     }
 
     /// Special tokens by the names that chat templates use: those of its own template, else what its tokenizer knows.
@@ -122,9 +130,9 @@ impl TextModel {
     /// # Errors
     /// A tokenizer that fails.
     pub fn template_tokens(&self) -> Result<TemplateTokens, gently_text::Error> {
-        match &self.template {
-            Some(template) => Ok(template.tokens().clone()),
-            None => self.tokenizer.template_tokens(),
+        match self.template.get() {
+            Some(Some(template)) => Ok(template.tokens().clone()),
+            _ => self.tokenizer.template_tokens(),
         }
     }
 
@@ -153,12 +161,16 @@ impl TextModel {
     }
 }
 
-/// A model's tokenizer and chat template.
-fn words(weights: &WeightSource, path: &Path) -> Result<(Tokenizer, Option<ChatTemplate>), Error> {
-    Ok(match weights.gguf() {
-        Some(file) => (gguf::tokenizer(file)?, gguf::chat_template(file)?),
-        None => (Tokenizer::load(path)?, ChatTemplate::load(path)?),
-    })
+/// A model's tokenizer, and its chat template where that can be read.
+fn words(weights: &WeightSource, path: &Path) -> Result<(Tokenizer, OnceLock<Option<ChatTemplate>>), Error> {
+    let (tokenizer, template) = match weights.gguf() {
+        Some(file) => (
+            gguf::tokenizer(file)?,
+            gguf::chat_template(file).and_then(|text| Ok(text.map(TemplateText::template).transpose()?)),
+        ),
+        None => (Tokenizer::load(path)?, ChatTemplate::load(path).map_err(Error::from)),
+    };
+    Ok((tokenizer, template.map_or_else(|_| OnceLock::new(), OnceLock::from)))
 }
 
 /// Does two things at once. A vocabulary is read on one thread while weights are packed on the others: neither needs the other,

@@ -14,6 +14,10 @@ fn golden() -> PathBuf {
 
 /// The random Llama with the tokenizer of the golden numbers.
 fn model(dir: &Path, threads: Option<usize>) -> TextModel {
+    model_on(dir, EngineOptions { batch: 2, threads, ..EngineOptions::default() })
+}
+
+fn model_on(dir: &Path, engine: EngineOptions) -> TextModel {
     let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gently-models/tests/golden/llama");
     for (from, name) in [
         (&weights, "config.json"),
@@ -23,7 +27,6 @@ fn model(dir: &Path, threads: Option<usize>) -> TextModel {
     ] {
         fs::copy(from.join(name), dir.join(name)).unwrap();
     }
-    let engine = EngineOptions { batch: 2, threads, ..EngineOptions::default() };
     TextModel::open_with(dir, OpenOptions { plan: PlanOptions { cache: Elem::F32 }, engine, draft: None }).unwrap()
 }
 
@@ -112,6 +115,20 @@ fn numbers_do_not_depend_on_company_or_threads() {
         let options = EvalOptions { limit: Some(limit), ..options.clone() };
         assert_eq!(outcomes(&model, &task, &options), all[..limit], "bit for bit");
     }
+}
+
+#[test]
+fn answers_wait_for_a_short_queue() {
+    let dir = tempfile::tempdir().unwrap();
+    let items = vec!["{q: the}"; 40].join(", ");
+    let text = format!(
+        "kind: generate\nitems: [{items}]\ndoc_to_text: q\ndoc_to_target: q\n\
+        generation_kwargs: {{until: zz, max_gen_toks: 8}}\n"
+    );
+    let task = Task::parse(&text, Path::new("t.yaml")).unwrap();
+    let all = outcomes(&model(dir.path(), None), &task, &EvalOptions::default());
+    let short = model_on(dir.path(), EngineOptions { batch: 1, queue: 1, ..EngineOptions::default() });
+    assert_eq!(outcomes(&short, &task, &EvalOptions::default()), all);
 }
 
 #[test]

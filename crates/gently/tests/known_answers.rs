@@ -79,7 +79,7 @@ fn smollm2_is_held_to_a_schema() {
     let schema = r#"{"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
         "required": ["name", "age"], "additionalProperties": false}"#;
     let ask = |question: &str, constraint: Result<Constraint, _>, temperature: f32, seed: u64| {
-        let template = model.chat_template().unwrap();
+        let template = model.chat_template().unwrap().unwrap();
         let prompt = template.render(&[Message::user(question)], &ChatOptions::default()).unwrap();
         let sampling = SamplingParams { temperature, seed, top_p: 0.9, ..SamplingParams::default() };
         let constraint = Some(constraint.unwrap());
@@ -157,8 +157,9 @@ fn minilm_in_eight_bits_is_close() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("minilm.gguf");
     let source = WeightSource::open(&path).unwrap();
-    let keys = gently::gguf::tokenizer_keys(&Tokenizer::load(&path).unwrap(), source.config().vocab, None).unwrap();
-    source.write_gguf(&file, Storage::new(TensorType::Q8_0), &keys, |_, _| ()).unwrap();
+    let text = gently::gguf::tokenizer_keys(&Tokenizer::load(&path).unwrap(), source.config().vocab, None).unwrap();
+    assert!(text.lost.is_empty(), "{:?}", text.lost);
+    source.write_gguf(&file, Storage::new(TensorType::Q8_0), &text.keys, |_, _| ()).unwrap();
     let (exact, eight) = (Embedder::open(&path).unwrap(), Embedder::open(&file).unwrap());
     assert!(eight.encoder().weight_types().contains_key("Q8_0"));
     let texts = ["A man is eating food.", "A man is eating a piece of bread.", "Ünïcödé — 你好, naïve café №5!"];

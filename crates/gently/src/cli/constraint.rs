@@ -1,8 +1,9 @@
 //! Options of what a text must be, shared by the commands that write.
 
 use super::input;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
+use gently::text_model::TextModel;
 use gently_infer::Constraint as Constrained;
 use std::path::{Path, PathBuf};
 
@@ -14,13 +15,13 @@ pub struct Constraint {
     #[arg(long, value_name = "FILE|JSON")]
     json_schema: Option<String>,
     /// The whole text matches this regular expression
-    #[arg(long, value_name = "EXPRESSION")]
+    #[arg(long, value_name = "EXPRESSION", allow_hyphen_values = true)]
     regex: Option<String>,
     /// The text is derived by the grammar in this file: GBNF if its name ends in .gbnf, else Lark
     #[arg(long, value_name = "FILE")]
     grammar: Option<PathBuf>,
     /// The text is one of these; give it several times
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     choice: Vec<String>,
 }
 
@@ -30,27 +31,48 @@ const LONGEST: u64 = 16 << 20;
 impl Constraint {
     /// The constraint that was asked for.
     pub fn read(&self) -> Result<Option<Constrained>> {
-        if let Some(schema) = &self.json_schema {
-            // No file's name begins as a schema does, or is empty.
-            let given = schema.trim();
-            if given.is_empty() || given.starts_with(['{', '[']) || matches!(given, "true" | "false") {
-                return Ok(Some(Constrained::json_schema(schema)?));
-            }
-            let text = input::text(Path::new(schema), LONGEST)?;
-            return Ok(Some(Constrained::json_schema(&text).with_context(|| schema.clone())?));
-        }
-        if let Some(file) = &self.grammar {
-            let text = input::text(file, LONGEST)?;
+        let file = self.file();
+        let text = file.map(|file| input::text(file, LONGEST)).transpose()?;
+        let made = if let Some(schema) = &self.json_schema {
+            Constrained::json_schema(text.as_deref().unwrap_or(schema))
+        } else if let (Some(file), Some(text)) = (file, &text) {
             let gbnf = file.extension().is_some_and(|e| e.eq_ignore_ascii_case("gbnf"));
-            let constraint = if gbnf { Constrained::gbnf(&text) } else { Constrained::lark(&text) };
-            return Ok(Some(constraint.with_context(|| file.display().to_string())?));
+            if gbnf { Constrained::gbnf(text) } else { Constrained::lark(text) }
+        } else if let Some(expression) = &self.regex {
+            Constrained::regex(expression)
+        } else if !self.choice.is_empty() {
+            Constrained::choice(&self.choice)
+        } else {
+            return Ok(None);
+        };
+        self.named(made).map(Some)
+    }
+
+    /// Compiles what was read for a model, which keeps it for the texts: what cannot be is told before any is begun.
+    pub fn compile(&self, read: Option<&Constrained>, model: &TextModel) -> Result<()> {
+        match read {
+            Some(constraint) => self.named(model.grammars()?.compile(constraint)).map(drop),
+            None => Ok(()),
         }
-        if let Some(expression) = &self.regex {
-            return Ok(Some(Constrained::regex(expression)?));
-        }
-        Ok(match self.choice.is_empty() {
-            true => None,
-            false => Some(Constrained::choice(&self.choice)?),
+    }
+
+    /// The file that has it.
+    pub fn file(&self) -> Option<&Path> {
+        let Some(schema) = &self.json_schema else { return self.grammar.as_deref() };
+        // No file's name begins as a schema does, or is empty.
+        let given = schema.trim();
+        let itself = given.is_empty() || given.starts_with(['{', '[']) || matches!(given, "true" | "false");
+        (!itself).then_some(Path::new(schema))
+    }
+
+    /// Errors name the file.
+    fn named<T, E: Into<anyhow::Error>>(&self, made: Result<T, E>) -> Result<T> {
+        made.map_err(|error| {
+            let error: anyhow::Error = error.into();
+            match self.file() {
+                Some(file) => error.context(file.display().to_string()),
+                None => error,
+            }
         })
     }
 }

@@ -2,7 +2,9 @@
 
 use super::failure::advise;
 use super::input;
+use super::interrupt;
 use super::output::{bytes, data, say, table};
+use super::overwrite;
 use anyhow::Result;
 use clap::{Args as ClapArgs, ValueEnum};
 use gently::embed::Settings;
@@ -10,10 +12,11 @@ use gently::folder::{self, NewModel};
 use gently::gguf;
 use gently_formats::gguf::{TensorType, is_part};
 use gently_formats::safetensors::Dtype;
+use gently_models::families::Layout;
 use gently_models::weights::{Storage, requantize};
 use gently_models::{Batch, Decoder, ForwardCx, WeightSource};
 use gently_tensor::{Device, no_grad};
-use gently_text::Tokenizer;
+use gently_text::{TemplateText, Tokenizer};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -44,7 +47,9 @@ pub enum Float {
 pub fn run(args: Args) -> Result<()> {
     let path = folder::locate(&args.model)?;
     let source = WeightSource::open(&path)?;
-    refuse_read(&source, [&args.model, &path], &args.output)?;
+    refuse_part(&args.output)?;
+    overwrite::refuse(overwrite::files_of(&args.model, &path, &source), &args.output)?;
+    interrupt::leave_nothing()?;
     if is_gguf(&args.output) {
         let kind = match args.kind {
             Float::F32 => TensorType::F32,
@@ -53,7 +58,11 @@ pub fn run(args: Args) -> Result<()> {
         };
         write_gguf(&source, &path, &args.output, Storage::new(kind))?;
     } else {
-        let (tokenizer, chat) = (tokenizer_of(&source, &path)?, folder::chat_template(&path)?);
+        let (mut tokenizer, chat) = (tokenizer_of(&source, &path)?, template_of(&path)?);
+        // An encoder has no positions for more, and transformers cuts texts only where a length is said.
+        if source.config().bidirectional {
+            tokenizer = tokenizer.with_longest(source.config().context);
+        }
         let settings = embedding(&source, &path);
         let decoder = source.decoder(&Device::Cpu)?;
         let dtype = match args.kind {
@@ -61,7 +70,7 @@ pub fn run(args: Args) -> Result<()> {
             Float::F16 => Dtype::F16,
             Float::Bf16 => Dtype::Bf16,
         };
-        let tokens = chat.as_ref().map(|chat| chat.tokens().clone()).unwrap_or_default();
+        let tokens = chat.as_ref().map(|chat| chat.tokens.clone()).unwrap_or_default();
         // All is read before anything is written, and all is written before anything of another model is taken away.
         let new = NewModel::create(&args.output)?;
         tokenizer.save_with(new.path(), &tokens)?;
@@ -69,10 +78,15 @@ pub fn run(args: Args) -> Result<()> {
             settings.save(new.path(), source.config().width)?;
         }
         if let Some(chat) = chat {
-            gently_formats::atomic::write(new.path().join("chat_template.jinja"), chat.source().as_bytes())?;
+            gently_formats::atomic::write(new.path().join("chat_template.jinja"), chat.source.as_bytes())?;
         }
         decoder.save_as(new.path(), dtype)?;
         new.commit()?;
+        if Layout::of(decoder.config()) == Layout::Native {
+            say(
+                "note: no published family has such a model: model_type is \"gently\", and only this program reads the folder",
+            );
+        }
     }
     data(&format!("{}\n", args.output.display()))?;
     Ok(())
@@ -112,22 +126,25 @@ pub fn quantize(args: QuantizeArgs) -> Result<()> {
         return Err(advise(what, "quantized weights are written as GGUF files"));
     }
     let source = WeightSource::open(&path)?;
-    refuse_read(&source, [&args.model, &path], &args.output)?;
+    refuse_part(&args.output)?;
+    let mut read = overwrite::files_of(&args.model, &path, &source);
+    read.extend(args.measure.clone());
+    overwrite::refuse(read, &args.output)?;
+    interrupt::leave_nothing()?;
     // What cannot be measured is said before hours of writing.
     let text = args.measure.as_ref().map(|text| Measured::read(&source, &path, text, args.tokens)).transpose()?;
     let storage = Storage::new(args.kind);
     let storage = Storage { tables: args.tables.unwrap_or(storage.tables), ..storage };
+    let weighed = |place: &Path, source: &WeightSource| -> Result<_> {
+        let size = size_of(source)?;
+        let elements: usize = source.params().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        let nats = text.as_ref().map(|text| text.nats(source)).transpose()?;
+        Ok((place.display().to_string(), size, 8.0 * size as f64 / elements as f64, nats))
+    };
+    let before = weighed(&path, &source)?;
     write_gguf(&source, &path, &args.output, storage)?;
     drop(source);
-
-    let mut report = Vec::new();
-    for place in [&path, &args.output] {
-        let source = WeightSource::open(place)?;
-        let size = size_of(&source)?;
-        let elements: usize = source.params().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-        let nats = text.as_ref().map(|text| text.nats(&source)).transpose()?;
-        report.push((place.display().to_string(), size, 8.0 * size as f64 / elements as f64, nats));
-    }
+    let report = [before, weighed(&args.output, &WeightSource::open(&args.output)?)?];
     if args.json {
         let models: Vec<_> = report
             .iter()
@@ -161,36 +178,13 @@ fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
 }
 
-/// Refuses an output that would take the place of what is read: of the model as it was named and found, of any of its files, and
-/// of what its links lead to. `model` is both names.
-fn refuse_read(source: &WeightSource, model: [&Path; 2], output: &Path) -> Result<()> {
+/// Refuses a GGUF file with the name of a part of several.
+fn refuse_part(output: &Path) -> Result<()> {
     if is_gguf(output) && is_part(output) {
         let what = format!("{} has the name of a part of several files", output.display());
         return Err(advise(what, "the result is one file: give it a name without -00001-of-00002"));
     }
-    let Ok(there) = output.canonicalize() else { return Ok(()) };
-    let mut read: Vec<PathBuf> = model.into_iter().chain(source.files()).map(Path::to_owned).collect();
-    // The configuration, the tokenizer and the rest beside the weights.
-    read.extend(folder::model_files(model[1]));
-    read.retain_mut(|path| path.canonicalize().map(|real| *path = real).is_ok());
-    // What a model in a folder takes away: the links themselves, not what they lead to.
-    let taken = |path: PathBuf| Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
-    let mut lost: Vec<PathBuf> = vec![there.clone()];
-    if there.is_dir() {
-        lost.extend(folder::model_files(&there).into_iter().filter_map(taken));
-    }
-    // What a conversion that was broken off left is cleared up before the next one writes.
-    let stage = there.join(folder::STAGE);
-    match read.iter().find(|path| lost.contains(path) || path.starts_with(&stage)) {
-        Some(path) => {
-            let what = match *path == there {
-                true => format!("{} is both read and written", output.display()),
-                false => format!("{} would be replaced, but it is read", path.display()),
-            };
-            Err(advise(what, "give another name for the result"))
-        }
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 fn tokenizer_of(source: &WeightSource, path: &Path) -> Result<Tokenizer> {
@@ -198,6 +192,15 @@ fn tokenizer_of(source: &WeightSource, path: &Path) -> Result<Tokenizer> {
         Some(file) => gguf::tokenizer(file)?,
         None => Tokenizer::load(path)?,
     })
+}
+
+/// The chat template as it stands; what is wrong with it is told, and other programs may know better.
+fn template_of(path: &Path) -> Result<Option<TemplateText>> {
+    let text = folder::template_text(path)?;
+    if let Some(Err(error)) = text.clone().map(TemplateText::template) {
+        say(&format!("warning: {error}; it is passed on as it is"));
+    }
+    Ok(text)
 }
 
 /// What the files say about embedding, where they do and it is known here.
@@ -223,9 +226,16 @@ fn write_gguf(source: &WeightSource, path: &Path, output: &Path, storage: Storag
         Some(file) => requantize(file, output, storage, progress)?,
         None => {
             let tokenizer = tokenizer_of(source, path)?;
-            let chat = folder::chat_template(path)?;
+            let chat = template_of(path)?;
             let mut keys = match gguf::tokenizer_keys(&tokenizer, source.config().vocab, chat.as_ref()) {
-                Ok(keys) => {
+                Ok(text) => {
+                    if !text.lost.is_empty() {
+                        say(&format!(
+                            "note: other programs do not read from the file {}; this one finds it in the file's \
+                             tokenizer.huggingface.json",
+                            text.lost.join(", ")
+                        ));
+                    }
                     let lost = gguf::ends_without_key(&tokenizer).iter().filter_map(|id| tokenizer.token(*id));
                     let lost: Vec<String> = lost.collect();
                     if !lost.is_empty() {
@@ -234,7 +244,7 @@ fn write_gguf(source: &WeightSource, path: &Path, output: &Path, storage: Storag
                             "warning: GGUF has three places for ends of a text; the file does not name {names}"
                         ));
                     }
-                    keys
+                    text.keys
                 }
                 // Nobody could write with the file, nor could this program open it.
                 Err(error) => {
@@ -244,15 +254,32 @@ fn write_gguf(source: &WeightSource, path: &Path, output: &Path, storage: Storag
             };
             let architecture = source.layout().gguf_entry().and_then(|e| e.architectures.first());
             if let (Some(settings), Some(architecture)) = (embedding(source, path), architecture) {
-                match settings.to_gguf(architecture) {
-                    Some(key) => keys.push(key),
-                    None => say("warning: the file does not say how rows become vectors: GGUF has no form for it"),
+                keys.extend(settings.to_gguf(architecture));
+                let lost = settings.lost_in_gguf(source.config().context).join(", ");
+                if !lost.is_empty() {
+                    say(&format!(
+                        "warning: the file does not say {lost}: GGUF has no form for it; a Hugging Face folder keeps it"
+                    ));
                 }
             }
             source.write_gguf(output, storage, &keys, progress)?;
         }
     }
     bar.finish_and_clear();
+    // Of a file that is there: what cannot be written is an error already. Another file keeps what it is.
+    if source.gguf().is_none() {
+        if source.gguf_is_ours_alone() {
+            let entry = source.layout().gguf_entry();
+            let architecture = entry.and_then(|e| e.architectures.first()).copied().unwrap_or_default();
+            say(&format!(
+                "note: only this program reads the file: llama.cpp has no rope_freqs.weight for {architecture}"
+            ));
+        }
+        let ignored = source.gguf_ignored().join(", ");
+        if !ignored.is_empty() {
+            say(&format!("note: llama.cpp computes this file otherwise: it ignores {ignored}"));
+        }
+    }
     Ok(())
 }
 
@@ -296,7 +323,8 @@ impl Measured {
         Ok(Self { ids, front: tokenizer.front()?.first().copied() })
     }
 
-    /// Mean of −log p of the tokens to a model, each with at most a window of tokens before it.
+    /// Mean of −log p of the tokens to a model, each with at most a window of tokens before it. A model whose numbers mean nothing
+    /// is named.
     fn nats(&self, source: &WeightSource) -> Result<f64> {
         const WINDOW: usize = 512;
         let ids = &self.ids;
@@ -315,6 +343,10 @@ impl Measured {
             let batch = Batch { ids: &inputs, targets: &targets, docs: None };
             let loss = no_grad(|| model.loss(&batch, 1.0, &ForwardCx::default()))?;
             nats += f64::from(loss.item::<f32>()?);
+            if !nats.is_finite() {
+                let error = anyhow::Error::new(gently_infer::Error::NotNumbers { tokens: end });
+                return Err(error.context(source.path().display().to_string()));
+            }
         }
         Ok(nats / count)
     }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use gently_train::StopHandle;
 use gently_train::data::fetch::FetchProgress;
-use gently_train::data::{Corpus, Dataset, Input, Layout, Prepare, Progress, TokenizerSpec, inspect, sets};
+use gently_train::data::{Corpus, Dataset, Input, Layout, Prepare, Progress, Replace, TokenizerSpec, inspect, sets};
 use gently_train::watch::BytesBar;
 use serde_json::json;
 use std::path::PathBuf;
@@ -57,6 +57,9 @@ struct PrepareArgs {
     /// The folder to write
     #[arg(long, short)]
     out: PathBuf,
+    /// Replace a dataset in the folder that was made of other texts or with other settings
+    #[arg(long)]
+    replace: bool,
     /// How text becomes tokens
     #[arg(long, default_value = "characters")]
     tokenizer: TokenizerKind,
@@ -73,7 +76,7 @@ struct PrepareArgs {
     #[arg(long, default_value = "text")]
     field: String,
     /// What stands between the documents of a plain text, such as <|endoftext|>
-    #[arg(long)]
+    #[arg(long, value_parser = separator, allow_hyphen_values = true)]
     separator: Option<String>,
     /// Seed that draws the documents for validation
     #[arg(long, default_value_t = 1337)]
@@ -119,6 +122,14 @@ fn fraction(text: &str) -> Result<f64, String> {
     }
 }
 
+/// What stands between documents: some text.
+fn separator(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("a text is needed; leave the option out where a file is one document".into()),
+        text => Ok(text.into()),
+    }
+}
+
 /// Size of a vocabulary that is learned, where none is asked for.
 const VOCAB: usize = 4096;
 
@@ -141,6 +152,7 @@ fn prepare(args: PrepareArgs) -> Result<()> {
         seed: args.seed,
         layout: Layout { field: args.field, separator: args.separator, ..Layout::default() },
         threads: args.threads.unwrap_or(0),
+        replace: if args.replace { Replace::Any } else { Replace::Nothing },
         ..Prepare::new(args.inputs.iter().map(|i| Input::named(i)))
     };
     let bar = BytesBar::stderr();
@@ -226,7 +238,10 @@ fn get(name: &str) -> Result<()> {
     let set = sets::find(name)?;
     let cache = sets::cache();
     let bar = BytesBar::stderr();
-    let got = sets::get(name, &cache, &mut |p: FetchProgress| bar.show(&p.file, p.done, p.total));
+    let got = sets::get(name, &cache, &mut |p: FetchProgress| {
+        bar.show(p.what(), p.done, p.total);
+        Ok(())
+    });
     drop(bar);
     got?;
     match set.files {

@@ -1,12 +1,16 @@
 //! `gently embed`: texts as vectors.
 
 use super::failure::advise;
+use super::interrupt;
 use super::output::{data, say, table};
+use super::overwrite;
 use anyhow::Result;
 use clap::Args as ClapArgs;
 use gently::embed::{EmbedOptions, Embedder, Embeddings};
+use gently::folder;
 use gently_formats::npy;
 use gently_infer::Pooling;
+use gently_models::WeightSource;
 use serde_json::json;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -20,7 +24,7 @@ use std::time::{Duration, Instant};
 pub struct Args {
     /// A GGUF file or a Hugging Face model folder, with or without the files of sentence-transformers
     model: PathBuf,
-    /// Texts to embed
+    /// Texts to embed; before one that begins with a hyphen stands --
     texts: Vec<String>,
     /// Embed the lines of this file, one text each; `-` reads standard input
     #[arg(long, conflicts_with = "texts", required_unless_present = "texts")]
@@ -28,7 +32,7 @@ pub struct Args {
     /// Print one JSON object instead of one line of JSON for each text
     #[arg(long, conflicts_with = "npy")]
     json: bool,
-    /// Write the vectors to this file as NumPy reads them: one row for each text, f32
+    /// Write the vectors to this file as NumPy reads them: one row for each text, f32; a pipe gets them at the end
     #[arg(long)]
     npy: Option<PathBuf>,
     /// Print how alike the texts are: the cosine of each with each
@@ -61,6 +65,10 @@ pub fn run(args: Args) -> Result<()> {
         Some(path) => Source::of_file(path)?,
         None => Source::Given(args.texts.clone().into_iter()),
     };
+    if let Some(output) = &args.npy {
+        refuse_read(&args, output)?;
+        interrupt::leave_nothing()?;
+    }
     let options = EmbedOptions { pooling: args.pooling, ..EmbedOptions::default() };
     let embedder = Embedder::open_with(&args.model, options)?;
     let mut output = match &args.npy {
@@ -118,6 +126,16 @@ pub fn run(args: Args) -> Result<()> {
         say(&format!("{count} texts, {tokens} tokens, {} numbers each; {rate:.0} texts/s", embedder.width()));
     }
     Ok(())
+}
+
+/// Refuses vectors in the place of what is read.
+fn refuse_read(args: &Args, output: &Path) -> Result<()> {
+    let found = folder::locate(&args.model)?;
+    let mut read = overwrite::files_of(&args.model, &found, &WeightSource::open(&found)?);
+    // The shell may have opened a file as standard input.
+    let stdin = || PathBuf::from("/dev/stdin");
+    read.extend(args.file.iter().map(|file| if file == Path::new("-") { stdin() } else { file.clone() }));
+    overwrite::refuse(read, output)
 }
 
 /// Where the vectors go.

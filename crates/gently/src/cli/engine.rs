@@ -39,6 +39,11 @@ pub struct Guessing {
 }
 
 impl Guessing {
+    /// The model that guesses.
+    pub fn model(&self) -> Option<&Path> {
+        self.draft.as_deref()
+    }
+
     fn draft(self) -> Option<Draft> {
         let tokens = usize::from(self.draft_tokens);
         self.draft.map(|model| Draft { model, tokens })
@@ -68,9 +73,10 @@ impl Cache {
 }
 
 impl Options {
-    /// Opens a model for one person: one text at a time, of any length the model has room for. A second model may guess.
-    pub fn open_guessing(&self, path: &Path, guessing: Guessing) -> Result<TextModel> {
-        self.reading.open_by(path, OpenOptions { draft: guessing.draft(), ..self.opening(1) })
+    /// Opens a model for one person: up to `batch` texts at a time, mostly one, of any length the model has room for. A second
+    /// model may guess.
+    pub fn open_guessing(&self, path: &Path, guessing: Guessing, batch: usize) -> Result<TextModel> {
+        self.reading.open_by(path, OpenOptions { draft: guessing.draft(), ..self.opening(batch) })
     }
 
     /// Opens a model for up to `batch` texts at a time.
@@ -98,8 +104,10 @@ impl Reading {
     }
 
     fn opening(&self, batch: usize, lookup: Option<Lookup>) -> OpenOptions {
-        let engine =
-            EngineOptions { batch, cache_bytes: usize::MAX, threads: self.threads, lookup, ..EngineOptions::default() };
+        let usual = EngineOptions::default();
+        // As many as are written at once may all come before the first is begun.
+        let queue = usual.queue.max(batch);
+        let engine = EngineOptions { batch, queue, cache_bytes: usize::MAX, threads: self.threads, lookup, ..usual };
         OpenOptions { plan: PlanOptions { cache: self.cache.elem() }, engine, draft: None }
     }
 }

@@ -1,10 +1,12 @@
 //! `gently eval`: how well a model does at tasks.
 
 use super::failure::advise;
+use super::interrupt;
 use super::output::{data, say, table};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args as ClapArgs;
 use gently::eval::{ANSWERS, EvalOptions, Figure, Run, Task};
+use gently_formats::Error;
 use gently_formats::atomic::{self, AtomicFile};
 use gently_train::watch::BytesBar;
 use serde_json::json;
@@ -55,7 +57,8 @@ pub fn run(args: Args) -> Result<()> {
     let out = args.out.as_deref().map(|folder| Out { folder });
     if let Some(out) = &out {
         out.check(&tasks, &names)?;
-        std::fs::create_dir_all(out.folder).with_context(|| format!("cannot create {}", out.folder.display()))?;
+        std::fs::create_dir_all(out.folder).map_err(Error::io(out.folder, "create"))?;
+        interrupt::leave_nothing()?;
     }
     let model = args.engine.open_for(&args.model, ANSWERS)?;
     let options = EvalOptions {
@@ -77,7 +80,7 @@ pub fn run(args: Args) -> Result<()> {
             bar.show(task.name(), i as u64 + 1, total);
             if let Some(file) = &mut lines {
                 let done = writeln!(file, "{}", outcome.to_json());
-                done.with_context(|| format!("cannot write {}", file.target().display()))?;
+                done.map_err(Error::io(file.target(), "write"))?;
             }
         }
         drop(bar);
@@ -165,9 +168,7 @@ impl Out<'_> {
     fn forget(&self) -> Result<()> {
         let path = self.results();
         match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                Err(e).with_context(|| format!("cannot remove {}", path.display()))
-            }
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io(&path, "remove")(e).into()),
             _ => Ok(()),
         }
     }

@@ -32,6 +32,12 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(|e| e.downcast_ref::<std::io::Error>().is_some_and(gone)) {
         return ExitCode::SUCCESS;
     }
+    tell(error);
+    ExitCode::from(1)
+}
+
+/// Prints `error` to standard error: the sentence, its causes, a hint.
+pub fn tell(error: &anyhow::Error) {
     let stderr = std::io::stderr();
     let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let paint = |code: &str, text: &str| if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() };
@@ -50,7 +56,6 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     }
     // Nothing can be done when standard error itself is closed.
     let _ = stderr.lock().write_all(text.as_bytes());
-    ExitCode::from(1)
 }
 
 /// The hint that a typed error of one of our crates carries.

@@ -4,13 +4,14 @@ use super::constraint::Constraint;
 use super::failure::advise;
 use super::input;
 use super::output::{data, rate, say};
+use super::overwrite;
 use super::sampling::Sampling;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args as ClapArgs;
 use gently::prelude::*;
 use gently::search::SearchOptions;
-use gently::write::End;
-use gently_infer::Token;
+use gently::write::{End, read_before, samples};
+use gently_infer::{State, Token, Work};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -26,19 +27,25 @@ use std::time::Instant;
     '{\"type\": \"object\", \"properties\": {\"name\": {\"type\": \"string\"}, \"age\": {\"type\": \"integer\"}}, \
     \"required\": [\"name\", \"age\"], \"additionalProperties\": false}'\n  \
     gently generate smollm2-135m.gguf --prompt \"The sky is\" --beams 4 --max-tokens 12 --json\n  \
-    gently generate smollm2-135m.gguf --prompt \"The sky is\" --logprobs 3 --max-tokens 4 --json"
+    gently generate smollm2-135m.gguf --prompt \"The sky is\" --logprobs 3 --max-tokens 4 --json\n  \
+    gently generate smollm2-135m.gguf --prompt \"The sky is\" --top-p 0.9 --top-p-rule original --max-tokens 12\n  \
+    gently generate smollm2-135m.gguf --prompt \"The sky is\" --logit-bias '\" blue\"=-inf' --max-tokens 12\n  \
+    gently generate smollm2-135m.gguf --prompt \"The sky is\" --samples 3 --max-tokens 12\n  \
+    gently generate smollm2-135m.gguf --prompt - --max-tokens 0 --save-state book.state < book.txt > /dev/null\n  \
+    gently generate smollm2-135m.gguf --load-state book.state --prompt \"In short,\""
 )]
 pub struct Args {
     /// A GGUF file, a run folder, a checkpoint, or a Hugging Face model folder
     model: PathBuf,
     /// The text to continue; `-` reads it from standard input
-    #[arg(long, short, default_value = "")]
+    #[arg(long, short, default_value = "", allow_hyphen_values = true)]
     prompt: String,
     /// Wrap the prompt in the model's own chat template, and print the answer alone
     #[arg(long)]
     chat: bool,
     /// With --chat: how the model is to behave
-    #[arg(long, requires = "chat")]
+    // What excludes --chat, or --system would be dropped without a word: clap asks for nothing that another option excludes.
+    #[arg(long, requires = "chat", conflicts_with_all = ["save_state", "load_state"], allow_hyphen_values = true)]
     system: Option<String>,
     /// Write at most this many tokens
     #[arg(long, short = 'n', default_value_t = 200)]
@@ -48,8 +55,17 @@ pub struct Args {
     #[command(flatten)]
     constraint: Constraint,
     /// End before this text comes; may be given several times
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     stop: Vec<String>,
+    /// Write this many texts, the first with --seed, each other with one more; the prompt is read once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    samples: Option<u16>,
+    /// Save in this file what was read and written, for --load-state to go on with
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["chat", "samples"])]
+    save_state: Option<PathBuf>,
+    /// Go on with what --save-state saved in this file, of the same model: --prompt follows it, and it is not read again
+    #[arg(long, value_name = "FILE", conflicts_with = "chat")]
+    load_state: Option<PathBuf>,
     #[command(flatten)]
     searching: super::searching::Searching,
     #[command(flatten)]
@@ -71,20 +87,43 @@ pub fn run(args: Args) -> Result<()> {
         text => text.to_owned(),
     };
     let constraint = args.constraint.read()?;
-    let sampling = args.sampling.params()?;
+    let choice = args.sampling.choice()?;
     if args.stop.iter().any(String::is_empty) {
         return Err(advise("--stop is empty: no text would begin", "leave it out, or say what the text ends before"));
     }
-    let model = args.engine.open_guessing(&args.model, args.guessing)?;
+    let count = args.samples.map(usize::from);
+    if choice.is_greedy() && count > Some(1) {
+        let what = "--samples with --temperature 0 would write the same text again and again";
+        return Err(advise(what, "choose a temperature such as 0.8, or look for several texts with --beams"));
+    }
+    if let Some(file) = &args.save_state {
+        overwrite::refuse_unwritable(file)?;
+        let mut read = overwrite::files_of_named(&args.model)?;
+        if let Some(draft) = args.guessing.model() {
+            read.extend(overwrite::files_of_named(draft)?);
+        }
+        read.extend(args.constraint.file().map(Path::to_owned));
+        overwrite::refuse(read, file)?;
+        overwrite::refuse_others(file, "saved state", |file| State::is_saved_in(file))?;
+    }
+    let model = args.engine.open_guessing(&args.model, args.guessing, count.unwrap_or(1))?;
+    let sampling = choice.of(model.tokenizer())?;
+    args.constraint.compile(constraint.as_ref(), &model)?;
     let begun = Instant::now();
-    let ids = match args.chat {
-        true => conversation(&model, args.system, &prompt)?,
-        false => model.tokenizer().encode_prompt(&prompt)?,
+    let mut state = args.load_state.as_deref().map(|file| loaded(&model, file)).transpose()?;
+    let ids = match &state {
+        Some(state) => following(model.tokenizer(), state.tokens(), &prompt)?,
+        None if args.chat => conversation(&model, args.system, &prompt)?,
+        None => model.tokenizer().encode_prompt(&prompt)?,
     };
     if let Some(search) = args.searching.wanted() {
         let options = SearchOptions { search, max_tokens: args.max_tokens, stop: args.stop, answer: args.chat };
         let shown = if args.chat { "" } else { &prompt };
         return super::searching::run(&model, ids, shown, &options, args.json.then_some(&prompt));
+    }
+    if args.save_state.is_some() {
+        all_is_read(&model, ids.len(), args.max_tokens)?;
+        state = Some(read_before(&model, &ids, state)?);
     }
     let options = WriteOptions {
         max_tokens: args.max_tokens,
@@ -93,49 +132,172 @@ pub fn run(args: Args) -> Result<()> {
         constraint,
         answer: args.chat,
         logprobs: args.logprobs.map(usize::from),
+        state: state.clone(),
     };
+    let shown = if args.chat { "" } else { &prompt };
+    let logprobs = args.logprobs.is_some();
+    let show = Show { model: &model, prompt: &prompt, shown, json: args.json, logprobs, begun };
+    if let Some(count) = count {
+        return show.several(samples(&model, &ids, &options, count)?, options.sampling.seed);
+    }
     let mut writer = Writer::of_tokens(&model, ids, &options)?;
+    show.one(&mut writer)?;
+    match (&args.save_state, state) {
+        (Some(file), Some(state)) => saved(&model, &writer, state, file),
+        _ => Ok(()),
+    }
+}
+
+/// The state in a file, for this model to go on with.
+fn loaded(model: &TextModel, file: &Path) -> Result<State> {
+    let failed = || format!("{} is nothing that {} can go on with", file.display(), model.path().display());
+    State::load(file, model.engine().plan()).with_context(failed)
+}
+
+/// These tokens, and those of a text that follows them.
+fn following(tokenizer: &Tokenizer, before: &[u32], text: &str) -> Result<Vec<u32>> {
+    if before.is_empty() {
+        return Ok(tokenizer.encode_prompt(text)?);
+    }
+    let more = match tokenizer.encode_inside(text, true)? {
+        Some(ids) => ids,
+        None => tokenizer.encode_with_specials(text)?,
+    };
+    Ok([before, &more].concat())
+}
+
+/// Refuses a text whose beginning the model may no longer see at its end: no state has read all of it.
+fn all_is_read(model: &TextModel, prompt: usize, max_tokens: usize) -> Result<()> {
+    // A text without a prompt begins after a token all the same.
+    let (prompt, room) = (prompt.max(1), model.engine().plan().most());
+    if prompt.saturating_add(max_tokens) <= room {
+        return Ok(());
+    }
+    let what =
+        format!("--save-state: {prompt} tokens of a prompt and {max_tokens} more do not fit into a context of {room}");
+    let hint = match max_tokens {
+        0 => "give a shorter prompt",
+        _ => "write fewer with --max-tokens, or give a shorter prompt",
+    };
+    Err(advise(what, hint))
+}
+
+/// Saves the state behind the last token. What is read of the prompt is not read again.
+fn saved(model: &TextModel, writer: &Writer, mut state: State, file: &Path) -> Result<()> {
+    let written = writer.written().iter().map(|token| token.id);
+    let all: Vec<u32> = writer.prompt().iter().copied().chain(written).collect();
+    state.keep_common(&all);
+    let read = state.len();
+    model.engine().plan().prefill(&mut Work::new(), &mut state, &all[read..])?;
+    state.save(file)?;
+    say(&format!("{} tokens are saved in {}", all.len(), file.display()));
+    Ok(())
+}
+
+/// How texts are printed.
+struct Show<'a> {
+    model: &'a TextModel,
+    prompt: &'a str,
+    /// What of the prompt stands before a text.
+    shown: &'a str,
+    json: bool,
+    logprobs: bool,
+    begun: Instant,
+}
+
+impl Show<'_> {
+    /// One text.
+    fn one(&self, writer: &mut Writer) -> Result<()> {
+        let left_out = left_out(writer);
+        let (text, first) = self.write(writer)?;
+        let (tokens, seconds) = (writer.written().len(), self.begun.elapsed().as_secs_f64());
+        // Of what came after the first: the prompt's time, and that of a constraint's beginning, is not that of writing.
+        let first = first.unwrap_or(seconds);
+        let rate = rate(tokens, seconds - first);
+        if self.json {
+            let mut report = self.told(writer, &text)?;
+            report["model"] = json!(self.model.path());
+            report["prompt"] = json!(self.prompt);
+            report["prompt_tokens"] = json!(writer.prompt_tokens());
+            report["prompt_left_out"] = json!(left_out);
+            report["seconds"] = json!(seconds);
+            report["tokens_per_second"] = json!(tokens as f64 / seconds);
+            report["first_seconds"] = json!(first);
+            report["decode_tokens_per_second"] = json!(rate);
+            return data(&format!("{report}\n"));
+        }
+        let rate = rate.map_or(String::new(), |rate| format!(", {rate:.0} tokens/s"));
+        say(&format!("{tokens} tokens{rate}; first after {:.0} ms", 1e3 * first));
+        Ok(())
+    }
+
+    /// Texts after one prompt, each with its seed, one behind the other.
+    fn several(&self, writers: Vec<Writer>, seed: u64) -> Result<()> {
+        let (count, mut texts, mut tokens) = (writers.len(), Vec::new(), 0);
+        let prompt_tokens = writers.first().map_or(0, Writer::prompt_tokens);
+        let left_out = writers.first().map_or(0, left_out);
+        for (i, mut writer) in writers.into_iter().enumerate() {
+            let seed = seed.wrapping_add(i as u64);
+            if !self.json {
+                say(&format!("text {} of {count}, seed {seed}:", i + 1));
+            }
+            let (text, _) = self.write(&mut writer)?;
+            tokens += writer.written().len();
+            let mut told = self.told(&writer, &text)?;
+            told["seed"] = json!(seed);
+            texts.push(told);
+        }
+        let seconds = self.begun.elapsed().as_secs_f64();
+        if self.json {
+            let report = json!({
+                "model": self.model.path(), "prompt": self.prompt, "prompt_tokens": prompt_tokens,
+                "prompt_left_out": left_out, "texts": texts, "seconds": seconds,
+            });
+            return data(&format!("{report}\n"));
+        }
+        say(&format!("{tokens} tokens; {seconds:.2} s"));
+        Ok(())
+    }
+
+    /// Writes a text to its end, streaming it unless it becomes JSON; gives it then, and when its first piece came.
+    fn write(&self, writer: &mut Writer) -> Result<(String, Option<f64>)> {
+        let (mut text, mut first) = (String::new(), None);
+        if !self.json {
+            data(self.shown)?;
+        }
+        for piece in writer.by_ref() {
+            let piece = piece?;
+            first.get_or_insert_with(|| self.begun.elapsed().as_secs_f64());
+            match self.json {
+                true => text.push_str(&piece),
+                false => data(&piece)?,
+            }
+        }
+        if !self.json {
+            data("\n")?;
+        }
+        Ok((text, first))
+    }
+
+    /// A text as JSON.
+    fn told(&self, writer: &Writer, text: &str) -> Result<Value> {
+        let tokens = writer.written();
+        let mut told = json!({ "text": text, "end": writer.end().map(End::name), "tokens": tokens.len() });
+        if self.logprobs {
+            let each = tokens.iter().map(|token| likelihood(self.model.tokenizer(), token));
+            told["logprobs"] = each.collect::<Result<_>>()?;
+        }
+        Ok(told)
+    }
+}
+
+/// Says how much of the prompt is not read, and gives it.
+fn left_out(writer: &Writer) -> usize {
     let left_out = writer.prompt_left_out();
     if left_out > 0 {
         say(&format!("the prompt is longer than the model can read: its first {left_out} tokens are left out"));
     }
-    let (mut text, mut first) = (String::new(), None);
-    if !args.json && !args.chat {
-        data(&prompt)?;
-    }
-    for piece in writer.by_ref() {
-        let piece = piece?;
-        first.get_or_insert_with(|| begun.elapsed().as_secs_f64());
-        if args.json {
-            text.push_str(&piece);
-        } else {
-            data(&piece)?;
-        }
-    }
-    let seconds = begun.elapsed().as_secs_f64();
-    let tokens = writer.written().len();
-    // Of what came after the first: the prompt's time, and that of a constraint's beginning, is not that of writing.
-    let first = first.unwrap_or(seconds);
-    let rate = rate(tokens, seconds - first);
-    if args.json {
-        let mut report = json!({
-            "model": model.path(), "prompt": prompt, "text": text,
-            "end": writer.end().unwrap_or(End::Length).name(),
-            "prompt_tokens": writer.prompt_tokens(), "prompt_left_out": left_out, "tokens": tokens, "seconds": seconds,
-            "tokens_per_second": tokens as f64 / seconds,
-            "first_seconds": first, "decode_tokens_per_second": rate,
-        });
-        if args.logprobs.is_some() {
-            let each = writer.written().iter().map(|t| likelihood(model.tokenizer(), t));
-            report["logprobs"] = each.collect::<Result<_>>()?;
-        }
-        data(&format!("{report}\n"))?;
-    } else {
-        data("\n")?;
-        let rate = rate.map_or(String::new(), |rate| format!(", {rate:.0} tokens/s"));
-        say(&format!("{tokens} tokens{rate}; first after {:.0} ms", 1e3 * first));
-    }
-    Ok(())
+    left_out
 }
 
 /// A token, its log-probability, and the likeliest ones in its place.
@@ -150,7 +312,7 @@ fn likelihood(tokenizer: &Tokenizer, token: &Token) -> Result<Value> {
 
 /// The prompt as a conversation of one turn in the model's template, in tokens.
 fn conversation(model: &TextModel, system: Option<String>, prompt: &str) -> Result<Vec<u32>> {
-    let Some(template) = model.chat_template() else {
+    let Some(template) = model.chat_template()? else {
         let what = format!("{} has no chat template", model.path().display());
         return Err(advise(what, "leave --chat out, or take a model that was taught to chat"));
     };

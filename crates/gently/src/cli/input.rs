@@ -4,6 +4,7 @@
 
 use super::failure::advise;
 use anyhow::Result;
+use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
@@ -17,26 +18,33 @@ pub const BOOK: u64 = 1 << 30;
 /// # Errors
 /// What cannot be read, is longer than `limit` bytes, or is not UTF-8. A device that never ends is too long.
 pub fn text(path: &Path, limit: u64) -> Result<String> {
-    let name = match path == Path::new("-") {
-        true => "the text on standard input".to_owned(),
-        false => path.display().to_string(),
-    };
+    let or = ", or - for standard input";
+    match path == Path::new("-") {
+        true => read("the text on standard input", || Ok(std::io::stdin().lock()), limit, or),
+        false => read(&path.display().to_string(), || File::open(path), limit, or),
+    }
+}
+
+/// The text of a file alone, where standard input has something else: `-` is a name as any other.
+///
+/// # Errors
+/// As [`text`].
+pub fn file(path: &Path, limit: u64) -> Result<String> {
+    read(&path.display().to_string(), || File::open(path), limit, "")
+}
+
+/// The text that `open` gives; `or` is what else may be given, for hints.
+fn read<R: Read>(name: &str, open: impl FnOnce() -> std::io::Result<R>, limit: u64, or: &str) -> Result<String> {
     let failed = |e: std::io::Error| {
         let hint = match e.kind() {
-            ErrorKind::NotFound => "give a file that exists, or - for standard input",
-            ErrorKind::IsADirectory => "give a file, not a folder",
-            _ => "give a file that can be read, or - for standard input",
+            ErrorKind::NotFound => format!("give a file that exists{or}"),
+            ErrorKind::IsADirectory => "give a file, not a folder".to_owned(),
+            _ => format!("give a file that can be read{or}"),
         };
         advise(format!("cannot read {name}: {e}"), hint)
     };
     let mut bytes = Vec::new();
-    match path == Path::new("-") {
-        true => std::io::stdin().lock().take(limit + 1).read_to_end(&mut bytes).map_err(failed)?,
-        false => {
-            let file = std::fs::File::open(path).map_err(failed)?;
-            file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?
-        }
-    };
+    open().and_then(|from| from.take(limit + 1).read_to_end(&mut bytes)).map_err(failed)?;
     if bytes.len() as u64 > limit {
         return Err(advise(format!("{name} is longer than {} MiB", limit >> 20), "give a part of it"));
     }

@@ -49,6 +49,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let context = args.context.map_or(config.context, |n| n as usize);
     let cost = Cost::of(&config);
+    let training = cost.training_flops_per_token(context);
     // Shapes only: nothing is allocated, whatever the file says its sizes are.
     let shapes = Decoder::build(&config, Builder::new(None, &Device::Meta))?;
     let files = folder_files(&args.model)?;
@@ -58,8 +59,8 @@ pub fn run(args: Args) -> Result<()> {
             "model": name, "layout": layout_key(layout), "config": config, "parameters": cost.parameters,
             "embedding_parameters": cost.embedding_parameters, "matmul_parameters": cost.matmul_parameters,
             "context": context,
-            "forward_flops_per_token": cost.forward_flops_per_token(context),
-            "training_flops_per_token": cost.training_flops_per_token(context),
+            "forward_flops_per_token": training / 3.0,
+            "training_flops_per_token": training,
             "weight_bytes_f32": cost.weight_bytes(4), "weight_bytes_bf16": cost.weight_bytes(2),
             "kv_bytes_per_token": cost.kv_bytes_per_token(), "training_state_bytes": cost.adamw_bytes(),
             "files": files.iter().map(|(n, b)| json!({"name": n, "bytes": b})).collect::<Vec<_>>(),
@@ -77,8 +78,8 @@ pub fn run(args: Args) -> Result<()> {
     let rows = [
         ("parameters", count(cost.parameters as f64)),
         ("  of them in matrix products", count(cost.matmul_parameters as f64)),
-        ("operations per token, forward", count(cost.forward_flops_per_token(context) as f64)),
-        ("operations per token, training", count(cost.training_flops_per_token(context) as f64)),
+        ("operations per token, forward", count(training / 3.0)),
+        ("operations per token, training", count(training)),
         ("weights in f32", bytes(cost.weight_bytes(4))),
         ("weights in bf16", bytes(cost.weight_bytes(2))),
         ("keys and values, one token", bytes(cost.kv_bytes_per_token())),

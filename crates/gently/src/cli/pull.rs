@@ -31,7 +31,10 @@ pub fn run(args: Args) -> Result<()> {
     let name: Name = args.name.parse()?;
     let folder = args.to.unwrap_or_else(|| name.folder());
     let bar = BytesBar::stderr();
-    let pulled = Hub::from_env()?.pull(&name, &folder, &mut |p: FetchProgress| bar.show(&p.file, p.done, p.total));
+    let pulled = Hub::from_env()?.pull(&name, &folder, &mut |p: FetchProgress| {
+        bar.show(p.what(), p.done, p.total);
+        Ok(())
+    });
     drop(bar);
     let pulled = pulled?;
     let model = pulled.model.display();

@@ -19,7 +19,7 @@ pub struct Args {
     /// A GGUF file, a run folder, a checkpoint, or a Hugging Face model folder
     model: PathBuf,
     /// Score this text
-    #[arg(long, conflicts_with = "file", required_unless_present = "file")]
+    #[arg(long, conflicts_with = "file", required_unless_present = "file", allow_hyphen_values = true)]
     text: Option<String>,
     /// Score the text in this file
     #[arg(long)]

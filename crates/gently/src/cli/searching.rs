@@ -8,24 +8,32 @@ use gently::search::{Search, SearchOptions, search};
 use serde_json::json;
 use std::time::Instant;
 
-/// What looking excludes: everything about drawing a token, and what is told of tokens one by one.
-const DRAWING: [&str; 16] = [
+/// What looking excludes: everything about drawing a token, what is told of tokens one by one, and texts from a state or several. Also
+/// what needs one of these: clap asks for nothing that is excluded, and it would be dropped without a word.
+const DRAWING: [&str; 23] = [
     "temperature",
     "top_k",
     "top_p",
+    "top_p_rule",
     "min_p",
     "typical",
     "mirostat",
+    "mirostat_rate",
     "repetition_penalty",
     "frequency_penalty",
     "presence_penalty",
     "dry",
     "penalty_window",
+    "logit_bias",
     "seed",
+    "samples",
     "constraint",
     "draft",
+    "draft_tokens",
     "no_lookup",
     "logprobs",
+    "save_state",
+    "load_state",
 ];
 
 /// A search in place of drawing tokens.
@@ -35,13 +43,13 @@ pub struct Searching {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), group = "search", conflicts_with_all = DRAWING)]
     beams: Option<u16>,
     /// With --beams: texts are compared by log-probability / tokens^this; above 0 longer ones win
-    #[arg(long, default_value_t = 1.0, requires = "beams", value_parser = finite)]
+    #[arg(long, default_value_t = 1.0, requires = "beams", conflicts_with_all = DRAWING, conflicts_with = "contrastive", value_parser = finite)]
     length_penalty: f64,
     /// Weigh variety against likelihood by this, 0 to 1 (contrastive search; 0.6 is usual), instead of drawing tokens
     #[arg(long, value_name = "WEIGHT", group = "search", conflicts_with_all = DRAWING)]
     contrastive: Option<f32>,
     /// With --contrastive: each token is one of this many likeliest
-    #[arg(long, default_value_t = 4, requires = "contrastive", value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, default_value_t = 4, requires = "contrastive", conflicts_with_all = DRAWING, conflicts_with = "beams", value_parser = clap::value_parser!(u16).range(1..=256))]
     candidates: u16,
 }
 

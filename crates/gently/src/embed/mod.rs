@@ -265,20 +265,28 @@ impl Embedder {
         lengths.take_while(fits).count().max(1)
     }
 
+    /// What becomes tokens of a text, as `sentence-transformers` has it: the prompt is put in front, what Python takes for white
+    /// space around both is left out, and then all becomes lower case.
+    fn wording<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let text = match self.settings.prompt.as_str() {
+            "" => Cow::Borrowed(text),
+            prompt => Cow::Owned(format!("{prompt}{text}")),
+        };
+        let inner = text.trim_matches(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c));
+        match self.settings.lowercase {
+            true => inner.to_lowercase().into(),
+            false if inner.len() == text.len() => text,
+            false => inner.to_owned().into(),
+        }
+    }
+
     /// Each text's tokens, and whether it was cut.
     fn tokens<T: AsRef<str> + Sync>(&self, texts: &[T]) -> Result<Vec<(Vec<u32>, bool)>, Error> {
         let mut found: Vec<Option<Cut>> = texts.iter().map(|_| None).collect();
         const SHARE: usize = 8;
         pool::parallel_chunks_mut(&mut found, SHARE, |share, found| {
             for (found, text) in found.iter_mut().zip(&texts[share * SHARE..]) {
-                let mut text = Cow::Borrowed(text.as_ref());
-                if self.settings.lowercase {
-                    text = text.to_lowercase().into();
-                }
-                if !self.settings.prompt.is_empty() {
-                    text = format!("{}{text}", self.settings.prompt).into();
-                }
-                *found = Some(self.tokenizer.encode_within(&text, self.most));
+                *found = Some(self.tokenizer.encode_within(&self.wording(text.as_ref()), self.most));
             }
         });
         let checked = |(index, found): (usize, Option<Cut>)| match found {

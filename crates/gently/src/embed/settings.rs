@@ -35,9 +35,9 @@ pub struct Settings {
     pub normalize: bool,
     /// A text's most tokens, with those put around it; the rest of the text is cut. `None`: the model's context.
     pub max_tokens: Option<usize>,
-    /// Whether texts become lower case before they become tokens.
+    /// Whether texts, with the prompt in front, become lower case before they become tokens.
     pub lowercase: bool,
-    /// What is put in front of every text.
+    /// What is put in front of every text. White space around both together is left out.
     pub prompt: String,
 }
 
@@ -122,8 +122,8 @@ impl Settings {
         Ok(Some(Self { pooling: vec![pooling], ..Self::default() }))
     }
 
-    /// The key that says so in a GGUF file of an architecture; `None` where it has no form there: several ways of pooling, or
-    /// one that llama.cpp does not have, a prompt, upper and lower case made one.
+    /// The key of a GGUF file of an architecture that says how rows become a vector; `None` for several ways beside each other, or
+    /// one that llama.cpp does not have. What else has no form there: [`Self::lost_in_gguf`].
     pub fn to_gguf(&self, architecture: &str) -> Option<(String, Meta)> {
         let kind = match self.pooling[..] {
             [Pooling::Mean] => 1,
@@ -131,8 +131,30 @@ impl Settings {
             [Pooling::Last] => 3,
             _ => return None,
         };
-        let plain = self.prompt.is_empty() && !self.lowercase;
-        plain.then(|| (format!("{architecture}.pooling_type"), Meta::U32(kind)))
+        Some((format!("{architecture}.pooling_type"), Meta::U32(kind)))
+    }
+
+    /// What a GGUF file of a model of this context, in tokens, does not say of it; each by the name that the files of
+    /// `sentence-transformers` have for it.
+    pub fn lost_in_gguf(&self, context: usize) -> Vec<String> {
+        let mut lost = Vec::new();
+        if self.to_gguf("").is_none() {
+            let ways: Vec<&str> = self.pooling.iter().map(|way| way.name()).collect();
+            lost.push(format!("pooling by {}", ways.join(" and ")));
+        }
+        if !self.normalize {
+            lost.push("that there is no Normalize (its vectors are of length one)".into());
+        }
+        if let Some(most) = self.max_tokens.filter(|most| *most < context) {
+            lost.push(format!("max_seq_length = {most}"));
+        }
+        if self.lowercase {
+            lost.push("do_lower_case = true".into());
+        }
+        if !self.prompt.is_empty() {
+            lost.push(format!("the prompt {:?}", self.prompt));
+        }
+        lost
     }
 
     /// Writes the files of `sentence-transformers` into a model's folder; `width` is the model's.
@@ -395,7 +417,19 @@ mod tests {
         let key = |s: Settings| s.to_gguf("bert");
         assert_eq!(key(Settings::default()), Some(("bert.pooling_type".into(), Meta::U32(1))));
         assert_eq!(key(Settings { pooling: vec![Pooling::Max], ..Settings::default() }), None);
-        assert_eq!(key(Settings { prompt: "a".into(), ..Settings::default() }), None);
+        let lost = |s: &Settings| s.lost_in_gguf(24);
+        assert!(lost(&Settings { max_tokens: Some(24), ..Settings::default() }).is_empty());
+        let all = Settings {
+            pooling: vec![Pooling::Cls, Pooling::Max],
+            normalize: false,
+            max_tokens: Some(23),
+            lowercase: true,
+            prompt: "a: ".into(),
+        };
+        let names = ["cls and max", "Normalize", "max_seq_length = 23", "do_lower_case = true", "prompt \"a: \""];
+        assert_eq!(lost(&all).len(), names.len());
+        assert!(lost(&all).iter().zip(names).all(|(said, name)| said.contains(name)), "{:?}", lost(&all));
+        assert!(key(Settings { pooling: vec![Pooling::Cls], ..all }).is_some(), "the rest costs no pooling");
     }
 
     #[test]

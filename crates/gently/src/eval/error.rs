@@ -80,7 +80,8 @@ impl Error {
     /// What the person can do, where that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Task { hint, .. } => hint.clone(),
+            Self::Task { hint: Some(hint), .. } => Some(hint.clone()),
+            Self::Task { .. } => Some("correct that line; the page on evaluation lists what each key may say".into()),
             Self::Data { .. } => Some("a .jsonl file has one JSON object a line, a .json file a list of them".into()),
             Self::Examples { .. } => Some(
                 "ask for fewer with --num-fewshot or num_fewshot:, or name more with fewshot_data:; an item is no example of its own"
@@ -89,6 +90,9 @@ impl Error {
             Self::Item { .. } => Some("correct the item, or the template that reads it".into()),
             Self::Io { named_by_task: true, .. } => Some("paths in a task file are relative to the file".into()),
             Self::Io { .. } => Some("give a task file, as in examples/eval/facts.yaml".into()),
+            Self::Text(gently_text::Error::TextTemplate { .. }) => {
+                Some("correct the template: it is Jinja, over the fields of an item".into())
+            }
             Self::Text(e) => e.hint(),
             Self::Infer(e) => e.hint(),
             Self::Write(e) => e.hint(),

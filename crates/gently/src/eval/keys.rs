@@ -137,7 +137,8 @@ impl<'a> Keys<'a> {
             Some(node) if !allowed.contains(&node.value) => {
                 let shown: Vec<String> =
                     allowed.iter().map(|v| Node { line: 0, value: v.clone() }.to_json().to_string()).collect();
-                Err(self.wrong(key, node, format!("only {} is implemented", shown.join(" or "))))
+                let reason = format!("{key}{}: only {} is implemented", self.place, shown.join(" or "));
+                Err(wrong(self.path, node.line, reason, Some("leave it out, or write what is done")))
             }
             _ => Ok(()),
         }

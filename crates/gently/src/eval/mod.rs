@@ -82,7 +82,7 @@ const BATCH_TOKENS: usize = 4096;
 const BATCH_ITEMS: usize = 64;
 /// Longest window of a text that is read whole, where the model's context has no end.
 const LONGEST: usize = 1 << 14;
-/// Answers written at once, if the engine has places for so many.
+/// Answers asked for at once, if the engine has places for so many and a queue as long.
 pub const ANSWERS: usize = 16;
 /// Most bytes of keys and values of a batch.
 const BATCH_BYTES: usize = 512 << 20;
@@ -281,7 +281,7 @@ impl<'a> Run<'a> {
         Ok(pairs)
     }
 
-    /// Writes the next items' answers, all at once.
+    /// Writes the next items' answers, as many at once as the engine takes.
     fn write(&mut self) -> Result<()> {
         let room = self.model.engine().plan().room().unwrap_or(usize::MAX);
         let generation = &self.task.generation;
@@ -302,7 +302,15 @@ impl<'a> Run<'a> {
             let most = room.saturating_sub(options.max_tokens).max(1);
             let cut = ids.len() > most;
             ids.drain(..ids.len().saturating_sub(most));
-            writers.push((item, prompt, cut, Writer::of_tokens(self.model, ids, &options)?));
+            match Writer::of_tokens(self.model, ids, &options) {
+                Ok(writer) => writers.push((item, prompt, cut, writer)),
+                // The queue is full: this item comes again when those before it have been answered.
+                Err(crate::write::Error::Infer(gently_infer::Error::Busy { .. })) if !writers.is_empty() => {
+                    self.next = item;
+                    break;
+                }
+                Err(e) => return Err(e.into()),
+            }
         }
         for (item, prompt, cut, writer) in writers {
             let answer = self.answer(writer, &options.stop)?;
@@ -322,12 +330,7 @@ impl<'a> Run<'a> {
         if plain.len() == writer.written().len() {
             return Ok(text);
         }
-        let mut text = text_of(tokenizer, true, &plain)?;
-        let ends = stop.iter().filter(|s| !s.is_empty()).filter_map(|s| text.find(s.as_str()));
-        if let Some(at) = ends.min() {
-            text.truncate(at);
-        }
-        Ok(text)
+        Ok(text_of(tokenizer, true, &plain, stop)?.0)
     }
 
     /// A tokenizer's refusal, with the item whose text it refuses.

@@ -144,7 +144,7 @@ impl Task {
     /// # Errors
     /// As [`Task::open`].
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let root = Node::parse(text).map_err(|e| wrong(path, e.line, e.reason, None))?;
+        let root = Node::parse(text).map_err(|e| wrong(path, e.line, e.reason, e.hint))?;
         let keys = Keys::of(path, "", &root, &KEYS, &ELSEWHERE)?;
         let missing = |key: &str, why: &str| wrong(path, root.line, format!("{key} is missing"), Some(why));
 

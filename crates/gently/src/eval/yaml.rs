@@ -70,6 +70,8 @@ pub struct Refusal {
     pub line: usize,
     /// Why.
     pub reason: String,
+    /// What to write in its place, where that is known.
+    pub hint: Option<&'static str>,
 }
 
 /// A list or map that is being read.
@@ -84,7 +86,8 @@ impl Node {
     /// # Errors
     /// [`Refusal`] with the line.
     pub fn parse(text: &str) -> Result<Self, Refusal> {
-        let refuse = |line, reason: String| Err(Refusal { line, reason });
+        let refuse = |line, reason: String| Err(Refusal { line, reason, hint: None });
+        let instead = |line, reason: String, hint| Err(Refusal { line, reason, hint: Some(hint) });
         if text.len() > MOST_BYTES {
             return refuse(1, format!("it has {} bytes, over the limit of {MOST_BYTES}", text.len()));
         }
@@ -92,8 +95,10 @@ impl Node {
         let mut root = None;
         let mut documents = 0;
         for event in Parser::new_from_str(text) {
-            let (event, Span { start, .. }) = event
-                .map_err(|e| Refusal { line: e.marker().line().max(1), reason: format!("not YAML: {}", e.info()) })?;
+            let (event, Span { start, .. }) = event.map_err(|e| {
+                let line = e.marker().line().max(1);
+                Refusal { line, reason: format!("not YAML: {}", e.info()), hint: None }
+            })?;
             let line = start.line().max(1);
             let node = match event {
                 Event::DocumentStart(_) => {
@@ -103,7 +108,9 @@ impl Node {
                     }
                     continue;
                 }
-                Event::Alias(_) => return refuse(line, "aliases (*name) are not read; write the value again".into()),
+                Event::Alias(_) => {
+                    return instead(line, "aliases (*name) are not read".into(), "write the value again");
+                }
                 Event::SequenceStart(_, tag) => {
                     only_core(tag, "seq", line)?;
                     stack.push(Open::List(line, Vec::new()));
@@ -136,7 +143,8 @@ impl Node {
                         _ => return refuse(node.line, "a key is not a text".into()),
                     };
                     if name == "<<" {
-                        return refuse(node.line, "merge keys (<<) are not read; write the keys themselves".into());
+                        let what = "merge keys (<<) are not read".into();
+                        return instead(node.line, what, "write the keys themselves");
                     }
                     if name.len() > MOST_KEY_BYTES {
                         return refuse(node.line, format!("a key has more than {MOST_KEY_BYTES} bytes"));
@@ -145,7 +153,7 @@ impl Node {
                         return refuse(node.line, format!("a map has more than {MOST_KEYS} keys"));
                     }
                     if all.iter().any(|e| e.key == name) {
-                        return refuse(node.line, format!("{name} is given twice"));
+                        return instead(node.line, format!("{name} is given twice"), "leave one of the two out");
                     }
                     *key = Some((name, node.line));
                 }
@@ -196,12 +204,13 @@ fn only_core(tag: Option<Cow<'_, Tag>>, kind: &str, line: usize) -> Result<(), R
 }
 
 fn unknown(tag: &Tag, line: usize) -> Refusal {
-    let name = format!("{}{}", tag.handle, tag.suffix);
-    let reason = match tag.suffix.as_str() {
-        "function" => "!function asks for Python code, which is not run here; write a template instead".into(),
-        _ => format!("the tag {name} is not known"),
+    let (reason, hint) = match tag.suffix.as_str() {
+        "function" => {
+            ("!function asks for Python code, which is not run here".into(), Some("write a template instead"))
+        }
+        _ => (format!("the tag {}{} is not known", tag.handle, tag.suffix), None),
     };
-    Refusal { line, reason }
+    Refusal { line, reason, hint }
 }
 
 /// A scalar by YAML 1.2's core schema.

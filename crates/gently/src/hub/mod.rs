@@ -8,7 +8,7 @@
 //! use gently::hub::{Hub, Name};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let name: Name = "HuggingFaceTB/SmolLM2-135M".parse()?;
-//! let pulled = Hub::from_env()?.pull(&name, "models/smollm2".as_ref(), &mut |_| {})?;
+//! let pulled = Hub::from_env()?.pull(&name, "models/smollm2".as_ref(), &mut |_| Ok(()))?;
 //! println!("{}", pulled.model.display());
 //! # Ok(()) }
 //! ```
@@ -27,7 +27,7 @@ pub use name::Name;
 pub(crate) use record::{NAME as RECORD, of_conversion as record_of_conversion};
 
 use gently_train::data;
-use gently_train::data::fetch::{Exact, FetchProgress, Fetcher, Token};
+use gently_train::data::fetch::{Exact, FetchReport, Fetcher, Token};
 use std::path::{Path, PathBuf};
 
 /// The Hub's public address.
@@ -100,8 +100,9 @@ impl Hub {
     /// # Errors
     /// No network, no such model or revision, one that asks for a token; several GGUF files and none named; names that are
     /// not safe as paths; too little room on the disk; a folder with the model of another repository; a file in the folder that
-    /// would be read with the model's, though neither the model nor an earlier pull has it; a file that is not the one published.
-    pub fn pull(&self, name: &Name, folder: &Path, progress: &mut dyn FnMut(FetchProgress)) -> Result<Pulled> {
+    /// would be read with the model's, though neither the model nor an earlier pull has it; a file that is not the one published;
+    /// those of `report`.
+    pub fn pull(&self, name: &Name, folder: &Path, report: &mut FetchReport<'_>) -> Result<Pulled> {
         let revision = self.revision(name)?;
         let entries = self.tree(name, &revision)?;
         let choice = choose(name, &entries)?;
@@ -122,7 +123,7 @@ impl Hub {
             let url = self.address(name, &revision, &file.path);
             let wanted = Exact { url: &url, bytes: file.size, sha256: file.sha256.as_deref() };
             let target = folder.join(&file.path);
-            self.fetch(wanted, &target, progress).map_err(|e| Error::of_fetch(e, name, &self.endpoint))?;
+            self.fetch(wanted, &target, report).map_err(|e| Error::of_fetch(e, name, &self.endpoint))?;
         }
         let model = choice.model.map_or_else(|| folder.to_path_buf(), |file| folder.join(file));
         Ok(Pulled { model, revision, files: choice.files.len(), bytes })
@@ -134,11 +135,11 @@ impl Hub {
     }
 
     /// Fetches a file; what is left of another one of its name does not spoil it.
-    fn fetch(&self, file: Exact<'_>, target: &Path, progress: &mut dyn FnMut(FetchProgress)) -> data::Result<()> {
+    fn fetch(&self, file: Exact<'_>, target: &Path, report: &mut FetchReport<'_>) -> data::Result<()> {
         let resumed = part_of(target).exists();
-        match self.fetcher.exact(file, target, progress) {
+        match self.fetcher.exact(file, target, report) {
             // The wrong part is removed by now: this begins at zero.
-            Err(data::Error::Digest { .. }) if resumed => self.fetcher.exact(file, target, progress),
+            Err(data::Error::Digest { .. }) if resumed => self.fetcher.exact(file, target, report),
             done => done,
         }
     }

@@ -99,8 +99,43 @@ fn what_is_not_there_or_not_so_is_said() {
         assert_eq!(said.code, Some(2), "{part}: {}", said.err);
         assert!(said.err.contains("a number from 0 to 0.5"), "{part}: {}", said.err);
     }
+    let said = gently(&["data", "prepare", &text, "--out", &out, "--separator", ""]);
+    assert_eq!(said.code, Some(2), "{}", said.err);
     let said = succeed(&["data", "prepare", &text, "--out", &out, "--tokenizer", "bpe", "--vocab", "4000"]);
     assert!(said.err.contains("the text gave only") && said.err.contains("of the 4000 asked for"), "{}", said.err);
+}
+
+#[test]
+fn a_dataset_is_not_replaced_without_a_word() {
+    let place = Place::new();
+    let path = |name: &str| place.path(name).display().to_string();
+    let (one, other, out) = (path("one.txt"), path("other.txt"), path("made"));
+    place.write("one.txt", text());
+    place.write("other.txt", "another text that is long enough");
+    succeed(&["data", "prepare", &one, "--out", &out]);
+    let before = contents(&place.path("made"));
+    assert!(succeed(&["data", "prepare", &one, "--out", &out]).err.contains("was prepared already"));
+    for (input, option) in [(&other, "--seed=1337"), (&one, "--val-fraction=0.2")] {
+        let words = ["made holds a dataset of other texts or settings", "one.txt", "hint:", "--replace"];
+        fail(&["data", "prepare", input, "--out", &out, option], &words);
+    }
+    assert_eq!(contents(&place.path("made")), before);
+    succeed(&["data", "prepare", &other, "--out", &out, "--replace"]);
+    assert_ne!(contents(&place.path("made")), before);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_beyond_the_limit_of_the_shell_is_an_error_with_its_name() {
+    let place = Place::new();
+    let (data, out) = (place.write("text.txt", text()), place.path("made"));
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "ulimit -f 4 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_gently"), "data", "prepare"]);
+    let said = limited.arg(data).arg("--out").arg(&out).env("NO_COLOR", "1").output().unwrap();
+    let err = String::from_utf8_lossy(&said.stderr);
+    assert_eq!(said.status.code(), Some(1), "{:?}: {err}", said.status);
+    assert!(err.contains("train-00000.tok") && err.contains("hint: raise the limit"), "{err}");
+    assert!(!out.exists());
 }
 
 #[test]

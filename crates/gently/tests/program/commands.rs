@@ -1,6 +1,8 @@
 //! The commands a person tries first, on a run made here.
 
 use crate::run::{fail, gently, succeed, text, train_args};
+use gently::models::config::{DecoderConfig, Family, Position};
+use gently::prelude::{Decoder, Device, Rng};
 use std::fs;
 
 /// Searches find what their words say, and say it in the same terms as the other commands.
@@ -29,10 +31,13 @@ fn looks_for_texts(run: &str) {
     assert!(likelihoods.len() == 4 && likelihoods.is_sorted_by(|a, b| a >= b), "{four}");
     assert!(likelihoods[0] >= sum - 1e-3, "a wider beam finds nothing worse here: {four}");
     let cut = json(&["--beams", "4", "--stop", " "]);
-    assert_eq!(
-        (cut["texts"][0]["end"].as_str(), cut["texts"][0]["text"].as_str().unwrap().find(' ')),
-        (Some("stop"), None)
-    );
+    for text in cut["texts"].as_array().unwrap() {
+        let (said, tokens) = (text["text"].as_str().unwrap(), number(&text["tokens"]));
+        // What ended it is a token as well: each is a character here.
+        let ended = if text["end"] == "length" { 0.0 } else { 1.0 };
+        assert!(!said.contains(' ') && tokens == said.chars().count() as f64 + ended, "{cut}");
+        assert!((number(&text["logprob"]) - tokens * number(&text["score"])).abs() < 1e-6, "{cut}");
+    }
 
     assert_eq!(json(&["--contrastive", "0"])["texts"][0]["text"], greedy["text"], "no weight on variety is greedy");
     fail(&["generate", run, "--prompt", "the", "--contrastive", "2"], &["weight of 2"]);
@@ -135,6 +140,26 @@ fn a_run_can_be_written_with_inspected_and_explained() {
 
     let data_seen = succeed(&["data", "inspect", run]).out;
     assert!(data_seen.contains("entropy"), "{data_seen}");
+}
+
+#[test]
+fn a_model_that_reads_without_an_end_is_measured_beyond_its_context() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let cfg = DecoderConfig {
+        vocab: 16,
+        context: 8,
+        layers: 1,
+        heads: 2,
+        width: 16,
+        position: Position::Alibi,
+        ..DecoderConfig::preset(Family::Gpt2)
+    };
+    Decoder::new(&cfg, &Rng::new(7), &Device::Cpu).unwrap().save_pretrained(path).unwrap();
+    let bench = ["bench", "infer", path, "--prefill", "4", "--decode", "2", "--rounds", "1", "--depth"];
+    succeed(&[&bench[..], &["64"]].concat());
+    let all = usize::MAX.to_string();
+    fail(&[&bench[..], &[all.as_str()]].concat(), &["--prefill 4 are more than 16777216 tokens", "hint:"]);
 }
 
 #[test]

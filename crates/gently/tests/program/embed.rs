@@ -1,6 +1,6 @@
 //! `gently embed` on a tiny encoder that is made here.
 
-use crate::run::{command, fail, gently as program, succeed};
+use crate::run::{Said, command, fail, gently as program, succeed};
 use gently::embed::{EmbedOptions, Embedder, Error, Settings};
 use gently::models::config::{DecoderConfig, Family, MlpKind, NormPlace};
 use gently::models::families::Layout;
@@ -23,8 +23,14 @@ fn encoder(dir: &Path, settings: Option<&Settings>) -> PathBuf {
     let specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"];
     let tokens: Vec<&str> = specials.into_iter().chain(marked.iter().map(String::as_str)).chain(["s", "ing"]).collect();
     let types = (0..tokens.len()).map(|i| if i < 4 { 3 } else { 1 }).collect();
+    let vocabulary = Vocabulary { model: "bert", tokens, types, ..Vocabulary::default() };
+    encoder_of(dir, &Tokenizer::from_vocabulary(&vocabulary, Path::new("x")).unwrap(), settings)
+}
+
+/// The same with another tokenizer.
+fn encoder_of(dir: &Path, tokenizer: &Tokenizer, settings: Option<&Settings>) -> PathBuf {
     let cfg = DecoderConfig {
-        vocab: tokens.len(),
+        vocab: tokenizer.vocab_size(),
         context: 24,
         layers: 2,
         heads: 2,
@@ -40,8 +46,7 @@ fn encoder(dir: &Path, settings: Option<&Settings>) -> PathBuf {
     assert_eq!(Layout::of(&cfg), Layout::Bert);
     let path = dir.join("encoder");
     Decoder::new(&cfg, &Rng::new(7), &Device::Cpu).unwrap().save_pretrained(&path).unwrap();
-    let vocabulary = Vocabulary { model: "bert", tokens, types, ..Vocabulary::default() };
-    Tokenizer::from_vocabulary(&vocabulary, Path::new("x")).unwrap().save(&path).unwrap();
+    tokenizer.save(&path).unwrap();
     if let Some(settings) = settings {
         settings.save(&path, WIDTH).unwrap();
     }
@@ -126,6 +131,97 @@ fn texts_become_vectors_in_every_form() {
 }
 
 #[test]
+fn vectors_take_the_place_of_nothing_that_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = encoder(dir.path(), Some(&Settings::default()));
+    let at = |name: &str| model.join(name).to_str().unwrap().to_owned();
+    let name = model.to_str().unwrap();
+    let lines = dir.path().join("lines.txt");
+    fs::write(&lines, "the sea\n").unwrap();
+    let file = lines.to_str().unwrap();
+    let read = ["config.json", "model.safetensors", "1_Pooling/config.json", "../lines.txt"];
+    for output in read.map(at) {
+        let before = fs::read(&output).unwrap();
+        fail(&["embed", name, "--file", file, "--npy", &output], &[&output, "both read and written", "hint:"]);
+        assert_eq!(fs::read(&output).unwrap(), before);
+    }
+    if cfg!(target_os = "linux") {
+        let mut given = command(&["embed", name, "--file", "-", "--npy", file]);
+        let said: Said = given.stdin(fs::File::open(&lines).unwrap()).output().unwrap().into();
+        assert!(said.code == Some(1) && said.err.contains("both read and written"), "{}", said.err);
+    }
+    // What is no model's and is not read is replaced, as before.
+    let other = dir.path().join("other.npy");
+    fs::write(&other, "old").unwrap();
+    succeed(&["embed", name, "--file", file, "--npy", other.to_str().unwrap()]);
+    assert!(fs::read(&other).unwrap().starts_with(b"\x93NUMPY"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn vectors_go_to_standard_output_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = encoder(dir.path(), None);
+    // The name that /dev/stdout is a link to; the program must not touch that one, should it ever replace what it writes to.
+    let (out, known) = (dir.path().join("out"), dir.path().join("known.npy"));
+    std::os::unix::fs::symlink("/proc/self/fd/1", &out).unwrap();
+    let args =
+        |npy: &Path| ["embed", model.to_str().unwrap(), TEXTS[0], "--npy", npy.to_str().unwrap()].map(str::to_owned);
+    succeed(&args(&known));
+    let known = fs::read(known).unwrap();
+    assert_eq!(command(&args(&out)).output().unwrap().stdout, known);
+    // A file that the shell opened to write at its end keeps what is in it.
+    let file = dir.path().join("file");
+    fs::write(&file, "before").unwrap();
+    let open = fs::File::options().append(true).open(&file).unwrap();
+    assert!(command(&args(&out)).stdout(open).status().unwrap().success());
+    assert_eq!(fs::read(&file).unwrap(), [b"before", &known[..]].concat());
+    assert!(fs::symlink_metadata(&out).unwrap().is_symlink());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_leaves_nothing_half_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = encoder(dir.path(), None);
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let files = || fs::read_dir(&out).unwrap().count();
+    let npy = out.join("v.npy");
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let args = ["embed", model.to_str().unwrap(), "--file", "-", "--npy", npy.to_str().unwrap()];
+        let mut child = command(&args).stdin(Stdio::piped()).spawn().unwrap();
+        // It waits for texts, with its file begun; they do not end before it does.
+        let texts = child.stdin.take();
+        while files() == 0 {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it was asked to");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let kill = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        assert!(kill.success());
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        drop(texts);
+        assert_eq!(files(), 0);
+    }
+}
+
+#[test]
+fn a_prompt_is_in_lower_case_too_and_nothing_stands_around_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = |name: &str, lowercase: bool, prompt: &str, text: &str| {
+        let settings = Settings { lowercase, prompt: prompt.into(), ..Settings::default() };
+        // Of bytes: each letter and each space is seen.
+        let model = encoder_of(&dir.path().join(name), &Tokenizer::bytes(), Some(&settings));
+        Embedder::open(model).unwrap().embed(&[text]).unwrap()
+    };
+    let known = rows("plain", false, "", "query: the sea");
+    assert_eq!(rows("around", false, "", "\u{a0}query: the sea\x1f\n"), known);
+    assert_eq!(rows("prompt", false, " query:", " the sea "), known);
+    assert_eq!(rows("lower", true, "Query: ", "The SEA"), known);
+    assert_ne!(rows("cases", false, "Query: ", "The SEA"), known);
+}
+
+#[test]
 fn what_a_model_says_survives_conversion() {
     let dir = tempfile::tempdir().unwrap();
     let model = encoder(dir.path(), Some(&Settings { pooling: vec![Pooling::Cls], ..Settings::default() }));
@@ -143,6 +239,18 @@ fn what_a_model_says_survives_conversion() {
     for i in 0..TEXTS.len() {
         let cosine: f32 = coarse.row(i).iter().zip(first.row(i)).map(|(a, b)| a * b).sum();
         assert!(cosine > 0.99 && cosine < 1.0 - 1e-7, "{i}: {cosine}");
+    }
+    // Without a chat template, too, its special tokens are named.
+    succeed(&["convert", model, &at("copy")]);
+    for copy in [&at("copy"), &folder] {
+        let said = fs::read_to_string(Path::new(copy).join("tokenizer_config.json")).unwrap();
+        let said: Value = serde_json::from_str(&said).unwrap();
+        for (key, token) in [("pad", "[PAD]"), ("unk", "[UNK]"), ("cls", "[CLS]"), ("sep", "[SEP]")] {
+            assert_eq!(said[format!("{key}_token")], token, "{said}");
+        }
+        // So that transformers cuts what the model has no positions for.
+        assert_eq!(said["model_max_length"], 24, "{said}");
+        assert!(said.get("bos_token").is_none(), "{said}");
     }
     // It is named by its family, and foretells no text: nothing is written for a perplexity without meaning.
     for place in [model, &file] {
@@ -162,12 +270,38 @@ fn what_a_model_says_survives_conversion() {
 }
 
 #[test]
+fn what_a_file_cannot_say_of_vectors_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = |name: &str, settings: Settings| {
+        let model = encoder(&dir.path().join(name), Some(&settings));
+        let (model, at) = (model.to_str().unwrap(), |to: &str| dir.path().join(format!("{name}{to}")));
+        let [file, copy] = ["e.gguf", "copy"].map(|to| at(to).to_str().unwrap().to_owned());
+        assert!(!succeed(&["convert", model, &copy]).err.contains("warning:"));
+        assert_eq!(Embedder::open(&copy).unwrap().settings(), &settings, "a folder keeps all");
+        let said = succeed(&["convert", model, &file]).err;
+        assert_eq!(succeed(&["quantize", model, &file, "--type", "q8_0"]).err, said);
+        (said, Embedder::open(&file).unwrap().settings().pooling.clone())
+    };
+    let cls = Settings { pooling: vec![Pooling::Cls], ..Settings::default() };
+    assert_eq!(said("all", Settings { max_tokens: Some(24), ..cls.clone() }), (String::new(), cls.pooling.clone()));
+    let (long, way) = said("long", Settings { normalize: false, max_tokens: Some(20), ..cls.clone() });
+    assert!(long.contains("no Normalize") && long.contains("max_seq_length = 20"), "{long}");
+    assert!(long.contains("a Hugging Face folder keeps it") && !long.contains("pooling"), "{long}");
+    assert_eq!(way, cls.pooling);
+    let (max, way) = said("max", Settings { pooling: vec![Pooling::Max], ..Settings::default() });
+    assert!(max.contains("pooling by max") && !max.contains("Normalize"), "{max}");
+    assert_eq!(way, [Pooling::Mean]);
+}
+
+#[test]
 fn what_cannot_be_embedded_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let folder = encoder(dir.path(), Some(&Settings::default()));
     let model = folder.to_str().unwrap();
     assert_eq!(program(&["embed", model]).code, Some(2));
     assert_eq!(program(&["embed", model, "x", "--pooling", "median"]).code, Some(2));
+    assert!(program(&["embed", model, "- x"]).err.contains("use '-- "));
+    assert_eq!(succeed(&["embed", model, "--", "- x"]).out.lines().count(), 1);
     let write = |name: &str, bytes: &[u8]| {
         let path = dir.path().join(name);
         fs::write(&path, bytes).unwrap();

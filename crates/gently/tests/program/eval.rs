@@ -105,6 +105,12 @@ fn what_a_task_is_read_from_is_not_written_over() {
         assert_eq!(fs::read_to_string(at(file)).unwrap(), text);
         fs::remove_file(at(file)).unwrap();
     }
+    fs::write(&task, TASK).unwrap();
+    fs::write(at("file"), "x").unwrap();
+    fail(
+        &["eval", "no-model", "--task", &task, "--out", &at("file")],
+        &["cannot create", "file", "hint: a file stands"],
+    );
 }
 
 #[test]
@@ -116,7 +122,8 @@ fn tasks_that_make_no_sense() {
     let says = |task: &str, items: &str, words: &[&str]| {
         fs::write(path, task).unwrap();
         fs::write(dir.path().join("items.jsonl"), items).unwrap();
-        fail(&["eval", "no-model", "--task", path], words);
+        let said = fail(&["eval", "no-model", "--task", path], words);
+        assert!(said.err.contains("hint:"), "{}", said.err);
     };
     let with = |more: &str| format!("{TASK}{more}");
     says("a: [1\n", ITEMS, &["t.yaml: line", "not YAML"]);
@@ -124,6 +131,11 @@ fn tasks_that_make_no_sense() {
     says(&with("doc_to_txt: x\n"), ITEMS, &["t.yaml: line 7", "doc_to_txt is not known", "did you mean doc_to_text?"]);
     says(&with("metric_list: [{metric: ac}]\n"), ITEMS, &["line 7", "metric of metric_list", "acc_norm"]);
     says(&with("generation_kwargs: {}\n"), ITEMS, &["nothing is written in a task of multiple_choice"]);
+    let written = "output_type: generate_until\nitems: [{q: a, a: b}]\ndoc_to_text: q\ndoc_to_target: a\n";
+    let warm = format!("{written}generation_kwargs: {{temperature: 0.7}}\n");
+    says(&warm, ITEMS, &["temperature of generation_kwargs: only 0", "hint: leave it out"]);
+    says(&with("data: items.jsonl\n"), ITEMS, &["data is given twice", "hint: leave one of the two out"]);
+    says(&with("tag: &t sea\ngroup: *t\n"), ITEMS, &["aliases", "hint: write the value again"]);
     let rolling = with("").replace("multiple_choice", "loglikelihood_rolling");
     says(&rolling, ITEMS, &["doc_to_choice: a task of loglikelihood_rolling has none"]);
     says(&with("process_docs: !function u.f\n"), ITEMS, &["Python"]);
@@ -161,7 +173,7 @@ fn items_that_do_not_fit_their_task_are_named() {
     says(TASK, &one.replace("\"a\": 0", "\"a\": 2"), &["item 1", "gives 2, but the 2 choices are 0 to 1"]);
     says(TASK, &one.replace("[\"is\", \"on\"]", "\"is\""), &["item 1", "doc_to_choice gives no list"]);
     let fails = TASK.replace("'{{a}}'", "'{{c.index(q)}}'");
-    says(&fails, one, &["item 1: doc_to_target", "the sea is not in list"]);
+    says(&fails, one, &["item 1: doc_to_target", "'the sea' is not in list"]);
     let endless =
         TASK.replace("'{{q}}'", "'{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}'");
     says(&endless, one, &["item 1: doc_to_text", "fuel"]);

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod commands;
+mod drawing;
 mod embed;
 mod eval;
 mod kill;
@@ -13,3 +14,4 @@ mod pull;
 mod run;
 mod silence;
 mod talking;
+mod texts;

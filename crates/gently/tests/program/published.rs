@@ -1,7 +1,8 @@
 //! Models as others publish them, with marks that begin texts and end turns; they are tiny and made here.
 
 use crate::run::{Said, command, fail, gently as program, succeed};
-use gently::models::config::{DecoderConfig, Family};
+use gently::models::config::{DecoderConfig, Family, Position};
+use gently::models::pretrained::read_config;
 use gently::prelude::*;
 use gently::text::{TemplateTokens, Vocabulary};
 use serde_json::Value;
@@ -11,7 +12,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 /// A model of random weights with this tokenizer in `dir`.
-fn model(dir: &Path, tokenizer: &Tokenizer, context: usize, tokens: &TemplateTokens) -> String {
+pub fn model(dir: &Path, tokenizer: &Tokenizer, context: usize, tokens: &TemplateTokens) -> String {
     let cfg = DecoderConfig {
         vocab: tokenizer.vocab_size(),
         context,
@@ -27,7 +28,7 @@ fn model(dir: &Path, tokenizer: &Tokenizer, context: usize, tokens: &TemplateTok
 }
 
 /// SentencePiece of two letters, with marks for turns.
-fn turns(add_bos: bool) -> Tokenizer {
+pub fn turns(add_bos: bool) -> Tokenizer {
     let v = Vocabulary {
         model: "llama",
         tokens: vec!["<unk>", "<bos>", "<eos>", "<turn>", "▁", "a", "b", "▁a"],
@@ -126,6 +127,21 @@ fn a_template_of_a_file_knows_the_names_of_the_model() {
 }
 
 #[test]
+fn a_template_that_cannot_be_read_costs_only_what_wants_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let path = model(&dir.path().join("m"), &turns(true), 64, &names());
+    fs::write(at("m/chat_template.jinja"), "{% if %}").unwrap();
+    fs::write(at("good"), "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}").unwrap();
+    succeed(&["score", &path, "--text", "ab"]);
+    succeed(&["generate", &path, "--prompt", "ab", "-n", "2"]);
+    fail(&["generate", &path, "--prompt", "ab", "-n", "2", "--chat"], &["chat_template.jinja", "hint:"]);
+    let said = ask(&[&path[..]], "ab\n");
+    assert!(said.code == Some(1) && said.err.contains("chat_template.jinja"), "{}", said.err);
+    chat(&[&path[..], "--template", &at("good")], "ab\n");
+}
+
+#[test]
 fn a_text_in_a_fence_is_no_command() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
@@ -141,24 +157,82 @@ fn a_text_in_a_fence_is_no_command() {
 fn marks_of_turns_survive_conversion() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let path = model(&dir.path().join("m"), &turns(true), 64, &names());
+    let mut named = names();
+    named.extend([("pad_token", "<turn>"), ("mask_token", "<unk>")].map(|(k, v)| (k.to_owned(), v.to_owned())));
+    let path = model(&dir.path().join("m"), &turns(true), 64, &named);
     fs::write(at("m/chat_template.jinja"), "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}")
         .unwrap();
+    // The tokenizer names one more, for what cannot be spelled.
+    named.insert("unk_token".into(), "<unk>".into());
     let first = TextModel::open(&path).unwrap();
     assert_eq!(first.tokenizer().ends(), [2, 3]);
     // A folder from a folder, a file from it, and a folder from that.
     let mut from = path;
-    for (to, named) in [("folder", 2), ("file.gguf", 3), ("again", 3)] {
+    for to in ["folder", "file.gguf", "again"] {
         succeed(&["convert", &from, &at(to)]);
         from = at(to);
         let model = TextModel::open(&from).unwrap();
         assert_eq!(model.tokenizer().ends(), first.tokenizer().ends(), "{to}");
-        let tokens = model.chat_template().unwrap().tokens();
-        // A GGUF file also names the token for what cannot be spelled.
-        assert_eq!(tokens.len(), named, "{to}: {tokens:?}");
-        assert!(names().iter().all(|(key, token)| tokens.get(key) == Some(token)), "{to}: {tokens:?}");
+        assert_eq!(model.chat_template().unwrap().unwrap().tokens(), &named, "{to}");
         let prompt = |m: &TextModel| m.tokenizer().encode_prompt("ab ab").unwrap();
         assert_eq!(prompt(&model), prompt(&first), "{to}");
+    }
+}
+
+#[test]
+fn what_only_this_program_reads_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let llama = DecoderConfig {
+        vocab: Tokenizer::bytes().vocab_size(),
+        context: 64,
+        layers: 1,
+        heads: 2,
+        kv_heads: None,
+        width: 32,
+        ..DecoderConfig::preset(Family::Llama)
+    };
+    let qwen2 = DecoderConfig { attention_bias: true, out_bias: Some(false), ..llama.clone() };
+    let stretched = |factors: Vec<f64>| DecoderConfig { rope_factors: Some(factors), ..qwen2.clone() };
+    let listed = (1..=8).map(f64::from).collect();
+    // The model, and what is told of a folder and of a file.
+    let cases = [
+        ("window", DecoderConfig { window: Some(8), ..llama.clone() }, ["", "it ignores the window of 8 tokens"]),
+        ("alibi", DecoderConfig { position: Position::Alibi, ..llama }, ["model_type is \"gently\"", "layout"]),
+        ("listed", stretched(listed), ["", "no rope_freqs.weight for qwen2"]),
+        ("linear", stretched(vec![4.0; 8]), ["", ""]),
+    ];
+    for (name, cfg, told) in cases {
+        let from = dir.path().join(name);
+        Decoder::new(&cfg, &Rng::new(7), &Device::Cpu).unwrap().save_pretrained(&from).unwrap();
+        Tokenizer::bytes().save_with(&from, &TemplateTokens::new()).unwrap();
+        for (words, end) in told.into_iter().zip(["out", "gguf"]) {
+            let to = dir.path().join(format!("{name}.{end}"));
+            let said = program(&["convert", from.to_str().unwrap(), to.to_str().unwrap()]);
+            assert!(said.err.contains(words), "{name}.{end}: {}", said.err);
+            assert_eq!(said.err.contains("note:"), !words.is_empty() && said.ok, "{name}.{end}: {}", said.err);
+            if said.ok {
+                assert_eq!(read_config(&to).unwrap().1.rope_factors, cfg.rope_factors, "{name}.{end}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_other_programs_do_not_read_of_a_tokenizer_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let path = model(&dir.path().join("m"), &turns(true), 64, &names());
+    assert!(!succeed(&["convert", &path, &at("plain.gguf")]).err.contains("note:"));
+    let mut file: Value = serde_json::from_str(&fs::read_to_string(at("m/tokenizer.json")).unwrap()).unwrap();
+    file["added_tokens"][3]["lstrip"] = true.into();
+    fs::write(at("m/tokenizer.json"), file.to_string()).unwrap();
+    let said = succeed(&["convert", &path, &at("m.gguf")]);
+    assert!(said.err.contains("note:") && said.err.contains("lstrip"), "{}", said.err);
+    // And this program reads it, also from the file with coarser weights.
+    succeed(&["quantize", &at("m.gguf"), &at("small.gguf"), "--type", "q8_0"]);
+    for name in ["m", "m.gguf", "small.gguf"] {
+        let model = TextModel::open(at(name)).unwrap();
+        assert_eq!(model.tokenizer().encode_with_specials("a <turn>").unwrap(), [7, 3], "{name}");
     }
 }
 
@@ -199,7 +273,7 @@ fn a_folder_keeps_nothing_of_the_model_before() {
     found.sort();
     assert_eq!(found, own);
     let made = TextModel::open(&out).unwrap();
-    assert!(made.chat_template().is_none() && made.tokenizer().ends().is_empty());
+    assert!(made.chat_template().unwrap().is_none() && made.tokenizer().ends().is_empty());
 
     // Where something cannot be taken away, all stays as it was.
     fs::remove_file(out.join("tokenizer.json")).unwrap();
@@ -213,13 +287,17 @@ fn a_folder_keeps_nothing_of_the_model_before() {
 }
 
 #[test]
-fn a_template_that_cannot_be_read_leaves_no_model_without_it() {
+fn a_template_that_cannot_be_read_is_passed_on_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let path = model(&dir.path().join("m"), &turns(true), 64, &names());
     fs::write(dir.path().join("m/chat_template.jinja"), "{% for %}").unwrap();
-    let out = dir.path().join("out");
-    fail(&["convert", &path, out.to_str().unwrap()], &["chat_template.jinja", "line 1"]);
-    assert!(!out.join("config.json").exists());
+    let out = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let said = succeed(&["convert", &path, &out("folder")]);
+    assert!(said.err.contains("chat_template.jinja") && said.err.contains("line 1"), "{}", said.err);
+    assert_eq!(fs::read_to_string(dir.path().join("folder/chat_template.jinja")).unwrap(), "{% for %}");
+    succeed(&["convert", &path, &out("m.gguf")]);
+    succeed(&["convert", &out("m.gguf"), &out("back")]);
+    assert_eq!(fs::read_to_string(dir.path().join("back/chat_template.jinja")).unwrap(), "{% for %}");
 }
 
 #[test]
@@ -267,13 +345,98 @@ fn what_continues_a_prompt_keeps_its_first_space() {
     assert_eq!(answer, "a a");
 
     // A search as wide as the vocabulary finds every token.
-    let found = |prompt: &str, answer| {
+    let of = |model: &TextModel, ids: Vec<u32>, answer| {
         let beam = Search::Beam { width: 8, length_penalty: 0.0 };
         let options = SearchOptions { search: beam, max_tokens: 1, stop: vec![], answer };
-        search(&model, ids(prompt), &options).unwrap().into_iter().map(|f| f.text).collect::<Vec<_>>()
+        search(model, ids, &options).unwrap().into_iter().map(|f| f.text).collect::<Vec<_>>()
     };
+    let found = |prompt: &str, answer| of(&model, ids(prompt), answer);
     assert!(found("ab", false).contains(&" a".to_owned()), "{:?}", found("ab", false));
     assert!(found("ab", true).contains(&"a".to_owned()) && !found("ab", true).contains(&" a".to_owned()));
+
+    // What the tokenizer puts in front of every text is no text.
+    let front = TextModel::open(self::model(&dir.path().join("front"), &turns(true), 64, &names())).unwrap();
+    let begun = Writer::new(&front, "", &options(false)).unwrap();
+    assert_eq!((begun.prompt_tokens(), begun.collect_text().unwrap().as_str()), (1, "a a"));
+    let begun = Writer::of_tokens(&front, vec![], &options(false)).unwrap();
+    assert_eq!(begun.collect_text().unwrap(), "a a");
+    assert_eq!(Writer::new(&front, "ab", &options(false)).unwrap().collect_text().unwrap(), " a a");
+    let none = of(&front, front.tokenizer().encode_prompt("").unwrap(), false);
+    assert!(none.contains(&"a".to_owned()) && !none.contains(&" a".to_owned()), "{none:?}");
+}
+
+#[test]
+fn a_search_counts_the_tokens_of_what_it_gives() {
+    use gently::search::{Search, SearchOptions, search};
+    use gently::write::End;
+
+    let dir = tempfile::tempdir().unwrap();
+    let letters = Tokenizer::characters("abcd".chars());
+    let open = |name: &str, tokenizer: &Tokenizer| {
+        TextModel::open(model(&dir.path().join(name), tokenizer, 12, &TemplateTokens::new())).unwrap()
+    };
+    // One whose every token ends the text, and one with no token that does.
+    let (ends, goes_on) = (open("ends", &letters.clone().with_ends(&[0, 1, 2, 3])), open("on", &letters));
+    let ways = [Search::Beam { width: 1, length_penalty: 1.0 }, Search::Contrastive { candidates: 4, alpha: 0.6 }];
+    for way in ways {
+        let found = |model: &TextModel, prompt: usize, stop: &str| {
+            let stop = vec![stop.to_owned()];
+            let options = SearchOptions { search: way, max_tokens: 8, stop, answer: false };
+            search(model, vec![1; prompt], &options).unwrap().remove(0)
+        };
+        let one = found(&ends, 1, "");
+        assert_eq!((one.text.as_str(), one.tokens, one.end), ("", 1, End::EndOfText), "{way:?}");
+        let all = found(&goes_on, 1, "");
+        assert_eq!((all.text.len(), all.tokens, all.end), (8, 8, End::Length), "{way:?}");
+        for (i, letter) in all.text.char_indices() {
+            let cut = found(&goes_on, 1, &all.text[i..=i]);
+            let at = all.text.find(letter).unwrap();
+            assert_eq!((cut.text.as_str(), cut.tokens, cut.end), (&all.text[..at], at + 1, End::Stop), "{way:?}");
+        }
+        // A full context is no end of a text, and no limit that was asked for; its last token is given all the same.
+        for (prompt, tokens) in [(10, 3), (12, 1)] {
+            let full = found(&goes_on, prompt, "");
+            assert_eq!((full.tokens, full.end, full.end.name()), (tokens, End::Context, "context"), "{way:?}");
+        }
+    }
+}
+
+#[test]
+fn a_search_ends_at_stop_strings_and_gives_each_text_once() {
+    use gently::search::{Search, SearchOptions, search};
+    use gently::write::End;
+
+    let dir = tempfile::tempdir().unwrap();
+    // A "b" may come alone or with what stands before it.
+    let v = Vocabulary {
+        model: "gpt2",
+        pre: Some("gpt-2"),
+        tokens: vec!["a", "b", "ab", "c"],
+        types: vec![1; 4],
+        merges: vec!["a b"],
+        ..Vocabulary::default()
+    };
+    let tokenizer = Tokenizer::from_vocabulary(&v, Path::new("x")).unwrap();
+    let model = TextModel::open(model(&dir.path().join("m"), &tokenizer, 64, &TemplateTokens::new())).unwrap();
+    let mut stopped = 0;
+    for (width, prompt) in [(4, 0), (4, 3), (8, 1), (16, 2)] {
+        let beam = Search::Beam { width, length_penalty: 1.0 };
+        let options = SearchOptions { search: beam, max_tokens: 5, stop: vec!["b".into()], answer: false };
+        let texts = search(&model, vec![prompt, 3], &options).unwrap();
+        for (i, found) in texts.iter().enumerate() {
+            assert!(!found.text.contains('b'), "{texts:?}");
+            assert!(texts[..i].iter().all(|better| better.text != found.text), "{texts:?}");
+            // What is compared is the tokens that are told, and not what might have come behind them.
+            let (logprob, score) = found.likelihood.unwrap();
+            assert!((logprob - score * found.tokens as f64).abs() < 1e-9, "{texts:?}");
+            match found.end {
+                End::Stop => stopped += 1,
+                end => assert_eq!((end, found.tokens, found.text.len()), (End::Length, 5, 5), "{texts:?}"),
+            }
+        }
+        assert!(texts.iter().map(|t| t.likelihood.unwrap().1).is_sorted_by(|a, b| a >= b), "{texts:?}");
+    }
+    assert!(stopped > 0);
 }
 
 /// A GGUF file of the model in two parts.
@@ -360,6 +523,23 @@ fn what_cannot_be_measured_is_said_before_anything_is_written() {
         assert_eq!(program(&["inspect", &path, "--context", context]).code, Some(2), "{context}");
     }
     succeed(&["inspect", &path, "--context", "268435456"]);
+    // The text is read, too.
+    fs::write(&out, "abcabc").unwrap();
+    fail(&quantize(&["--measure", out.to_str().unwrap()]), &["both read and written", "hint:"]);
+    fs::remove_file(&out).unwrap();
+    // A model whose numbers mean nothing is named.
+    let (weights, text) = (dir.path().join("m/model.safetensors"), dir.path().join("text.txt"));
+    fs::write(&text, "abcabc").unwrap();
+    let mut bytes = fs::read(&weights).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes[header..].chunks_exact_mut(4).for_each(|v| v.copy_from_slice(&f32::NAN.to_le_bytes()));
+    fs::write(&weights, bytes).unwrap();
+    for form in [&[][..], &["--json"][..]] {
+        let measure = [&["--measure", text.to_str().unwrap()], form].concat();
+        let said = fail(&quantize(&measure), &[&path, "is not a number", "hint:"]);
+        assert_eq!(said.out, "");
+        assert!(!out.exists());
+    }
     // A value that cannot be is told by its file and its published name.
     let config = dir.path().join("m/config.json");
     let text = fs::read_to_string(&config).unwrap();

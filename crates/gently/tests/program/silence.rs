@@ -176,6 +176,25 @@ fn options_do_something_or_are_refused() {
 }
 
 #[test]
+fn texts_may_begin_with_a_hyphen() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = model(&dir.path().join("m"), &Tokenizer::bytes(), true);
+    let write = ["generate", &path, "-n", "8", "-t", "0", "--prompt", "- milk\n- "];
+    let more = |more: &[&str]| succeed(&[&write[..], more].concat()).out;
+    assert!(more(&["--stop", "-x", "--stop", "--y"]).starts_with("- milk\n- "));
+    assert_eq!(more(&["--regex", "-{3}"]), "- milk\n- ---\n");
+    assert!(more(&["--choice", "--yes", "--choice", "-no"]).starts_with("- milk\n- -"));
+    assert_eq!(json(&["generate", &path, "-p", "-a", "-n", "1", "--json"])["prompt"], "-a");
+    assert_eq!(json(&["score", &path, "--text", "--json -b", "--json"])["tokens"], 8);
+    let system = ["--chat", "--system", "- be brief", "--json"];
+    let said = json(&[&["generate", &path, "--prompt", "-", "-n", "1"][..], &system].concat());
+    assert_eq!(said["prompt_tokens"], 10, "the prompt - is standard input, which is empty");
+    succeed(&["chat", &path, "--system", "--brief"]);
+    // An option after a text is one.
+    assert_eq!(gently(&["score", &path, "--text", "-a", "--nonsense"]).code, Some(2));
+}
+
+#[test]
 fn files_that_cannot_be_used_come_with_a_hint() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();

@@ -15,7 +15,7 @@ fn chat(args: &[&str], lines: impl AsRef<[u8]>) -> Said {
 }
 
 #[test]
-fn a_conversation_outlives_what_is_wrong_in_it() {
+fn a_conversation_comes_through_standard_input() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (data, run) = (at("text.txt"), at("run"));
@@ -61,23 +61,43 @@ fn a_conversation_outlives_what_is_wrong_in_it() {
     refused(&["--json-schema", &at("schema")], &["schema", "line 1 column 10"]);
     fs::write(at("wrong.gbnf"), "root ::= word\n").unwrap();
     refused(&["--grammar", &at("wrong.gbnf")], &["wrong.gbnf", "line 1, column 10: there is no rule word", "hint:"]);
+    // What is found only with the model's vocabulary names its file too.
+    for (option, name, text, word) in [
+        ("--json-schema", "object.json", "{\"type\": \"object\"}", "no token"),
+        ("--grammar", "terminal.lark", "start: NONE", "NONE"),
+        ("--grammar", "token.gbnf", "root ::= <none>", "no special token"),
+    ] {
+        let file = at(name);
+        fs::write(&file, text).unwrap();
+        refused(&[option, &file], &[name, word, "hint:"]);
+        fail(&[&["chat"], &with[..], &[option, &file][..]].concat(), &[name, word, "hint:"]);
+    }
     refused(&["--json-schema", &at("none")], &["none", "cannot read"]);
     refused(&["--regex", "(a"], &["the regular expression", "unclosed", "hint:"]);
 
     fs::write(at("wrong.json"), "{\"role\": 3}").unwrap();
     let (saved, wrong) = (at("saved.json"), at("wrong.json"));
-    let lines = format!(
-        "the sea\n/nothing\n/load {}\n/load {wrong}\n/save {}\n/save {saved}\n/again\n/undo\n/undo\n/load {saved}\n/stats\n",
-        at("none.json"),
-        at("no/such/folder.json"),
-    );
+    let lines = format!("the sea\n/save {saved}\n/again\n/undo\n/undo\n/load {saved}\n/stats\n");
     let said = chat(&with, &lines);
     assert!(said.ok, "{}{}", said.out, said.err);
-    for word in
-        ["no /nothing", "none.json", "wrong.json is not a list of messages", "not saved", "2 messages", "tokens read"]
-    {
+    for word in ["saved to", "2 messages", "tokens read"] {
         assert!(said.err.contains(word), "{word:?} is missing in\n{}", said.err);
     }
+    // Where nobody is told, what cannot be done ends it: the answers that follow would be taken for others.
+    for (line, word) in [
+        ("/nothing or a question".to_owned(), "there is no /nothing"),
+        ("/again".into(), "nothing was asked yet"),
+        (format!("/load {}", at("none.json")), "none.json"),
+        (format!("/load {wrong}"), "wrong.json is not a list of messages"),
+        (format!("/save {}", at("no/such/folder.json")), "cannot write"),
+        (format!("/save {run}/config.toml"), "config.toml is no saved conversation"),
+    ] {
+        let said = chat(&with, format!("{line}\nthe sea\n"));
+        assert_eq!((said.code, said.out.as_str()), (Some(1), ""), "{line}: {}", said.err);
+        assert!(said.err.contains(word) && said.err.contains("hint:"), "{line}: {}", said.err);
+    }
+    let fenced = chat(&with, "\"\"\"\nthe\nsea\n\"\"\"\n");
+    assert!(fenced.ok && fenced.out.lines().count() >= 1, "{}{}", fenced.out, fenced.err);
     let kept: serde_json::Value = serde_json::from_str(&fs::read_to_string(&saved).unwrap()).unwrap();
     assert_eq!((&kept[0]["role"], &kept[0]["content"]), (&"user".into(), &"the sea".into()));
     assert_eq!(kept[1]["content"].as_str(), once.out.strip_suffix('\n'));

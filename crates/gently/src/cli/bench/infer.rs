@@ -44,7 +44,7 @@ pub fn run(args: &Args, threads: Option<usize>, as_json: bool) -> Result<()> {
     let begun = Instant::now();
     let plan = TextModel::plan(&args.model, PlanOptions { cache: args.cache.elem() })?;
     let load = begun.elapsed().as_secs_f64();
-    fits(args, plan.config().context)?;
+    fits(args, &plan)?;
     let threads = threads.unwrap_or_else(pool::threads);
     let peaks = Peaks { flops: peak::f32_gflops() * threads as f64, read: peak::read_gbps() };
     say(&format!("{} threads, {}, weights {}", threads, cpu::path().name(), bytes(plan.weight_bytes() as u64)));
@@ -80,15 +80,18 @@ pub fn run(args: &Args, threads: Option<usize>, as_json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Refuses sequences that are longer than the model's context.
-fn fits(args: &Args, context: usize) -> Result<()> {
+/// Refuses sequences that are longer than the model reads.
+fn fits(args: &Args, plan: &Plan) -> Result<()> {
     let most = args.prefill.max(args.decode);
-    if args.depth.checked_add(most).is_none_or(|end| end > context) {
-        let name = if args.prefill == most { "--prefill" } else { "--decode" };
-        let what = format!("--depth {} and {name} {most} do not fit into the model's context of {context}", args.depth);
-        return Err(advise(what, "take fewer tokens"));
+    if args.depth.saturating_add(most) <= plan.most() {
+        return Ok(());
     }
-    Ok(())
+    let beyond = match plan.room() {
+        Some(room) => format!("do not fit into the model's context of {room}"),
+        None => format!("are more than {} tokens", plan.most()),
+    };
+    let name = if args.prefill == most { "--prefill" } else { "--decode" };
+    Err(advise(format!("--depth {} and {name} {most} {beyond}", args.depth), "take fewer tokens"))
 }
 
 /// What the machine can do at most.
@@ -110,9 +113,7 @@ fn some_tokens(plan: &Plan, n: usize, seed: usize) -> Vec<u32> {
 
 fn state_at(plan: &Plan, work: &mut Work, depth: usize) -> Result<State> {
     let mut state = plan.state();
-    for part in some_tokens(plan, depth, 1).chunks(256) {
-        plan.read(work, &mut state, part)?;
-    }
+    plan.prefill(work, &mut state, &some_tokens(plan, depth, 1))?;
     Ok(state)
 }
 

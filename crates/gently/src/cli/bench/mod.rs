@@ -170,7 +170,7 @@ fn measure(config: &Config, effort: Effort) -> gently_train::Result<Measured> {
         tokens_per_step: (train.batch * train.block * train.accumulate) as u64,
         steps,
         peak_flops: probe.machine().peak_flops,
-        floor_flops_per_token: Cost::of(&config.model).floor_flops_per_token(train.block),
+        floor_flops_per_token: Cost::of(&config.model).training_flops_per_token(train.block),
         memory_bytes: plan::peak_resident().unwrap_or(probe.planned_bytes()),
         planned_bytes: probe.planned_bytes(),
     })

@@ -4,9 +4,8 @@
 //! table to a page.
 
 use super::{ComputeChoice, Effort, Measured, compute_name, machine, machine_line, measure};
-use crate::cli::failure::advise;
 use crate::cli::output::{count, data, say, table};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args as ClapArgs;
 use gently_formats::atomic::{self, AtomicFile};
 use gently_train::recipe::{Config, Source};
@@ -259,7 +258,7 @@ pub fn run(args: &Args, as_json: bool) -> Result<()> {
     }
     // After the numbers, which must not be lost with the page.
     if let Some(path) = &args.html {
-        write_page(path, &html(&rows))?;
+        atomic::write(path, html(&rows).as_bytes())?;
         say(&format!("plots: {}", path.display()));
     }
     Ok(())
@@ -268,23 +267,11 @@ pub fn run(args: &Args, as_json: bool) -> Result<()> {
 /// Refuses a place that takes no page before the minutes of measuring. Nothing stays there if they are cut short.
 fn try_page(path: &Path) -> Result<()> {
     match path.metadata() {
-        Ok(meta) if meta.is_dir() => {
-            return Err(advise(format!("{} is a folder", path.display()), "name a file in it"));
-        }
-        // A pipe or a device takes what it is given, and no file may come in its place.
-        Ok(meta) if !meta.is_file() => {}
+        // The reader of a pipe would take this for the page's end.
+        Ok(meta) if !meta.is_file() && !meta.is_dir() => {}
         _ => drop(AtomicFile::create(path)?),
     }
     Ok(())
-}
-
-fn write_page(path: &Path, html: &str) -> Result<()> {
-    match path.metadata() {
-        Ok(meta) if !meta.is_file() => {
-            std::fs::write(path, html).with_context(|| format!("cannot write {}", path.display()))
-        }
-        _ => Ok(atomic::write(path, html.as_bytes())?),
-    }
 }
 
 const FLOOR: &str = "The floor: 6 operations for each weight in a product and attention's visible scores, at the peak measured in \
@@ -415,7 +402,7 @@ mod tests {
         let page = folder.path().join("page.html");
         try_page(&page).unwrap();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-        write_page(&page, "<p>").unwrap();
+        std::fs::write(&page, "<p>").unwrap();
         try_page(&page).unwrap();
         assert_eq!(std::fs::read_to_string(&page).unwrap(), "<p>");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);

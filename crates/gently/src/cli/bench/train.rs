@@ -7,6 +7,7 @@ use clap::Args as ClapArgs;
 use gently::recipes;
 use gently_kernels::{peak, pool};
 use gently_models::flops::Cost;
+use gently_text::Tokenizer;
 use gently_train::Error;
 use gently_train::recipe::{Config, Resolved, Source, TokenizerKind};
 use serde_json::json;
@@ -123,7 +124,7 @@ fn resolved(name: &str, compute: &str, set: &[String]) -> Result<Resolved> {
 fn vocabulary(config: &Config) -> usize {
     match config.tokenizer.kind {
         TokenizerKind::Characters => 65, // the works of Shakespeare in one file
-        TokenizerKind::Bytes => 257,
+        TokenizerKind::Bytes => Tokenizer::bytes().vocab_size(),
         TokenizerKind::Bpe => config.tokenizer.vocab,
         TokenizerKind::File => 50_257, // GPT-2's
     }
@@ -131,7 +132,7 @@ fn vocabulary(config: &Config) -> usize {
 
 /// Fewer micro-batches, then fewer rows, until an update's floor is short enough.
 fn shorten(config: &mut Config, peak: f64) {
-    let flops = Cost::of(&config.model).floor_flops_per_token(config.train.block) * config.train.block as f64;
+    let flops = Cost::of(&config.model).training_flops_per_token(config.train.block) * config.train.block as f64;
     let longest = |batch: usize, accumulate: usize| flops * (batch * accumulate) as f64 / peak > LONGEST;
     let train = &mut config.train;
     if longest(train.batch, train.accumulate) {
@@ -152,5 +153,7 @@ mod tests {
             let given = resolved(name, "f32", &["train.batch=2".to_owned()]).unwrap();
             assert!(vocabulary(&given.config) >= 65, "{name}");
         }
+        let bytes = resolved("shakespeare-cpu", "f32", &["tokenizer.kind=bytes".to_owned()]).unwrap();
+        assert_eq!(vocabulary(&bytes.config), 256);
     }
 }
