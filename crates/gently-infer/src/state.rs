@@ -194,7 +194,7 @@ impl State {
     }
 
     /// Whether a file is a state that [`State::save`] wrote, of whatever model and version.
-    pub fn is_saved_in(path: impl AsRef<Path>) -> bool {
+    pub fn is_saved_in(path: &Path) -> bool {
         let kind = |file: SafeTensors| file.metadata().get("kind").is_some_and(|kind| kind.starts_with(KIND));
         SafeTensors::open(path, &Limits::default()).is_ok_and(kind)
     }

@@ -7,10 +7,8 @@ use super::overwrite;
 use anyhow::Result;
 use clap::Args as ClapArgs;
 use gently::embed::{EmbedOptions, Embedder, Embeddings};
-use gently::folder;
 use gently_formats::npy;
 use gently_infer::Pooling;
-use gently_models::WeightSource;
 use serde_json::json;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -130,8 +128,7 @@ pub fn run(args: Args) -> Result<()> {
 
 /// Refuses vectors in the place of what is read.
 fn refuse_read(args: &Args, output: &Path) -> Result<()> {
-    let found = folder::locate(&args.model)?;
-    let mut read = overwrite::files_of(&args.model, &found, &WeightSource::open(&found)?);
+    let mut read = overwrite::files_of_named(&args.model)?;
     // The shell may have opened a file as standard input.
     let stdin = || PathBuf::from("/dev/stdin");
     read.extend(args.file.iter().map(|file| if file == Path::new("-") { stdin() } else { file.clone() }));

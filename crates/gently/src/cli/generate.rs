@@ -104,7 +104,7 @@ pub fn run(args: Args) -> Result<()> {
         }
         read.extend(args.constraint.file().map(Path::to_owned));
         overwrite::refuse(read, file)?;
-        overwrite::refuse_others(file, "saved state", |file| State::is_saved_in(file))?;
+        overwrite::refuse_others(file, "saved state", State::is_saved_in)?;
     }
     let model = args.engine.open_guessing(&args.model, args.guessing, count.unwrap_or(1))?;
     let sampling = choice.of(model.tokenizer())?;

@@ -43,13 +43,15 @@ pub struct Searching {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), group = "search", conflicts_with_all = DRAWING)]
     beams: Option<u16>,
     /// With --beams: texts are compared by log-probability / tokens^this; above 0 longer ones win
-    #[arg(long, default_value_t = 1.0, requires = "beams", conflicts_with_all = DRAWING, conflicts_with = "contrastive", value_parser = finite)]
+    #[arg(long, default_value_t = 1.0, requires = "beams", value_parser = finite)]
+    #[arg(conflicts_with_all = DRAWING, conflicts_with = "contrastive")]
     length_penalty: f64,
     /// Weigh variety against likelihood by this, 0 to 1 (contrastive search; 0.6 is usual), instead of drawing tokens
     #[arg(long, value_name = "WEIGHT", group = "search", conflicts_with_all = DRAWING)]
     contrastive: Option<f32>,
     /// With --contrastive: each token is one of this many likeliest
-    #[arg(long, default_value_t = 4, requires = "contrastive", conflicts_with_all = DRAWING, conflicts_with = "beams", value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, default_value_t = 4, requires = "contrastive", value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(conflicts_with_all = DRAWING, conflicts_with = "beams")]
     candidates: u16,
 }
 

@@ -183,7 +183,9 @@ fn a_saved_state_is_gone_on_with() {
     assert!(!Path::new(&at("x")).exists());
     let weights = at("m/model.safetensors");
     save(&weights, &["-n", "1"], &["model.safetensors", "both read and written"]);
-    save(&at("x"), &["-n", "0", "--prompt", &"a".repeat(200)], &["do not fit", "hint: give a shorter prompt"]);
+    let (long, to) = ("a".repeat(200), at("x"));
+    let args = ["generate", &path, "--prompt", &long, "-n", "0", "--save-state", &to];
+    fail(&args, &["do not fit", "hint: give a shorter prompt"]);
     for clash in [
         &["--chat", "--load-state", "x"][..],
         &["--chat", "--save-state", "x"],

@@ -88,6 +88,7 @@ fn a_conversation_comes_through_standard_input() {
         ("/nothing or a question".to_owned(), "there is no /nothing"),
         ("/again".into(), "nothing was asked yet"),
         (format!("/load {}", at("none.json")), "none.json"),
+        ("/load -".into(), "cannot read -: "),
         (format!("/load {wrong}"), "wrong.json is not a list of messages"),
         (format!("/save {}", at("no/such/folder.json")), "cannot write"),
         (format!("/save {run}/config.toml"), "config.toml is no saved conversation"),
