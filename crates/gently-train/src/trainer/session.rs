@@ -140,7 +140,7 @@ impl Session {
         gently_formats::atomic::write(folder.join(CONFIG_FILE), resolved.to_toml().as_bytes())?;
         let mut session = Self {
             schedule: Schedule::new(&config.optimizer, config.train.steps),
-            machine: machine::machine(&config),
+            machine: machine::machine_once(&config),
             metrics,
             samples,
             saved: last,

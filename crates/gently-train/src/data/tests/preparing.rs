@@ -45,7 +45,7 @@ fn long_texts_are_cut_where_tokens_stay_the_same() {
             ["\n", "\n\n", " ", "\r\n"][i as usize % 4]
         );
     }
-    text += &"no place to cut ".repeat(50_000);
+    text += &"no place to cut ".repeat(20_000);
     text += "\nbut here.\n";
     let file = dir.path().join("t.txt");
     fs::write(&file, &text).unwrap();
