@@ -254,8 +254,9 @@ fn open_temporary(target: &Path) -> io::Result<(File, PathBuf)> {
     Err(ErrorKind::ResourceBusy.into())
 }
 
-/// Whether the open file is the one that the path names.
-fn is_at(file: &File, path: &Path) -> bool {
+/// Whether the open file is the one that the path names. Who has locked a file that others take away when they are done must ask:
+/// it may have been taken away, and another one made, before it was locked.
+pub fn is_at(file: &File, path: &Path) -> bool {
     let (Ok(open), Ok(named)) = (file.metadata(), std::fs::symlink_metadata(path)) else { return false };
     #[cfg(unix)]
     {

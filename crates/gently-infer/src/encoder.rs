@@ -91,7 +91,7 @@ impl Encoder {
         let end = lengths.iter().copied().max().unwrap_or(0);
         work.at.clear();
         work.at.extend(lengths.iter().flat_map(|t| 0..*t as u32));
-        let tables = self.lowered.tables(end);
+        let tables = self.lowered.tables(end)?;
         let shape =
             AttnShape { batch: 1, t_q: n, t_k: n, heads: cfg.heads, kv_heads: cfg.kv_heads(), d: cfg.head_width() };
         // Taken out while a branch borrows the rest.

@@ -4,7 +4,7 @@
 //! given by the caller, since it depends on what rows may see: sequences with a memory (see [`crate::Plan`]), or whole
 //! documents (see [`crate::Encoder`]). Not here: logits.
 
-use crate::error::Result;
+use crate::error::{Result, no_memory};
 use crate::matrix::{Finish, Inputs, Matrix};
 use crate::positions::{Positions, sinusoids};
 use crate::weights::{Layer, Norm, Up, Weights};
@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 /// Positions that are counted where a model sets them no end: f32, in which distances are multiplied, holds each of them.
 const COUNTED: usize = 1 << 24;
+/// What is told of tables that there is no memory for.
+const TABLES: &str = "tables of positions";
 
 /// A model's weights and what its positions need.
 pub(crate) struct Lowered {
@@ -54,10 +56,10 @@ impl Lowered {
     }
 
     /// Tables of angles for positions below `end`.
-    pub fn tables(&self, end: usize) -> Vec<Arc<RopeTable>> {
+    pub fn tables(&self, end: usize) -> Result<Vec<Arc<RopeTable>>> {
         match &self.positions {
-            Positions::Rotary(rotary) => rotary.reaching(end, self.config().context),
-            _ => Vec::new(),
+            Positions::Rotary(rotary) => rotary.reaching(end, self.config().context).map_err(no_memory(TABLES)),
+            _ => Ok(Vec::new()),
         }
     }
 
@@ -94,7 +96,8 @@ impl Lowered {
         let added = match (&self.weights.positions, &self.positions) {
             (Some(learned), _) => &learned[..],
             (None, Positions::Sinusoidal(rows)) => {
-                table = rows.reaching(end, self.weights.cfg.context, |rows| sinusoids(rows, c));
+                let most = self.weights.cfg.context;
+                table = rows.reaching(end, most, |rows| sinusoids(rows, c)).map_err(no_memory(TABLES))?;
                 &table[..]
             }
             _ => &[],

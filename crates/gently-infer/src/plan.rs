@@ -221,7 +221,7 @@ impl Plan {
         work.at.clear();
         work.at.extend(spans.iter().flat_map(|s| (s.start..s.start + s.rows).map(|t| t as u32)));
         let end = spans.iter().map(|s| s.start + s.rows).max().unwrap_or(0);
-        let tables = self.lowered.tables(end);
+        let tables = self.lowered.tables(end)?;
         let attend = |window: Option<usize>| {
             let spec = Spec {
                 heads: cfg.heads,

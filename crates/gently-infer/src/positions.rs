@@ -1,5 +1,6 @@
 //! Tables of numbers that depend on positions, grown as far as they are used.
 
+use gently_kernels::buffer::OutOfMemory;
 use gently_kernels::rope::RopeTable;
 use gently_models::config::{DecoderConfig, Position};
 use gently_models::positions::alibi_slopes;
@@ -57,10 +58,13 @@ impl Rotary {
         Self { tables, of_layer }
     }
 
-    /// The tables for positions below `end`, and which one a layer has.
-    pub fn reaching(&self, end: usize, most: usize) -> Vec<Arc<RopeTable>> {
+    /// The tables for positions below `end`; [`Rotary::of_layer`] says which one a layer has.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn reaching(&self, end: usize, most: usize) -> Result<Vec<Arc<RopeTable>>, OutOfMemory> {
         let table = |angles: &Angles| {
-            let make = |rows| RopeTable::with_frequencies(rows, &angles.frequencies, angles.scale);
+            let make = |rows| RopeTable::try_with_frequencies(rows, &angles.frequencies, angles.scale);
             angles.table.reaching(end, most, make)
         };
         self.tables.iter().map(table).collect()
@@ -83,25 +87,57 @@ impl<T> Default for Growing<T> {
 
 impl<T> Growing<T> {
     /// The table for positions below `end` at least; `make` is asked for more of them than that, up to `most`.
-    pub fn reaching(&self, end: usize, most: usize, make: impl FnOnce(usize) -> T) -> Arc<T> {
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn reaching(
+        &self,
+        end: usize,
+        most: usize,
+        make: impl FnOnce(usize) -> Result<T, OutOfMemory>,
+    ) -> Result<Arc<T>, OutOfMemory> {
         if let (reach, Some(table)) = &*self.0.read().unwrap_or_else(PoisonError::into_inner)
             && *reach >= end
         {
-            return table.clone();
+            return Ok(table.clone());
         }
         let rows = end.next_power_of_two().max(64).min(most.max(end));
-        let table = Arc::new(make(rows));
+        let table = Arc::new(make(rows)?);
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = (rows, Some(table.clone()));
-        table
+        Ok(table)
     }
 }
 
 /// The sinusoids of positions below `rows`, `[rows, C]`.
-pub(crate) fn sinusoids(rows: usize, width: usize) -> Vec<f32> {
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub(crate) fn sinusoids(rows: usize, width: usize) -> Result<Vec<f32>, OutOfMemory> {
     let value = |n: usize| {
         let (t, i) = (n / width, n % width);
         let angle = t as f64 / 10000f64.powf((i / 2 * 2) as f64 / width as f64);
         (if i.is_multiple_of(2) { angle.sin() } else { angle.cos() }) as f32
     };
-    (0..rows * width).map(value).collect()
+    let len = rows.saturating_mul(width);
+    let mut all = Vec::new();
+    all.try_reserve_exact(len).map_err(|_| OutOfMemory { bytes: len.saturating_mul(size_of::<f32>()) })?;
+    all.extend((0..len).map(value));
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_beyond_all_memory_are_errors_and_cost_the_ones_before_nothing() {
+        let cfg = DecoderConfig { layers: 2, ..DecoderConfig::named("smollm2-135m").unwrap() };
+        let rotary = Rotary::of(&cfg);
+        let reach = |end: usize| rotary.reaching(end, usize::MAX).map(|tables| tables[0].positions());
+        assert_eq!(reach(65), Ok(128));
+        assert!(reach(usize::MAX / 4).is_err());
+        assert_eq!(reach(100), Ok(128));
+        assert_eq!(sinusoids(3, 2).unwrap().len(), 6);
+        assert!(sinusoids(usize::MAX / 4, 64).is_err());
+    }
 }

@@ -217,7 +217,7 @@ impl Running {
         let lost = || ConstraintError::Vocabulary { reason: "the thread that computes masks has ended".into() };
         let guide = self.guide.as_mut().ok_or_else(lost)?;
         if let Some(id) = guide.forced()? {
-            permit(&self.request, written, id, 0.0)?;
+            permit(&self.request, written, id, None)?;
             return Ok(Some(id));
         }
         if !guide.mask(row, masked)? {
@@ -225,7 +225,7 @@ impl Running {
         }
         let id = self.sampler.sample(masked, &self.tokens);
         // It must choose something, even where nothing is left.
-        permit(&self.request, written, id, masked.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY))?;
+        permit(&self.request, written, id, Some(masked.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY)))?;
         guide.take(id)?;
         Ok(Some(id))
     }
@@ -240,7 +240,7 @@ impl Running {
                 return;
             }
             let forced = match self.guide.as_mut().map(|g| g.forced()) {
-                Some(Ok(Some(id))) => permit(&self.request, self.written(), id, 0.0).map(|()| id),
+                Some(Ok(Some(id))) => permit(&self.request, self.written(), id, None).map(|()| id),
                 Some(Err(e)) => Err(e),
                 _ => return,
             };
@@ -287,15 +287,19 @@ impl Running {
 }
 
 /// Refuses a token that a grammar leads to after `written` ones, and that the request rules out: by its `below`, or by a bias of
-/// minus infinity on its logit.
-fn permit(request: &Request, written: usize, id: u32, logit: f32) -> Result<(), ConstraintError> {
-    let bias = request.sampling.logit_bias.get(&id).copied().unwrap_or(0.0);
-    let out = request.below.is_some_and(|below| id as usize >= below) || logit + bias == f32::NEG_INFINITY;
+/// minus infinity on its logit. `chosen` is the logit of one that was chosen; one that is forced has none.
+fn permit(request: &Request, written: usize, id: u32, chosen: Option<f32>) -> Result<(), ConstraintError> {
+    let biases = &request.sampling.logit_bias;
+    let logit = chosen.unwrap_or(0.0) + biases.get(&id).copied().unwrap_or(0.0);
+    let out = request.below.is_some_and(|below| id as usize >= below) || logit == f32::NEG_INFINITY;
     match request.grammar.as_ref().filter(|_| out) {
-        Some(grammar) => {
-            let reason = format!("what may come next, token {id}, is ruled out by the request");
-            Err(ConstraintError::Stuck { kind: grammar.constraint().kind(), tokens: written, reason })
-        }
+        Some(grammar) => Err(ConstraintError::RuledOut {
+            kind: grammar.constraint().kind(),
+            tokens: written,
+            // What is chosen where nothing is left may be any token.
+            token: chosen.is_none().then_some(id),
+            biased: biases.values().any(|bias| *bias == f32::NEG_INFINITY),
+        }),
         None => Ok(()),
     }
 }

@@ -14,6 +14,7 @@
 //! ```
 
 use crate::attention::HeadViewMut;
+use crate::buffer::OutOfMemory;
 use crate::cpu::{self, Path};
 use crate::pool::{self, Disjoint};
 use crate::real::Real;
@@ -56,14 +57,31 @@ impl<T: Real> RopeTable<T> {
         Self::with_frequencies(positions, &frequencies, 1.0)
     }
 
-    /// One frequency for each pair, for scaled variants, and the factor `scale` of the channels that are turned.
+    /// One frequency for each pair, for scaled variants, and the factor `scale` of the channels that are turned: for tables whose
+    /// size does not come from outside.
+    ///
+    /// # Panics
+    /// When the system has no memory for it.
     pub fn with_frequencies(positions: usize, frequencies: &[f64], scale: f64) -> Self {
-        let angles = || (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
-        Self {
-            cos: angles().map(|a| T::from_f64(scale * a.cos())).collect(),
-            sin: angles().map(|a| T::from_f64(scale * a.sin())).collect(),
-            pairs: frequencies.len(),
-        }
+        Self::try_with_frequencies(positions, frequencies, scale).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// The same of any size.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn try_with_frequencies(positions: usize, frequencies: &[f64], scale: f64) -> Result<Self, OutOfMemory> {
+        let pairs = frequencies.len();
+        let table = |of: fn(f64) -> f64| -> Result<Vec<T>, OutOfMemory> {
+            let len = positions.saturating_mul(pairs);
+            let mut all = Vec::new();
+            let refused = |_| OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) };
+            all.try_reserve_exact(len).map_err(refused)?;
+            let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
+            all.extend(angles.map(|a| T::from_f64(scale * of(a))));
+            Ok(all)
+        };
+        Ok(Self { cos: table(f64::cos)?, sin: table(f64::sin)?, pairs })
     }
 
     /// The number of positions the table holds.
@@ -249,6 +267,14 @@ mod tests {
         for (i, (a, b)) in plain.iter().zip(&scaled).enumerate() {
             let factor = if i % 8 < 6 { 1.5 } else { 1.0 };
             assert!((factor * a - b).abs() < 2e-6, "{i}: {a} {b}");
+        }
+    }
+
+    #[test]
+    fn a_table_beyond_all_memory_is_an_error() {
+        for positions in [usize::MAX / 8, usize::MAX] {
+            let refused = RopeTable::<f32>::try_with_frequencies(positions, &[1.0, 0.1], 1.0).unwrap_err();
+            assert!(refused.bytes > usize::MAX / 8, "{refused}");
         }
     }
 

@@ -50,7 +50,7 @@ impl PositionTable {
     /// The table, `[at least end, width]`.
     ///
     /// # Errors
-    /// [`Error::Tokens`] past the context.
+    /// [`Error::Tokens`] past the context; [`Error::Tensor`] without memory.
     pub fn reaching(&self, end: usize) -> Result<Tensor> {
         let rows = rows_for(end, self.context)?;
         if let Some(table) = &*self.rows.read().unwrap_or_else(PoisonError::into_inner)
@@ -68,12 +68,21 @@ impl PositionTable {
         if self.device == Device::Meta {
             return Ok(Tensor::zeros(shape, self.dtype, &self.device)?);
         }
-        let values: Vec<f64> = (0..rows * self.width).map(|n| (self.value)(n / self.width, n % self.width)).collect();
-        if self.dtype == DType::F64 {
-            return Ok(Tensor::from_slice(&values, shape, &self.device)?);
+        match self.dtype {
+            DType::F64 => Ok(Tensor::from_slice(&self.values(rows, |v| v)?, shape, &self.device)?),
+            _ => Ok(Tensor::from_slice(&self.values(rows, |v| v as f32)?, shape, &self.device)?),
         }
-        let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
-        Ok(Tensor::from_slice(&values, shape, &self.device)?)
+    }
+
+    /// The numbers of the first rows.
+    fn values<T>(&self, rows: usize, round: impl Fn(f64) -> T) -> Result<Vec<T>> {
+        let len = rows.saturating_mul(self.width);
+        let bytes = len.saturating_mul(size_of::<T>());
+        let refused = |_| gently_tensor::Error::NoScratch { op: "position table", bytes };
+        let mut values = Vec::new();
+        values.try_reserve_exact(len).map_err(refused)?;
+        values.extend((0..len).map(|n| round((self.value)(n / self.width, n % self.width))));
+        Ok(values)
     }
 }
 
@@ -157,5 +166,11 @@ mod tests {
         }
         assert!(table.reaching(201).unwrap_err().to_string().contains("context of 200"));
         assert!(table.reaching(usize::MAX).is_err());
+    }
+
+    #[test]
+    fn a_table_beyond_all_memory_is_an_error() {
+        let table = PositionTable::new(usize::MAX, 64, DType::F32, Device::Cpu, |_, _| 0.0);
+        assert!(matches!(table.reaching(usize::MAX / 4), Err(Error::Tensor(e)) if e.is_out_of_memory()));
     }
 }

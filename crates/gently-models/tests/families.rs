@@ -466,6 +466,16 @@ fn yarn_without_a_factor_goes_to_gguf_and_back() {
 }
 
 #[test]
+fn a_soft_cap_of_gemma3s_logits_goes_to_gguf_and_back() {
+    let dir = edited("gemma3", &[("final_logit_softcapping", serde_json::json!(30.0))]);
+    let source = WeightSource::open(dir.path()).unwrap();
+    let path = dir.path().join("out.gguf");
+    write(&source, &path).unwrap();
+    let file = WeightSource::open(&path).unwrap();
+    assert_eq!((source.config().logit_softcap, file.config().logit_softcap), (Some(30.0), Some(30.0)));
+}
+
+#[test]
 fn what_llama_cpp_computes_otherwise_is_known() {
     use serde_json::{Value, json};
     let ignored = |name: &str, key: &str, value: Value| {

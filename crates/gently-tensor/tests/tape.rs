@@ -307,6 +307,9 @@ fn attention_refuses_what_does_not_fit() {
     let rope = Rope::new(4, 8, 10_000.0, RopeStyle::Half).unwrap();
     assert!(q.rope(&rope, 2).is_err() && q.rope(&rope, 1).is_ok());
     assert!(Rope::new(4, 3, 10_000.0, RopeStyle::Half).is_err());
+    // A table for which no machine has the memory.
+    let endless = Rope::new(usize::MAX / 8, 8, 10_000.0, RopeStyle::Half).unwrap();
+    assert!(matches!(q.rope(&endless, 0), Err(Error::NoScratch { op: "rope", .. })));
     let packed = t(&[2, 3, 64]);
     assert!(packed.clone().attention_packed(4, 3, None, None, &spec).is_err());
     assert!(packed.clone().attention_packed(0, 0, None, None, &spec).is_err());

@@ -22,6 +22,7 @@
 //! # Ok::<(), gently_train::Error>(())
 //! ```
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -119,8 +120,8 @@ pub fn open(resolved: &Resolved, folder: &Path, progress: &mut Report<'_>) -> Re
     let begins = Checkpoints::of_run(folder).latest()?.is_none();
     let own = if begins { Replace::Any } else { Replace::SameTokens };
     let shards = match data.shards.as_str() {
-        "" => Shards { path: folder.join("data"), replace: own, begins },
-        path => Shards { path: path.into(), replace: Replace::Any, begins },
+        "" => Shards::new(folder.join("data"), own, begins),
+        path => Shards::new(path.into(), Replace::Any, begins),
     };
     let prepared = prepared(resolved, begins)?;
     // Beside shards that are there already each path has its own.
@@ -131,6 +132,10 @@ pub fn open(resolved: &Resolved, folder: &Path, progress: &mut Report<'_>) -> Re
     };
     let tokenizer = datasets[0].0.tokenizer().clone();
     let mut warnings = Vec::new();
+    if shards.unread.get() {
+        let kept = shards.path.display();
+        warnings.push(format!("standard input is not read: the run goes on with the tokens that it has, in {kept}"));
+    }
     let (entries, wanted) = (tokenizer.vocab_size(), config.tokenizer.vocab);
     if prepared.is_none() && config.tokenizer.kind == TokenizerKind::Bpe && entries < wanted {
         warnings.push(format!("the text gave only {entries} entries of the {wanted} that tokenizer.vocab asks for"));
@@ -188,7 +193,7 @@ pub fn open(resolved: &Resolved, folder: &Path, progress: &mut Report<'_>) -> Re
 fn no_validation(resolved: &Resolved, tokens: u64, begins: bool) -> Result<Option<String>> {
     let data = &resolved.config.data;
     if !data.val_path.is_empty() {
-        return Err(Error::ShortValidation { what: data.val_path.join(", "), tokens });
+        return Err(short_validation(data, tokens));
     }
     // Whoever prepared a folder without a part for validation wanted none.
     if data.val_fraction <= 0.0 || data.path.iter().all(Dataset::is_at) {
@@ -201,6 +206,11 @@ fn no_validation(resolved: &Resolved, tokens: u64, begins: bool) -> Result<Optio
         "nothing is evaluated: of this text, data.val_fraction = {} leaves {tokens} tokens to validate on",
         data.val_fraction
     )))
+}
+
+/// The error of texts for validation that give `tokens` alone.
+fn short_validation(data: &recipe::Data, tokens: u64) -> Error {
+    Error::ShortValidation { what: data.val_path.join(", "), tokens }
 }
 
 /// `[tokenizer]` as the first folder among the paths that was prepared before has it, if there is one. What a new run's `--set`
@@ -279,18 +289,34 @@ struct Shards {
     replace: Replace,
     /// Whether the run has no checkpoint yet: then nothing says which shards are its own.
     begins: bool,
+    /// Whether a text that somebody sent into standard input is left there.
+    unread: Cell<bool>,
 }
 
 impl Shards {
+    fn new(path: PathBuf, replace: Replace, begins: bool) -> Self {
+        Self { path, replace, begins, unread: Cell::new(false) }
+    }
+
+    /// The dataset of `texts` that a run which goes on has in `folder`, where they cannot be read again; see [`Prepare::kept`].
+    fn kept(&self, texts: &Prepare, folder: &Path, progress: &mut Report<'_>) -> Result<Option<(Dataset, bool)>> {
+        if self.begins {
+            return Ok(None);
+        }
+        let kept = texts.kept(folder, progress)?;
+        if kept.is_some() && texts.inputs.iter().chain(&texts.val_inputs).any(Input::is_sent) {
+            self.unread.set(true);
+        }
+        Ok(kept)
+    }
+
     /// The dataset of `texts` in `folder`, and whether it holds their part for validation: they are prepared, unless the run
     /// goes on and they cannot be read again.
     fn of(&self, texts: &Prepare, folder: &Path, progress: &mut Report<'_>) -> Result<(Dataset, bool)> {
-        if !self.begins
-            && let Some(kept) = texts.kept(folder, progress)?
-        {
-            return Ok(kept);
+        match self.kept(texts, folder, progress)? {
+            Some(kept) => Ok(kept),
+            None => Ok((texts.run(folder, progress)?, true)),
         }
-        Ok((texts.run(folder, progress)?, true))
     }
 }
 
@@ -341,10 +367,10 @@ fn mixture(config: &Config, shards: &Shards, progress: &mut Report<'_>) -> Resul
     for (n, path) in data.path.iter().enumerate() {
         ready.push(match Dataset::is_at(path) {
             true => Some(Dataset::open(path)?),
-            false if shards.begins => None,
-            false => part(path).kept(&folder(n), progress)?.map(|(dataset, _)| dataset),
+            false => shards.kept(&part(path), &folder(n), progress)?.map(|(dataset, _)| dataset),
         });
     }
+    one_tokenizer(ready.iter().flatten())?;
     let texts = plan(config, &data.path);
     // Of texts for validation that are gone only the shards tell which tokenizer was made of them, too.
     let made = match shards.begins || texts.val_inputs.iter().all(Input::lasts) {
@@ -355,7 +381,12 @@ fn mixture(config: &Config, shards: &Shards, progress: &mut Report<'_>) -> Resul
         Some(dataset) => dataset.tokenizer().clone(),
         None => texts.tokenizer(progress)?,
     };
-    let mut parts = Parts { datasets: Vec::new(), validation: Vec::new() };
+    // First, because the parts may take hours: texts that are too short are refused before.
+    let validation = match own_texts {
+        true => validation_texts(config, &tokenizer, shards, progress)?,
+        false => Vec::new(),
+    };
+    let mut parts = Parts { datasets: Vec::new(), validation };
     for (n, (path, ready)) in data.path.iter().zip(ready).enumerate() {
         let dataset = match ready {
             Some(dataset) => dataset,
@@ -364,7 +395,7 @@ fn mixture(config: &Config, shards: &Shards, progress: &mut Report<'_>) -> Resul
                 Prepare { tokenizer, ..part(path) }.run(folder(n), progress)?
             }
         };
-        // Before tokenizers are compared: shards of nothing have none.
+        // Before corpora are compared: shards of nothing have no tokenizer.
         if dataset.info().train.tokens == 0 {
             return Err(data::Error::NothingToLearn { source_name: path.clone() }.into());
         }
@@ -373,13 +404,29 @@ fn mixture(config: &Config, shards: &Shards, progress: &mut Report<'_>) -> Resul
         }
         parts.datasets.push((dataset, data.weights.get(n).copied().unwrap_or(1.0)));
     }
-    if own_texts {
-        parts.validation = validation_texts(config, &tokenizer, shards, progress)?;
-    }
     Ok(parts)
 }
 
-/// Shards of the texts that `data.val_path` names, as a dataset of their own.
+/// Refuses datasets of different tokenizers, before anything is prepared beside them. Those without a token to learn from have
+/// an error of their own.
+fn one_tokenizer<'a>(datasets: impl Iterator<Item = &'a Dataset>) -> Result<()> {
+    let mut datasets = datasets.filter(|dataset| dataset.info().train.tokens > 0);
+    let Some(first) = datasets.next() else {
+        return Ok(());
+    };
+    match datasets.find(|other| other.tokenizer().hash() != first.tokenizer().hash()) {
+        None => Ok(()),
+        Some(second) => Err(data::Error::TwoTokenizers {
+            first: first.dir().into(),
+            first_vocab: first.tokenizer().vocab_size(),
+            second: second.dir().into(),
+            second_vocab: second.tokenizer().vocab_size(),
+        }
+        .into()),
+    }
+}
+
+/// Shards of the texts that `data.val_path` names, as a dataset of their own; [`Error::ShortValidation`] where they are too short.
 fn validation_texts(
     config: &Config,
     tokenizer: &Tokenizer,
@@ -397,7 +444,10 @@ fn validation_texts(
         Error::Data(data::Error::Gone { source_name, .. }) => data::Error::Gone { source_name, dataset: None }.into(),
         other => other,
     })?;
-    Ok(shard_paths(&dataset, &dataset.info().train))
+    match dataset.info().train.tokens {
+        tokens @ (0 | 1) => Err(short_validation(&config.data, tokens)),
+        _ => Ok(shard_paths(&dataset, &dataset.info().train)),
+    }
 }
 
 fn shard_paths(dataset: &Dataset, split: &SplitInfo) -> Vec<PathBuf> {
@@ -657,6 +707,36 @@ mod tests {
         recipe.set("data.val_fraction=0").unwrap();
         let data = open(&recipe.resolve().unwrap(), &folder.path().join("run"), &mut |_| Ok(())).unwrap();
         assert!(data.val.is_none() && data.warnings.is_empty(), "{:?}", data.warnings);
+    }
+
+    #[test]
+    fn a_mixture_prepares_nothing_beside_a_text_that_is_too_short_to_validate_on() {
+        let (folder, mut recipe) = folder();
+        recipe.set("data.weights=[1.0, 3.0]").unwrap();
+        std::fs::write(folder.path().join("v.txt"), "a").unwrap();
+        let said = refused(&recipe, folder.path());
+        assert!(said.contains("v.txt: 1 tokens are too few"), "{said}");
+        assert!(!folder.path().join("run/data/part-0").exists(), "it was prepared before");
+    }
+
+    #[test]
+    fn prepared_folders_of_different_tokenizers_are_named() {
+        let (folder, mut recipe) = folder();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        for (name, tokenizer) in [("a", TokenizerSpec::Characters), ("b", TokenizerSpec::Bytes)] {
+            let text = Prepare { tokenizer, ..Prepare::new([Input::named(&at(&format!("{name}.txt")))]) };
+            text.run(at(name), &mut |_| Ok(())).unwrap();
+        }
+        recipe.set("data.val_path=[]").unwrap();
+        recipe.set(&format!("data.path=['{}', '{}', '{}']", at("a"), at("a.txt"), at("b"))).unwrap();
+        for weights in ["data.weights=[]", "data.weights=[1.0, 1.0, 1.0]"] {
+            recipe.set(weights).unwrap();
+            let said = refused(&recipe, folder.path());
+            let named = format!("{} and {} were prepared with different tokenizers", at("a"), at("b"));
+            let hint = format!("--tokenizer-file {} ", at("a"));
+            assert!(said.contains(&named) && said.contains("and 256 tokens") && said.contains(&hint), "{said}");
+            assert!(!folder.path().join("run").exists(), "the text beside them was prepared before");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use gently_formats::unfinished::abandon;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
@@ -33,8 +34,10 @@ impl StopHandle {
     }
 
     /// A handle that SIGINT (Ctrl-C) and SIGTERM use. A second signal ends the process at once with the shell's
-    /// usual code (128 + the signal's number), after the terminal was given back where the dashboard has it; the last complete
-    /// checkpoint stays as it is. [`StopHandle::stop`] is no signal: the first one after it asks once more.
+    /// usual code (128 + the signal's number), after what is half written was removed ([`gently_formats::unfinished`]) and the
+    /// terminal was given back where the dashboard has it; the last complete checkpoint stays as it is. On systems without
+    /// these signals nothing is removed: the next start does that. [`StopHandle::stop`] is no signal: the first one after it
+    /// asks once more.
     ///
     /// # Errors
     /// The system refuses the handlers.
@@ -71,13 +74,13 @@ impl StopHandle {
     }
 }
 
-/// Ends the process at the second signal from now. A handler may do next to nothing, so a thread of its own gives the terminal
-/// back first.
+/// Ends the process at the second signal from now. A handler may do next to nothing, so a thread of its own removes what is half
+/// written and gives the terminal back first.
 #[cfg(unix)]
 fn end_at_the_second() -> io::Result<()> {
     let stuck = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        // Should the terminal not take what it is told, a third signal does not wait for it.
+        // Should the disk or the terminal not take what it is told, a third signal does not wait for it.
         flag::register_conditional_shutdown(signal, 128 + signal, stuck.clone())?;
     }
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
@@ -90,7 +93,7 @@ fn end_at_the_second() -> io::Result<()> {
     std::thread::Builder::new().name("signals".into()).spawn(watch).map(drop)
 }
 
-/// As above, from the handler itself.
+/// As above, from the handler itself, which may not remove anything.
 #[cfg(not(unix))]
 fn end_at_the_second() -> io::Result<()> {
     let seen = Arc::new(AtomicBool::new(false));
@@ -102,10 +105,12 @@ fn end_at_the_second() -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the terminal back, where the dashboard has it, and ends the process as `signal` would.
+/// Removes what is half written, gives the terminal back, where the dashboard has it, and ends the process as `signal` would.
 pub(crate) fn end_at_once(signal: i32) -> ! {
-    crate::watch::give_terminal_back();
-    signal_hook::low_level::exit(128 + signal)
+    abandon(|| -> ! {
+        crate::watch::give_terminal_back();
+        signal_hook::low_level::exit(128 + signal)
+    })
 }
 
 #[cfg(test)]
@@ -124,24 +129,47 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn the_second_signal_ends_the_process_with_its_code() {
+    fn the_second_signal_ends_the_process_with_its_code_and_leaves_nothing_half_written() {
+        use crate::checkpoint::Checkpoints;
+        use crate::data::{Error, Input, Prepare};
+        use std::path::Path;
+
         const CHILD: &str = "GENTLY_TEST_TWO_SIGNALS";
-        if std::env::var_os(CHILD).is_some() {
+        if let Some(folder) = std::env::var_os(CHILD) {
             StopHandle::on_signals().unwrap().stop();
-            // Two of one kind may be told as one.
-            for signal in [SIGTERM, SIGINT] {
-                signal_hook::low_level::raise(signal).unwrap();
-            }
-            // Ended here. Where it is not, the test comes to its end and the process has another code.
-            std::thread::sleep(std::time::Duration::from_secs(60));
+            let folder = Path::new(&folder);
+            // In the midst of preparing and of saving.
+            let save = || {
+                Checkpoints::of_run(folder).save(1, &"any state", |half| {
+                    std::fs::write(half.join("weights"), "half").unwrap();
+                    // Two of one kind may be told as one.
+                    for signal in [SIGTERM, SIGINT] {
+                        signal_hook::low_level::raise(signal).unwrap();
+                    }
+                    // Ended here. Where it is not, the test comes to its end and the process has another code.
+                    std::thread::sleep(std::time::Duration::from_secs(60));
+                    Ok(())
+                })
+            };
+            let texts = Prepare::new([Input::text("text", "to be or not to be")]);
+            let _ = texts.run(folder.join("data"), &mut |_| {
+                let _ = save();
+                Err(Error::Stopped)
+            });
             return;
         }
+        let folder = tempfile::tempdir().unwrap();
+        let test = "stop::tests::the_second_signal_ends_the_process_with_its_code_and_leaves_nothing_half_written";
         let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "stop::tests::the_second_signal_ends_the_process_with_its_code"])
-            .env(CHILD, "1")
+            .args(["--exact", test])
+            .env(CHILD, folder.path())
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&child.stdout);
         assert!([128 + SIGTERM, 128 + SIGINT].map(Some).contains(&child.status.code()), "{:?}: {said}", child.status);
+        for name in ["data", "checkpoints"] {
+            let left: Vec<_> = std::fs::read_dir(folder.path().join(name)).unwrap().collect();
+            assert!(left.is_empty(), "{left:?}");
+        }
     }
 }

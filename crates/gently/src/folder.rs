@@ -6,6 +6,7 @@
 use crate::gguf;
 use crate::hub::{CONFIG, RECORD, fixed_names, is_numbered_shard, record_of_conversion};
 use gently_formats::Limits;
+use gently_formats::atomic::is_at;
 use gently_formats::gguf::Gguf;
 use gently_formats::unfinished::Unfinished;
 use gently_models::config::DecoderConfig;
@@ -243,9 +244,13 @@ impl NewModel {
     /// # Errors
     /// [`Error::Busy`]; [`Error::InTheWay`]; [`Error::Aside`]; [`Error::Format`] for a folder that cannot be written.
     pub fn create(dir: &Path) -> Result<Self, Error> {
-        let (stage, made) = (dir.join(STAGE), !dir.exists());
+        let stage = dir.join(STAGE);
+        let (lock, made) = hold(dir, &stage)?;
+        // Only now: what another program is about in the folder looks like what a killed one left.
         let aside = stage.join(ASIDE);
-        if std::fs::read_dir(&aside).is_ok_and(|mut entries| entries.next().is_some()) {
+        let kept = std::fs::read_dir(&aside).is_ok_and(|mut entries| entries.next().is_some());
+        let mut new = Self { dir: dir.into(), stage, made, kept, unfinished: None, _lock: lock };
+        if kept {
             return Err(Error::Aside { path: aside });
         }
         let files = model_files(dir);
@@ -255,31 +260,9 @@ impl NewModel {
         {
             return Err(Error::InTheWay { path });
         }
-        std::fs::create_dir_all(dir).map_err(io(dir, "create"))?;
-        std::fs::create_dir_all(&stage).map_err(io(&stage, "create"))?;
-        let path = stage.join(LOCK);
-        let lock = File::options().write(true).create(true).truncate(false).open(&path).map_err(io(&path, "write"))?;
-        // A system without locks has the file alone.
-        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
-            return Err(Error::Busy { path: dir.into() });
-        }
-        let (left, folder) = (stage.clone(), dir.to_owned());
-        let unfinished = Unfinished::new(move || {
-            let _ = std::fs::remove_dir_all(left);
-            if made {
-                // Only where nothing is in it.
-                let _ = std::fs::remove_dir(folder);
-            }
-        });
-        let unfinished = Some(unfinished);
-        let new = Self { dir: dir.into(), stage, made, kept: false, unfinished, _lock: lock };
-        for entry in new.staged()? {
-            let done = match entry.is_dir() {
-                true => std::fs::remove_dir_all(&entry),
-                false => std::fs::remove_file(&entry),
-            };
-            done.map_err(io(&entry, "remove"))?;
-        }
+        let (left, folder) = (new.stage.clone(), dir.to_owned());
+        new.unfinished = Some(Unfinished::new(move || remove_stage(&left, made.then_some(&*folder))));
+        empty(&new.stage)?;
         Ok(new)
     }
 
@@ -288,16 +271,15 @@ impl NewModel {
         &self.stage
     }
 
-    /// What is written so far.
-    fn staged(&self) -> Result<Vec<PathBuf>, Error> {
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(&self.stage).map_err(io(&self.stage, "read"))? {
-            let entry = entry.map_err(io(&self.stage, "read"))?;
-            if entry.file_name() != LOCK {
-                found.push(entry.path());
-            }
+    /// An error about a file in [`NewModel::path`], told of the place that the file was to take: the other is gone when it is read.
+    pub fn named(&self, mut error: gently_models::Error) -> gently_models::Error {
+        use gently_formats::Error::{Io, Request};
+        if let gently_models::Error::Format(Io { path, .. } | Request { path, .. }) = &mut error
+            && let Ok(name) = path.strip_prefix(&self.stage)
+        {
+            *path = self.dir.join(name);
         }
-        Ok(found)
+        error
     }
 
     /// Puts the files in their places, and takes the model that was there away; what is no model's file stays. `config.json` goes
@@ -343,7 +325,7 @@ impl NewModel {
             let new = self.stage.join(RECORD);
             std::fs::write(&new, record_of_conversion()).map_err(io(&new, "write"))?;
         }
-        let mut staged = self.staged()?;
+        let mut staged = staged(&self.stage)?;
         staged.sort_by_key(|path| path.ends_with(CONFIG));
         let aside = self.stage.join(ASIDE);
         let old: Vec<PathBuf> = model_files(&self.dir).into_iter().chain([record]).collect();
@@ -380,12 +362,90 @@ impl Drop for NewModel {
         if self.kept {
             return;
         }
-        // What cannot be removed is emptied by the next one.
-        let _ = std::fs::remove_dir_all(&self.stage);
-        if self.made {
-            // Only where nothing is in it.
-            let _ = std::fs::remove_dir(&self.dir);
+        let unfinished = self.unfinished.take();
+        let remove = || remove_stage(&self.stage, self.made.then_some(&*self.dir));
+        match unfinished {
+            // A signal after that must not take away what by then is another program's.
+            Some(unfinished) => unfinished.finish(remove),
+            None => remove(),
         }
+    }
+}
+
+/// Makes a stage, with its folder, and takes its lock; says whether the folder was made.
+fn hold(dir: &Path, stage: &Path) -> Result<(File, bool), Error> {
+    // Others may be done with it, and take it away, before it is locked here: then it is made anew. By chance that happens once or
+    // twice.
+    const MOST: usize = 1000;
+    let path = stage.join(LOCK);
+    let open = || -> Result<File, Error> {
+        std::fs::create_dir_all(dir).map_err(io(dir, "create"))?;
+        std::fs::create_dir_all(stage).map_err(io(stage, "create"))?;
+        File::options().write(true).create(true).truncate(false).open(&path).map_err(io(&path, "write"))
+    };
+    let (mut made, mut last) = (false, Error::Busy { path: dir.into() });
+    for _ in 0..MOST {
+        made |= !dir.exists();
+        let lock = match open() {
+            Ok(lock) => lock,
+            Err(e) if is_gone(&e) => {
+                last = e;
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: dir.into() }),
+            // A system without locks has the file alone.
+            Ok(()) | Err(TryLockError::Error(_)) if is_at(&lock, &path) => return Ok((lock, made)),
+            _ => {}
+        }
+    }
+    Err(last)
+}
+
+/// Whether something failed as it does where a folder is taken away meanwhile.
+fn is_gone(e: &Error) -> bool {
+    let Error::Format(gently_formats::Error::Io { source, .. }) = e else { return false };
+    // A folder that is there when it is to be made, and then is not.
+    matches!(source.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists)
+}
+
+/// What is in a stage beside its lock.
+fn staged(stage: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(stage).map_err(io(stage, "read"))? {
+        let entry = entry.map_err(io(stage, "read"))?;
+        if entry.file_name() != LOCK {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// Removes what is in a stage beside its lock, which is held.
+fn empty(stage: &Path) -> Result<(), Error> {
+    for entry in staged(stage)? {
+        let done = match entry.is_dir() {
+            true => std::fs::remove_dir_all(&entry),
+            false => std::fs::remove_file(&entry),
+        };
+        done.map_err(io(&entry, "remove"))?;
+    }
+    Ok(())
+}
+
+/// Removes a stage whose lock is held, and the folder around it if that was made for it. What cannot be removed is emptied by the
+/// next one.
+fn remove_stage(stage: &Path, made: Option<&Path>) {
+    if empty(stage).is_err() {
+        return;
+    }
+    // The lock last, and nothing after it but folders that are empty: as soon as it is gone another program may be at work there.
+    let _ = std::fs::remove_file(stage.join(LOCK));
+    let _ = std::fs::remove_dir(stage);
+    if let Some(dir) = made {
+        let _ = std::fs::remove_dir(dir);
     }
 }
 
@@ -446,6 +506,34 @@ mod tests {
             assert_eq!(names(&dir), ["there"]);
             assert!(names(&dir.join("there")).is_empty());
         });
+    }
+
+    #[test]
+    fn of_many_that_write_one_is_at_work() {
+        let out = tempfile::tempdir().unwrap();
+        let dir = out.path().join("model");
+        let write = |turn: usize| {
+            let new = match NewModel::create(&dir) {
+                Ok(new) => new,
+                Err(Error::Busy { .. }) => return,
+                Err(e) => panic!("{e:?}"),
+            };
+            // Another one at work would have them already, or clear them away.
+            for name in ["config.json", "vocab.txt"] {
+                File::create_new(new.path().join(name)).unwrap();
+            }
+            match turn % 2 {
+                0 => drop(new),
+                _ => new.commit().unwrap(),
+            }
+        };
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                scope.spawn(move || (0..50).for_each(|turn| write(thread + turn)));
+            }
+        });
+        write(1);
+        assert_eq!(names(&dir), ["config.json", "vocab.txt"]);
     }
 
     #[test]

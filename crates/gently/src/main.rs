@@ -4,7 +4,6 @@
 
 mod cli;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 /// A file beyond the shell's limit (`ulimit -f`) is an error with its name from here on, as a full disk is, and not the end of the
@@ -18,7 +17,7 @@ fn survive_large_files() {
 }
 
 fn main() -> ExitCode {
-    let args = cli::Cli::parse();
+    let args = cli::Cli::read();
     survive_large_files();
     match cli::run(args) {
         Ok(()) => ExitCode::SUCCESS,

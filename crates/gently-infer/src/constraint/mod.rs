@@ -222,6 +222,18 @@ pub enum ConstraintError {
         /// Why.
         reason: String,
     },
+    /// The request rules out all that may come next.
+    #[error("{kind} cannot go on after {tokens} tokens: {} is ruled out by the request", next(*token))]
+    RuledOut {
+        /// What the text was held to.
+        kind: Kind,
+        /// Tokens written.
+        tokens: usize,
+        /// The only token that may come next, where that is known.
+        token: Option<u32>,
+        /// Whether the request has biases of minus infinity.
+        biased: bool,
+    },
     /// A vocabulary that no grammar can be held to.
     #[error("constraints cannot be used with this vocabulary: {reason}")]
     Vocabulary {
@@ -260,9 +272,19 @@ impl ConstraintError {
                 "make the grammar simpler, or bound its repetitions; what it asks for must be in the model's vocabulary"
                     .into()
             }
+            Self::RuledOut { biased: true, .. } => {
+                "a bias of minus infinity (--logit-bias TOKEN=-inf) may be what rules it out: take it back, or allow other texts"
+                    .into()
+            }
+            Self::RuledOut { .. } => "let the request choose among more tokens, or allow other texts".into(),
             Self::Vocabulary { .. } => return None,
         })
     }
+}
+
+/// What may come next, in words.
+fn next(token: Option<u32>) -> String {
+    token.map_or("all that may come next".into(), |id| format!("what may come next, token {id},"))
 }
 
 /// The first line of a message, its place in words.

@@ -314,7 +314,8 @@ pub(super) fn put(json: &mut Value, rope: Value) {
     json["rope_parameters"] = rope;
 }
 
-const FREQS: &str = "rope_freqs.weight";
+/// The tensor of divisors that files of most families have them in.
+pub(crate) const FREQS: &str = "rope_freqs.weight";
 const LONG: &str = "rope_factors_long.weight";
 const SHORT: &str = "rope_factors_short.weight";
 /// The tensors of a GGUF file that hold divisors, and no weights.
@@ -329,6 +330,11 @@ pub(crate) struct InGguf {
     pub tensors: &'static [&'static str],
     /// Whether llama.cpp refuses these tensors for the architecture.
     pub ours_alone: bool,
+}
+
+/// Whether llama.cpp refuses [`FREQS`] for the architecture.
+pub(crate) fn has_no_freqs(architecture: &str) -> bool {
+    architecture != "llama"
 }
 
 impl InGguf {
@@ -358,7 +364,7 @@ impl InGguf {
             }
             Kind::Llama3 { .. } | Kind::Listed => {
                 said.tensors = &[FREQS];
-                said.ours_alone = architecture != "llama";
+                said.ours_alone = has_no_freqs(architecture);
             }
         }
         // llama.cpp turns Gemma 3's layers with a window by it too, which is another model: its file cannot say it.

@@ -6,7 +6,7 @@
 use super::{WeightSource, decode};
 use crate::config::{DecoderConfig, Position};
 use crate::error::{Error, Result};
-use crate::families::rope::InGguf;
+use crate::families::rope::{FREQS, InGguf, has_no_freqs};
 use crate::families::{self, Entry, GgufKeys, NameTable, Order, Rows};
 use crate::pretrained::published_shape;
 use gently_formats::gguf::{Gguf, Metadata, Spec, TensorType, Value, Writer};
@@ -199,15 +199,19 @@ impl WeightSource {
         Ok(writer.finish()?)
     }
 
-    /// Whether the file that [`WeightSource::write_gguf`] writes is read by this program alone: llama.cpp has divisors of rotary
-    /// frequencies, which Llama 3.1 stretches positions by, for no other family.
+    /// Whether the model's GGUF file is read by this program alone, that which [`WeightSource::write_gguf`] writes or, of a file,
+    /// [`requantize`]: llama.cpp has divisors of rotary frequencies, which Llama 3.1 stretches positions by, for no other family.
     pub fn gguf_is_ours_alone(&self) -> bool {
-        let architecture = self.layout.gguf_entry().map(|entry| entry.architectures[0]);
-        architecture.is_some_and(|architecture| InGguf::of(&self.cfg, architecture).ours_alone)
+        let Some(architecture) = self.layout.gguf_entry().map(|entry| entry.architectures[0]) else { return false };
+        match self.gguf() {
+            // Stored anew, it has the tensors and keys that it has now.
+            Some(file) => has_no_freqs(architecture) && file.tensors().contains_key(FREQS),
+            None => InGguf::of(&self.cfg, architecture).ours_alone,
+        }
     }
 
-    /// What llama.cpp does not take from the file that [`WeightSource::write_gguf`] writes, so that it opens the file and computes
-    /// another model; empty where it computes the same.
+    /// What llama.cpp does not take from the model's GGUF file, that which [`WeightSource::write_gguf`] writes or, of a file,
+    /// [`requantize`], so that it opens the file and computes another model; empty where it computes the same.
     pub fn gguf_ignored(&self) -> Vec<String> {
         let architecture = self.layout.gguf_entry().map(|entry| entry.architectures[0]);
         architecture.map(|architecture| families::ignored_in_gguf(&self.cfg, architecture)).unwrap_or_default()

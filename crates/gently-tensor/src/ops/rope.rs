@@ -5,7 +5,8 @@ use crate::backend::{self, Positions};
 use crate::storage::Buffer;
 use crate::tape::{Node, recording};
 use crate::tensor::View;
-use crate::{Error, Op, Result, Tensor, profile};
+use crate::{DType, Device, Error, Op, Result, Tensor, profile};
+use gently_kernels::real::Real;
 use gently_kernels::rope::{RopeStyle, RopeTable};
 use std::sync::{Arc, OnceLock};
 
@@ -77,7 +78,8 @@ impl Rope {
         i.double.get_or_init(|| RopeTable::with_frequencies(i.positions, &i.frequencies, i.scale))
     }
 
-    /// Refuses heads that are too narrow and positions beyond the table.
+    /// Refuses heads that are too narrow, positions beyond the table, and a table that there is no memory for: afterwards it is
+    /// made.
     pub(crate) fn check(&self, x: &Tensor, d: usize, start: usize, time: usize) -> Result<()> {
         if self.rotated() > d {
             return Err(Error::BadShape {
@@ -87,9 +89,25 @@ impl Rope {
             });
         }
         match start.checked_add(time) {
-            Some(end) if end <= self.positions() => Ok(()),
+            Some(end) if end <= self.positions() => match (x.device(), x.dtype()) {
+                // Nothing is turned there.
+                (Device::Meta, _) => Ok(()),
+                (_, DType::F64) => self.make(&self.0.double),
+                _ => self.make(&self.0.single),
+            },
             end => Err(Error::IndexOutOfRange { op: "rope", index: end.unwrap_or(usize::MAX), size: self.positions() }),
         }
+    }
+
+    /// Makes a table that is not there yet.
+    fn make<T: Real>(&self, table: &OnceLock<RopeTable<T>>) -> Result<()> {
+        if table.get().is_none() {
+            let i = &self.0;
+            let made = RopeTable::try_with_frequencies(i.positions, &i.frequencies, i.scale);
+            // Another thread may have been faster; both tables are the same.
+            let _ = table.set(made.map_err(|e| Error::NoScratch { op: "rope", bytes: e.bytes })?);
+        }
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use gently_formats::unfinished::Unfinished;
 use serde::Serialize;
 
 use super::files::{Seal, seal, sync};
@@ -41,6 +42,8 @@ impl Checkpoints {
         write: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<(PathBuf, u64)> {
         let temporary = self.root.join(format!(".step-{step}.tmp"));
+        let half = temporary.clone();
+        let _unfinished = Unfinished::new(move || drop(std::fs::remove_dir_all(half)));
         let result =
             self.fill(&temporary, step, state, write).and_then(|bytes| Ok((self.publish(&temporary, step)?, bytes)));
         result.map_err(|source| {

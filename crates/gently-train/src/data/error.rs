@@ -146,6 +146,22 @@ pub enum Error {
         /// Its vocabulary.
         expected_vocab: u64,
     },
+    /// Prepared folders that cannot be learned from together.
+    #[error(
+        "{} and {} were prepared with different tokenizers (of {first_vocab} and {second_vocab} tokens)",
+        first.display(),
+        second.display()
+    )]
+    TwoTokenizers {
+        /// A folder.
+        first: PathBuf,
+        /// Its vocabulary.
+        first_vocab: usize,
+        /// The folder that differs from it.
+        second: PathBuf,
+        /// Its vocabulary.
+        second_vocab: usize,
+    },
     /// A loader's state belongs to other data or options.
     #[error("the saved place in the data does not fit: {reason}")]
     State {
@@ -269,6 +285,12 @@ impl Error {
                 "give more documents with completions, or keep nothing for validation (data.val_fraction = 0)".into()
             }
             Self::OtherTokenizer { .. } => "prepare the data again with the model's own tokenizer".into(),
+            Self::TwoTokenizers { first, second, .. } => format!(
+                "learn from one of them alone, or prepare the texts of {} again with the other's tokenizer: \
+                 gently data prepare TEXTS --tokenizer-file {} --out DIR",
+                second.display(),
+                first.display()
+            ),
             Self::State { .. } => "resume with the same data, seed, batch and block, or start a new run".into(),
             Self::NotDataset { .. } => "prepare it with `gently data prepare`, or give a text file".into(),
             Self::Feature { feature, .. } => {

@@ -6,6 +6,7 @@
 
 use super::read::file_sha256;
 use super::{Error, Result};
+use gently_formats::atomic::is_at;
 use gently_formats::bounded;
 use std::ffi::OsStr;
 use std::fs::{File, TryLockError};
@@ -417,21 +418,47 @@ fn pieces(mut out: ChildStdout) -> Receiver<io::Result<Vec<u8>>> {
     receiver
 }
 
-/// The right to fetch `target`; who comes later waits for it. `None` where the file system has no locks. The lock's file stays:
-/// removing it could give two of those who wait a lock each.
-fn alone(target: &Path, listener: &mut Listener<'_, '_>) -> Result<Option<File>> {
+/// The right to fetch a file, or several that belong together, for as long as this lives.
+#[derive(Debug)]
+pub struct Alone {
+    path: PathBuf,
+    /// `None` where the file system has no locks.
+    _lock: Option<File>,
+}
+
+impl Alone {
+    /// Waits for the right to fetch `target`, of about `bytes`: a lock on `TARGET.lock`, which is there for as long as it is held.
+    /// Where the file system has no locks the right is anybody's.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and those of `report`.
+    pub fn wait(target: &Path, bytes: u64, report: &mut FetchReport<'_>) -> Result<Self> {
+        alone(target, &mut Listener::new(target, bytes, report))
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        // While it is held: who waits finds that the file is not there any more, and makes another.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn alone(target: &Path, listener: &mut Listener<'_, '_>) -> Result<Alone> {
     make_folder_of(target)?;
     let path = with_ending(target, "lock");
-    let opened = File::options().write(true).create(true).truncate(false).open(&path);
-    let file = opened.map_err(Error::io(&path, "write"))?;
     loop {
+        // Each time anew: who has it takes the file away.
+        let opened = File::options().write(true).create(true).truncate(false).open(&path);
+        let file = opened.map_err(Error::io(&path, "write"))?;
         match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
+            Ok(()) if is_at(&file, &path) => return Ok(Alone { path, _lock: Some(file) }),
+            Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 listener.tell(WAITING, 0)?;
                 std::thread::sleep(LOOK);
             }
-            Err(TryLockError::Error(_)) => return Ok(None),
+            Err(TryLockError::Error(_)) => return Ok(Alone { path, _lock: None }),
         }
     }
 }
@@ -585,6 +612,7 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&target).unwrap(), TEXT);
         assert_eq!(std::fs::read_to_string(dir.path().join("a.txt.sha256")).unwrap().trim(), digest());
         assert_eq!(std::fs::read_to_string(&runs).unwrap(), "run\n");
+        assert!(!dir.path().join("a.txt.lock").exists());
         // Who waits says so, and may be called off.
         std::fs::remove_file(&target).unwrap();
         let held = File::create(dir.path().join("a.txt.lock")).unwrap();

@@ -11,6 +11,7 @@ use super::shards::SplitWriter;
 use super::{Corpus, Error, Result, sets};
 use crate::folder::Lock;
 use gently_formats::shard::ShardInfo;
+use gently_formats::unfinished::Unfinished;
 use gently_text::{BpeOptions, END_OF_TEXT, Tokenizer, train_bpe};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -167,12 +168,13 @@ impl Prepare {
         };
         let drawn = if val_sources.is_empty() { self.val_fraction } else { 0.0 };
         let keep = if self.split == SplitRule::Tail { usize::MAX } else { MANY };
-        let mut scan = Scan::run(&sources, &self.layout, drawn, self.seed, keep, &mut scanned)?;
-        scan.settle(drawn);
+        // Texts for validation first: mostly the shorter ones, so what is wrong with them is told soon.
         let val_scan = match val_sources.as_slice() {
             [] => None,
             s => Some(Scan::run(s, &self.layout, 0.0, self.seed, 0, &mut scanned)?),
         };
+        let mut scan = Scan::run(&sources, &self.layout, drawn, self.seed, keep, &mut scanned)?;
+        scan.settle(drawn);
         let key =
             self.key((sources.as_slice(), &scan), val_scan.as_ref().map(|scan| (val_sources.as_slice(), scan)))?;
         if let Some(ready) = Dataset::open_if(dir, &key) {
@@ -459,11 +461,12 @@ fn train_on(
     }
 }
 
-/// A folder in the target folder, where everything is made; removed with what is left in it.
+/// A folder in the target folder, where everything is made; removed with what is left in it, also by a signal.
 struct Workspace {
     path: PathBuf,
     target: PathBuf,
     _lock: Option<Lock>,
+    _unfinished: Unfinished,
 }
 
 impl Workspace {
@@ -489,7 +492,9 @@ impl Workspace {
             };
             // So here, where the sweeping was quicker.
             if path.is_dir() {
-                return Ok(Self { path, target: target.into(), _lock: lock });
+                let half = path.clone();
+                let unfinished = Unfinished::new(move || drop(std::fs::remove_dir_all(half)));
+                return Ok(Self { path, target: target.into(), _lock: lock, _unfinished: unfinished });
             }
         }
     }

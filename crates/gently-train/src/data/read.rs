@@ -74,6 +74,12 @@ impl Input {
         }
     }
 
+    /// Whether it is standard input and somebody seems to have sent a text into it, as far as can be told without reading: it is
+    /// a pipe or a file, and no terminal or other device.
+    pub(crate) fn is_sent(&self) -> bool {
+        matches!(self, Self::Stdin(_)) && stdin_is_sent()
+    }
+
     /// Whether a source is this one, or a file in it.
     pub(crate) fn holds(&self, source: &SourceInfo) -> bool {
         match self {
@@ -297,6 +303,24 @@ fn once(meta: &std::fs::Metadata) -> Once {
     }
     let _ = meta;
     Once::File
+}
+
+/// Whether standard input is a pipe, or a file with something in it.
+#[cfg(unix)]
+fn stdin_is_sent() -> bool {
+    use std::os::fd::AsFd;
+    let meta = io::stdin().as_fd().try_clone_to_owned().and_then(|own| File::from(own).metadata());
+    meta.is_ok_and(|meta| match once(&meta) {
+        Once::File => meta.len() > 0,
+        Once::Pipe => true,
+        Once::Device => false,
+    })
+}
+
+/// As above, where only a terminal can be told from other things.
+#[cfg(not(unix))]
+fn stdin_is_sent() -> bool {
+    !io::IsTerminal::is_terminal(&io::stdin())
 }
 
 /// Copies what can be read once to a file beside `spool`.

@@ -59,8 +59,9 @@ pub fn run(args: Args) -> Result<()> {
         write_gguf(&source, &path, &args.output, Storage::new(kind))?;
     } else {
         let (mut tokenizer, chat) = (tokenizer_of(&source, &path)?, template_of(&path)?);
-        // An encoder has no positions for more, and transformers cuts texts only where a length is said.
-        if source.config().bidirectional {
+        // An encoder has no positions for more, and transformers cuts texts only where a length is said. A GGUF file says it as the
+        // model's context; a folder of a decoder keeps what it says.
+        if source.config().bidirectional || source.gguf().is_some() {
             tokenizer = tokenizer.with_longest(source.config().context);
         }
         let settings = embedding(&source, &path);
@@ -80,7 +81,7 @@ pub fn run(args: Args) -> Result<()> {
         if let Some(chat) = chat {
             gently_formats::atomic::write(new.path().join("chat_template.jinja"), chat.source.as_bytes())?;
         }
-        decoder.save_as(new.path(), dtype)?;
+        decoder.save_as(new.path(), dtype).map_err(|error| new.named(error))?;
         new.commit()?;
         if Layout::of(decoder.config()) == Layout::Native {
             say(
@@ -266,19 +267,15 @@ fn write_gguf(source: &WeightSource, path: &Path, output: &Path, storage: Storag
         }
     }
     bar.finish_and_clear();
-    // Of a file that is there: what cannot be written is an error already. Another file keeps what it is.
-    if source.gguf().is_none() {
-        if source.gguf_is_ours_alone() {
-            let entry = source.layout().gguf_entry();
-            let architecture = entry.and_then(|e| e.architectures.first()).copied().unwrap_or_default();
-            say(&format!(
-                "note: only this program reads the file: llama.cpp has no rope_freqs.weight for {architecture}"
-            ));
-        }
-        let ignored = source.gguf_ignored().join(", ");
-        if !ignored.is_empty() {
-            say(&format!("note: llama.cpp computes this file otherwise: it ignores {ignored}"));
-        }
+    // Of a file that is there: what cannot be written is an error already.
+    if source.gguf_is_ours_alone() {
+        let entry = source.layout().gguf_entry();
+        let architecture = entry.and_then(|e| e.architectures.first()).copied().unwrap_or_default();
+        say(&format!("note: only this program reads the file: llama.cpp has no rope_freqs.weight for {architecture}"));
+    }
+    let ignored = source.gguf_ignored().join(", ");
+    if !ignored.is_empty() {
+        say(&format!("note: llama.cpp computes this file otherwise: it ignores {ignored}"));
     }
     Ok(())
 }

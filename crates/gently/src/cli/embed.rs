@@ -6,6 +6,7 @@ use super::output::{data, say, table};
 use super::overwrite;
 use anyhow::Result;
 use clap::Args as ClapArgs;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use gently::embed::{EmbedOptions, Embedder, Embeddings};
 use gently_formats::npy;
 use gently_infer::Pooling;
@@ -42,6 +43,16 @@ pub struct Args {
     /// Compute threads (default: all)
     #[arg(long, value_parser = super::train::thread_count)]
     threads: Option<usize>,
+}
+
+/// What is taken for an option may be a text: says how it is given. (clap would name the first two letters of it. Nor can texts
+/// take hyphens by themselves: every option behind one would be a text.)
+pub fn advise_on(error: &mut clap::Error) {
+    const HINT: &str = "put -- before a text that begins with a hyphen, and options before that: \
+        gently embed MODEL [OPTIONS] -- \"- a text\"";
+    if error.kind() == ErrorKind::UnknownArgument && error.get(ContextKind::Suggested).is_some() {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![HINT.into()]));
+    }
 }
 
 fn pooling(name: &str) -> Result<Pooling, String> {

@@ -40,6 +40,19 @@ pub struct Cli {
     command: Command,
 }
 
+impl Cli {
+    /// Reads the command line. One that cannot be understood ends the program, and so does one that asks for help.
+    pub fn read() -> Self {
+        Self::try_parse().unwrap_or_else(|mut error| {
+            // Nothing stands before the command's name but what ends the program.
+            if std::env::args_os().nth(1).is_some_and(|command| command == "embed") {
+                embed::advise_on(&mut error);
+            }
+            error.exit()
+        })
+    }
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Train a small character model on real text in about two minutes and read what it writes

@@ -27,7 +27,7 @@ pub use name::Name;
 pub(crate) use record::{NAME as RECORD, of_conversion as record_of_conversion};
 
 use gently_train::data;
-use gently_train::data::fetch::{Exact, FetchReport, Fetcher, Token};
+use gently_train::data::fetch::{Alone, Exact, FetchReport, Fetcher, Token};
 use std::path::{Path, PathBuf};
 
 /// The Hub's public address.
@@ -95,7 +95,8 @@ impl Hub {
     /// Fetches a model into `folder`. Files that are there and right stay; a download that was cut off goes on where it
     /// stopped. A folder that has another commit of the same repository loses its `config.json` first, once the new one is known
     /// to be there for us, then what that commit brought and this one lacks; what it brought stands in the folder's
-    /// `.gently-pull.json`.
+    /// `.gently-pull.json`. Of several processes that fetch the same model into a folder one does, and the others wait
+    /// ([`Alone`]).
     ///
     /// # Errors
     /// No network, no such model or revision, one that asks for a token; several GGUF files and none named; names that are
@@ -112,6 +113,9 @@ impl Hub {
             action: "create",
             source,
         })?;
+        // Of a folder there is one record; a GGUF file stands for itself and its parts.
+        let whole = folder.join(choice.model.as_deref().unwrap_or(RECORD));
+        let _alone = Alone::wait(&whole, bytes, report)?;
         self.check_room(folder, &choice.files)?;
         // A GGUF file needs nothing beside it, and its folder may have those of other models.
         if choice.model.is_none() {

@@ -79,6 +79,13 @@ fn tokens_are_biased_by_id_and_by_text() {
         let said = program(&said(&[bias]));
         assert!(said.code == Some(2) && said.err.contains("--logit-bias"), "{bias}: {}", said.err);
     }
+    // It may rule out all that the text may be, and then is named.
+    let yes = ["generate", &path, "--prompt", "ab", "--choice", "yes", "--choice", "no"];
+    let out = [&yes[..], &["--logit-bias", "\"y\"=-inf", "--logit-bias", "\"n\"=-inf"]].concat();
+    fail(
+        &out,
+        &["the choice cannot go on after 0 tokens", "ruled out by the request", "hint:", "--logit-bias TOKEN=-inf"],
+    );
     // Asked for before the first question, in a conversation too.
     let template = dir.path().join("template");
     fs::write(&template, "{% for m in messages %}{{ m.content }}{% endfor %}").unwrap();

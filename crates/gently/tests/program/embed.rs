@@ -300,7 +300,13 @@ fn what_cannot_be_embedded_is_said() {
     let model = folder.to_str().unwrap();
     assert_eq!(program(&["embed", model]).code, Some(2));
     assert_eq!(program(&["embed", model, "x", "--pooling", "median"]).code, Some(2));
-    assert!(program(&["embed", model, "- x"]).err.contains("use '-- "));
+    for text in ["- x", "-5 degrees", "--a text"] {
+        let said = program(&["embed", model, text]);
+        assert_eq!(said.code, Some(2), "{text}");
+        assert!(said.err.contains("put -- before a text that begins with a hyphen"), "{text}: {}", said.err);
+    }
+    // What is nearly an option is none.
+    assert!(program(&["embed", model, "x", "--jsno"]).err.contains("'--json'"));
     assert_eq!(succeed(&["embed", model, "--", "- x"]).out.lines().count(), 1);
     let write = |name: &str, bytes: &[u8]| {
         let path = dir.path().join(name);

@@ -177,6 +177,36 @@ fn marks_of_turns_survive_conversion() {
         let prompt = |m: &TextModel| m.tokenizer().encode_prompt("ab ab").unwrap();
         assert_eq!(prompt(&model), prompt(&first), "{to}");
     }
+    // A folder keeps the length of texts that it says, here none; a file says it as the model's context.
+    let longest = |name: &str| {
+        let said = fs::read_to_string(dir.path().join(name).join("tokenizer_config.json")).unwrap();
+        serde_json::from_str::<Value>(&said).unwrap()["model_max_length"].as_u64()
+    };
+    assert_eq!((longest("folder"), longest("again")), (None, Some(64)));
+}
+
+#[test]
+fn a_number_beyond_the_type_is_told_by_its_tensor_and_the_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let cfg = DecoderConfig {
+        vocab: Tokenizer::bytes().vocab_size(),
+        context: 64,
+        layers: 1,
+        heads: 2,
+        width: 32,
+        ..DecoderConfig::preset(Family::Gpt2)
+    };
+    let model = Decoder::new(&cfg, &Rng::new(7), &Device::Cpu).unwrap();
+    let tokens = model.params().iter().find(|p| p.name == "embed.tokens").unwrap();
+    tokens.tensor.with_data_mut(|d: &mut [f32]| d[3] = 1e5).unwrap();
+    let (from, to) = (dir.path().join("m"), dir.path().join("out"));
+    model.save_pretrained(&from).unwrap();
+    Tokenizer::bytes().save(&from).unwrap();
+    let args = ["convert", from.to_str().unwrap(), to.to_str().unwrap(), "--type", "f16"];
+    let told = to.join("model.safetensors");
+    let said = fail(&args, &[told.to_str().unwrap(), "wte.weight", "the range of F16", "hint:"]);
+    assert!(!said.err.contains(".new-model.tmp"), "{}", said.err);
+    assert!(!to.exists());
 }
 
 #[test]
@@ -212,6 +242,14 @@ fn what_only_this_program_reads_is_told() {
             assert_eq!(said.err.contains("note:"), !words.is_empty() && said.ok, "{name}.{end}: {}", said.err);
             if said.ok {
                 assert_eq!(read_config(&to).unwrap().1.rope_factors, cfg.rope_factors, "{name}.{end}");
+            }
+            if said.ok && end == "gguf" {
+                // Of a file that is made of this file, the same is told.
+                let again = dir.path().join(format!("{name}-again.gguf"));
+                let args = ["quantize", to.to_str().unwrap(), again.to_str().unwrap(), "--type", "q8_0"];
+                let said = succeed(&args);
+                assert!(said.err.contains(words), "{name}: {}", said.err);
+                assert_eq!(said.err.contains("note:"), !words.is_empty(), "{name}: {}", said.err);
             }
         }
     }

@@ -245,6 +245,36 @@ fn a_download_that_was_cut_off_goes_on() {
     assert_eq!(files(&dir.path().join("here")), ["big-q8.gguf"]);
 }
 
+#[test]
+fn of_several_pulls_of_a_model_one_fetches_it() {
+    if no_curl() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let weights = big(3);
+    let model: [(&str, &[u8]); 2] = [("config.json", b"{}"), ("model.safetensors", &weights)];
+    let server = Server::of_files(&model, None, None);
+    let gguf = Server::of_files(&[("a.gguf", &weights)], None, None);
+    for (server, file, all) in [
+        (&server, "model.safetensors", &[RECORD, "config.json", "model.safetensors"][..]),
+        (&gguf, "a.gguf", &["a.gguf"][..]),
+    ] {
+        let folder = dir.path().join(file).to_str().unwrap().to_owned();
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    let said = server.pull(dir.path(), &["owner/repo", "--to", &folder]);
+                    assert!(said.ok, "{}", said.err);
+                });
+            }
+        });
+        let asked: Vec<u64> = server.asked().into_iter().filter(|a| a.0 == file).map(|a| a.1).collect();
+        assert_eq!(asked, [0], "{file}");
+        assert_eq!(files(folder.as_ref()), all, "no lock is left");
+        assert_eq!(fs::read(Path::new(&folder).join(file)).unwrap(), weights);
+    }
+}
+
 /// Bytes that a download of can be cut off.
 fn big(seed: u32) -> Vec<u8> {
     (0..30_000).flat_map(|i: u32| (i ^ seed).to_le_bytes()).collect()

@@ -19,7 +19,17 @@ fn a_run_on_standard_input_goes_on_by_the_command_it_prints() {
     child.stdin.take().unwrap().write_all(text().as_bytes()).unwrap();
     let said: Said = child.wait_with_output().unwrap().into();
     assert!(said.ok, "{}", said.err);
-    succeed(&["train", "--resume", "--out", run.to_str().unwrap(), "--set", "train.steps=60"]);
+    let on = ["train", "--resume", "--out", run.to_str().unwrap(), "--set"];
+    // A text that is sent in once more is not read, and whoever sends it hears that.
+    let more = [&on[..], &["train.steps=40", "--data", "-"]].concat();
+    let mut child = command(&more).stdin(Stdio::piped()).spawn().unwrap();
+    // Closed unread, it may be a broken pipe.
+    let _ = child.stdin.take().unwrap().write_all(b"another text");
+    let said: Said = child.wait_with_output().unwrap().into();
+    let unread = "standard input is not read: the run goes on with the tokens that it has, in ";
+    assert!(said.ok && said.err.contains(unread), "{}", said.err);
+    let said = succeed(&[&on[..], &["train.steps=60"]].concat());
+    assert!(!said.err.contains(unread), "nothing was sent: {}", said.err);
     let weights = |run: &Path| fs::read(run.join("checkpoints/step-60/model.safetensors")).unwrap();
     assert_eq!(weights(&run), weights(&whole));
 }

@@ -30,6 +30,21 @@ fn empty_files() {
 }
 
 #[test]
+fn an_empty_text_for_validation_is_told_before_the_others_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut prepare = Prepare::new([Input::text("long", "some text")]);
+    prepare.val_inputs = vec![Input::text("short", "")];
+    let mut read = 0;
+    let e = prepare.run(dir.path(), &mut |now| {
+        read = now.done;
+        Ok(())
+    });
+    let e = e.unwrap_err();
+    assert!(matches!(&e, Error::Empty { source_name } if source_name == "short"), "{e}");
+    assert_eq!(read, 0);
+}
+
+#[test]
 fn not_utf8_names_the_byte() {
     let dir = tempfile::tempdir().unwrap();
     let e = prepare_bytes(dir.path(), "a.txt", b"caf\xe9 au lait");
