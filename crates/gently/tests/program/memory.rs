@@ -55,12 +55,14 @@ fn measured_and_planned(more: &[&str]) -> (f64, f64) {
     (number("peak memory"), number("planned"))
 }
 
-/// Debug builds carry several times the code, which the plan counts and a short run does not touch.
+/// Debug builds carry several times the code, which the plan counts and a short run does not touch. The process is most of so
+/// small a run, and what it brings in of the program, its heap and its kernels' scratch are bounds that systems with other pages
+/// use less of: the plan may be more than the run took, hardly less.
 #[cfg(all(target_os = "linux", not(debug_assertions)))]
 #[test]
 fn the_plan_holds_for_a_run_of_a_few_thousand_parameters() {
     let (measured, planned) = measured_and_planned(&["--set", "train.steps=300"]);
-    assert!((measured / planned - 1.0).abs() < 0.1, "{measured} of {planned}");
+    assert!((0.85..1.05).contains(&(measured / planned)), "{measured} of {planned}");
 }
 
 /// What each call takes and gives back must leave no holes between the buffers that stay.
