@@ -7,6 +7,25 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Result};
 use std::path::Path;
 
+/// More than is read: the inner error of those that say so.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} has more than {most} bytes")]
+struct TooLong {
+    what: String,
+    most: u64,
+}
+
+impl TooLong {
+    fn error(what: impl Into<String>, most: u64) -> Error {
+        Error::new(ErrorKind::InvalidData, Self { what: what.into(), most })
+    }
+}
+
+/// Whether an error from here says that a file or a line has more bytes than are read.
+pub fn is_too_long(error: &Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<TooLong>())
+}
+
 /// Opens a regular file, or a link to one.
 ///
 /// # Errors
@@ -52,12 +71,17 @@ pub(crate) fn map(path: impl AsRef<Path>) -> Result<Mmap> {
 /// All of a regular file of at most `most` bytes.
 ///
 /// # Errors
-/// As [`open`], and `InvalidData` for a longer file.
+/// As [`open`], and `InvalidData` for a longer file ([`is_too_long`]).
 pub fn read(path: impl AsRef<Path>, most: u64) -> Result<Vec<u8>> {
+    let file = open(path)?;
     let mut bytes = Vec::new();
-    open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        return Err(Error::new(ErrorKind::InvalidData, format!("it has more than {most} bytes")));
+    let said = file.metadata()?.len();
+    // It may grow while it is read: what is read is bounded, not only what is said.
+    if said <= most {
+        file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    }
+    if said.max(bytes.len() as u64) > most {
+        return Err(TooLong::error("it", most));
     }
     Ok(bytes)
 }
@@ -73,37 +97,57 @@ pub fn read_text(path: impl AsRef<Path>, most: u64) -> Result<String> {
     String::from_utf8(read(path, most)?).map_err(not)
 }
 
-/// The lines of a regular file, one at a time.
+/// Lines of a bounded length, one at a time.
+///
+/// ```
+/// use gently_formats::bounded::Lines;
+/// let mut lines = Lines::new(&b"one\r\ntwo"[..], 100);
+/// let mut line = Vec::new();
+/// assert!(lines.next_into(&mut line)? && line == b"one\r\n" && lines.number() == 1);
+/// assert!(lines.next_into(&mut line)? && line == b"two");
+/// assert!(!lines.next_into(&mut line)?);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
-pub struct Lines {
-    reader: BufReader<File>,
+pub struct Lines<R = BufReader<File>> {
+    reader: R,
     most: u64,
-    line: Vec<u8>,
     number: u64,
 }
 
 impl Lines {
-    /// Opens `path`, whose lines have at most `most` bytes each.
+    /// Opens a regular file, whose lines have at most `most` bytes each.
     ///
     /// # Errors
     /// As [`open`].
     pub fn open(path: impl AsRef<Path>, most: u64) -> Result<Self> {
-        Ok(Self { reader: BufReader::new(open(path)?), most, line: Vec::new(), number: 0 })
+        Ok(Self::new(BufReader::new(open(path)?), most))
+    }
+}
+
+impl<R: BufRead> Lines<R> {
+    /// The lines of whatever can be read, at most `most` bytes each.
+    pub fn new(reader: R, most: u64) -> Self {
+        Self { reader, most, number: 0 }
     }
 
-    /// The next line with its end, which the last may lack; `None` after the last.
+    /// Puts the next line in the place of what `line` holds, with its end, which the last may lack; false after the last.
     ///
     /// # Errors
-    /// The system's, and `InvalidData` for a line that is too long.
-    pub fn next_line(&mut self) -> Result<Option<&[u8]>> {
-        self.line.clear();
-        self.number += 1;
-        let read = (&mut self.reader).take(self.most.saturating_add(1)).read_until(b'\n', &mut self.line)?;
-        if read as u64 > self.most {
-            let what = format!("line {} has more than {} bytes", self.number, self.most);
-            return Err(Error::new(ErrorKind::InvalidData, what));
+    /// The system's, and `InvalidData` for a line that is too long ([`is_too_long`]).
+    pub fn next_into(&mut self, line: &mut Vec<u8>) -> Result<bool> {
+        line.clear();
+        let read = self.reader.by_ref().take(self.most.saturating_add(1)).read_until(b'\n', line)?;
+        self.number += u64::from(read > 0);
+        match read as u64 > self.most {
+            true => Err(TooLong::error(format!("line {}", self.number), self.most)),
+            false => Ok(read > 0),
         }
-        Ok((read > 0).then_some(&self.line))
+    }
+
+    /// The number of the line that came last, from 1, also where it was too long.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 }
 
@@ -140,19 +184,36 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_with_their_ends() {
+    fn a_file_that_says_that_it_is_too_long_is_not_read() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 33).unwrap();
+        let e = read(file.path(), 1 << 20).unwrap_err();
+        assert!(is_too_long(&e) && e.to_string() == "it has more than 1048576 bytes", "{e}");
+        std::fs::write(file.path(), b"ab\xff").unwrap();
+        assert!(!is_too_long(&read_text(file.path(), 4).unwrap_err()));
+    }
+
+    #[test]
+    fn lines_come_with_their_ends_and_numbers() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
-        std::fs::write(&path, "a\n\nbcd\nlonger\n").unwrap();
+        let mut line = Vec::new();
+        std::fs::write(&path, "a\r\n\nbcd\nlonger\nx\n").unwrap();
         let mut lines = Lines::open(&path, 4).unwrap();
-        for wanted in [&b"a\n"[..], b"\n", b"bcd\n"] {
-            assert_eq!(lines.next_line().unwrap(), Some(wanted));
+        for (wanted, number) in [("a\r\n", 1), ("\n", 2), ("bcd\n", 3)] {
+            assert!(lines.next_into(&mut line).unwrap());
+            assert_eq!((&line[..], lines.number()), (wanted.as_bytes(), number));
         }
-        assert_eq!(lines.next_line().unwrap_err().to_string(), "line 4 has more than 4 bytes");
-        std::fs::write(&path, "a\ntorn").unwrap();
-        let mut lines = Lines::open(&path, 4).unwrap();
-        assert_eq!(lines.next_line().unwrap(), Some(&b"a\n"[..]));
-        assert_eq!(lines.next_line().unwrap(), Some(&b"torn"[..]));
-        assert_eq!(lines.next_line().unwrap(), None);
+        let e = lines.next_into(&mut line).unwrap_err();
+        assert!(is_too_long(&e) && e.to_string() == "line 4 has more than 4 bytes", "{e}");
+        assert_eq!(lines.number(), 4);
+        // Of what can be read only once, too.
+        let mut lines = Lines::new(&b"a\ntorn"[..], 4);
+        for wanted in ["a\n", "torn"] {
+            assert!(lines.next_into(&mut line).unwrap());
+            assert_eq!(line, wanted.as_bytes());
+        }
+        assert!(!lines.next_into(&mut line).unwrap());
+        assert_eq!(lines.number(), 2);
     }
 }

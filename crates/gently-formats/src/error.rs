@@ -1,5 +1,6 @@
 //! What can be wrong with a file.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The result of this crate.
@@ -147,22 +148,7 @@ impl Error {
             Self::UnreadType { .. } => {
                 Some("take the same model in F16, BF16, Q8_0, Q6_K, Q5_K, Q5_1, Q5_0, Q4_K, Q4_1, Q4_0, Q3_K or Q2_K")
             }
-            Self::Io { source, .. } => match source.kind() {
-                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                    Some("choose a folder that you may write to, or change its permissions")
-                }
-                std::io::ErrorKind::StorageFull => Some("free some space, or choose another disk"),
-                std::io::ErrorKind::FileTooLarge => Some("raise the limit on the size of files (ulimit -f)"),
-                std::io::ErrorKind::NotFound => Some("check the path"),
-                std::io::ErrorKind::IsADirectory => Some("this is a folder: give the name of a file in it"),
-                std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
-                    Some("a file stands where a folder is wanted: give another path, or move the file")
-                }
-                std::io::ErrorKind::InvalidInput | std::io::ErrorKind::NotSeekable => {
-                    Some("give a regular file: a folder, a pipe or a device is none")
-                }
-                _ => None,
-            },
+            Self::Io { source, .. } => io_hint(source.kind()),
             Self::Metadata { .. } | Self::NoTensor { .. } => Some(
                 "the file is damaged, not the whole model, or of a kind that is not read here; take another file of the model",
             ),
@@ -170,16 +156,43 @@ impl Error {
         }
     }
 
-    /// That the system refused to do this with the file or folder, for `map_err`.
+    /// [`Error::Io`]: that the system refused to do this with the file or folder, for `map_err`.
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { path: path.into(), action, source }
     }
 }
 
+/// What the person can do where the system refuses something with a file or folder, by its reason.
+pub fn io_hint(reason: ErrorKind) -> Option<&'static str> {
+    Some(match reason {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "choose a folder that you may write to, or change its permissions"
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space, or choose another disk",
+        ErrorKind::FileTooLarge => "raise the limit on the size of files (ulimit -f)",
+        ErrorKind::NotFound => "check the path",
+        ErrorKind::IsADirectory => "this is a folder: give the name of a file in it",
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+            "a file stands where a folder is wanted: give another path, or move the file"
+        }
+        ErrorKind::InvalidInput | ErrorKind::NotSeekable => "give a regular file: a folder, a pipe or a device is none",
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Error;
+    use super::*;
     use crate::gguf::TensorType;
+
+    #[test]
+    fn a_full_quota_is_a_full_disk() {
+        let refused = |kind: ErrorKind| Error::io(Path::new("x"), "write")(kind.into());
+        for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded] {
+            assert_eq!(refused(kind).hint(), Some("free some space, or choose another disk"));
+        }
+        assert_eq!(refused(ErrorKind::Interrupted).hint(), None);
+    }
 
     #[test]
     fn types_that_are_read_are_offered() {

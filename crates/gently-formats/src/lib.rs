@@ -2,7 +2,8 @@
 //!
 //! Here: [`safetensors`], the weight format of the Hugging Face hub; [`gguf`], that of llama.cpp; [`shard`], Gently's token shards;
 //! [`npy`], matrices for NumPy; [`atomic`], files that are complete or absent; [`unfinished`], what a signal undoes; [`bounded`], files
-//! of any kind; [`Limits`], how far a file's own numbers are believed. Not here: what the tensors mean (`gently-models`), and how text becomes tokens (`gently-text`,
+//! of any kind; [`files`], what a model's files are called; [`Limits`], how far a file's own numbers are believed; [`io_hint`], what
+//! to do where the system refuses. Not here: what the tensors mean (`gently-models`), and how text becomes tokens (`gently-text`,
 //! `gently-train::data`).
 //!
 //! A reader checks every count and offset of a file against the file's real size and the limits before it
@@ -26,13 +27,14 @@
 pub mod atomic;
 pub mod bounded;
 mod error;
+pub mod files;
 pub mod gguf;
 pub mod npy;
 pub mod safetensors;
 pub mod shard;
 pub mod unfinished;
 
-pub use error::{Error, Result};
+pub use error::{Error, Result, io_hint};
 
 /// How far a file's own numbers are believed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -76,8 +76,9 @@ impl Writer {
     pub fn finish(mut self) -> Result<usize> {
         let rows = self.len.checked_div(self.cols).unwrap_or(0);
         if rows * self.cols != self.len {
-            let bytes = |n: usize| (HEADER + 4 * n) as u64;
-            let expected = bytes((rows + 1) * self.cols);
+            // A row may have more numbers than can be counted as bytes.
+            let bytes = |n: usize| (n as u64).saturating_mul(4).saturating_add(HEADER as u64);
+            let expected = bytes((rows + 1).saturating_mul(self.cols));
             return Err(Error::Size { path: self.file.target().into(), expected, found: bytes(self.len) });
         }
         if !self.file.is_forward() {
@@ -147,9 +148,11 @@ mod tests {
     fn half_a_row_leaves_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.npy");
-        let mut writer = Writer::create(&path, 3).unwrap();
-        writer.write(&[1.0]).unwrap();
-        assert!(matches!(writer.finish(), Err(Error::Size { .. })));
+        for cols in [3, usize::MAX] {
+            let mut writer = Writer::create(&path, cols).unwrap();
+            writer.write(&[1.0]).unwrap();
+            assert!(matches!(writer.finish(), Err(Error::Size { .. })));
+        }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

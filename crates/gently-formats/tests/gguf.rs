@@ -296,7 +296,8 @@ fn types_are_not_confused() {
 #[test]
 fn names_and_keys_are_there_once() {
     Raw::new(2, 0).tensor("a", &[1], 0, 0).tensor("a", &[1], 0, 32).data(64).refused("\"a\": it is there twice");
-    Raw::new(0, 2).text("k").u32(0).0.push(1);
+    let mut two = Raw::new(0, 2);
+    assert_eq!(two.text("k").u32(4).u32(1).text("l").u32(4).u32(2).parse().unwrap().metadata.size("l").unwrap(), 2);
     let mut raw = Raw::new(0, 2);
     raw.text("k").u32(4).u32(1).text("k").u32(4).u32(2).refused("\"k\": it is there twice");
     let long = "n".repeat(5000);

@@ -125,6 +125,35 @@ fn missing_data_leaves_no_file() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
+#[test]
+fn what_does_not_fit_is_refused_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m");
+    let specs = [
+        spec("f", Dtype::F32, &[2]),
+        spec("none", Dtype::U8, &[0]),
+        spec("g", Dtype::F32, &[1]),
+        spec("u", Dtype::U32, &[2]),
+    ];
+    let mut w = Writer::create(&path, &specs, &BTreeMap::new()).unwrap();
+    // They would reach into u, which is of another type.
+    let said = w.write_elements(&[1f32, 2.0, 3.0, 4.0]).unwrap_err();
+    assert!(matches!(&said, Error::Tensor { name, .. } if name == "u"), "{said}");
+    // Of one type they may go on into the next tensor.
+    w.write_elements(&[1f32, 2.0, 3.0]).unwrap();
+    // One number too many, and one beyond it: none of them is kept.
+    let said = w.write_elements(&[7u32, 8, 9, 10]).unwrap_err();
+    assert!(matches!(&said, Error::Request { reason, .. } if reason == "8 bytes more than announced"), "{said}");
+    assert!(w.write(&[0; 9]).is_err());
+    w.write_elements(&[7u32]).unwrap();
+    w.write(&8u32.to_le_bytes()).unwrap();
+    assert!(w.write(&[0]).is_err());
+    w.finish().unwrap();
+    let file = SafeTensors::open(&path, &Limits::default()).unwrap();
+    assert_eq!((file.to_f32("f").unwrap(), file.to_f32("g").unwrap()), (vec![1.0, 2.0], vec![3.0]));
+    assert_eq!(file.to_vec::<u32>("u").unwrap(), [7, 8]);
+}
+
 proptest! {
     /// Any damage gives an error or a header that is consistent with the file; never a panic.
     #[test]

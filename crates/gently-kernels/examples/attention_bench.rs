@@ -7,7 +7,8 @@
 
 use std::time::Instant;
 
-use gently_kernels::attention::{AttnShape, AttnSpec, Dropout, HeadView, Mask, Part, QkvGrads, backward, forward};
+use gently_kernels::attention::{AttnShape, AttnSpec, HeadView, Mask, Part, QkvGrads, backward, forward};
+use gently_kernels::dropout::Dropout;
 use gently_kernels::{cpu, philox, pool};
 
 fn least(seconds: f64, mut f: impl FnMut()) -> f64 {
@@ -36,15 +37,16 @@ fn main() {
         philox::fill_normal([1, 0], 0, &mut qkv);
         let mut dout = vec![0.0; shape.out_len()];
         philox::fill_normal([2, 0], 0, &mut dout);
-        let (mut out, mut lse) = (vec![0.0; shape.out_len()], vec![0.0; shape.lse_len()]);
+        let (mut out, mut stats) = (vec![0.0; shape.out_len()], vec![0.0; shape.stats_len()]);
         let mut grads = vec![0.0; qkv.len()];
         let spec = AttnSpec { dropout, ..AttnSpec::new(1.0 / (d as f32).sqrt(), Mask::Causal) };
         let view = |part| HeadView::packed(&qkv, shape, part);
         let (q, k, v) = (view(Part::Q), view(Part::K), view(Part::V));
-        let f = least(seconds, || forward(shape, &spec, q, k, v, &mut out, &mut lse).expect("memory for the scratch"));
+        let f =
+            least(seconds, || forward(shape, &spec, q, k, v, &mut out, &mut stats).expect("memory for the scratch"));
         let g = least(seconds, || {
             let grads = QkvGrads::Packed { data: &mut grads };
-            backward(shape, &spec, q, k, v, &out, &lse, &dout, grads, None).expect("memory for the scratch");
+            backward(shape, &spec, q, k, v, &out, &stats, &dout, grads, None).expect("memory for the scratch");
         });
         let flops = (b * h * t * (t + 1) / 2 * d * 2) as f64;
         println!(

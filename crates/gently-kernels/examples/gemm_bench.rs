@@ -30,7 +30,7 @@ fn main() {
     let filter = args.get(2).cloned().unwrap_or_default();
     println!("path {}, {} threads, {compute:?}", cpu::path().name(), pool::threads());
     println!("peak of one core: {:.1} GFLOP/s f32, {:.1?} bf16", peak::f32_gflops(), peak::bf16_gflops());
-    println!("read bandwidth: {:.1} GB/s", peak::read_gbps());
+    println!("read bandwidth: {:.1} GB/s", peak::read_gbps().expect("256 MiB"));
     // (tokens, out, in) of a linear layer; each gives the products of forward, input and weight gradient.
     let layers = [
         (768, 384, 128),

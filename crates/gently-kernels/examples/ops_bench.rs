@@ -6,13 +6,15 @@
 //!
 //! `ops_bench_torch.py` beside this file prints the same lines for PyTorch.
 
+use gently_kernels::activation::{self, Activation};
 use gently_kernels::buffer::AlignedBuf;
-use gently_kernels::elementwise::{Binary, Dropout, View, binary};
-use gently_kernels::gemm::{Activation, Compute};
+use gently_kernels::dropout::Dropout;
+use gently_kernels::elementwise::{Binary, View, binary};
+use gently_kernels::gemm::Compute;
 use gently_kernels::loss::{LinearCrossEntropy, LinearGrads, linear_cross_entropy};
 use gently_kernels::norm::{self, Grads, Kind, Norm};
 use gently_kernels::optim::{AdamW, Lion, Muon};
-use gently_kernels::{activation, cast, cpu, embedding, philox, pool, reduce, softmax};
+use gently_kernels::{cast, cpu, embedding, philox, pool, reduce, softmax};
 use std::time::Instant;
 
 /// Prints the least time over about a second of runs, and the rate for `bytes` moved.

@@ -1,21 +1,84 @@
 //! Pointwise nonlinearities and gated units: forward, and backward from the stored input.
 //!
-//! Here: [`Activation`] applied to slices, SwiGLU, their derivatives and their [`plain`] twins.
-//! Not here: activations fused into a matrix product (see `gemm`).
+//! Here: [`Activation`], of one number, of vectors and of slices, SwiGLU, their derivatives and their [`plain`] twins.
+//! Not here: the products that an activation is fused into (see `gemm`).
 //!
 //! ```
-//! use gently_kernels::{activation, gemm::Activation};
+//! use gently_kernels::activation::{self, Activation};
 //! let mut y = [0.0f32; 2];
 //! activation::forward(Activation::Relu2, &[-1.0, 3.0], &mut y);
 //! assert_eq!(y, [0.0, 9.0]);
 //! ```
 
 use crate::cpu::{self, Path};
-use crate::gemm::Activation;
 use crate::lanes::{self, CHUNK, for_lanes};
 use crate::pool::{self, Disjoint};
+use crate::real::Real;
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::simd_math::{self, erf, exp, gelu_gate, silu_gate};
+
+/// √(2/π), the inner factor of the tanh form of GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415).
+const GELU_SCALE: f64 = 0.797_884_560_802_865_4;
+/// The factor of x³ inside it. Vectors have both in products of their own: `gelu_gate` and `derivative`.
+const GELU_CUBE: f64 = 0.044715;
+
+/// A nonlinearity of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activation {
+    /// x
+    #[default]
+    None,
+    /// ½x(1 + tanh(√(2/π)(x + 0.044715x³))) (Hendrycks & Gimpel 2016, the form of GPT-2)
+    GeluTanh,
+    /// ½x(1 + erf(x/√2)) (Hendrycks & Gimpel 2016)
+    GeluErf,
+    /// x·σ(x) (Elfwing et al. 2017)
+    Silu,
+    /// max(x, 0)
+    Relu,
+    /// max(x, 0)² (So et al. 2021)
+    Relu2,
+}
+
+impl Activation {
+    /// The activation of one number: the plain twin of [`Activation::apply_vector`].
+    pub fn apply<T: Real>(self, x: T) -> T {
+        let half = T::from_f64(0.5);
+        match self {
+            Activation::None => x,
+            Activation::GeluTanh => {
+                let inner = T::from_f64(GELU_SCALE) * (x + T::from_f64(GELU_CUBE) * x * x * x);
+                half * x * (T::ONE + inner.tanh())
+            }
+            Activation::GeluErf => half * x * (T::ONE + (x * T::from_f64(std::f64::consts::FRAC_1_SQRT_2)).erf()),
+            Activation::Silu => x * x.sigmoid(),
+            Activation::Relu => {
+                // NaN stays, as in the vectorised form; `max` would drop it.
+                if x < T::ZERO { T::ZERO } else { x }
+            }
+            Activation::Relu2 => {
+                let r = Activation::Relu.apply(x);
+                r * r
+            }
+        }
+    }
+
+    /// The activation of each lane.
+    #[inline(always)]
+    pub fn apply_vector<S: Simd>(self, s: S, x: S::V) -> S::V {
+        match self {
+            Activation::None => x,
+            Activation::GeluTanh => simd_math::gelu_tanh(s, x),
+            Activation::GeluErf => simd_math::gelu_erf(s, x),
+            Activation::Silu => simd_math::silu(s, x),
+            Activation::Relu => s.max(s.splat(0.0), x),
+            Activation::Relu2 => {
+                let r = s.max(s.splat(0.0), x);
+                s.mul(r, r)
+            }
+        }
+    }
+}
 
 /// The two inputs of a gated unit, each of width H: apart, or as the halves `[gate | up]` of each
 /// row of one `[N, 2H]` buffer.
@@ -169,7 +232,7 @@ impl Kernel for Forward<'_> {
         let x = &x[..y.len()];
         for_each_activation!(act, |K| {
             for_lanes!(S, y.len(), |i, n| {
-                let v = simd_math::activation(s, K, s.load_part(&x[i..i + n]));
+                let v = K.apply_vector(s, s.load_part(&x[i..i + n]));
                 s.store_part(&mut y[i..i + n], v);
             });
         });
@@ -300,13 +363,8 @@ impl Kernel for GluBackward<'_> {
 
 /// Reference implementations, generic over the float type.
 pub mod plain {
-    use super::{GateUp, GateUpMut};
-    use crate::gemm::Activation;
+    use super::{Activation, GELU_CUBE, GELU_SCALE, GateUp, GateUpMut};
     use crate::real::Real;
-
-    /// √(2/π), the inner factor of the tanh form of GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415).
-    const GELU_SCALE: f64 = 0.797_884_560_802_865_4;
-    const GELU_CUBE: f64 = 0.044715;
 
     /// act'(x) for one number.
     pub fn derivative<T: Real>(act: Activation, x: T) -> T {

@@ -20,9 +20,6 @@ use std::sync::OnceLock;
 pub const ALIGN: usize = 64;
 /// From this size on a buffer is its own mapping, with huge pages asked for.
 const LARGE: usize = 4 << 20;
-/// The same for a buffer that lives for a call. In malloc's heap its place would be a hole when it is given back, into which buffers
-/// that stay are put, and the next call of its size takes a place of its own.
-const LARGE_IN_A_CALL: usize = 128 << 10;
 /// The huge page of x86-64 and of most AArch64 systems.
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -69,19 +66,6 @@ impl<T: Pod> AlignedBuf<T> {
     /// # Errors
     /// The system has no memory for them, or they are more than can be addressed.
     pub fn try_zeroed(len: usize) -> Result<Self, OutOfMemory> {
-        Self::zeros(len, LARGE)
-    }
-
-    /// `len` zeros for the time of a call; 128 KiB and more go back to the system with it.
-    ///
-    /// # Errors
-    /// As [`AlignedBuf::try_zeroed`].
-    pub fn try_zeroed_for_call(len: usize) -> Result<Self, OutOfMemory> {
-        Self::zeros(len, LARGE_IN_A_CALL)
-    }
-
-    /// `len` zeros, from `large` bytes on as a mapping.
-    fn zeros(len: usize, large: usize) -> Result<Self, OutOfMemory> {
         const { assert!(align_of::<T>() <= ALIGN) };
         let bytes = len.saturating_mul(size_of::<T>());
         let refused = OutOfMemory { bytes };
@@ -91,7 +75,7 @@ impl<T: Pod> AlignedBuf<T> {
         if bytes > isize::MAX as usize - HUGE_PAGE {
             return Err(refused);
         }
-        if bytes >= large
+        if bytes >= LARGE
             && let Some(buf) = Self::mapped(len, bytes)
         {
             return Ok(buf);
@@ -277,9 +261,6 @@ mod tests {
                 b[len - 1] = 2.0;
                 assert_eq!(b.clone()[len - 1], 2.0);
                 assert_eq!(b.try_clone().unwrap()[..], b[..]);
-                let brief = AlignedBuf::<f32>::try_zeroed_for_call(len).unwrap();
-                assert!(brief.len() == len && brief.iter().all(|&x| x == 0.0));
-                assert_eq!(brief.as_ptr() as usize % ALIGN, 0);
             }
         }
     }

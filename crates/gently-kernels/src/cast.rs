@@ -1,8 +1,10 @@
 //! Conversions between number types.
 //!
 //! Here: [`Scalar`], the storage types of tensors, and [`cast`] between any two of them with the
-//! rules of Rust's `as` (round to nearest even for floats, truncate and saturate for integers);
-//! [`widen_f16`] and [`narrow_f16`] for half precision, which files and caches use.
+//! rules of Rust's `as` (round to nearest even for floats, truncate and saturate from floats to integers);
+//! [`nearest_bf16`], the same for one number;
+//! [`widen_f16`] and [`narrow_f16`] for half precision, which files and caches use; `Stored`, their numbers as kernels
+//! load them.
 //! Not here: quantized formats.
 //!
 //! ```
@@ -37,13 +39,42 @@ pub trait Scalar: sealed::Sealed + bytemuck::Pod + Send + Sync + PartialOrd + st
     fn from_u32(x: u32) -> Self;
 }
 
-/// Rounds to nearest even by integer arithmetic, which vectorises; NaN stays NaN.
+/// The nearest bf16, ties to even, in the high half of the bits; the low half is garbage. By integer arithmetic, which
+/// vectorises; NaN stays NaN.
+#[inline(always)]
+pub(crate) fn bf16_high(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+    let quiet = bits | 0x0040_0000;
+    if x.is_nan() { quiet } else { nearest }
+}
+
+/// The nearest bf16, ties to even; NaN stays NaN.
 #[inline(always)]
 fn round_bf16(x: f32) -> bf16 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    let quiet = (bits >> 16) | 0x40;
-    bf16::from_bits(if x.is_nan() { quiet } else { rounded } as u16)
+    bf16::from_bits((bf16_high(x) >> 16) as u16)
+}
+
+/// The nearest bf16 to an f64, ties to even; NaN stays NaN. By way of an f32 that is rounded to odd: the last of its bits says
+/// whether something was cut off, so that the second rounding sees on which side of a tie the number lies.
+#[inline(always)]
+pub fn nearest_bf16(x: f64) -> bf16 {
+    let nearest = x as f32;
+    let wide = f64::from(nearest);
+    // One step towards 0 where it was rounded away from it.
+    let cut = nearest.to_bits() - u32::from(wide.abs() > x.abs());
+    round_bf16(f32::from_bits(cut | u32::from(wide != x)))
+}
+
+/// An i64 as an f64 that is rounded to odd where it has more than 53 bits, for [`nearest_bf16`].
+#[inline(always)]
+fn odd_f64(x: i64) -> f64 {
+    let size = x.unsigned_abs();
+    if size < 1 << 53 {
+        return x as f64;
+    }
+    let odd = (size >> 11) | u64::from(size & 0x7FF != 0);
+    (odd as f64 * 2048.0).copysign(x as f64)
 }
 
 macro_rules! scalar {
@@ -82,7 +113,7 @@ scalar!(u8, |x| widen from_u32(x as u32), f32 x as u8, f64 x as u8, i64 x as u8,
 scalar!(u32, |x| widen from_u32(x), f32 x as u32, f64 x as u32, i64 x as u32, u32 x);
 scalar!(i64, |x| widen from_i64(x), f32 x as i64, f64 x as i64, i64 x, u32 x as i64);
 scalar!(bf16, |x| widen from_f32(f32::from_bits((x.to_bits() as u32) << 16)),
-    f32 round_bf16(x), f64 bf16::from_f64(x), i64 bf16::from_f64(x as f64), u32 bf16::from_f64(x as f64));
+    f32 round_bf16(x), f64 nearest_bf16(x), i64 nearest_bf16(odd_f64(x)), u32 nearest_bf16(x as f64));
 
 /// `to[i] = from[i]` in the other type, any shape.
 ///
@@ -119,6 +150,28 @@ pub fn narrow_f16(from: &[f32], to: &mut [f16]) {
         dispatch(cpu::path(), Narrow { from, to });
     });
 }
+
+/// A number as it lies in files and caches, of which kernels load whole vectors of f32.
+pub(crate) trait Stored: Copy {
+    /// A whole vector of them.
+    ///
+    /// # Safety
+    /// `p` must be valid for reading that many.
+    unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V;
+}
+
+macro_rules! stored {
+    ($($t:ty: $load:ident),*) => {$(
+        impl Stored for $t {
+            #[inline(always)]
+            unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V {
+                // SAFETY: the caller's promise.
+                unsafe { s.$load(p.cast()) }
+            }
+        }
+    )*};
+}
+stored!(f32: load_ptr, f16: load_f16, bf16: load_bf16, i8: load_i8);
 
 struct Widen<'a> {
     from: &'a [f16],
@@ -201,6 +254,55 @@ mod tests {
         assert!(back.iter().zip(&half).all(|(b, h)| b.to_bits() == h.to_f32().to_bits()));
         // NaN stays NaN even where only its low bits say so.
         assert!(to::<f32, bf16>(&[f32::NAN, f32::from_bits(0x7F80_0001)]).iter().all(|v| v.is_nan()));
+    }
+
+    /// The nearest bf16 by comparing neighbours, for finite numbers.
+    fn by_distance(x: f64) -> bf16 {
+        let low = bf16::from_f32(x as f32);
+        let near = [low.to_bits().wrapping_sub(1), low.to_bits(), low.to_bits().wrapping_add(1)];
+        let near = near.map(bf16::from_bits).into_iter().filter(|v| v.is_finite());
+        // Ties go to the even one. Differences of neighbours are exact in f64.
+        let key = |v: &bf16| ((v.to_f64() - x).abs(), v.to_bits() & 1);
+        near.min_by(|a, b| key(a).partial_cmp(&key(b)).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn wide_numbers_round_to_bfloat16_once() {
+        let tiny = |n: i32| 2f64.powi(-n);
+        assert_eq!(to::<f64, bf16>(&[1.0 + tiny(8) + tiny(22)])[0].to_f32(), 1.0078125);
+        assert_eq!(to::<i64, bf16>(&[(1 << 24) + (1 << 16) + 1])[0].to_f32(), 16_908_288.0);
+        assert_eq!(to::<u32, bf16>(&[(1 << 24) + (1 << 16) + 1])[0].to_f32(), 16_908_288.0);
+        // Ties, and what lies beside them by less than an f32 or an f64 can say.
+        let mut x = Vec::new();
+        for step in 0..64 {
+            let tie = 1.0 + tiny(8) + f64::from(step) * tiny(7);
+            x.extend([
+                tie,
+                tie + tiny(22),
+                tie - tiny(22),
+                tie + tiny(30),
+                tie - tiny(30),
+                tie + tiny(52),
+                tie - tiny(52),
+            ]);
+        }
+        x.extend(random(3, 20_000).iter().map(|v| f64::from(*v) * (1.0 + tiny(40))));
+        for scale in [1.0, 1e-38, 1e30, -1.0] {
+            let x = Vec::from_iter(x.iter().map(|v| v * scale));
+            for (half, x) in to::<f64, bf16>(&x).iter().zip(&x) {
+                assert_eq!(half.to_f64(), by_distance(*x).to_f64(), "{x:e}");
+            }
+        }
+        let ends = to::<f64, bf16>(&[f64::NAN, f64::INFINITY, -1e300, 1e-300, -1e-300, 3.39e38, 3.4e38]);
+        assert!(ends[0].is_nan() && ends[1] == bf16::INFINITY && ends[2] == bf16::NEG_INFINITY);
+        assert_eq!([ends[3].to_bits(), ends[4].to_bits()], [0, 0x8000]);
+        assert_eq!([ends[5], ends[6]], [bf16::MAX, bf16::INFINITY]);
+        // An integer beside a tie that no f64 can tell from it.
+        let tie = (1i64 << 62) + (1 << 54);
+        let around = to::<i64, bf16>(&[tie - 1, tie, tie + 1, -tie - 1, i64::MAX, i64::MIN]);
+        let (down, up) = (2f64.powi(62), 2f64.powi(62) + 2f64.powi(55));
+        let got = Vec::from_iter(around.iter().map(|v| v.to_f64()));
+        assert_eq!(got, [down, down, up, -up, 2f64.powi(63), -(2f64.powi(63))]);
     }
 
     #[test]

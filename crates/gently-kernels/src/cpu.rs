@@ -23,6 +23,9 @@ pub enum Path {
     Avx512Bf16,
 }
 
+/// Lowest first.
+const ALL: [Path; 4] = [Path::Plain, Path::Avx2, Path::Avx512, Path::Avx512Bf16];
+
 impl Path {
     /// The name used by `GENTLY_CPU` and in reports.
     pub fn name(self) -> &'static str {
@@ -36,14 +39,19 @@ impl Path {
 
     /// The path with that name, if there is one.
     pub fn from_name(name: &str) -> Option<Path> {
-        [Path::Plain, Path::Avx2, Path::Avx512, Path::Avx512Bf16]
-            .into_iter()
-            .find(|p| p.name().eq_ignore_ascii_case(name))
+        ALL.into_iter().find(|p| p.name().eq_ignore_ascii_case(name))
     }
 
     /// Whether this processor can run the path.
     pub fn supported(self) -> bool {
         self <= best()
+    }
+
+    /// Panics unless this processor can run the path. A path is a plain value, which anybody can make: this stands before
+    /// its instructions.
+    #[inline]
+    pub(crate) fn check(self) {
+        assert!(self.supported(), "path {} is not supported here", self.name());
     }
 }
 
@@ -114,7 +122,17 @@ fn unknown(name: &str) -> Option<String> {
 
 /// All the paths this processor can run, lowest first.
 pub fn available() -> Vec<Path> {
-    [Path::Plain, Path::Avx2, Path::Avx512, Path::Avx512Bf16].into_iter().filter(|p| p.supported()).collect()
+    ALL.into_iter().filter(|p| p.supported()).collect()
+}
+
+/// Asserts that `run` refuses each path that this processor cannot run.
+#[cfg(test)]
+#[track_caller]
+pub(crate) fn assert_refused_elsewhere(run: impl Fn(Path)) {
+    for path in ALL.into_iter().filter(|p| !p.supported()) {
+        let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(path)));
+        assert!(refused.is_err(), "{path:?} was run");
+    }
 }
 
 #[cfg(test)]
@@ -123,7 +141,7 @@ mod tests {
 
     #[test]
     fn names_go_both_ways_and_levels_nest() {
-        for p in [Path::Plain, Path::Avx2, Path::Avx512, Path::Avx512Bf16] {
+        for p in ALL {
             assert_eq!(Path::from_name(p.name()), Some(p));
         }
         assert_eq!(Path::from_name("sse9"), None);

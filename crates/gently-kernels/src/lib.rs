@@ -12,12 +12,16 @@
 //! assert_eq!(c[0], 12.0);
 //! ```
 
+#[cfg(target_endian = "big")]
+compile_error!("gently-kernels reads weights and caches as they lie in files, which is little-endian");
+
 pub mod activation;
 pub mod attention;
 pub mod buffer;
 pub mod cast;
 pub mod choice;
 pub mod cpu;
+pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
@@ -36,4 +40,6 @@ pub mod rope;
 pub mod scratch;
 pub mod simd;
 pub mod simd_math;
+pub mod softcap;
 pub mod softmax;
+mod thread_buffer;

@@ -10,7 +10,7 @@
 //! assert!((loss.total - std::f64::consts::LN_2).abs() < 1e-6);
 //! ```
 
-use crate::buffer::{AlignedBuf, OutOfMemory};
+use crate::buffer::OutOfMemory;
 use crate::cpu::{self, Path};
 use crate::gemm::{self, Compute, Epilogue, Mat, gemm};
 use crate::lanes::{self, for_lanes};
@@ -18,7 +18,9 @@ use crate::pool;
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::simd_math;
+use crate::softcap;
 use crate::softmax::log_sum_exp;
+use crate::thread_buffer::{self, Slot};
 
 /// A target that is not scored: no loss, no gradient.
 pub const IGNORE: u32 = u32::MAX;
@@ -143,18 +145,18 @@ pub fn softmax_cross_entropy(
     grad: Option<(f32, &mut [f32])>,
 ) -> Result<Loss, Error> {
     assert_eq!(logits.len(), targets.len() * vocab, "loss: logits are not [N, V]");
+    if let Some((_, grad)) = &grad {
+        assert_eq!(grad.len(), logits.len(), "loss: gradient is not [N, V]");
+    }
     let count = check_targets(targets, vocab)?;
-    let mut own = Vec::new();
-    let nll = token_losses(per_token, targets.len(), &mut own);
     let path = cpu::path();
-    match grad {
+    let copied = if grad.is_some() { 0 } else { chunk_logits(targets.len(), vocab) };
+    let total = with_losses(copied, per_token, targets.len(), |copy, nll| match grad {
         Some((scale, grad)) => {
-            assert_eq!(grad.len(), logits.len(), "loss: gradient is not [N, V]");
             grad.copy_from_slice(logits);
             rows(path, grad, vocab, targets, softcap, Some(scale), nll);
         }
         None => {
-            let mut copy = AlignedBuf::try_zeroed_for_call(chunk_logits(targets.len(), vocab))?;
             for (chunk, n) in cuts(targets.len(), chunk_rows(vocab)) {
                 let copy = &mut copy[..n * vocab];
                 copy.copy_from_slice(&logits[chunk * vocab..(chunk + n) * vocab]);
@@ -162,8 +164,8 @@ pub fn softmax_cross_entropy(
                 rows(path, copy, vocab, targets, softcap, None, nll);
             }
         }
-    }
-    Ok(Loss { total: nll.iter().map(|&l| l as f64).sum(), count })
+    })?;
+    Ok(Loss { total, count })
 }
 
 /// Rows of logits held at a time for a vocabulary of V: at most 4 MiB of them, so that they stay in cache
@@ -185,10 +187,10 @@ pub fn linear_scratch(compute: Compute, n: usize, width: usize, vocab: usize, gr
     let rows = cuts(n, chunk_rows(vocab)).map(|(_, len)| len).max().unwrap_or(0);
     let x = Mat::f32(&[], rows, width);
     let (w, z) = (Mat::f32(&[], vocab, width), Mat::f32(&[], rows, vocab));
-    let mut products = gemm::scratch(compute, &x, &w.t(), false);
+    let mut products = gemm::scratch(compute, &x, &w.t());
     if grads {
-        products = products.or(gemm::scratch(compute, &z, &w, false));
-        products = products.or(gemm::scratch(compute, &z.t(), &x, false));
+        products = products.or(gemm::scratch(compute, &z, &w));
+        products = products.or(gemm::scratch(compute, &z.t(), &x));
     }
     Scratch { call: (chunk_logits(n, vocab) + n) * size_of::<f32>(), ..products }
 }
@@ -198,14 +200,22 @@ fn chunk_logits(n: usize, vocab: usize) -> usize {
     cuts(n, chunk_rows(vocab)).map(|(_, len)| len).max().unwrap_or(0).saturating_mul(vocab)
 }
 
-/// The caller's buffer for the losses of the tokens, or one of our own.
-fn token_losses<'a>(given: Option<&'a mut [f32]>, n: usize, own: &'a mut Vec<f32>) -> &'a mut [f32] {
-    let nll = given.unwrap_or_else(|| {
-        own.resize(n, 0.0);
-        own
-    });
-    assert_eq!(nll.len(), n, "loss: per_token is not one number for each target");
-    nll
+/// Calls `f` with room for `logits` numbers, which holds anything, and for the losses of `n` tokens, which is the caller's or
+/// our own; gives their sum. The room is kept by this thread: one call after another allocates nothing.
+fn with_losses(
+    logits: usize,
+    per_token: Option<&mut [f32]>,
+    n: usize,
+    f: impl FnOnce(&mut [f32], &mut [f32]),
+) -> Result<f64, OutOfMemory> {
+    let own = if per_token.is_some() { 0 } else { n };
+    thread_buffer::try_with(Slot::Call, logits.saturating_add(own), |words| {
+        let (logits, own) = bytemuck::cast_slice_mut::<u32, f32>(words).split_at_mut(logits);
+        let nll = per_token.unwrap_or(own);
+        assert_eq!(nll.len(), n, "loss: per_token is not one number for each target");
+        f(logits, nll);
+        nll.iter().map(|&l| l as f64).sum()
+    })
 }
 
 fn linear_cross_entropy_on(
@@ -220,26 +230,25 @@ fn linear_cross_entropy_on(
         assert_eq!(g.dw.len(), args.w.len(), "loss: dw is as long as w");
     }
     let count = check_targets(args.targets, v)?;
-    let mut own = Vec::new();
-    let nll = token_losses(per_token, n, &mut own);
-    let mut logits = AlignedBuf::<f32>::try_zeroed_for_call(chunk_logits(n, v))?;
     let w = Mat::f32(args.w, v, c);
-    for (first, len) in cuts(n, chunk_rows(v)) {
-        let z = &mut logits[..len * v];
-        let x = Mat::f32(&args.x[first * c..(first + len) * c], len, c);
-        gemm(args.compute, x, w.t(), z, v, Epilogue::default());
-        let (targets, nll) = (&args.targets[first..first + len], &mut nll[first..first + len]);
-        let scale = grads.is_some().then_some(args.scale);
-        rows(path, z, v, targets, args.softcap, scale, nll);
-        if let Some(g) = &mut grads {
-            let dz = Mat::f32(z, len, v);
-            let dx = &mut g.dx[first * c..(first + len) * c];
-            gemm(args.compute, dz, w, dx, c, Epilogue::default());
-            let add = Epilogue { accumulate: true, ..Default::default() };
-            gemm(args.compute, dz.t(), x, g.dw, c, add);
+    let total = with_losses(chunk_logits(n, v), per_token, n, |logits, nll| {
+        for (first, len) in cuts(n, chunk_rows(v)) {
+            let z = &mut logits[..len * v];
+            let x = Mat::f32(&args.x[first * c..(first + len) * c], len, c);
+            gemm(args.compute, x, w.t(), z, v, Epilogue::default());
+            let (targets, nll) = (&args.targets[first..first + len], &mut nll[first..first + len]);
+            let scale = grads.is_some().then_some(args.scale);
+            rows(path, z, v, targets, args.softcap, scale, nll);
+            if let Some(g) = &mut grads {
+                let dz = Mat::f32(z, len, v);
+                let dx = &mut g.dx[first * c..(first + len) * c];
+                gemm(args.compute, dz, w, dx, c, Epilogue::default());
+                let add = Epilogue { accumulate: true, ..Default::default() };
+                gemm(args.compute, dz.t(), x, g.dw, c, add);
+            }
         }
-    }
-    Ok(Loss { total: nll.iter().map(|&l| l as f64).sum(), count })
+    })?;
+    Ok(Loss { total, count })
 }
 
 /// Losses of the rows of `z` `[N, V]`; with a scale, `z` becomes the gradient.
@@ -289,12 +298,7 @@ impl Kernel for Rows<'_> {
                 continue;
             }
             if let Some(cap) = self.softcap {
-                let (up, down) = (s.splat(cap), s.splat(1.0 / cap));
-                for_lanes!(S, z.len(), |i, n| {
-                    let part = &mut z[i..i + n];
-                    let v = s.mul(up, simd_math::tanh(s, s.mul(down, s.load_part(part))));
-                    s.store_part(part, v);
-                });
+                softcap::row(s, cap, z);
             }
             let target = target as usize;
             let (top, rest) = log_sum_exp(s, z);
@@ -539,6 +543,28 @@ mod tests {
         let grads = LinearGrads { dx: &mut dx, dw: &mut dw };
         assert!(linear_cross_entropy(&args, None, Some(grads)).is_err());
         assert_eq!((dx, dw), ([7.0], [7.0; 2]));
+    }
+
+    #[test]
+    fn a_second_call_takes_no_new_memory() {
+        use crate::thread_buffer::kept;
+        let (n, c, v) = (300, 16, 900);
+        let (x, w, targets) = (random(1, n * c), random(2, v * c), targets(3, n, v));
+        let args = LinearCrossEntropy {
+            x: x.as_slice(),
+            w: w.as_slice(),
+            width: c,
+            targets: &targets,
+            softcap: None,
+            scale: 1.0,
+            compute: Compute::F32,
+        };
+        let first = linear_cross_entropy(&args, None, None).unwrap();
+        let room = kept(Slot::Call).unwrap();
+        assert!(room.1 >= chunk_logits(n, v) + n);
+        let (mut dx, mut dw) = (vec![0.0; n * c], vec![0.0; v * c]);
+        let second = linear_cross_entropy(&args, None, Some(LinearGrads { dx: &mut dx, dw: &mut dw })).unwrap();
+        assert_eq!((second, kept(Slot::Call)), (first, Some(room)));
     }
 
     #[test]

@@ -180,16 +180,25 @@ impl Kernel for Read<'_> {
     }
 }
 
-/// Memory read bandwidth of all threads together, in GB/s: a 256 MiB buffer, larger than caches.
-pub fn read_gbps() -> f64 {
-    let mut buf = AlignedBuf::<f32>::zeroed(64 << 20);
+/// Floats that are read for the bandwidth: 256 MiB, more than caches hold.
+const READ: usize = 64 << 20;
+
+/// Memory read bandwidth of all threads together, in GB/s; `None` where there is no memory for 256 MiB. With less it would be
+/// that of a cache.
+pub fn read_gbps() -> Option<f64> {
+    read_rate(READ)
+}
+
+/// The bandwidth over a buffer of `floats`.
+fn read_rate(floats: usize) -> Option<f64> {
+    let mut buf = AlignedBuf::<f32>::try_zeroed(floats).ok()?;
     // Untouched pages would all be the one zero page.
     pool::parallel_chunks_mut(&mut buf, 1 << 18, |_, part| part.fill(1.0));
-    best_rate((buf.len() * 4) as f64, || {
+    Some(best_rate((buf.len() * 4) as f64, || {
         pool::parallel(buf.len() >> 18, |i| {
             black_box(dispatch(cpu::path(), Read(&buf[i << 18..][..1 << 18])));
         });
-    })
+    }))
 }
 
 #[cfg(test)]
@@ -200,7 +209,12 @@ mod tests {
     fn measurements_are_plausible() {
         assert!(f32_gflops() > 0.1);
         assert!(int8_gops() > 0.1);
-        assert!(read_gbps() > 0.1);
+        assert!(read_gbps().is_none_or(|rate| rate > 0.1));
         assert_eq!(bf16_gflops().is_some(), cpu::path() == Path::Avx512Bf16);
+    }
+
+    #[test]
+    fn what_there_is_no_memory_for_is_not_measured() {
+        assert_eq!(read_rate(1 << 46), None);
     }
 }

@@ -5,7 +5,7 @@
 //! place in the stream, so any part of a stream can be made by any thread, in any order, again. Not
 //! here: named streams and their state (see the tensor crate's `Rng`).
 //!
-//! Place `e` of stream `key` is word `e % 4` of `philox([e / 4 low, e / 4 high, 0, 0], key)`. Counters
+//! A stream has 2⁶⁴ places and begins again behind the last. Place `e` of stream `key` is word `e % 4` of `philox([e / 4 low, e / 4 high, 0, 0], key)`. Counters
 //! whose third word is not zero are left to kernels that index randomness by coordinates instead.
 //!
 //! ```
@@ -24,6 +24,8 @@ use crate::pool;
 pub(crate) const ROUND_MUL: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 /// What each round adds to the key: the golden ratio and √3 − 1.
 pub(crate) const ROUND_KEY: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+/// The last of the 2⁶² blocks of four places: behind it a stream begins again.
+pub(crate) const BLOCKS: u64 = u64::MAX / 4;
 /// Counters made at a time by the fills.
 const LANES: usize = 16;
 /// Numbers made by one task of a fill; a multiple of 4 · LANES.
@@ -89,12 +91,16 @@ pub fn fill_normal(key: [u32; 2], offset: u64, out: &mut [f32]) {
 }
 
 fn fill(path: Path, key: [u32; 2], offset: u64, out: &mut [f32], normal: bool) {
+    path.check();
     pool::parallel_chunks_mut(out, CHUNK, |i, part| {
-        fill_part(path, key, offset + (i * CHUNK) as u64, part, normal);
+        // SAFETY: the processor has the path (checked above).
+        unsafe { fill_part(path, key, offset.wrapping_add((i * CHUNK) as u64), part, normal) }
     });
 }
 
-fn fill_part(path: Path, key: [u32; 2], offset: u64, out: &mut [f32], normal: bool) {
+/// # Safety
+/// The processor must have the path.
+unsafe fn fill_part(path: Path, key: [u32; 2], offset: u64, out: &mut [f32], normal: bool) {
     #[cfg(target_arch = "x86_64")]
     {
         /// The portable code, compiled for wider registers.
@@ -107,7 +113,7 @@ fn fill_part(path: Path, key: [u32; 2], offset: u64, out: &mut [f32], normal: bo
             fill_lanes(key, offset, out, normal);
         }
         if path >= Path::Avx512 {
-            // SAFETY: a path is only handed out where the processor has its instructions.
+            // SAFETY: the caller's promise.
             return unsafe { avx512(key, offset, out, normal) };
         }
         if path >= Path::Avx2 {
@@ -129,7 +135,7 @@ fn fill_lanes(key: [u32; 2], offset: u64, out: &mut [f32], normal: bool) {
     while !rest.is_empty() {
         let mut counters = [[0; LANES]; 4];
         for l in 0..LANES {
-            let b = block + l as u64;
+            let b = (block + l as u64) & BLOCKS;
             (counters[0][l], counters[1][l]) = (b as u32, (b >> 32) as u32);
         }
         let words = philox_lanes(counters, key);
@@ -241,6 +247,18 @@ mod tests {
         let mut got = [0.0; 16];
         fill_uniform(key, far, &mut got);
         assert!((0..16).all(|i| got[i] == uniform(key, far + i as u64)));
+        // The end of a stream, before, inside and at the border of a task's part.
+        for before in [5, 20_001, CHUNK as u64] {
+            let end = u64::MAX - before + 1;
+            let mut got = vec![0.0; 40_000];
+            fill_uniform(key, end, &mut got);
+            assert!((0..40_000).all(|i| got[i] == uniform(key, end.wrapping_add(i as u64))), "{before}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_not_there_is_refused() {
+        cpu::assert_refused_elsewhere(|path| fill(path, [1, 2], 0, &mut [0.0; 4], true));
     }
 
     #[test]

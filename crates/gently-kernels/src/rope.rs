@@ -50,7 +50,11 @@ pub struct RopeTable<T = f32> {
 }
 
 impl<T: Real> RopeTable<T> {
-    /// Frequencies θ^(−2i/R) for `rotated` = R channels and `positions` rows.
+    /// Frequencies θ^(−2i/R) for `rotated` = R channels and `positions` rows: for tables whose size does not come from outside,
+    /// as [`RopeTable::with_frequencies`].
+    ///
+    /// # Panics
+    /// When the system has no memory for it.
     pub fn new(positions: usize, rotated: usize, theta: f64) -> Self {
         let pairs = rotated / 2;
         let frequencies: Vec<f64> = (0..pairs).map(|i| theta.powf(-2.0 * i as f64 / rotated as f64)).collect();
@@ -58,7 +62,7 @@ impl<T: Real> RopeTable<T> {
     }
 
     /// One frequency for each pair, for scaled variants, and the factor `scale` of the channels that are turned: for tables whose
-    /// size does not come from outside.
+    /// size does not come from outside. Others take [`RopeTable::try_with_frequencies`].
     ///
     /// # Panics
     /// When the system has no memory for it.
@@ -118,6 +122,7 @@ fn rotate_on<T: Real>(
     /// Tokens turned by one task.
     const TOKENS: usize = 32;
     let n = table.pairs;
+    path.check();
     assert!(2 * n <= d, "rotary: {n} pairs do not fit in heads of {d} channels");
     assert!(
         table.cos.len() == table.sin.len() && table.cos.len().is_multiple_of(n.max(1)),
@@ -153,13 +158,16 @@ fn rotate_on<T: Real>(
             for h in 0..heads {
                 // SAFETY: `check` showed that heads of the view do not overlap; each is visited once.
                 let head = unsafe { data.part(offset + b * stride_b + t * stride_t + h * stride_h, 2 * n) };
-                turn_on(path, head, cos, sin, style, inverse);
+                // SAFETY: the processor has the path (checked above).
+                unsafe { turn_on(path, head, cos, sin, style, inverse) }
             }
         }
     });
 }
 
-fn turn_on<T: Real>(path: Path, head: &mut [T], cos: &[T], sin: &[T], style: RopeStyle, inverse: bool) {
+/// # Safety
+/// The processor must have the path.
+unsafe fn turn_on<T: Real>(path: Path, head: &mut [T], cos: &[T], sin: &[T], style: RopeStyle, inverse: bool) {
     #[cfg(target_arch = "x86_64")]
     {
         /// The portable code, compiled for wider registers; FMA is off, so the bits are the same.
@@ -168,7 +176,7 @@ fn turn_on<T: Real>(path: Path, head: &mut [T], cos: &[T], sin: &[T], style: Rop
             turn(head, cos, sin, style, inverse);
         }
         if path >= Path::Avx2 {
-            // SAFETY: a path is only handed out where the processor has its instructions.
+            // SAFETY: the caller's promise.
             return unsafe { avx2(head, cos, sin, style, inverse) };
         }
     }
@@ -297,6 +305,16 @@ mod tests {
         let view = HeadViewMut::contiguous(&mut one, 1, 1, d);
         rotate(view, [1, 1, 1, d], &table, Positions::From(5), RopeStyle::Half, false);
         assert_eq!(one, y[3 * row + 3..][..d]);
+    }
+
+    #[test]
+    fn a_path_that_is_not_there_is_refused() {
+        let table = RopeTable::new(1, 2, 100.0);
+        cpu::assert_refused_elsewhere(|path| {
+            let mut x = [0.0f32; 2];
+            let view = HeadViewMut::contiguous(&mut x, 1, 1, 2);
+            rotate_on(path, view, [1, 1, 1, 2], &table, Positions::From(0), RopeStyle::Half, false);
+        });
     }
 
     #[test]

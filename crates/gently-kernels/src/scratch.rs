@@ -1,12 +1,12 @@
 //! What kernels take beside their operands, stated by the code that takes it.
 //!
 //! Here: [`Scratch`], the account of one call, which the kernels' own `…scratch` functions make from shapes alone, and
-//! how such accounts add up over a program. Not here: the buffers, which live with their kernels.
+//! how such accounts add up over a program. Not here: the buffers (see `thread_buffer`).
 //!
 //! ```
 //! use gently_kernels::gemm::{self, Compute, Mat};
 //! let (a, b) = (Mat::f32(&[], 64, 100), Mat::f32(&[], 100, 32));
-//! let product = gemm::scratch(Compute::F32, &a, &b, false); // shapes count, numbers do not
+//! let product = gemm::scratch(Compute::F32, &a, &b); // shapes count, numbers do not
 //! assert!(product.total(2) > 0);
 //! ```
 
@@ -23,7 +23,7 @@ pub struct Scratch {
     pub packing: usize,
     /// Tiles of attention, kept by each thread that takes part in it.
     pub attention: usize,
-    /// Taken for the call and given back.
+    /// What a whole call needs, kept by the thread that asks: one buffer, as large as its largest call.
     pub call: usize,
 }
 

@@ -1,7 +1,7 @@
 //! One vector interface over AVX-512, AVX2 and portable code, so that a kernel is written once.
 //!
-//! Here: [`Simd`] (tokens whose existence proves that the instructions may run), [`Kernel`] and
-//! [`dispatch`]. Not here: mathematical functions (see [`crate::simd_math`]).
+//! Here: [`Simd`] (tokens whose existence proves that the instructions may run), [`Kernel`],
+//! [`dispatch`], and which instructions a path is compiled for. Not here: mathematical functions (see [`crate::simd_math`]).
 //!
 //! A kernel's `run` must be `#[inline(always)]`, and so must what it calls: it is inlined into a
 //! function compiled for the path's instructions, and only there do the vectors stay in registers.
@@ -174,34 +174,96 @@ pub trait Kernel {
 /// When this processor does not support the path.
 #[inline]
 pub fn dispatch<K: Kernel>(path: Path, kernel: K) -> K::Out {
-    assert!(path.supported(), "path {} is not supported here", path.name());
-    match path {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the processor has the features (asserted above).
-        Path::Avx512 | Path::Avx512Bf16 => unsafe { run_avx512(kernel) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Path::Avx2 => unsafe { run_avx2(kernel) },
-        _ => kernel.run(plain::Plain::TOKEN),
+    dispatch_work(path, kernel)
+}
+
+/// Work with a form for each instruction set: every [`Kernel`], and what asks more of vectors than [`Simd`] has. All forms
+/// must be `#[inline(always)]`, as a kernel's `run`.
+pub(crate) trait Work {
+    /// What it returns.
+    type Out;
+    fn plain(self, s: plain::Plain) -> Self::Out;
+    #[cfg(target_arch = "x86_64")]
+    fn avx2(self, s: avx2::Avx2) -> Self::Out;
+    #[cfg(target_arch = "x86_64")]
+    fn avx512(self, s: avx512::Avx512) -> Self::Out;
+}
+
+impl<K: Kernel> Work for K {
+    type Out = K::Out;
+    #[inline(always)]
+    fn plain(self, s: plain::Plain) -> K::Out {
+        self.run(s)
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn avx2(self, s: avx2::Avx2) -> K::Out {
+        self.run(s)
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn avx512(self, s: avx512::Avx512) -> K::Out {
+        self.run(s)
     }
 }
 
-/// # Safety
-/// The processor must have the features named here.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-#[inline(never)]
-unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Out {
-    kernel.run(avx512::Avx512::TOKEN)
+/// [`dispatch`] of any [`Work`].
+///
+/// # Panics
+/// When this processor does not support the path.
+#[inline]
+pub(crate) fn dispatch_work<W: Work>(path: Path, work: W) -> W::Out {
+    path.check();
+    match path {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the processor has the features (checked above).
+        Path::Avx512 | Path::Avx512Bf16 => unsafe { run_avx512(work) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Path::Avx2 => unsafe { run_avx2(work) },
+        _ => work.plain(plain::Plain::TOKEN),
+    }
 }
 
-/// # Safety
-/// The processor must have the features named here.
+/// Compiles a function for the instructions of a path, those that its token of [`Simd`] stands for. The attribute takes nothing
+/// but a literal, so these lists are a macro. Functions that use a few instructions by name ask for those alone.
+macro_rules! for_path {
+    (plain: $($function:tt)*) => {
+        $($function)*
+    };
+    (avx2: $($function:tt)*) => {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        $($function)*
+    };
+    (avx512: $($function:tt)*) => {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+        $($function)*
+    };
+    (avx512bf16: $($function:tt)*) => {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+        $($function)*
+    };
+}
+pub(crate) use for_path;
+
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline(never)]
-unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Out {
-    kernel.run(avx2::Avx2::TOKEN)
+for_path! { avx512:
+    /// # Safety
+    /// The processor must have the features of the path.
+    #[inline(never)]
+    pub(crate) unsafe fn run_avx512<W: Work>(work: W) -> W::Out {
+        work.avx512(avx512::Avx512::TOKEN)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+for_path! { avx2:
+    /// # Safety
+    /// The processor must have the features of the path.
+    #[inline(never)]
+    pub(crate) unsafe fn run_avx2<W: Work>(work: W) -> W::Out {
+        work.avx2(avx2::Avx2::TOKEN)
+    }
 }
 
 /// Portable vectors: arrays of 8 that the compiler maps to what the target has.

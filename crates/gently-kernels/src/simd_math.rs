@@ -1,4 +1,4 @@
-//! Vectorised exp, tanh, sigmoid, erf and the activations, written once over [`Simd`].
+//! Vectorised exp, tanh, sigmoid, erf, GELU and SiLU, written once over [`Simd`].
 //!
 //! Here: functions of a vector, relative error below 1e-6 (a few units in the last place). Not here:
 //! loops over slices (see the kernels that use these) and double precision (see [`crate::real`]).
@@ -24,7 +24,6 @@
 //! assert!((x[1] - std::f32::consts::E).abs() < 1e-6);
 //! ```
 
-use crate::gemm::Activation;
 use crate::simd::Simd;
 
 /// ln 2 in two parts: the first has few bits, so that n·LN2_HI is exact.
@@ -165,25 +164,10 @@ pub fn silu<S: Simd>(s: S, x: S::V) -> S::V {
     s.mul(x, silu_gate(s, x))
 }
 
-/// Any of the activations.
-#[inline(always)]
-pub fn activation<S: Simd>(s: S, kind: Activation, x: S::V) -> S::V {
-    match kind {
-        Activation::None => x,
-        Activation::GeluTanh => gelu_tanh(s, x),
-        Activation::GeluErf => gelu_erf(s, x),
-        Activation::Silu => silu(s, x),
-        Activation::Relu => s.max(s.splat(0.0), x),
-        Activation::Relu2 => {
-            let r = s.max(s.splat(0.0), x);
-            s.mul(r, r)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::activation::Activation;
     use crate::cpu::{self, Path};
     use crate::real::Real;
     use crate::simd::{Kernel, dispatch};
@@ -209,7 +193,7 @@ mod tests {
                     Which::Tanh => tanh(s, x),
                     Which::Sigmoid => sigmoid(s, x),
                     Which::Erf => erf(s, x),
-                    Which::Act(a) => activation(s, a, x),
+                    Which::Act(a) => a.apply_vector(s, x),
                 };
                 s.store_part(part, y);
             }

@@ -21,6 +21,9 @@ use crate::{Op, Result, Rng, Tensor, TensorId, no_grad, profile};
 /// stream, so dropout falls on the same elements. Parameters may be captured by the block and get their gradients as
 /// usual; tracked intermediates must be passed as inputs (capturing one is an error in the backward). Outside a
 /// recording tape this just runs the block.
+///
+/// # Errors
+/// What the block refuses.
 pub fn checkpoint(
     inputs: &[&Tensor],
     rng: &mut Rng,

@@ -6,6 +6,7 @@
 //! assert_eq!(<f32 as Element>::DTYPE, DType::F32);
 //! ```
 
+use gently_kernels::cast::{Scalar, nearest_bf16};
 use half::bf16;
 use std::fmt;
 
@@ -77,10 +78,12 @@ pub trait Element: sealed::Sealed + bytemuck::Pod + Send + Sync + fmt::Debug + P
     fn to_f64(self) -> f64;
     /// The value nearest to `value`; integers truncate and saturate.
     fn from_f64(value: f64) -> Self;
+    /// The value nearest to `value`, rounded once; integers saturate.
+    fn from_i64(value: i64) -> Self;
 }
 
 macro_rules! element {
-    ($t:ty, $d:ident, $to:expr, $from:expr) => {
+    ($t:ty, $d:ident, $to:expr, $from:expr, $int:expr) => {
         impl sealed::Sealed for $t {}
         impl Element for $t {
             const DTYPE: DType = DType::$d;
@@ -92,13 +95,17 @@ macro_rules! element {
             fn from_f64(value: f64) -> Self {
                 ($from)(value)
             }
+            #[inline]
+            fn from_i64(value: i64) -> Self {
+                ($int)(value)
+            }
         }
     };
 }
 
-element!(f32, F32, f64::from, |v| v as f32);
-element!(f64, F64, |v| v, |v| v);
-element!(bf16, Bf16, f64::from, bf16::from_f64);
-element!(u8, U8, f64::from, |v| v as u8);
-element!(u32, U32, f64::from, |v| v as u32);
-element!(i64, I64, |v| v as f64, |v| v as i64);
+element!(f32, F32, f64::from, |v| v as f32, |v: i64| v as f32);
+element!(f64, F64, |v| v, |v| v, |v: i64| v as f64);
+element!(bf16, Bf16, f64::from, nearest_bf16, <bf16 as Scalar>::from_i64);
+element!(u8, U8, f64::from, |v| v as u8, |v: i64| v.clamp(0, u8::MAX.into()) as u8);
+element!(u32, U32, f64::from, |v| v as u32, |v: i64| v.clamp(0, u32::MAX.into()) as u32);
+element!(i64, I64, |v| v as f64, |v| v as i64, |v: i64| v);

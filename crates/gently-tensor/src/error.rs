@@ -133,7 +133,7 @@ pub enum Error {
     IndexOutOfRange {
         /// The operation.
         op: &'static str,
-        /// The index (for a range: its end).
+        /// The index (for a range: its last one).
         index: usize,
         /// The size of the dimension.
         size: usize,
@@ -214,6 +214,11 @@ fn bytes_text(bytes: usize) -> String {
 }
 
 impl Error {
+    /// The `len` places from `start` on leave a dimension of this size.
+    pub(crate) fn range(op: &'static str, start: usize, len: usize, size: usize) -> Error {
+        Error::IndexOutOfRange { op, index: start.saturating_add(len.saturating_sub(1)), size }
+    }
+
     /// Whether the system had no memory left.
     pub fn is_out_of_memory(&self) -> bool {
         matches!(self, Error::OutOfMemory { .. } | Error::NoScratch { .. })

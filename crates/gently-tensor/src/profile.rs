@@ -7,7 +7,8 @@
 //! while one runs, nothing about the computation changes, so results are the same bits with and without.
 //!
 //! **What counts as work.** A multiply-add of a product is two operations; pointwise work that is fused into a product, an
-//! attention or a loss is not counted, and neither is what a backward computes a second time to save memory. A pointwise
+//! attention or a loss is not counted, and neither is what a backward computes a second time to save memory. Of attention's
+//! pairs those count that the mask and the borders of documents leave. A pointwise
 //! pass of its own counts each arithmetic operation and each function (exp, tanh, …) as one. Bytes are what must move if
 //! nothing is in a cache before: every operand read once, every result written once.
 //!
@@ -129,6 +130,8 @@ pub struct Recording {
     pub phases: Vec<Phase>,
     /// Calls that were made after [`CAPACITY`] others and are not here.
     pub lost: u64,
+    /// Of `phases`, how many had ended before the first lost call and so have all of theirs; all of them where none is lost.
+    pub whole: usize,
     parts: Vec<String>,
 }
 
@@ -139,7 +142,7 @@ impl Recording {
     }
 }
 
-/// Calls that one recording holds at most, so that a forgotten one does not fill the memory.
+/// Calls that one recording holds at most, so that a forgotten one does not fill the memory: they take some 120 MB.
 pub const CAPACITY: usize = 1 << 20;
 
 /// Where the next call stands.
@@ -158,6 +161,8 @@ struct Recorder {
     calls: Vec<Call>,
     phases: Vec<Phase>,
     lost: u64,
+    /// Phases that had ended at the first lost call.
+    whole: Option<usize>,
 }
 
 thread_local! {
@@ -193,7 +198,7 @@ impl Parts {
 
 /// Starts a recording on this thread; one that runs already is thrown away.
 pub fn start() {
-    let recorder = Recorder { begun: Instant::now(), calls: Vec::new(), phases: Vec::new(), lost: 0 };
+    let recorder = Recorder { begun: Instant::now(), calls: Vec::new(), phases: Vec::new(), lost: 0, whole: None };
     RECORDER.with_borrow_mut(|r| *r = Some(recorder));
     ON.set(true);
 }
@@ -203,7 +208,14 @@ pub fn finish() -> Option<Recording> {
     ON.set(false);
     let recorder = RECORDER.take()?;
     let parts = PARTS.with_borrow(|p| p.names.clone());
-    Some(Recording { calls: recorder.calls, phases: recorder.phases, lost: recorder.lost, parts })
+    let Recorder { calls, phases, lost, whole, .. } = recorder;
+    let whole = whole.unwrap_or(phases.len());
+    Some(Recording { calls, phases, lost, whole, parts })
+}
+
+/// True once a call of this thread's recording has found no room: what comes after is not recorded.
+pub fn is_full() -> bool {
+    RECORDER.with_borrow(|r| r.as_ref().is_some_and(|r| r.lost > 0))
 }
 
 /// True while this thread records.
@@ -345,6 +357,8 @@ fn record(start: Instant, end: Instant, kernel: &'static str, work: Work) {
             return;
         };
         if r.calls.len() >= CAPACITY {
+            let ended = r.phases.len();
+            r.whole.get_or_insert(ended);
             r.lost += 1;
             return;
         }

@@ -114,6 +114,9 @@ impl Shape {
     }
 
     /// The common shape of two operands by the broadcasting rule: aligned at the last dimension, sizes equal or 1.
+    ///
+    /// # Errors
+    /// Sizes that are neither equal nor 1; a shape of too many elements.
     pub fn broadcast(&self, other: &Shape, op: &'static str) -> Result<Shape> {
         if self == other {
             return Ok(*self);
@@ -162,6 +165,9 @@ impl fmt::Debug for Shape {
 /// Anything that names a shape: `[2, 3]`, `&[usize]`, `&Vec<usize>`, `Shape`, `()` for a single value, `n` for a vector.
 pub trait ToShape {
     /// The shape, checked.
+    ///
+    /// # Errors
+    /// As [`Shape::new`].
     fn to_shape(&self) -> Result<Shape>;
 }
 
@@ -207,6 +213,9 @@ pub trait Dim: Copy {
     fn signed(self) -> i64;
 
     /// The position in a tensor of `rank` dimensions.
+    ///
+    /// # Errors
+    /// A dimension that is not there.
     fn resolve(self, rank: usize, op: &'static str) -> Result<usize> {
         let dim = self.signed();
         let at = if dim < 0 { dim + rank as i64 } else { dim };

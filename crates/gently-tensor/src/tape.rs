@@ -413,7 +413,9 @@ impl Tensor {
     }
 
     /// Gradients of this single value with respect to every leaf below it. The graph is used up.
-    /// Errors: not one value, not recorded, used before.
+    ///
+    /// # Errors
+    /// Not one value, not recorded, used before, no memory.
     pub fn backward(&self) -> Result<Grads> {
         let mut grads = Grads::new();
         self.backward_into(&mut grads)?;
@@ -422,6 +424,9 @@ impl Tensor {
 
     /// As [`Tensor::backward`], adding to the gradients that are already there, in place: micro-batches.
     /// After an error `grads` holds part of the sums and should be cleared.
+    ///
+    /// # Errors
+    /// As [`Tensor::backward`].
     pub fn backward_into(&self, grads: &mut Grads) -> Result<()> {
         if self.numel() != 1 {
             return Err(Error::NotScalar { shape: Box::new(*self.shape()) });
@@ -432,6 +437,9 @@ impl Tensor {
 
     /// As [`Tensor::backward_into`] from any shape, with the gradient of the result given: same shape and device, a float
     /// of any dtype.
+    ///
+    /// # Errors
+    /// A gradient of another shape or device, or of integers; not recorded, used before, no memory.
     pub fn backward_from(&self, grad: &Tensor, grads: &mut Grads) -> Result<()> {
         const OP: &str = "backward_from";
         if self.shape() != grad.shape() {

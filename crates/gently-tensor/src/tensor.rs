@@ -102,6 +102,9 @@ impl Tensor {
     // ---- making ----
 
     /// Zeros of `shape`.
+    ///
+    /// # Errors
+    /// A shape of too many dimensions or elements, no memory.
     pub fn zeros(shape: impl ToShape, dtype: DType, device: &Device) -> Result<Tensor> {
         let shape = shape.to_shape()?;
         let buffer = Buffer::zeroed("zeros", *device, dtype, shape)?;
@@ -109,11 +112,17 @@ impl Tensor {
     }
 
     /// Ones of `shape`.
+    ///
+    /// # Errors
+    /// As [`Tensor::zeros`].
     pub fn ones(shape: impl ToShape, dtype: DType, device: &Device) -> Result<Tensor> {
         Tensor::full(shape, 1.0, dtype, device)
     }
 
     /// `value` everywhere, rounded to `dtype`.
+    ///
+    /// # Errors
+    /// As [`Tensor::zeros`].
     pub fn full(shape: impl ToShape, value: f64, dtype: DType, device: &Device) -> Result<Tensor> {
         let shape = shape.to_shape()?;
         let mut buffer = Buffer::alloc("full", *device, dtype, shape)?;
@@ -121,7 +130,10 @@ impl Tensor {
         Ok(Tensor::from_buffer(buffer, shape, None))
     }
 
-    /// A copy of `data` under `shape`. Errors: the lengths differ. On Meta the values are dropped.
+    /// A copy of `data` under `shape`. On Meta the values are dropped.
+    ///
+    /// # Errors
+    /// As [`Tensor::zeros`], and lengths that differ.
     pub fn from_slice<T: Element>(data: &[T], shape: impl ToShape, device: &Device) -> Result<Tensor> {
         let shape = shape.to_shape()?;
         if data.len() != shape.numel() {
@@ -140,17 +152,23 @@ impl Tensor {
     }
 
     /// One value.
+    ///
+    /// # Errors
+    /// No memory.
     pub fn scalar<T: Element>(value: T, device: &Device) -> Result<Tensor> {
         Tensor::from_slice(&[value], (), device)
     }
 
-    /// `start, start+1, …` up to but without `end`, as `T`, shape `[end − start]`.
+    /// `start, start+1, …` up to but without `end`, each the nearest `T`, shape `[end − start]`; nothing if `end` is not above.
+    ///
+    /// # Errors
+    /// As [`Tensor::zeros`].
     pub fn arange<T: Element>(start: i64, end: i64, device: &Device) -> Result<Tensor> {
         let len = usize::try_from(end.saturating_sub(start)).unwrap_or(0);
         let shape = Shape::new(&[len])?;
         let mut buffer = Buffer::alloc("arange", *device, T::DTYPE, shape)?;
         for (i, v) in buffer.slice_mut::<T>().iter_mut().enumerate() {
-            *v = T::from_f64((start + i as i64) as f64);
+            *v = T::from_i64(start + i as i64);
         }
         Ok(Tensor::from_buffer(buffer, shape, None))
     }
@@ -197,6 +215,9 @@ impl Tensor {
     }
 
     /// The size of one dimension.
+    ///
+    /// # Errors
+    /// A dimension that is not there.
     pub fn dim(&self, dim: impl crate::Dim) -> Result<usize> {
         Ok(self.dims()[dim.resolve(self.rank(), "dim")?])
     }
@@ -225,6 +246,7 @@ impl Tensor {
     }
 
     /// True if two tensors look at the same memory.
+    #[doc(hidden)]
     pub fn shares_memory_with(&self, other: &Tensor) -> bool {
         Arc::ptr_eq(&self.0.storage, &other.0.storage)
     }
@@ -338,7 +360,10 @@ impl Tensor {
     // ---- reading and writing ----
 
     /// Runs `f` on the elements in row-major order. Copies first if the view has gaps.
-    /// Errors: another dtype, no values (Meta).
+    ///
+    /// # Errors
+    /// Another dtype, no values (Meta), no memory for the copy; [`Error::Busy`] inside a [`Tensor::with_data_mut`] of the same
+    /// memory, on this thread or another.
     pub fn with_data<T: Element, R>(&self, f: impl FnOnce(&[T]) -> R) -> Result<R> {
         self.check_readable::<T>("with_data")?;
         let dense = self.detach().contiguous()?;
@@ -347,7 +372,11 @@ impl Tensor {
     }
 
     /// Runs `f` on the elements in place: parameter updates and initialisation. Every view of the memory changes;
-    /// values saved for a backward do not. Errors: another dtype, no values (Meta), a view with gaps.
+    /// values saved for a backward do not.
+    ///
+    /// # Errors
+    /// Another dtype, no values (Meta), a view with gaps, no memory for the copy of values that a backward or a reader holds;
+    /// [`Error::Busy`] while another such call on the same memory runs.
     pub fn with_data_mut<T: Element, R>(&self, f: impl FnOnce(&mut [T]) -> R) -> Result<R> {
         self.check_readable::<T>("with_data_mut")?;
         if !self.is_contiguous() {
@@ -361,12 +390,18 @@ impl Tensor {
         self.0.storage.write("with_data_mut", |b| f(&mut b.slice_mut()[start..start + len]))
     }
 
-    /// The elements in row-major order. Errors: another dtype, no values (Meta).
+    /// The elements in row-major order.
+    ///
+    /// # Errors
+    /// As [`Tensor::with_data`], [`Error::Busy`] among them.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         self.with_data(<[T]>::to_vec)
     }
 
-    /// The only element. Errors: more or fewer than one, another dtype, no values (Meta).
+    /// The only element.
+    ///
+    /// # Errors
+    /// More or fewer than one, and as [`Tensor::with_data`].
     pub fn item<T: Element>(&self) -> Result<T> {
         if self.numel() != 1 {
             return Err(Error::BadShape {
@@ -379,6 +414,9 @@ impl Tensor {
     }
 
     /// The elements as `f64`, whatever the dtype, in row-major order.
+    ///
+    /// # Errors
+    /// As [`Tensor::with_data`], but for the dtype.
     pub fn to_f64_vec(&self) -> Result<Vec<f64>> {
         fn read<T: Element>(t: &Tensor) -> Result<Vec<f64>> {
             t.with_data::<T, _>(|d| d.iter().map(|v| v.to_f64()).collect())

@@ -27,6 +27,9 @@ impl Tensor {
     }
 
     /// The elements in the same order under another shape of as many. Copies only if the view's strides forbid it.
+    ///
+    /// # Errors
+    /// Another number of elements, a shape of more than [`MAX_RANK`] dimensions, no memory for the copy.
     pub fn reshape(&self, shape: impl ToShape) -> Result<Tensor> {
         let shape = shape.to_shape()?;
         let old = *self.shape();
@@ -48,6 +51,9 @@ impl Tensor {
     }
 
     /// Two dimensions exchanged.
+    ///
+    /// # Errors
+    /// A dimension that is not there.
     pub fn transpose(&self, a: impl Dim, b: impl Dim) -> Result<Tensor> {
         let (a, b) = (a.resolve(self.rank(), "transpose")?, b.resolve(self.rank(), "transpose")?);
         if a == b {
@@ -59,7 +65,10 @@ impl Tensor {
         Ok(self.relaid(Op::Permute, layout, move |s, g| s.give(0, g.transpose(a, b)?)))
     }
 
-    /// The last two dimensions exchanged. Errors: fewer than two.
+    /// The last two dimensions exchanged.
+    ///
+    /// # Errors
+    /// Fewer than two dimensions.
     pub fn t(&self) -> Result<Tensor> {
         self.transpose(-2, -1)
     }
@@ -87,14 +96,14 @@ impl Tensor {
     }
 
     /// Places `start .. start + len` of dimension `dim`.
+    ///
+    /// # Errors
+    /// A dimension that is not there, places beyond it.
     pub fn narrow(&self, dim: impl Dim, start: usize, len: usize) -> Result<Tensor> {
         let dim = dim.resolve(self.rank(), "narrow")?;
         let size = self.dims()[dim];
-        match start.checked_add(len) {
-            Some(end) if end <= size => {}
-            end => {
-                return Err(Error::IndexOutOfRange { op: "narrow", index: end.unwrap_or(usize::MAX), size });
-            }
+        if start.checked_add(len).is_none_or(|end| end > size) {
+            return Err(Error::range("narrow", start, len, size));
         }
         if len == size {
             return Ok(self.clone());
@@ -123,12 +132,22 @@ impl Tensor {
     }
 
     /// Index `at` of dimension `dim`, which disappears.
+    ///
+    /// # Errors
+    /// A dimension that is not there, an index beyond it.
     pub fn select(&self, dim: impl Dim, at: usize) -> Result<Tensor> {
         let dim = dim.resolve(self.rank(), "select")?;
+        let size = self.dims()[dim];
+        if at >= size {
+            return Err(Error::IndexOutOfRange { op: "select", index: at, size });
+        }
         self.narrow(dim, at, 1)?.squeeze(dim)
     }
 
     /// Dimension `dim`, of size 1, removed.
+    ///
+    /// # Errors
+    /// A dimension that is not there or has another size than 1.
     pub fn squeeze(&self, dim: impl Dim) -> Result<Tensor> {
         let dim = dim.resolve(self.rank(), "squeeze")?;
         if self.dims()[dim] != 1 {
@@ -145,6 +164,9 @@ impl Tensor {
     }
 
     /// A new dimension of size 1 at `dim` (up to and including the rank; `-1` appends).
+    ///
+    /// # Errors
+    /// A dimension beyond the rank, more than [`MAX_RANK`] dimensions.
     pub fn unsqueeze(&self, dim: impl Dim) -> Result<Tensor> {
         let dim = dim.resolve(self.rank() + 1, "unsqueeze")?;
         let mut dims = self.dims().to_vec();
@@ -156,6 +178,9 @@ impl Tensor {
     }
 
     /// Repeated, without copying, along new leading dimensions and along dimensions of size 1.
+    ///
+    /// # Errors
+    /// Sizes that are neither equal nor 1, fewer dimensions than there are.
     pub fn broadcast_to(&self, shape: impl ToShape) -> Result<Tensor> {
         let shape = shape.to_shape()?;
         let old = *self.shape();
@@ -175,6 +200,9 @@ impl Tensor {
     }
 
     /// The same values in row-major order without gaps; this tensor itself if it is so already.
+    ///
+    /// # Errors
+    /// No memory for the copy; `Busy` inside a [`Tensor::with_data_mut`] of the same memory.
     pub fn contiguous(&self) -> Result<Tensor> {
         if self.is_contiguous() {
             return Ok(self.clone());
@@ -187,6 +215,9 @@ impl Tensor {
     }
 
     /// A copy in memory of its own, without history.
+    ///
+    /// # Errors
+    /// As [`Tensor::contiguous`].
     pub fn copy(&self) -> Result<Tensor> {
         let mut buffer = Buffer::alloc("copy", self.device(), self.dtype(), *self.shape())?;
         backend::copy(&mut buffer, &self.view("copy")?);

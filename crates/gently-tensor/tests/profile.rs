@@ -56,10 +56,53 @@ fn attention_counts_what_its_mask_leaves() {
         let scores = pairs * 2 * 4;
         assert_eq!(forward.work.flops, 4 * scores * 8, "{mask:?}");
         assert_eq!(backward.work.flops, 8 * scores * 8, "{mask:?}");
-        // q and the result 2·6·4·8 each, k and v half of it each, one log-sum-exp for a query and head.
-        assert_eq!(forward.work.bytes, 4 * (2 * 384 + 2 * 192 + 48));
-        assert_eq!(backward.work.bytes, 4 * (4 * 384 + 4 * 192 + 48));
+        // q and the result 2·6·4·8 each, k and v half of it each, two statistics for a query and head.
+        assert_eq!(forward.work.bytes, 4 * (2 * 384 + 2 * 192 + 96));
+        assert_eq!(backward.work.bytes, 4 * (4 * 384 + 4 * 192 + 96));
     }
+}
+
+#[test]
+fn attention_counts_no_pairs_across_borders_of_documents() {
+    let (b, t, h, d) = (2, 6, 2, 8);
+    let ids = [1u32, 1, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3];
+    let docs = Tensor::from_slice(&ids, [b, t], &Device::Cpu).unwrap();
+    // Documents of 2, 3 and 1 in the first row, of 6 in the second.
+    for (mask, pairs) in
+        [(Mask::Full, 4 + 9 + 1 + 36), (Mask::Causal, 3 + 6 + 1 + 21), (Mask::Window(2), 3 + 5 + 1 + 11)]
+    {
+        let spec = AttentionSpec { docs: Some(docs.clone()), ..AttentionSpec::new(1.0, mask) };
+        let r = recorded(|| {
+            let qkv = Tensor::ones([b, t, 3 * h * d], DType::F32, &Device::Cpu).unwrap().param().unwrap();
+            let y = qkv.detach().param().unwrap().attention_packed(h, h, None, None, &spec);
+            y.unwrap().sum_all().unwrap().backward().unwrap();
+        });
+        let [forward] = named(&r, Pass::Forward, "attention")[..] else { panic!("one attention") };
+        let [backward] = named(&r, Pass::Backward, "attention_backward")[..] else { panic!("one backward") };
+        assert_eq!(forward.work.flops, 4 * pairs * 2 * 8, "{mask:?}");
+        assert_eq!(backward.work.flops, 8 * pairs * 2 * 8, "{mask:?}");
+    }
+}
+
+#[test]
+fn a_full_recording_knows_which_phases_have_all_their_calls() {
+    let r = recorded(|| {
+        drop(profile::phase("empty"));
+        let _outer = profile::phase("outer");
+        for _ in 0..profile::CAPACITY {
+            drop(profile::call("nothing", Work::default));
+        }
+        drop(profile::phase("inner"));
+        assert!(!profile::is_full());
+        drop(profile::call("nothing", Work::default));
+        assert!(profile::is_full());
+        drop(profile::phase("after"));
+    });
+    assert!(!profile::is_full());
+    assert_eq!((r.calls.len(), r.lost), (profile::CAPACITY, 1));
+    assert_eq!(r.phases.iter().map(|p| p.name).collect::<Vec<_>>(), ["empty", "inner", "after", "outer"]);
+    assert_eq!(r.whole, 2);
+    assert_eq!(recorded(|| drop(profile::phase("one"))).whole, 1);
 }
 
 #[test]

@@ -261,7 +261,20 @@ fn errors_name_the_operation_shapes_and_dtypes() {
     let text = say(a.embedding(&ids));
     assert!(text.contains("id 7 at position 1") && text.contains("table of 2"), "{text}");
     let text = say(a.narrow(1, 2, 5));
-    assert!(text.contains("narrow") && text.contains('7') && text.contains('3'), "{text}");
+    assert!(text.contains("narrow: index 6 ") && text.contains("size 3"), "{text}");
+    let text = say(a.select(0, 2));
+    assert!(text.contains("select: index 2 ") && text.contains("size 2"), "{text}");
+    let table = Tensor::zeros([7, 3], DType::F32, &CPU).unwrap();
+    let one = Tensor::from_slice(&[1u32], [1], &CPU).unwrap();
+    assert!(say(a.embedding_with_positions(&one, &table, 7)).contains("index 7 "));
+    let (heads, rope) =
+        (Tensor::zeros([1, 1, 1, 4], DType::F32, &CPU).unwrap(), Rope::new(10, 4, 1e4, RopeStyle::Half));
+    let text = say(heads.rope_at(&rope.unwrap(), &Tensor::from_slice(&[10u32], [1, 1], &CPU).unwrap()));
+    assert!(text.contains("rope: index 10 ") && text.contains("size 10"), "{text}");
+    assert!(say(ids.max(0, false)).starts_with("max: "));
+    assert!(say(Tensor::zeros([0, 2], DType::F32, &CPU).unwrap().max(0, false)).starts_with("max: "));
+    let text = say(a.sum_dims(&[0, 0], false));
+    assert!(text.contains("dimension = 0") && text.contains("named once"), "{text}");
     assert!(matches!(a.sum(2, false), Err(Error::DimOutOfRange { dim: 2, rank: 2, .. })));
     assert!(matches!(a.sum(-3, false), Err(Error::DimOutOfRange { .. })));
     assert!(matches!(Tensor::zeros([1usize << 40, 1 << 40], DType::F32, &CPU), Err(Error::TooLarge { .. })));
@@ -307,6 +320,7 @@ fn attention_refuses_what_does_not_fit() {
     let rope = Rope::new(4, 8, 10_000.0, RopeStyle::Half).unwrap();
     assert!(q.rope(&rope, 2).is_err() && q.rope(&rope, 1).is_ok());
     assert!(Rope::new(4, 3, 10_000.0, RopeStyle::Half).is_err());
+    assert!(matches!(Rope::new(4, usize::MAX - 1, 1e4, RopeStyle::Half), Err(Error::NoScratch { op: "rope", .. })));
     // A table for which no machine has the memory.
     let endless = Rope::new(usize::MAX / 8, 8, 10_000.0, RopeStyle::Half).unwrap();
     assert!(matches!(q.rope(&endless, 0), Err(Error::NoScratch { op: "rope", .. })));
@@ -335,6 +349,54 @@ fn nothing_is_a_size_too() {
     assert_eq!(h.attention(&h, &h, &AttentionSpec::causal(4)).unwrap().numel(), 0);
     let g = x.layer_norm(&t(&[4]), None, 1e-5).unwrap().sum_all().unwrap().backward().unwrap();
     assert_eq!(g.get(&x).unwrap().numel(), 0);
+}
+
+#[test]
+fn heads_and_tokens_of_nothing_run_both_ways() {
+    let rope = Rope::new(8, 4, 1e4, RopeStyle::Half).unwrap();
+    for dtype in [DType::F32, DType::F64] {
+        let t = |dims: &[usize]| Tensor::ones(dims, dtype, &CPU).unwrap().param().unwrap();
+        let gradient = |y: Tensor, of: &Tensor| {
+            let grads = y.sum_all().unwrap().backward().unwrap();
+            grads.get(of).unwrap().to_f64_vec().unwrap()
+        };
+        for (b, time, h) in [(0, 3, 2), (2, 0, 2), (1, 0, 1), (2, 3, 0)] {
+            let qkv = t(&[b, time, (h + 2) * 4]);
+            for rope in [None, Some(&rope)] {
+                let spec = AttentionSpec::causal(4);
+                let y = qkv.clone().attention_packed(h, 1, rope, None, &spec).unwrap();
+                assert_eq!(y.dims(), [b, time, h, 4]);
+                assert_eq!(gradient(y, &qkv), vec![0.0; qkv.numel()]);
+            }
+            let x = t(&[b, time, h, 4]);
+            assert!(gradient(x.rope(&rope, 0).unwrap(), &x).is_empty());
+            let at = Tensor::zeros([b, time], DType::U32, &CPU).unwrap();
+            assert_eq!(x.rope_at(&rope, &at).unwrap().dims(), x.dims());
+            // A bias of no heads too.
+            let (k, mut spec) = (t(&[b, 5, 1, 4]), AttentionSpec::causal(4));
+            spec.rel_bias = Some(t(&[h, 3]));
+            let y = x.attention(&k, &k, &spec).unwrap();
+            assert_eq!((y.dims(), gradient(y.clone(), &k)), (x.dims(), vec![0.0; k.numel()]));
+        }
+        // Sums of nothing, with batches that step through memory that is not there.
+        let (a, b) = (t(&[0, 3, 2]).transpose(0, 1).unwrap(), t(&[3, 2, 0]));
+        assert_eq!(b.matmul(&a).unwrap().to_f64_vec().unwrap(), [0.0; 12]);
+        assert_eq!(b.unsqueeze(1).unwrap().matmul(&a).unwrap().to_f64_vec().unwrap(), [0.0; 36]);
+    }
+}
+
+#[test]
+fn a_soft_cap_is_positive() {
+    let (x, w) = (param(&[1.0, 2.0]).reshape([1, 2]).unwrap(), Tensor::ones([3, 2], DType::F32, &CPU).unwrap());
+    let targets = Tensor::from_slice(&[1u32], [1], &CPU).unwrap();
+    let loss = |c: f64| x.linear_cross_entropy(&w, &targets, 1.0, Some(c), Compute::F32);
+    let nll = |c: f64| x.detach().linear_nll(&w, &targets, Some(c), Compute::F32);
+    assert!(loss(5.0).is_ok() && nll(5.0).is_ok());
+    for cap in [0.0, -1.0, f64::NAN] {
+        for refused in [loss(cap), nll(cap)] {
+            assert!(refused.unwrap_err().to_string().contains("it must be positive"), "{cap}");
+        }
+    }
 }
 
 #[test]

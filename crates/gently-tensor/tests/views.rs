@@ -236,6 +236,25 @@ fn views_share_memory_and_copies_do_not() {
 }
 
 #[test]
+fn numbers_are_rounded_once_on_their_way_to_a_dtype() {
+    let large = 1i64 << 53;
+    let counted = Tensor::arange::<i64>(large + 1, large + 4, &CPU).unwrap();
+    assert_eq!(counted.to_vec::<i64>().unwrap(), [large + 1, large + 2, large + 3]);
+    // Just above half way between two f32, which an f64 cannot say.
+    let tie = (1i64 << 60) + (1 << 36);
+    let single = Tensor::arange::<f32>(tie + 1, tie + 2, &CPU).unwrap().to_vec::<f32>().unwrap();
+    assert_eq!(single, [((1i64 << 60) + (1 << 37)) as f32]);
+    assert_eq!(Tensor::arange::<u8>(-1, 2, &CPU).unwrap().to_vec::<u8>().unwrap(), [0, 0, 1]);
+    let near = 1.0 + 2f64.powi(-8) + 2f64.powi(-22);
+    let wide = Tensor::from_slice(&[near], [1], &CPU).unwrap().to_dtype(DType::Bf16).unwrap();
+    for half in [wide, Tensor::full([1], near, DType::Bf16, &CPU).unwrap()] {
+        assert_eq!(half.to_f64_vec().unwrap(), [1.0078125]);
+    }
+    let count = Tensor::from_slice(&[(1i64 << 24) + (1 << 16) + 1], [1], &CPU).unwrap();
+    assert_eq!(count.to_dtype(DType::Bf16).unwrap().to_f64_vec().unwrap(), [16_908_288.0]);
+}
+
+#[test]
 fn every_dtype_survives_views_casts_and_joins() {
     for dtype in [DType::F32, DType::F64, DType::Bf16, DType::U8, DType::U32, DType::I64] {
         let x = Tensor::arange::<i64>(0, 6, &CPU).unwrap().to_dtype(dtype).unwrap();

@@ -18,6 +18,7 @@ use crate::running::Program;
 use crate::template::{environment, fuel, told};
 use crate::tokenizer::read;
 use crate::{Error, Result, filters, names, source};
+use gently_formats::files;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, State};
@@ -88,10 +89,10 @@ impl TemplateText {
     /// That of a model folder: `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`; `None` where there is none.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Json`] for unreadable files.
+    /// [`Error::File`] and [`Error::Json`] for unreadable files.
     pub fn load(dir: impl AsRef<Path>) -> Result<Option<Self>> {
         let dir = dir.as_ref();
-        let path = dir.join("tokenizer_config.json");
+        let path = dir.join(files::TOKENIZER_CONFIG);
         let config: serde_json::Value = match path.exists() {
             false => serde_json::Value::Null,
             true => serde_json::from_str(&read(&path)?).map_err(|e| Error::Json {
@@ -102,7 +103,7 @@ impl TemplateText {
             })?,
         };
         let tokens = names::spelled(&config, dir);
-        let file = dir.join("chat_template.jinja");
+        let file = dir.join(files::CHAT_TEMPLATE);
         if file.exists() {
             return Ok(Some(Self { source: read(&file)?, tokens, path: file }));
         }

@@ -1,6 +1,5 @@
 //! What can go wrong with a tokenizer or a text, and what to do about it.
 
-use std::io::ErrorKind;
 use std::path::PathBuf;
 
 /// The result of this crate.
@@ -10,16 +9,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file could not be read or written.
-    #[error("cannot {action} {}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// "read" or "write".
-        action: &'static str,
-        /// The system's reason.
-        source: std::io::Error,
-    },
+    /// A file or folder could not be read or written.
+    #[error(transparent)]
+    File(#[from] gently_formats::Error),
     /// No tokenizer where one was expected.
     #[error("no tokenizer in {}: none of {} is there", path.display(), tried.join(", "))]
     Missing {
@@ -29,12 +21,10 @@ pub enum Error {
         tried: Vec<&'static str>,
     },
     /// A file is larger than any tokenizer should be.
-    #[error("{} has {bytes} bytes; tokenizer files are limited to {limit}", path.display())]
+    #[error("{} has more than {limit} bytes, to which tokenizer files are limited", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// Its size.
-        bytes: u64,
         /// The limit.
         limit: u64,
     },
@@ -185,17 +175,7 @@ impl Error {
                     .into(),
             ),
             Self::TooLarge { .. } => Some("check the path: this may be some other file".into()),
-            Self::Io { source, .. } => match source.kind() {
-                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-                    Some("choose a folder that you may write to, or change its permissions".into())
-                }
-                ErrorKind::StorageFull => Some("free some space, or choose another disk".into()),
-                ErrorKind::NotFound => Some("check the path".into()),
-                ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
-                    Some("a file stands where a folder is wanted: give another path, or move the file".into())
-                }
-                _ => None,
-            },
+            Self::File(e) => e.hint().map(str::to_owned),
             Self::Pipeline { .. } | Self::TextTemplate { .. } => None,
         }
     }

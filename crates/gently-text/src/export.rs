@@ -12,13 +12,16 @@ use crate::vocabulary::{byte_of, scored_merges, sentencepiece_decoder, wordpiece
 use crate::{Error, Kind, Result, Tokenizer};
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
-use tokenizers::models::bpe::Vocab;
+use tokenizers::Model;
+use tokenizers::models::bpe::{BPE, Vocab};
 
 const SPACE: &str = "▁";
 /// A rule for cutting text that every reader knows.
 const ANY_CUT: &str = "gpt-2";
 /// Most bytes of a `tokenizer.json` in a file, whose whole header has a limit; Gemma's are 20 MB.
 const MOST_JSON: usize = 64 << 20;
+/// Longest token of one letter many times whose merges are compared by what they do; Llama's longest has 16 spaces.
+const MOST_RUN: usize = 64;
 
 /// A vocabulary ready to be written; the fields are those of [`crate::Vocabulary`].
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -318,8 +321,43 @@ fn sentencepiece(tokenizer: &Tokenizer, file: &Value) -> Result<Export> {
     Ok(Export { model, tokens, types, scores, unknown, add_space_prefix, lost, ..Export::default() })
 }
 
+/// The wholes that merges make, in order; those whose merges stand between one another's are one group, which has one score.
+struct Ranks {
+    /// The group of each whole.
+    of: HashMap<String, usize>,
+    groups: Vec<Vec<String>>,
+}
+
+impl Ranks {
+    /// Of the wholes in the order of their merges.
+    fn of(wholes: &[String]) -> Self {
+        let last: HashMap<&str, usize> = wholes.iter().enumerate().map(|(at, whole)| (whole.as_str(), at)).collect();
+        let mut ranks = Self { of: HashMap::new(), groups: Vec::new() };
+        // Where the last merge of the group stands.
+        let mut until = 0;
+        for (at, whole) in wholes.iter().enumerate() {
+            if ranks.of.contains_key(whole) {
+                continue;
+            }
+            match ranks.groups.last_mut() {
+                Some(group) if at < until => group.push(whole.clone()),
+                _ => ranks.groups.push(vec![whole.clone()]),
+            }
+            until = until.max(last[whole.as_str()]);
+            ranks.of.insert(whole.clone(), ranks.groups.len() - 1);
+        }
+        ranks
+    }
+
+    /// The groups of several wholes.
+    fn mixed(&self) -> impl Iterator<Item = &Vec<String>> {
+        self.groups.iter().filter(|group| group.len() > 1)
+    }
+}
+
 /// Scores that fall with the rank of the merge that makes a token, and whether they say all of the merges: a reader makes a
-/// token of every two that spell it.
+/// token of every two that spell it. Tokens whose merges stand between one another's have one score (of Llama's vocabulary the
+/// runs of spaces), since a reader brings those of one score into an order of its own.
 ///
 /// # Errors
 /// An order that no scores have, and merges of which some are left out so that other tokens come out.
@@ -331,23 +369,18 @@ fn scores(
 ) -> Result<(Vec<f32>, bool)> {
     let numbers: Vocab = tokens.iter().enumerate().map(|(id, token)| (token.clone(), id as u32)).collect();
     let normal = |id: usize| types[id] == 1;
-    let mut rank: HashMap<String, usize> = HashMap::new();
+    let mut wholes: Vec<String> = Vec::with_capacity(merges.len());
     let mut halves: Vec<(u32, u32)> = Vec::with_capacity(merges.len());
-    let mut last = String::new();
     for (a, b) in merges {
         let whole = [a.as_str(), b.as_str()].concat();
-        if numbers.get(&whole).is_some_and(|&id| normal(id as usize)) && whole != last {
-            if rank.contains_key(&whole) {
-                return Err(none(format!("an order of merges that comes back to {whole:?}")));
-            }
-            last.clone_from(&whole);
+        if numbers.get(&whole).is_some_and(|&id| normal(id as usize)) {
+            wholes.push(whole);
         }
-        let next = rank.len();
-        rank.entry(whole).or_insert(next);
         halves.extend(numbers.get(a).copied().zip(numbers.get(b).copied()));
     }
+    let ranks = Ranks::of(&wholes);
     let score = |(id, (token, kind)): (usize, (&String, &i32))| match kind {
-        1 => -(rank.get(token).copied().unwrap_or(rank.len() + id) as f32),
+        1 => -(ranks.of.get(token).copied().unwrap_or(ranks.groups.len() + id) as f32),
         _ => 0.0,
     };
     let scores: Vec<f32> = tokens.iter().zip(types).enumerate().map(score).collect();
@@ -358,16 +391,56 @@ fn scores(
     if read == halves {
         return Ok((scores, true));
     }
+    check_mixed(tokenizer, tokens, &numbers, &read, &ranks)?;
     let known: HashSet<(u32, u32)> = halves.into_iter().collect();
     if !read.iter().all(|pair| known.contains(pair)) {
         // Of merges as they are learnt, one for each token, the rest hardly ever matter. But then each token comes out.
-        for (token, id) in rank.keys().filter_map(|token| Some((token, *numbers.get(token)?))) {
-            if normal(id as usize) && tokenizer.tokens_of_piece(token)? != [id] {
+        for (token, id) in ranks.of.keys().filter_map(|token| Some((token, *numbers.get(token)?))) {
+            if tokenizer.tokens_of_piece(token)? != [id] {
                 return Err(none(format!("an order of merges in which {token:?} is never made")));
             }
         }
     }
     Ok((scores, false))
+}
+
+/// Refuses tokens of one score that a reader merges in another order, unless it makes no other tokens by it. That can be seen of
+/// runs of one letter alone: `transformers` orders the merges of Llama's spaces by length, a reader by number.
+fn check_mixed(
+    tokenizer: &Tokenizer,
+    tokens: &[String],
+    numbers: &Vocab,
+    read: &[(u32, u32)],
+    ranks: &Ranks,
+) -> Result<()> {
+    let mut made = None;
+    for group in ranks.mixed() {
+        let comes_back = || none(format!("an order of merges that comes back to {:?}", group[0]));
+        let letter = group[0].chars().next().ok_or_else(comes_back)?;
+        let longest = group.iter().map(|whole| whole.chars().count()).max().unwrap_or(0);
+        if longest > MOST_RUN || !group.iter().all(|whole| whole.chars().all(|c| c == letter)) {
+            return Err(comes_back());
+        }
+        let reader = match &mut made {
+            Some(reader) => reader,
+            empty => {
+                let text = |id: u32| tokens[id as usize].clone();
+                let pairs = read.iter().map(|&(a, b)| (text(a), text(b))).collect();
+                let model = BPE::builder().vocab_and_merges(numbers.clone(), pairs).build().map_err(Error::pipeline)?;
+                empty.insert(model)
+            }
+        };
+        // Beyond the longest token a run is cut into several: twice and more shows how.
+        for letters in 1..=4 * longest {
+            let run = letter.to_string().repeat(letters);
+            let cut = reader.tokenize(&run).map_err(Error::pipeline)?;
+            let cut: Vec<u32> = cut.into_iter().map(|token| token.id).collect();
+            if tokenizer.tokens_of_piece(&run)? != cut {
+                return Err(comes_back());
+            }
+        }
+    }
+    Ok(())
 }
 
 fn wordpiece(tokenizer: &Tokenizer, file: &Value) -> Result<Export> {

@@ -1,16 +1,11 @@
-//! GPT-2's own two files, a vocabulary and a list of merges, as one pipeline.
-//!
-//! Both spellings of the names are known: `vocab.json` with `merges.txt` (Hugging Face) and `encoder.json` with
-//! `vocab.bpe` (OpenAI).
+//! GPT-2's own two files, a vocabulary and a list of merges, as one pipeline. What they are called:
+//! [`gently_formats::files::GPT2`].
 
 use crate::{END_OF_TEXT, Error, Result};
 use std::path::Path;
 use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
-
-/// The name pairs, in the order they are looked for.
-pub(crate) const NAMES: [(&str, &str); 2] = [("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")];
 
 /// Builds the pipeline from the two files' texts.
 pub(crate) fn pipeline(

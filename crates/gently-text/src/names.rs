@@ -5,6 +5,7 @@
 
 use crate::TemplateTokens;
 use crate::tokenizer::optional;
+use gently_formats::files;
 use serde_json::Value;
 use std::path::Path;
 
@@ -84,7 +85,7 @@ impl Names {
 pub(crate) fn spelled(config: &Value, dir: &Path) -> TemplateTokens {
     let map = match config.get("added_tokens_decoder") {
         Some(_) => Value::Null,
-        None => optional(&dir.join("special_tokens_map.json")),
+        None => optional(&dir.join(files::SPECIAL_TOKENS)),
     };
     let spelling = |key: &str| token_name(&map[key]).or(token_name(&config[key]));
     KEYS.into_iter().filter_map(|key| Some((key.to_owned(), spelling(key)?.to_owned()))).collect()

@@ -5,14 +5,12 @@ use crate::json::{self, Recognised};
 use crate::names::{self, Names};
 use crate::pipeline::Pipeline;
 use crate::{Error, Result, TemplateTokens, gpt2};
+use gently_formats::{atomic, bounded, files};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 /// No published tokenizer file is near this.
 const MAX_FILE: u64 = 256 << 20;
-
-const CONFIG: &str = "tokenizer_config.json";
-const GENERATION: &str = "generation_config.json";
 
 /// What a tokenizer's tokens are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +32,8 @@ pub struct Tokenizer {
     ends: Arc<[u32]>,
     /// What the files say beside.
     names: Names,
+    /// Where the unused tokens begin that pad the vocabulary at its end, in a file that says which are unused.
+    padding: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Tokenizer {
             Model::Pipeline(p) => Names::usual(&p.special_ids),
         };
         let inner = Arc::new(Inner { model, hash: OnceLock::new() });
-        Self { inner, ends: names.end.into_iter().collect(), names }
+        Self { inner, ends: names.end.into_iter().collect(), names, padding: None }
     }
 
     /// Of a pipeline that was put together here; `path` is for messages.
@@ -126,6 +126,12 @@ impl Tokenizer {
         self
     }
 
+    /// The same tokenizer, whose tokens from this number on are padding.
+    pub(crate) fn with_padding(mut self, from: usize) -> Self {
+        self.padding = Some(from);
+        self
+    }
+
     /// What the files say of it.
     pub(crate) fn names(&self) -> &Names {
         &self.names
@@ -153,7 +159,7 @@ impl Tokenizer {
     /// From GPT-2's two files: `vocab.json` and `merges.txt`, or `encoder.json` and `vocab.bpe`.
     ///
     /// # Errors
-    /// [`Error::Json`], [`Error::Merges`] with file and line, [`Error::Io`].
+    /// [`Error::Json`], [`Error::Merges`] with file and line, [`Error::File`].
     pub fn from_gpt2_files(vocab: impl AsRef<Path>, merges: impl AsRef<Path>) -> Result<Self> {
         let (vocab, merges) = (vocab.as_ref(), merges.as_ref());
         Self::built(gpt2::pipeline(&read(vocab)?, vocab, &read(merges)?, merges)?, vocab)
@@ -170,21 +176,21 @@ impl Tokenizer {
         if !path.is_dir() {
             return Self::from_json(read(path)?, path);
         }
-        let file = path.join("tokenizer.json");
+        let file = path.join(files::TOKENIZER);
         let loaded = if file.exists() {
             Self::from_json(read(&file)?, &file)?
         } else {
-            let (vocab, merges) = gpt2::NAMES
+            let (vocab, merges) = files::GPT2
                 .iter()
                 .map(|(v, m)| (path.join(v), path.join(m)))
                 .find(|(v, m)| v.exists() && m.exists())
                 .ok_or_else(|| Error::Missing {
                     path: path.into(),
-                    tried: vec!["tokenizer.json", "vocab.json + merges.txt", "encoder.json + vocab.bpe"],
+                    tried: vec![files::TOKENIZER, "vocab.json + merges.txt", "encoder.json + vocab.bpe"],
                 })?;
             Self::from_gpt2_files(vocab, merges)?
         };
-        let config = optional(&path.join(CONFIG));
+        let config = optional(&path.join(files::TOKENIZER_CONFIG));
         let spelled = names::spelled(&config, path);
         let found = Names::find(|key| loaded.token_to_id(spelled.get(key)?));
         // Some have 10^30 there, for none.
@@ -200,7 +206,7 @@ impl Tokenizer {
     /// complete or absent.
     ///
     /// # Errors
-    /// [`Error::Io`] naming the file.
+    /// [`Error::File`] naming the file.
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<PathBuf> {
         self.save_with(dir, &TemplateTokens::new())
     }
@@ -212,9 +218,9 @@ impl Tokenizer {
     /// As [`Self::save`].
     pub fn save_with(&self, dir: impl AsRef<Path>, tokens: &TemplateTokens) -> Result<PathBuf> {
         let dir = dir.as_ref();
-        std::fs::create_dir_all(dir).map_err(|source| Error::Io { path: dir.into(), action: "create", source })?;
-        let path = dir.join("tokenizer.json");
-        write(&path, self.to_json().as_bytes())?;
+        std::fs::create_dir_all(dir).map_err(gently_formats::Error::io(dir, "create"))?;
+        let path = dir.join(files::TOKENIZER);
+        atomic::write(&path, self.to_json().as_bytes())?;
         let mut config = serde_json::json!({
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": false,
@@ -233,8 +239,8 @@ impl Tokenizer {
         for (key, token) in tokens {
             config[key.as_str()] = token.as_str().into();
         }
-        write(&dir.join(CONFIG), format!("{config:#}\n").as_bytes())?;
-        let generation = dir.join(GENERATION);
+        atomic::write(dir.join(files::TOKENIZER_CONFIG), format!("{config:#}\n").as_bytes())?;
+        let generation = dir.join(files::GENERATION);
         // One that is there already would add the ends of another tokenizer.
         if !self.ends.is_empty() || generation.exists() {
             let mut said = serde_json::json!({});
@@ -246,7 +252,7 @@ impl Tokenizer {
             if let Some(start) = names.start {
                 said["bos_token_id"] = start.into();
             }
-            write(&generation, format!("{said:#}\n").as_bytes())?;
+            atomic::write(&generation, format!("{said:#}\n").as_bytes())?;
         }
         Ok(path)
     }
@@ -439,6 +445,13 @@ impl Tokenizer {
         }
     }
 
+    /// The number below which tokens may be chosen: [`Self::vocab_size`], less the unused tokens at the end of a GGUF file's
+    /// vocabulary, which are there because the model's is padded.
+    pub fn choosable(&self) -> usize {
+        let size = self.vocab_size();
+        self.padding.map_or(size, |from| from.min(size))
+    }
+
     /// The token that ends a text, if there is one.
     pub fn end_of_text(&self) -> Option<u32> {
         self.ends.first().copied()
@@ -561,8 +574,8 @@ pub(crate) fn optional(path: &Path) -> serde_json::Value {
 /// The end tokens of a folder's `generation_config.json`, which lists those of chats beside the end of text. Where it is not
 /// there `config.json` says them, as `GenerationConfig.from_model_config` of transformers has it.
 fn generation_ends(dir: &Path) -> Vec<u32> {
-    let file = dir.join(GENERATION);
-    let value = optional(&if file.exists() { file } else { dir.join("config.json") });
+    let file = dir.join(files::GENERATION);
+    let value = optional(&if file.exists() { file } else { dir.join(files::CONFIG) });
     let id = |v: &serde_json::Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
     match &value["eos_token_id"] {
         serde_json::Value::Array(all) => all.iter().filter_map(id).collect(),
@@ -570,45 +583,11 @@ fn generation_ends(dir: &Path) -> Vec<u32> {
     }
 }
 
-/// Reads a text file with a limit on its size: as `gently_formats::bounded::read_text`, which this crate cannot use, since it is
-/// beside that one and not above it, with errors of its own.
+/// Reads a text file with a limit on its size.
 pub(crate) fn read(path: &Path) -> Result<String> {
-    let io = |source| Error::Io { path: path.into(), action: "read", source };
-    // Asked before it is opened: opening a pipe waits for its other end.
-    let meta = std::fs::metadata(path).map_err(io)?;
-    if !meta.is_file() {
-        return Err(io(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a regular file")));
-    }
-    let file = std::fs::File::open(path).map_err(io)?;
-    let size = file.metadata().map_err(io)?.len();
-    let mut bytes = Vec::new();
-    // It may grow while it is read: what is read is bounded, not only what is said.
-    if size <= MAX_FILE {
-        std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_FILE + 1), &mut bytes).map_err(io)?;
-    }
-    let size = size.max(bytes.len() as u64);
-    if size > MAX_FILE {
-        return Err(Error::TooLarge { path: path.into(), bytes: size, limit: MAX_FILE });
-    }
+    let bytes = bounded::read(path, MAX_FILE).map_err(|e| match bounded::is_too_long(&e) {
+        true => Error::TooLarge { path: path.into(), limit: MAX_FILE },
+        false => gently_formats::Error::io(path, "read")(e).into(),
+    })?;
     String::from_utf8(bytes).map_err(|e| Error::NotUtf8 { path: path.into(), offset: e.utf8_error().valid_up_to() })
-}
-
-/// Writes by a temporary file and a rename. The name is one that `gently_formats::atomic` would give it.
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let io = |source| Error::Io { path: path.into(), action: "write", source };
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temp = path.with_file_name(name);
-    let written = std::fs::File::create(&temp)
-        .and_then(|mut file| {
-            std::io::Write::write_all(&mut file, bytes)?;
-            file.sync_all()
-        })
-        .and_then(|()| std::fs::rename(&temp, path));
-    if written.is_err() {
-        // The first error is the one to tell; a leftover is harmless.
-        let _ = std::fs::remove_file(&temp);
-    }
-    written.map_err(io)
 }

@@ -79,6 +79,7 @@ pub struct Vocabulary<'a> {
 const UNKNOWN: i64 = 2;
 const CONTROL: i64 = 3;
 const USER: i64 = 4;
+const UNUSED: i64 = 5;
 const BYTE: i64 = 6;
 
 impl Tokenizer {
@@ -114,7 +115,7 @@ impl Tokenizer {
             mask: v.mask,
             longest: None,
         };
-        Ok(tokenizer.with_ends(&v.ends).with_names(names))
+        Ok(tokenizer.with_ends(&v.ends).with_names(names).with_padding(reader.padding()))
     }
 }
 
@@ -136,6 +137,14 @@ impl Reader<'_> {
 
     fn kind(&self, id: usize) -> i64 {
         self.v.types.get(id).copied().unwrap_or(1)
+    }
+
+    /// Where the unused tokens begin that end the vocabulary. One that is named is used, and so is one of a vocabulary of nothing
+    /// else.
+    fn padding(&self) -> usize {
+        let all = self.v.tokens.len();
+        let used = |id: &usize| self.kind(*id) != UNUSED || self.names(*id);
+        (0..all).rev().find(used).map_or(all, |last| last + 1)
     }
 
     /// Counts and references that every kind has.

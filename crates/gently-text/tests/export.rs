@@ -1,6 +1,6 @@
 //! What of a tokenizer goes into a GGUF file: an error where readers of it would make other tokens, told where they do without.
 
-use gently_text::{Export, Tokenizer};
+use gently_text::{Export, Tokenizer, Vocabulary};
 use serde_json::{Value, json};
 
 fn read(file: &Value) -> Tokenizer {
@@ -164,6 +164,44 @@ fn merges_that_scores_do_not_say_are_refused_or_told() {
         f["added_tokens"][1]["special"] = false.into();
     });
     told(&added, "merged");
+}
+
+/// SentencePiece with runs of a letter that have one score, as Llama's spaces have.
+fn runs() -> Value {
+    edited(&pieces(), |f| {
+        f["model"]["vocab"] = json!({"<unk>": 0, "▁": 1, "aa": 2, "aaaa": 3, "aaa": 4, "a": 5, "▁a": 6});
+        // By score, then by number.
+        f["model"]["merges"] =
+            json!([["▁", "a"], ["aa", "aa"], ["aa", "a"], ["aaa", "a"], ["a", "aa"], ["a", "aaa"], ["a", "a"]]);
+    })
+}
+
+#[test]
+fn merges_of_one_score_survive() {
+    let file = runs();
+    whole(&file);
+    let out = export(&file);
+    assert_eq!(out.scores[3], out.scores[4], "merges between one another's have one score");
+    assert!(out.scores[6] > out.scores[3] && out.scores[3] > out.scores[2], "{:?}", out.scores);
+    let again = Vocabulary {
+        model: out.model,
+        tokens: out.tokens.iter().map(String::as_str).collect(),
+        types: out.types.iter().map(|kind| i64::from(*kind)).collect(),
+        scores: out.scores.iter().map(|score| f64::from(*score)).collect(),
+        unknown: out.unknown,
+        add_bos: Some(false),
+        ..Vocabulary::default()
+    };
+    let again = Tokenizer::from_vocabulary(&again, "x.gguf".as_ref()).unwrap();
+    let merges = |of: &Tokenizer| serde_json::from_str::<Value>(&of.to_json()).unwrap()["model"]["merges"].clone();
+    assert_eq!(merges(&again), merges(&read(&file)));
+
+    // By length, as transformers orders them: runs are cut alike all the same.
+    let by_length = json!([["▁", "a"], ["aaa", "a"], ["aa", "aa"], ["aa", "a"], ["a", "aaa"], ["a", "aa"], ["a", "a"]]);
+    told(&edited(&file, |f| f["model"]["merges"] = by_length), "merged");
+    // Three are made before four are: six letters become two tokens of three.
+    let threes = json!([["▁", "a"], ["aa", "a"], ["a", "aaa"], ["a", "a"], ["a", "aa"], ["aa", "aa"], ["aaa", "a"]]);
+    refused(&edited(&file, |f| f["model"]["merges"] = threes), "comes back to \"aaa\"");
 }
 
 fn words() -> Value {

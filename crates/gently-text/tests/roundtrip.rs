@@ -73,6 +73,42 @@ fn saved_and_loaded_is_the_same() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn saving_keeps_links_and_permissions() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::write(at("real"), "old").unwrap();
+    std::fs::set_permissions(at("real"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    symlink("real", at("tokenizer.json")).unwrap();
+    Tokenizer::bytes().save(dir.path()).unwrap();
+    assert_eq!(std::fs::read_link(at("tokenizer.json")).unwrap(), std::path::Path::new("real"));
+    assert_eq!(std::fs::metadata(at("real")).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(Tokenizer::load(at("real")).unwrap().hash(), Tokenizer::bytes().hash());
+}
+
+#[test]
+fn files_that_cannot_be_read_or_written_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokenizer.json");
+    let told = |e: Error, words: &str| {
+        assert!(e.to_string().contains("tokenizer.json") && e.to_string().contains(words), "{e}");
+        assert!(e.hint().is_some(), "{e}");
+    };
+    told(Tokenizer::load(&path).unwrap_err(), "cannot read");
+    std::fs::create_dir(&path).unwrap();
+    told(Tokenizer::load(dir.path()).unwrap_err(), "cannot read");
+    told(Tokenizer::bytes().save(dir.path()).unwrap_err(), "cannot write");
+    std::fs::remove_dir(&path).unwrap();
+    // What it says of its length is enough.
+    std::fs::File::create(&path).unwrap().set_len(1 << 33).unwrap();
+    told(Tokenizer::load(&path).unwrap_err(), "268435456");
+    std::fs::write(&path, b"{\xff}").unwrap();
+    told(Tokenizer::load(&path).unwrap_err(), "offset 1");
+    told(Tokenizer::bytes().save(&path).unwrap_err(), "cannot create");
+}
+
 /// The direct code of bytes and characters agrees with the pipeline that others will run from the file.
 #[test]
 fn files_mean_the_same_to_the_reference_crate() {

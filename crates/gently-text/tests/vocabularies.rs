@@ -604,7 +604,32 @@ fn bytes_and_characters_go_into_a_file_and_come_back() {
         assert_eq!(again.encode(text).unwrap(), tokenizer.encode(text).unwrap());
         assert_eq!(again.decode(&again.encode(text).unwrap()).unwrap(), text);
         assert_eq!(again.ends(), tokenizer.ends());
+        // What pads it is never chosen.
+        assert_eq!((again.vocab_size(), again.choosable()), (all + 3, all + 1));
+        assert_eq!(tokenizer.choosable(), tokenizer.vocab_size());
     }
     let wide = Tokenizer::characters("aü".chars()).export(2).unwrap_err();
     assert!(wide.to_string().contains("ü"), "{wide}");
+}
+
+#[test]
+fn unused_tokens_at_the_end_alone_are_padding() {
+    let choosable = |types: [i64; 6], ends: Vec<u32>| {
+        let v = Vocabulary {
+            model: "llama",
+            tokens: vec!["<unk>", "▁", "a", "b", "c", "d"],
+            types: types.to_vec(),
+            scores: vec![0.0; 6],
+            ends,
+            ..Vocabulary::default()
+        };
+        let tokenizer = Tokenizer::from_vocabulary(&v, "x".as_ref()).unwrap();
+        assert_eq!(tokenizer.vocab_size(), 6);
+        // The copies that are made of it keep that.
+        tokenizer.with_longest(9).with_ends(&[2]).choosable()
+    };
+    assert_eq!(choosable([2, 1, 1, 1, 1, 1], vec![]), 6);
+    assert_eq!(choosable([2, 1, 5, 1, 5, 5], vec![]), 4);
+    assert_eq!(choosable([2, 1, 5, 1, 5, 5], vec![4]), 5);
+    assert_eq!(choosable([2, 1, 5, 1, 5, 1], vec![]), 6);
 }

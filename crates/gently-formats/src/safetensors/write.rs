@@ -74,40 +74,21 @@ impl Writer {
     /// Appends little-endian bytes of the current tensor, or of it and the next ones.
     ///
     /// # Errors
-    /// [`Error::Request`] when more comes than was announced, [`Error::Io`].
-    pub fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
-        while !bytes.is_empty() {
-            let Some((_, _, size)) = self.rest.last() else {
-                let reason = format!("{} bytes more than announced", bytes.len());
-                return Err(Error::Request { path: self.file.target().into(), reason });
-            };
-            let (now, later) = bytes.split_at(bytes.len().min(size - self.done));
-            self.file.write_all(now).map_err(Error::io(self.file.target(), "write"))?;
-            self.done += now.len();
-            bytes = later;
-            self.skip_full();
-        }
-        Ok(())
+    /// [`Error::Request`] when more comes than was announced: nothing is written then. [`Error::Io`].
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.check(bytes.len(), None)?;
+        self.append(bytes)
     }
 
-    /// Appends elements of the current tensor, whose type must be theirs.
+    /// Appends elements of the current tensor, or of it and the next ones, whose types must be theirs.
     ///
     /// # Errors
-    /// As [`Writer::write`], and [`Error::Tensor`] for another type.
+    /// As [`Writer::write`], and [`Error::Tensor`] for another type; nothing is written then.
     pub fn write_elements<T: Element>(&mut self, elements: &[T]) -> Result<()> {
-        if let Some((name, dtype, _)) = self.rest.last()
-            && *dtype != T::DTYPE
-            && !elements.is_empty()
-        {
-            let reason = format!("it was announced as {dtype}, not {}", T::DTYPE);
-            return Err(Error::Tensor { path: self.file.target().into(), name: name.clone(), reason });
-        }
-        if cfg!(target_endian = "big") {
-            let mut bytes = bytemuck::cast_slice(elements).to_vec();
-            bytes.chunks_exact_mut(size_of::<T>()).for_each(<[u8]>::reverse);
-            return self.write(&bytes);
-        }
-        self.write(bytemuck::cast_slice(elements))
+        // As they lie: the kernels compile for little-endian machines alone.
+        let bytes = bytemuck::cast_slice(elements);
+        self.check(bytes.len(), Some(T::DTYPE))?;
+        self.append(bytes)
     }
 
     /// Appends f32 elements of the current tensor.
@@ -128,6 +109,41 @@ impl Writer {
             return Err(Error::Request { path: self.file.target().into(), reason });
         }
         self.file.commit()
+    }
+
+    /// Whether so many bytes may come next, in all tensors that they reach into, as elements of a type where they have one.
+    fn check(&self, bytes: usize, dtype: Option<Dtype>) -> Result<()> {
+        let path = || self.file.target().into();
+        let (mut left, mut done) = (bytes, self.done);
+        for (name, announced, size) in self.rest.iter().rev() {
+            let room = size - std::mem::take(&mut done);
+            if left == 0 {
+                break;
+            }
+            if let Some(dtype) = dtype.filter(|dtype| dtype != announced && room > 0) {
+                let reason = format!("it was announced as {announced}, not {dtype}");
+                return Err(Error::Tensor { path: path(), name: name.clone(), reason });
+            }
+            left = left.saturating_sub(room);
+        }
+        match left {
+            0 => Ok(()),
+            _ => Err(Error::Request { path: path(), reason: format!("{left} bytes more than announced") }),
+        }
+    }
+
+    /// Writes bytes that were [checked](Self::check).
+    fn append(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while let Some((_, _, size)) = self.rest.last()
+            && !bytes.is_empty()
+        {
+            let (now, later) = bytes.split_at(bytes.len().min(size - self.done));
+            self.file.write_all(now).map_err(Error::io(self.file.target(), "write"))?;
+            self.done += now.len();
+            bytes = later;
+            self.skip_full();
+        }
+        Ok(())
     }
 
     fn skip_full(&mut self) {

@@ -2,28 +2,28 @@
 //!
 //! Here: the order of work. One task has a run of keys of one (batch, key head), with all the query heads
 //! that read it, so that each gradient has one writer. Keys go by in strips of 256: a strip and its
-//! gradients stay in cache while the blocks of queries pass. Per tile, from the log-sum-exp L and
-//! δ = Σ out · dout of each row (Dao et al., arXiv:2205.14135, algorithm 4):
+//! gradients stay in cache while the blocks of queries pass. Per tile, from the largest score M and the sum Z of
+//! the forward and δ = Σ out · dout of each row (Dao et al., arXiv:2205.14135, algorithm 4):
 //!
 //! ```text
-//! P = exp(S − L)   dV += Pᵀ dO   dP = dO Vᵀ   dS = P ∘ (dP − δ)   dK += dSᵀ Q   dQ += dS K
+//! P = exp(S − M) / Z   dV += Pᵀ dO   dP = dO Vᵀ   dS = P ∘ (dP − δ)   dK += dSᵀ Q   dQ += dS K
 //! ```
 //!
 //! Where there are few (batch, key head) pairs, their keys are cut into several tasks; each has its own
 //! partial dQ, and the partial sums are added in order. Not here: the arithmetic (see `product`, `rows`).
 
 use super::panel::{Parts, Raw, Transpose, Width, load_row, store_row, with_scratch};
-use super::plan::{Block, Plan, Sight};
+use super::plan::{Block, Plan, TileMask};
 use super::product::{Product, TILE};
-use super::rows::{Cell, Gradients, Scores};
+use super::rows::{Gradients, ScoreTile, Scores};
 use super::vector::{Job, Vector, dispatch};
 use super::{AttnShape, AttnSpec, HeadView, HeadViewMut, Part, QkvGrads, check_forward, check_grads};
-use crate::buffer::{AlignedBuf, OutOfMemory};
+use crate::buffer::OutOfMemory;
 use crate::cpu::Path;
 use crate::pool;
 use crate::scratch::{Refusal, Scratch};
 use crate::simd::prefetch;
-use std::f32::consts::LOG2_E;
+use crate::thread_buffer::{self, Slot};
 
 /// Tiles of a strip of keys.
 const STRIP: usize = 4;
@@ -40,12 +40,12 @@ pub(super) fn backward_on(
     k: HeadView<'_>,
     v: HeadView<'_>,
     out: &[f32],
-    lse: &[f32],
+    stats: &[f32],
     dout: &[f32],
-    mut grads: QkvGrads<'_>,
+    grads: QkvGrads<'_>,
     d_rel_bias: Option<&mut [f32]>,
 ) -> Result<(), OutOfMemory> {
-    check_forward(shape, spec, [&q, &k, &v], out.len(), lse.len());
+    check_forward(shape, spec, [&q, &k, &v], out.len(), stats.len());
     assert_eq!(dout.len(), out.len(), "attention: gradient of the output is [B, Tq, H, D]");
     check_grads(shape, &grads);
     if let Some(d) = &d_rel_bias {
@@ -56,13 +56,38 @@ pub(super) fn backward_on(
         return Ok(());
     }
     let plan = Plan::new(shape, spec);
-    let Cut { strips, splits, each } = Cut::new(shape);
-    let refusal = Refusal::default();
-
-    let [dq, dk, dv] = open(&mut grads, shape);
-    let mut partial = AlignedBuf::<f32>::try_zeroed_for_call(partial_len(shape, splits))?;
+    let cut = Cut::new(shape);
     let bins = spec.rel_bias.filter(|_| d_rel_bias.is_some()).map_or(0, |b| b.len() / shape.heads.max(1));
-    let mut bias = AlignedBuf::<f32>::try_zeroed_for_call(bias_len(shape, splits, bins))?;
+    let partial = partial_len(shape, cut.splits);
+    let words = partial.saturating_add(bias_len(shape, cut.splits, bins));
+    thread_buffer::try_with(Slot::Call, words, |words| {
+        let (partial, bias) = bytemuck::cast_slice_mut::<u32, f32>(words).split_at_mut(partial);
+        run(path, &plan, cut, [q, k, v], [out, dout], stats, grads, d_rel_bias, partial, bias)
+    })?
+}
+
+/// The call with the parts of gradients that tasks add up: those of queries, `[splits, B, Tq, H, D]`, if there are several
+/// splits, and those of the relative bias, `[splits, B, H, R]`, if it has a gradient.
+#[allow(clippy::too_many_arguments)]
+fn run(
+    path: Path,
+    plan: &Plan<'_>,
+    Cut { strips, splits, each }: Cut,
+    [q, k, v]: [HeadView<'_>; 3],
+    [out, dout]: [&[f32]; 2],
+    stats: &[f32],
+    mut grads: QkvGrads<'_>,
+    d_rel_bias: Option<&mut [f32]>,
+    partial: &mut [f32],
+    bias: &mut [f32],
+) -> Result<(), OutOfMemory> {
+    let shape = plan.shape;
+    let groups = shape.batch * shape.kv_heads;
+    let bins = bias.len() / (splits * shape.batch * shape.heads).max(1);
+    let refusal = Refusal::default();
+    // Tasks add to these, and write all of the others.
+    bias.fill(0.0);
+    let [dq, dk, dv] = open(&mut grads, shape);
     let view = |data| Raw::new(&HeadView::contiguous(data, shape.t_q, shape.heads, shape.d));
     let io = Io {
         q: Raw::new(&q),
@@ -70,18 +95,18 @@ pub(super) fn backward_on(
         v: Raw::new(&v),
         out: view(out),
         dout: view(dout),
-        lse: lse.as_ptr(),
+        stats: stats.as_ptr(),
         dq: match splits {
             1 => dq,
             // A further split is one more row of the batch.
-            _ => Raw::new_mut(&mut HeadViewMut::contiguous(&mut partial, shape.t_q, shape.heads, shape.d)),
+            _ => Raw::new_mut(&mut HeadViewMut::contiguous(partial, shape.t_q, shape.heads, shape.d)),
         },
         dk,
         dv,
         bias: bias.as_mut_ptr(),
         bins,
     };
-    let sizes = Sizes::new(&plan, bins > 0);
+    let sizes = Sizes::new(plan, bins > 0);
     pool::parallel(groups * splits, |task| {
         let split = task / groups;
         let (b, kv_head) = (task % groups / shape.kv_heads, task % groups % shape.kv_heads);
@@ -89,12 +114,12 @@ pub(super) fn backward_on(
         refusal.note(with_scratch(sizes.total, |parts| {
             // SAFETY: the views were checked. A key belongs to one task, which writes its gradients; a query
             // head belongs to one task, or to one for each split with its own part of `partial`.
-            unsafe { dispatch(path, Task { plan: &plan, io: &io, b, kv_head, split, strips, sizes, parts }) }
+            unsafe { dispatch(path, Task { plan, io: &io, b, kv_head, split, strips, sizes, parts }) }
         }));
     });
     refusal.into_result()?;
     if splits > 1 {
-        add_partial(shape, &partial, splits, grads.part(shape, Part::Q));
+        add_partial(shape, partial, splits, grads.part(shape, Part::Q));
     }
     if let Some(d) = d_rel_bias {
         // In order of split and batch: bits do not depend on who made the parts.
@@ -186,7 +211,8 @@ struct Io {
     v: Raw<*const f32>,
     out: Raw<*const f32>,
     dout: Raw<*const f32>,
-    lse: *const f32,
+    /// `[B, H, Tq, 2]`
+    stats: *const f32,
     dq: Raw<*mut f32>,
     dk: Raw<*mut f32>,
     dv: Raw<*mut f32>,
@@ -221,7 +247,7 @@ impl Sizes {
             + 2 * TILE * TILE
             + narrow
             + STRIP * (2 * transposed + 3 * narrow)
-            + 2 * plan.rows().next_multiple_of(16)
+            + 3 * plan.rows().next_multiple_of(16)
             + plan.blocks.next_multiple_of(16)
             + bias
             + d_bias;
@@ -258,7 +284,8 @@ impl Job for Task<'_> {
         let k = parts.take(STRIP * narrow);
         let dk = parts.take(STRIP * narrow);
         let dv = parts.take(STRIP * narrow);
-        let lse = parts.take(plan.rows());
+        let max = parts.take(plan.rows());
+        let share = parts.take(plan.rows());
         let delta = parts.take(plan.rows());
         let written = parts.take(plan.blocks);
         let bias = parts.take(sizes.bias);
@@ -267,15 +294,17 @@ impl Job for Task<'_> {
         unsafe {
             for row in 0..plan.rows() {
                 let (h, t) = (kv_head * plan.group + row / shape.t_q, row % shape.t_q);
-                let l = *io.lse.add((b * shape.heads + h) * shape.t_q + t) * LOG2_E;
-                *lse.add(row) = if l == f32::NEG_INFINITY { f32::INFINITY } else { l };
+                let stats = io.stats.add(((b * shape.heads + h) * shape.t_q + t) * 2);
+                // With the other infinity nothing is 2^−∞ = 0 of a row that saw nothing, and not NaN.
+                *max.add(row) = if *stats == f32::NEG_INFINITY { f32::INFINITY } else { *stats };
+                *share.add(row) = *stats.add(1);
                 *delta.add(row) = dot(s, io.out.at(b, t, h), io.dout.at(b, t, h), shape.d);
             }
             std::slice::from_raw_parts_mut(written, plan.blocks).fill(0.0);
             plan.fill_biases(kv_head, std::slice::from_raw_parts_mut(bias, sizes.bias));
             std::slice::from_raw_parts_mut(d_bias, sizes.d_bias).fill(0.0);
 
-            let mut sight = Sight::new();
+            let mut mask = TileMask::new();
             for strip in strips.0..strips.1 {
                 let j0 = strip * STRIP * TILE;
                 let keys = (STRIP * TILE).min(shape.t_k - j0);
@@ -317,11 +346,11 @@ impl Job for Task<'_> {
                     }
                     std::slice::from_raw_parts_mut(dq, narrow).fill(0.0);
                     for tile in from..to {
-                        if !block.sight(plan, b, tile, &mut sight) {
+                        if !block.mask(plan, b, tile, &mut mask) {
                             continue;
                         }
                         let slot = tile - strip * STRIP;
-                        let (rows, keys) = (block.rows, sight.keys);
+                        let (rows, keys) = (block.rows, mask.keys);
                         for (a, packed, c) in [(q, kt, p), (d_o, vt, ds)] {
                             for chunk in 0..w.chunks {
                                 let a = a.add(chunk * TILE * TILE);
@@ -330,15 +359,15 @@ impl Job for Task<'_> {
                                     s,
                                     rows,
                                     keys,
-                                    sight.columns(w.of(chunk)),
+                                    mask.columns(w.of(chunk)),
                                 );
                             }
                         }
                         let bias = if sizes.bias > 0 { bias.cast_const() } else { std::ptr::null() };
                         let d_bias = if sizes.d_bias > 0 { d_bias } else { std::ptr::null_mut() };
-                        let cell = Cell { f: &f, plan, block: &block, sight: &sight, b, kv_head, tile, bias };
-                        let (lse, delta) = (lse.add(row0), delta.add(row0));
-                        cell.backward(s, Gradients { scores: p, grads: ds, lse, delta, d_bias });
+                        let scores = ScoreTile { f: &f, plan, block: &block, mask: &mask, b, kv_head, tile, bias };
+                        let (max, share, delta) = (max.add(row0), share.add(row0), delta.add(row0));
+                        scores.backward(s, Gradients { scores: p, grads: ds, max, share, delta, d_bias });
                         for c in 0..w.chunks {
                             let n = w.of(c);
                             let at = slot * narrow + c * TILE * ld;
@@ -349,7 +378,7 @@ impl Job for Task<'_> {
                                     s,
                                     keys,
                                     n,
-                                    sight.over_rows(n),
+                                    mask.over_rows(n),
                                 );
                             }
                             let (b, c) = (k.add(at), dq.add(c * TILE * ld));
@@ -357,7 +386,7 @@ impl Job for Task<'_> {
                                 s,
                                 rows,
                                 n,
-                                sight.over_keys(n),
+                                mask.over_keys(n),
                             );
                         }
                     }

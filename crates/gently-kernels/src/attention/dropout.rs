@@ -8,39 +8,30 @@
 //! 2³¹ + b·H + h, offset]` for key j and query position i; its word is `⌊j/16⌋ mod 4`, its half `i mod 2`.
 //! So the masks of two queries over 64 keys are sixteen calls side by side, with no shuffle.
 
+use crate::dropout::Dropout;
 use crate::philox::philox_lanes;
-
-/// Dropout of attention probabilities.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Dropout {
-    /// Probability that a weight is dropped, in [0, 1); used to the nearest 2⁻¹⁶.
-    pub p: f32,
-    /// Key of the random stream.
-    pub key: [u32; 2],
-    /// Place in the random stream: two calls with the same key must not share it.
-    pub offset: u64,
-}
 
 impl Dropout {
     /// 16-bit numbers below this are dropped.
     #[inline]
-    pub(super) fn threshold(&self) -> u32 {
+    fn threshold_16(&self) -> u32 {
         (self.p as f64 * 65536.0).round().min(65535.0) as u32
     }
 
     /// What kept probabilities are multiplied by.
     #[inline]
-    pub fn gain(&self) -> f64 {
-        65536.0 / (65536 - self.threshold()) as f64
+    pub(super) fn gain(&self) -> f64 {
+        65536.0 / (65536 - self.threshold_16()) as f64
     }
 
+    /// The key with the high half of the offset, which has no place in the counter.
     #[inline]
-    fn key(&self) -> [u32; 2] {
+    fn key_of_call(&self) -> [u32; 2] {
         [self.key[0], self.key[1].wrapping_add((self.offset >> 32) as u32)]
     }
 
     /// Whether head `bh` = b·H + h keeps key `j` for the query at position `i`.
-    pub fn keeps(&self, bh: usize, i: usize, j: usize) -> bool {
+    pub(super) fn keeps(&self, bh: usize, i: usize, j: usize) -> bool {
         self.masks(bh, i / 2, j / 64)[i % 2] >> (j % 64) & 1 == 1
     }
 
@@ -51,8 +42,8 @@ impl Dropout {
         for (lane, c) in counters[0].iter_mut().enumerate() {
             *c = (16 * tile + lane) as u32;
         }
-        let words = philox_lanes(counters, self.key());
-        let threshold = self.threshold();
+        let words = philox_lanes(counters, self.key_of_call());
+        let threshold = self.threshold_16();
         let mut masks = [0; 2];
         for (w, word) in words.iter().enumerate() {
             let mut halves = [0u16; 2];
@@ -70,7 +61,7 @@ impl Dropout {
 /// [`Dropout::masks`] with all sixteen calls in one register for each word.
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512 {
-    use super::Dropout;
+    use crate::dropout::Dropout;
     use crate::philox::{ROUND_KEY, ROUND_MUL};
     use std::arch::x86_64::*;
 
@@ -92,7 +83,7 @@ pub(super) mod avx512 {
         let all = |x: u32| _mm512_set1_epi32(x as i32);
         let mut c0 = _mm512_add_epi32(all(16 * tile as u32), lanes);
         let (mut c1, mut c2, mut c3) = (all(pair as u32), all(1 << 31 | bh as u32), all(d.offset as u32));
-        let [mut k0, mut k1] = d.key();
+        let [mut k0, mut k1] = d.key_of_call();
         let m = ROUND_MUL.map(all);
         for _ in 0..10 {
             let (high0, low0) = product(c0, m[0]);
@@ -104,7 +95,7 @@ pub(super) mod avx512 {
             k0 = k0.wrapping_add(ROUND_KEY[0]);
             k1 = k1.wrapping_add(ROUND_KEY[1]);
         }
-        let threshold = all(d.threshold());
+        let threshold = all(d.threshold_16());
         let mut masks = [0; 2];
         for (w, word) in [c0, c1, c2, c3].into_iter().enumerate() {
             let low = _mm512_cmpge_epu32_mask(_mm512_and_si512(word, all(0xFFFF)), threshold);

@@ -5,9 +5,9 @@
 //! decoding, each tile is packed when it is used. Not here: the arithmetic (see `product`, `rows`).
 
 use super::panel::{Parts, Raw, Transpose, Width, load_row, store_row, with_scratch};
-use super::plan::{Block, Plan, Sight};
+use super::plan::{Block, Plan, TileMask};
 use super::product::{Product, TILE};
-use super::rows::{Cell, Running, Scores, finish_row};
+use super::rows::{Running, ScoreTile, Scores, finish_row};
 use super::vector::{Job, Vector, dispatch};
 use super::{AttnShape, AttnSpec, HeadView, HeadViewMut, check_forward};
 use crate::buffer::OutOfMemory;
@@ -21,15 +21,15 @@ const TASKS: usize = 64;
 /// Fewest blocks of a task that repacks the keys of another one.
 const BLOCKS: usize = 4;
 
-/// Operands and outputs of a call, `out[B, Tq, H, D]` and `lse[B, H, Tq]`.
-fn open([q, k, v]: [&HeadView<'_>; 3], shape: AttnShape, out: &mut [f32], lse: &mut [f32]) -> Io {
-    let (stride_b, stride_h) = (shape.heads * shape.t_q, shape.t_q);
+/// Operands and outputs of a call, `out[B, Tq, H, D]` and `stats[B, H, Tq, 2]`.
+fn open([q, k, v]: [&HeadView<'_>; 3], shape: AttnShape, out: &mut [f32], stats: &mut [f32]) -> Io {
+    let (stride_b, stride_h) = (shape.heads * shape.t_q * 2, shape.t_q * 2);
     Io {
         q: Raw::new(q),
         k: Raw::new(k),
         v: Raw::new(v),
         out: Raw::new_mut(&mut HeadViewMut::contiguous(out, shape.t_q, shape.heads, shape.d)),
-        lse: Raw::new_mut(&mut HeadViewMut { data: lse, offset: 0, stride_b, stride_t: 1, stride_h }),
+        stats: Raw::new_mut(&mut HeadViewMut { data: stats, offset: 0, stride_b, stride_t: 2, stride_h }),
     }
 }
 
@@ -43,13 +43,13 @@ pub(super) fn forward_on(
     k: HeadView<'_>,
     v: HeadView<'_>,
     out: &mut [f32],
-    lse: &mut [f32],
+    stats: &mut [f32],
 ) -> Result<(), OutOfMemory> {
-    check_forward(shape, spec, [&q, &k, &v], out.len(), lse.len());
-    if shape.lse_len() == 0 {
+    check_forward(shape, spec, [&q, &k, &v], out.len(), stats.len());
+    if shape.stats_len() == 0 {
         return Ok(());
     }
-    let io = open([&q, &k, &v], shape, out, lse);
+    let io = open([&q, &k, &v], shape, out, stats);
     run(path, &[Sequence::new(Plan::new(shape, spec), io, 0)])
 }
 
@@ -64,18 +64,18 @@ pub(super) fn forward_each_on(
     k: HeadView<'_>,
     v: HeadView<'_>,
     out: &mut [f32],
-    lse: &mut [f32],
+    stats: &mut [f32],
 ) -> Result<(), OutOfMemory> {
     assert!(spec.docs.is_none() && spec.q_start == 0, "attention: sequences of a call begin at 0 and are one document");
     assert!(spec.dropout.is_none(), "attention: no dropout over several sequences");
     let rows = lengths.iter().try_fold(0usize, |sum, n| sum.checked_add(*n));
     assert_eq!(rows, Some(shape.t_q), "attention: lengths add up to Tq");
     assert!(shape.batch == 1 && shape.t_k == shape.t_q, "attention: sequences lie in one row of the batch");
-    check_forward(shape, spec, [&q, &k, &v], out.len(), lse.len());
-    if shape.lse_len() == 0 {
+    check_forward(shape, spec, [&q, &k, &v], out.len(), stats.len());
+    if shape.stats_len() == 0 {
         return Ok(());
     }
-    let io = open([&q, &k, &v], shape, out, lse);
+    let io = open([&q, &k, &v], shape, out, stats);
     let mut sequences: Vec<Sequence<'_>> = Vec::with_capacity(lengths.len());
     let (mut row, mut tasks) = (0, 0);
     for &t in lengths.iter().filter(|t| **t > 0) {
@@ -123,7 +123,7 @@ fn run(path: Path, sequences: &[Sequence<'_>]) -> Result<(), OutOfMemory> {
         let sizes = Sizes::new(plan, blocks);
         refusal.note(with_scratch(sizes.total, |parts| {
             // SAFETY: the views were checked, and sequences share no rows; a query belongs to one block, a block to one
-            // task, which alone writes its output and log-sum-exp.
+            // task, which alone writes its output and statistics.
             unsafe { dispatch(path, Task { plan, io, b, kv_head, blocks, sizes, parts }) }
         }));
     });
@@ -140,7 +140,7 @@ fn cut(plan: &Plan<'_>) -> (usize, usize) {
 
 /// What [`forward_on`] takes beside its operands.
 pub(super) fn scratch(shape: AttnShape, spec: &AttnSpec<'_>) -> Scratch {
-    if shape.lse_len() == 0 {
+    if shape.stats_len() == 0 {
         return Scratch::default();
     }
     let plan = Plan::new(shape, spec);
@@ -156,7 +156,7 @@ struct Io {
     k: Raw<*const f32>,
     v: Raw<*const f32>,
     out: Raw<*mut f32>,
-    lse: Raw<*mut f32>,
+    stats: Raw<*mut f32>,
 }
 
 impl Io {
@@ -167,7 +167,7 @@ impl Io {
             k: self.k.after(row),
             v: self.v.after(row),
             out: self.out.after(row),
-            lse: self.lse.after(row),
+            stats: self.stats.after(row),
         }
     }
 }
@@ -241,7 +241,7 @@ impl Job for Task<'_> {
                     packer.pack(s, tile, kt.add(slot * kt_size), vp.add(slot * w.panel(ld)));
                 }
             }
-            let mut sight = Sight::new();
+            let mut mask = TileMask::new();
             for i in blocks.0..blocks.1 {
                 let block = Block::new(plan, b, kv_head, i);
                 for r in 0..block.rows {
@@ -264,7 +264,7 @@ impl Job for Task<'_> {
                 }
                 let seen = plan.tiles(i);
                 for tile in seen.0..seen.1 {
-                    if !block.sight(plan, b, tile, &mut sight) {
+                    if !block.mask(plan, b, tile, &mut mask) {
                         continue;
                     }
                     let slot = if all_at_once { tile - tiles.0 } else { 0 };
@@ -278,13 +278,13 @@ impl Job for Task<'_> {
                         Product::<false> { a, b, ldb: TILE, c: p, ldc: TILE, accumulate: c > 0 }.run(
                             s,
                             block.rows,
-                            sight.keys,
-                            sight.columns(w.of(c)),
+                            mask.keys,
+                            mask.columns(w.of(c)),
                         );
                     }
                     let bias = if sizes.bias > 0 { bias.cast_const() } else { std::ptr::null() };
-                    let cell = Cell { f: &f, plan, block: &block, sight: &sight, b, kv_head, tile, bias };
-                    cell.forward(s, Running { scores: p, max, sum, w, o, ld });
+                    let scores = ScoreTile { f: &f, plan, block: &block, mask: &mask, b, kv_head, tile, bias };
+                    scores.forward(s, Running { scores: p, max, sum, w, o, ld });
                     let (values, ldb, chunk) = if in_place {
                         (io.v.at(b, tile * TILE, kv_head), io.v.stride_t(), TILE)
                     } else {
@@ -296,16 +296,17 @@ impl Job for Task<'_> {
                             s,
                             block.rows,
                             w.of(c),
-                            sight.over_keys(w.of(c)),
+                            mask.over_keys(w.of(c)),
                         );
                     }
                     fresh = false;
                 }
                 for r in 0..block.rows {
-                    let (by, lse) = finish_row(s, *max.add(r), sum.add(r * 16));
+                    let by = finish_row(s, sum.add(r * 16));
                     let (t, h) = (block.time[r] as usize, block.head[r] as usize);
                     store_row(s, w, o, ld, r, by, io.out.at(b, t, h), false);
-                    *io.lse.at(b, t, h) = lse;
+                    let stats = io.stats.at(b, t, h);
+                    (*stats, *stats.add(1)) = (*max.add(r), by);
                 }
             }
         }

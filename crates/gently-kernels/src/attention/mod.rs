@@ -6,15 +6,17 @@
 //!
 //! No T×T matrix is ever stored: scores live in tiles of 64 by 64, the softmax is kept online (Milakov
 //! and Gimelshein, arXiv:1805.02867; Dao et al., "FlashAttention", arXiv:2205.14135), and the backward
-//! makes the tiles again from the log-sum-exp of each row.
+//! makes the tiles again from two numbers of each row, its largest score and one over its sum. Not from their log-sum-exp, as
+//! later work does (Dao, arXiv:2307.08691): beside a score of 10⁶ the logarithm of the sum is lost to rounding, and probabilities
+//! would no longer add up to 1.
 //!
 //! ```
 //! use gently_kernels::attention::{AttnShape, AttnSpec, HeadView, Mask, forward};
 //! let shape = AttnShape { batch: 1, t_q: 2, t_k: 2, heads: 1, kv_heads: 1, d: 1 };
 //! let (q, k, v) = ([0.0, 0.0], [1.0, 2.0], [10.0, 20.0]);
 //! let view = |x| HeadView::contiguous(x, 2, 1, 1);
-//! let (mut out, mut lse) = ([0.0; 2], [0.0; 2]);
-//! forward(shape, &AttnSpec::new(1.0, Mask::Causal), view(&q), view(&k), view(&v), &mut out, &mut lse);
+//! let (mut out, mut stats) = ([0.0; 2], [0.0; 4]);
+//! forward(shape, &AttnSpec::new(1.0, Mask::Causal), view(&q), view(&k), view(&v), &mut out, &mut stats);
 //! assert_eq!(out, [10.0, 15.0]);
 //! ```
 
@@ -32,10 +34,9 @@ mod vector;
 
 use crate::buffer::OutOfMemory;
 use crate::cpu;
+use crate::dropout::Dropout;
 use crate::gemm::Compute;
 use crate::scratch::Scratch;
-
-pub use dropout::Dropout;
 
 /// The sizes of one attention: queries `[B, Tq, H, D]`, keys and values `[B, Tk, Hk, D]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,9 +66,9 @@ impl AttnShape {
         self.batch * self.t_q * self.heads * self.d
     }
 
-    /// Elements of the log-sum-exp: B·H·Tq.
-    pub fn lse_len(&self) -> usize {
-        self.batch * self.heads * self.t_q
+    /// Elements of the statistics of all rows, `[B, H, Tq, 2]`.
+    pub fn stats_len(&self) -> usize {
+        self.batch * self.heads * self.t_q * 2
     }
 }
 
@@ -211,11 +212,8 @@ impl Part {
     }
 }
 
-/// One past the last element of a view, if it does not overflow.
+/// One past the last element of a view that has some, if it does not overflow.
 fn end_of(sizes: [usize; 4], offset: usize, strides: [usize; 3]) -> Option<usize> {
-    if sizes.contains(&0) {
-        return Some(offset);
-    }
     let mut last = offset.checked_add(sizes[3])?;
     for (n, s) in sizes.iter().zip(strides) {
         last = last.checked_add((n - 1).checked_mul(s)?)?;
@@ -235,8 +233,11 @@ impl<'a, T> HeadView<'a, T> {
         Self { data, offset, stride_b: shape.t_k * row, stride_t: row, stride_h: shape.d }
     }
 
-    /// Panics unless a `[B, T, H, D]` of these sizes lies inside the slice.
+    /// Panics unless a `[B, T, H, D]` of these sizes lies inside the slice. One without elements always does.
     pub fn check(&self, sizes: [usize; 4]) {
+        if sizes.contains(&0) {
+            return;
+        }
         let end = end_of(sizes, self.offset, [self.stride_b, self.stride_t, self.stride_h]);
         assert!(end.is_some_and(|e| e <= self.data.len()), "head view {sizes:?} leaves its slice");
     }
@@ -260,8 +261,12 @@ impl<'a, T> HeadViewMut<'a, T> {
         Self { data, offset, stride_b: shape.t_k * row, stride_t: row, stride_h: shape.d }
     }
 
-    /// Panics unless a `[B, T, H, D]` of these sizes lies inside the slice with no element in it twice.
+    /// Panics unless a `[B, T, H, D]` of these sizes lies inside the slice with no element in it twice. One without elements
+    /// always does.
     pub fn check(&self, sizes: [usize; 4]) {
+        if sizes.contains(&0) {
+            return;
+        }
         let strides = [self.stride_b, self.stride_t, self.stride_h];
         let end = end_of(sizes, self.offset, strides);
         assert!(end.is_some_and(|e| e <= self.data.len()), "head view {sizes:?} leaves its slice");
@@ -338,7 +343,7 @@ fn check_spec<T>(s: AttnShape, spec: &AttnSpec<'_, T>) {
     // relies on these products.
     let table = s.t_q.saturating_add(s.t_k).saturating_add(product::TILE);
     assert!(
-        countable(&[s.batch, s.t_q, s.heads, s.d])
+        countable(&[s.batch, s.t_q, s.heads, s.d.max(2)])
             && countable(&[s.batch, s.t_k, s.kv_heads, s.d])
             && countable(&[s.heads, table]),
         "attention: sizes beyond what can be counted: {s:?}"
@@ -352,7 +357,7 @@ fn check_spec<T>(s: AttnShape, spec: &AttnSpec<'_, T>) {
     }
     if let Some(bias) = spec.rel_bias {
         assert!(
-            !bias.is_empty() && bias.len().is_multiple_of(s.heads.max(1)),
+            s.heads == 0 || (!bias.is_empty() && bias.len().is_multiple_of(s.heads)),
             "attention: relative bias is [H, R] with R ≥ 1"
         );
     }
@@ -365,13 +370,13 @@ fn check_spec<T>(s: AttnShape, spec: &AttnSpec<'_, T>) {
     }
 }
 
-fn check_forward<T>(s: AttnShape, spec: &AttnSpec<'_, T>, [q, k, v]: [&HeadView<'_, T>; 3], out: usize, lse: usize) {
+fn check_forward<T>(s: AttnShape, spec: &AttnSpec<'_, T>, [q, k, v]: [&HeadView<'_, T>; 3], out: usize, stats: usize) {
     check_spec(s, spec);
     q.check([s.batch, s.t_q, s.heads, s.d]);
     k.check([s.batch, s.t_k, s.kv_heads, s.d]);
     v.check([s.batch, s.t_k, s.kv_heads, s.d]);
     assert_eq!(out, s.out_len(), "attention: output is [B, Tq, H, D]");
-    assert_eq!(lse, s.lse_len(), "attention: log-sum-exp is [B, H, Tq]");
+    assert_eq!(stats, s.stats_len(), "attention: statistics are [B, H, Tq, 2]");
 }
 
 fn check_grads<T>(s: AttnShape, grads: &QkvGrads<'_, T>) {
@@ -409,9 +414,10 @@ fn bias_entry(mask: Mask, r: usize, i: usize, j: usize) -> usize {
     }
 }
 
-/// Attention: `out[B, Tq, H, D]` and the natural log-sum-exp of each row of scores, `lse[B, H, Tq]`.
+/// Attention: `out[B, Tq, H, D]`, and of each row of scores what the backward needs, `stats[B, H, Tq, 2]`: the largest score m in
+/// units of ln 2, and 1 / Σ 2^(s − m) over the row's scores s in those units.
 ///
-/// A query that sees no key gives zeros and a log-sum-exp of −∞. The bits do not depend on the number
+/// A query that sees no key gives zeros, and −∞ and 0 as its statistics. The bits do not depend on the number
 /// of threads, nor on how queries are divided among calls (with `q_start` set).
 ///
 /// # Errors
@@ -426,14 +432,14 @@ pub fn forward(
     k: HeadView<'_>,
     v: HeadView<'_>,
     out: &mut [f32],
-    lse: &mut [f32],
+    stats: &mut [f32],
 ) -> Result<(), OutOfMemory> {
-    forward::forward_on(cpu::path(), shape, spec, q, k, v, out, lse)
+    forward::forward_on(cpu::path(), shape, spec, q, k, v, out, stats)
 }
 
 /// [`forward`] of several sequences whose rows lie one after another: `shape` is that of one row of a batch with all of their
 /// tokens, Tq = Tk = ΣT, and each token sees those of its own sequence that the mask leaves, at positions counted from the
-/// sequence's first. `out[ΣT, H, D]`, `lse[H, ΣT]`.
+/// sequence's first. `out[ΣT, H, D]`, `stats[H, ΣT, 2]`.
 ///
 /// Unlike documents ([`AttnSpec::docs`]), which are cut into tiles together, a sequence here has the same bits whatever lies
 /// before and behind it: those that [`forward`] gives it alone.
@@ -443,9 +449,9 @@ pub fn forward(
 /// let shape = AttnShape { batch: 1, t_q: 3, t_k: 3, heads: 1, kv_heads: 1, d: 1 };
 /// let (q, k, v) = ([0.0; 3], [1.0, 2.0, 3.0], [10.0, 20.0, 50.0]);
 /// let view = |x| HeadView::contiguous(x, 3, 1, 1);
-/// let (mut out, mut lse) = ([0.0; 3], [0.0; 3]);
+/// let (mut out, mut stats) = ([0.0; 3], [0.0; 6]);
 /// let spec = AttnSpec::new(1.0, Mask::Full);
-/// forward_each(shape, &[2, 1], &spec, view(&q), view(&k), view(&v), &mut out, &mut lse);
+/// forward_each(shape, &[2, 1], &spec, view(&q), view(&k), view(&v), &mut out, &mut stats);
 /// assert_eq!(out, [15.0, 15.0, 50.0]);
 /// ```
 ///
@@ -463,9 +469,9 @@ pub fn forward_each(
     k: HeadView<'_>,
     v: HeadView<'_>,
     out: &mut [f32],
-    lse: &mut [f32],
+    stats: &mut [f32],
 ) -> Result<(), OutOfMemory> {
-    forward::forward_each_on(cpu::path(), shape, lengths, spec, q, k, v, out, lse)
+    forward::forward_each_on(cpu::path(), shape, lengths, spec, q, k, v, out, stats)
 }
 
 /// What [`forward`] takes beside its operands.
@@ -478,7 +484,7 @@ pub fn backward_scratch(shape: AttnShape, spec: &AttnSpec<'_>, bins: usize) -> S
     backward::scratch(shape, spec, bins)
 }
 
-/// Gradients of queries, keys and values from `dout[B, Tq, H, D]`, given `out` and `lse` of [`forward`].
+/// Gradients of queries, keys and values from `dout[B, Tq, H, D]`, given `out` and `stats` of [`forward`].
 ///
 /// The gradient of the relative bias, `[H, R]`, is added to `d_rel_bias` where that is given.
 ///
@@ -495,10 +501,10 @@ pub fn backward(
     k: HeadView<'_>,
     v: HeadView<'_>,
     out: &[f32],
-    lse: &[f32],
+    stats: &[f32],
     dout: &[f32],
     grads: QkvGrads<'_>,
     d_rel_bias: Option<&mut [f32]>,
 ) -> Result<(), OutOfMemory> {
-    backward::backward_on(cpu::path(), shape, spec, q, k, v, out, lse, dout, grads, d_rel_bias)
+    backward::backward_on(cpu::path(), shape, spec, q, k, v, out, stats, dout, grads, d_rel_bias)
 }

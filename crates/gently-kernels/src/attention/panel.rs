@@ -1,17 +1,16 @@
 //! Strided heads copied into dense panels of 64 rows, as the products want them, and back.
 //!
-//! Here: row panels, transposed panels, and the per-thread scratch they live in. Not here: what is done
+//! Here: row panels, transposed panels, and the parts of a thread's scratch they live in. Not here: what is done
 //! with them.
 //!
 //! A row panel of D channels is ⌈D/64⌉ column chunks, each `[64, ld]`; the last chunk's columns are padded
 //! with zeros to a multiple of 16. A transposed panel is `[D, 64]`.
 
-use std::cell::RefCell;
-
 use super::product::TILE;
 use super::vector::{Job, Vector};
 use super::{HeadView, HeadViewMut};
-use crate::buffer::{AlignedBuf, OutOfMemory};
+use crate::buffer::OutOfMemory;
+use crate::thread_buffer::{self, Slot};
 
 /// Column chunks of D channels.
 #[derive(Clone, Copy)]
@@ -260,19 +259,12 @@ impl Parts {
     }
 }
 
-/// Lends this thread's scratch of at least `len` floats, whose content is whatever was left there. It
-/// grows and stays, so that nothing is allocated after the first step.
+/// Lends `len` floats of this thread's scratch, whose content is whatever was left there.
+///
+/// # Errors
+/// There is no memory for them.
 pub(super) fn with_scratch(len: usize, f: impl FnOnce(&mut Parts)) -> Result<(), OutOfMemory> {
-    thread_local! {
-        static SCRATCH: RefCell<AlignedBuf<f32>> = RefCell::new(AlignedBuf::zeroed(0));
-    }
-    SCRATCH.with_borrow_mut(|buf| {
-        if buf.len() < len {
-            // The old one goes first, so that both are never held.
-            *buf = AlignedBuf::zeroed(0);
-            *buf = AlignedBuf::try_zeroed(len)?;
-        }
-        f(&mut Parts { at: buf.as_mut_ptr(), left: buf.len() });
-        Ok(())
+    thread_buffer::try_with(Slot::Attention, len, |words| {
+        f(&mut Parts { at: words.as_mut_ptr().cast(), left: words.len() });
     })
 }

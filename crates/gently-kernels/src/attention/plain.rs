@@ -92,7 +92,8 @@ impl<'a, T: Real> Head<'a, T> {
         }
     }
 
-    fn forward_row(&self, i: usize, out: &mut [T], scores: &mut [T]) -> T {
+    /// The output of query `i`, its largest score, and one over its sum.
+    fn forward_row(&self, i: usize, out: &mut [T], scores: &mut [T]) -> [T; 2] {
         out.fill(T::ZERO);
         let (range, allowed) = self.keys(i);
         let mut max = T::NEG_INFINITY;
@@ -104,7 +105,7 @@ impl<'a, T: Real> Head<'a, T> {
             // Nothing to see, but `max` passes over NaN.
             let nan = range.map(|j| scores[j]).find(|&s| s.is_nan());
             out.fill(nan.unwrap_or(T::ZERO));
-            return nan.unwrap_or(max);
+            return [max, nan.unwrap_or(T::ZERO)];
         }
         let sum: T = range.clone().map(|j| (scores[j] - max).exp()).sum();
         for j in range.filter(|&j| allowed(j)) {
@@ -114,11 +115,11 @@ impl<'a, T: Real> Head<'a, T> {
         for x in out {
             *x /= sum;
         }
-        max + sum.ln()
+        [max, T::ONE / sum]
     }
 }
 
-/// See [`forward`](super::forward).
+/// See [`forward`](super::forward). The largest score of each row is in nats here, not in units of ln 2.
 pub fn forward<T: Real>(
     shape: AttnShape,
     spec: &AttnSpec<'_, T>,
@@ -126,20 +127,20 @@ pub fn forward<T: Real>(
     k: HeadView<'_, T>,
     v: HeadView<'_, T>,
     out: &mut [T],
-    lse: &mut [T],
+    stats: &mut [T],
 ) {
-    check_forward(shape, spec, [&q, &k, &v], out.len(), lse.len());
+    check_forward(shape, spec, [&q, &k, &v], out.len(), stats.len());
     let s = shape;
-    let (out, lse) = (Disjoint::new(out), Disjoint::new(lse));
+    let (out, stats) = (Disjoint::new(out), Disjoint::new(stats));
     pool::parallel(s.batch * s.heads, |task| {
         let head = Head { s, spec, q, k, v, b: task / s.heads, h: task % s.heads };
         let mut scores = vec![T::ZERO; s.t_k];
         for i in 0..s.t_q {
             // SAFETY: each (batch, query, head) is written by one task, once.
-            let (out, lse) = unsafe {
-                (out.part(((head.b * s.t_q + i) * s.heads + head.h) * s.d, s.d), lse.part(task * s.t_q + i, 1))
+            let (out, stats) = unsafe {
+                (out.part(((head.b * s.t_q + i) * s.heads + head.h) * s.d, s.d), stats.part((task * s.t_q + i) * 2, 2))
             };
-            lse[0] = head.forward_row(i, out, &mut scores);
+            stats.copy_from_slice(&head.forward_row(i, out, &mut scores));
         }
     });
 }
@@ -153,13 +154,13 @@ pub fn backward<T: Real>(
     k: HeadView<'_, T>,
     v: HeadView<'_, T>,
     out: &[T],
-    lse: &[T],
+    stats: &[T],
     dout: &[T],
     mut grads: QkvGrads<'_, T>,
     mut d_rel_bias: Option<&mut [T]>,
 ) {
     let s = shape;
-    check_forward(s, spec, [&q, &k, &v], out.len(), lse.len());
+    check_forward(s, spec, [&q, &k, &v], out.len(), stats.len());
     assert_eq!(dout.len(), out.len(), "attention: gradient of the output is [B, Tq, H, D]");
     check_grads(s, &grads);
     if let Some(d) = &d_rel_bias {
@@ -181,16 +182,19 @@ pub fn backward<T: Real>(
             for i in 0..s.t_q {
                 let row = ((b * s.t_q + i) * s.heads + h) * s.d;
                 let (o, d_o) = (&out[row..][..s.d], &dout[row..][..s.d]);
-                let lse = lse[(b * s.heads + h) * s.t_q + i];
+                let [max, share] = [0, 1].map(|n| stats[((b * s.heads + h) * s.t_q + i) * 2 + n]);
                 // Σⱼ Pᵢⱼ dPᵢⱼ, with or without dropout.
                 let delta: T = o.iter().zip(d_o).map(|(&x, &y)| x * y).sum();
                 dq.fill(T::ZERO);
                 let (range, allowed) = head.keys(i);
                 for j in range.filter(|&j| allowed(j)) {
                     let (score, slope) = head.score(i, j);
-                    let (p, kept) = ((score - lse).exp(), head.kept(i, j));
+                    let kept = head.kept(i, j);
+                    let p = if score == T::NEG_INFINITY { T::ZERO } else { (score - max).exp() * share };
                     head.add(p * kept, d_o, grads.part(s, Part::V).head(b, j, h / s.group(), s.d));
-                    let ds = p * (kept * head.dot(d_o, head.value(j)) - delta);
+                    let dp = kept * head.dot(d_o, head.value(j));
+                    // Where one key has the whole row, δ is its own dP but for rounding.
+                    let ds = p * (dp - if p == T::ONE { dp } else { delta });
                     if let (Some(d), Some(bias)) = (&mut d_rel_bias, spec.rel_bias) {
                         let r = bias.len() / s.heads;
                         d[h * r + bias_entry(spec.mask, r, spec.q_start + i, j)] += ds;
@@ -224,16 +228,18 @@ mod tests {
         {
             let spec = AttnSpec { rel_bias: bias, ..AttnSpec::new(1.0, Mask::Causal) };
             for fast in [false, true] {
-                let (mut out, mut lse) = ([9.0; 6], [9.0; 3]);
+                let (mut out, mut stats) = ([9.0; 6], [9.0; 6]);
                 let (q, k, v) = (view(&ones), view(&k), view(&ones));
                 match fast {
-                    true => super::super::forward(s, &spec, q, k, v, &mut out, &mut lse).unwrap(),
-                    false => forward(s, &spec, q, k, v, &mut out, &mut lse),
+                    true => super::super::forward(s, &spec, q, k, v, &mut out, &mut stats).unwrap(),
+                    false => forward(s, &spec, q, k, v, &mut out, &mut stats),
                 }
                 if nans {
-                    assert!(out.iter().chain(&lse).all(|x| x.is_nan()), "fast {fast}: {out:?} {lse:?}");
+                    let shares = stats.iter().skip(1).step_by(2);
+                    assert!(out.iter().chain(shares).all(|x| x.is_nan()), "fast {fast}: {out:?} {stats:?}");
                 } else {
-                    assert_eq!((out, lse), ([0.0; 6], minus), "fast {fast}");
+                    let nothing = [[f32::NEG_INFINITY, 0.0]; 3];
+                    assert_eq!((out, stats.as_slice()), ([0.0; 6], nothing.as_flattened()), "fast {fast}");
                 }
             }
         }

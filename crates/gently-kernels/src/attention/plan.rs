@@ -177,9 +177,9 @@ impl Block {
         plan.spec.docs.is_none() && self.lo_range.1 == 0 && self.hi_range.0 > 0
     }
 
-    /// What the rows see of tile `tile`; nothing if no row sees any.
+    /// Fills in the mask of the rows over tile `tile`; false if no row sees any of it.
     #[inline(always)]
-    pub fn sight(&self, plan: &Plan<'_>, b: usize, tile: usize, sight: &mut Sight) -> bool {
+    pub fn mask(&self, plan: &Plan<'_>, b: usize, tile: usize, mask: &mut TileMask) -> bool {
         let j0 = tile * TILE;
         let keys = TILE.min(plan.shape.t_k - j0);
         let (start, end) = (j0 as u32, (j0 + keys) as u32);
@@ -195,33 +195,33 @@ impl Block {
             }
             one_doc = min == max && (min, max) == self.doc_range;
         }
-        sight.keys = keys;
-        sight.rows = self.rows;
-        sight.whole = one_doc && self.lo_range.1 <= start && self.hi_range.0 >= end;
-        if sight.whole {
-            sight.bits = [u64::MAX >> (TILE - keys); TILE];
+        mask.keys = keys;
+        mask.rows = self.rows;
+        mask.whole = one_doc && self.lo_range.1 <= start && self.hi_range.0 >= end;
+        if mask.whole {
+            mask.bits = [u64::MAX >> (TILE - keys); TILE];
             return true;
         }
         for r in 0..self.rows {
             let lo = self.lo[r].clamp(start, end) - start;
             let hi = self.hi[r].clamp(start, end) - start;
-            (sight.lo[r], sight.hi[r]) = (lo as u8, hi as u8);
-            sight.bits[r] = if lo < hi { u64::MAX >> (64 - (hi - lo)) << lo } else { 0 };
+            (mask.lo[r], mask.hi[r]) = (lo as u8, hi as u8);
+            mask.bits[r] = if lo < hi { u64::MAX >> (64 - (hi - lo)) << lo } else { 0 };
         }
         if let Some(docs) = docs
             && !one_doc
         {
             for r in 0..self.rows {
                 let same = docs.iter().enumerate().fold(0, |m, (j, &d)| m | ((d == self.doc[r]) as u64) << j);
-                sight.bits[r] &= same;
+                mask.bits[r] &= same;
             }
         }
         true
     }
 }
 
-/// What each row of a block sees of one tile.
-pub(super) struct Sight {
+/// Which keys of one tile each row of a block sees.
+pub(super) struct TileMask {
     /// Bit j of row r: query r sees key j.
     pub bits: [u64; TILE],
     /// Keys of the tile; fewer than 64 in the last one.
@@ -234,7 +234,7 @@ pub(super) struct Sight {
     hi: [u8; TILE],
 }
 
-impl Sight {
+impl TileMask {
     pub fn new() -> Self {
         Self { bits: [0; TILE], keys: 0, rows: 0, whole: false, lo: [0; TILE], hi: [0; TILE] }
     }

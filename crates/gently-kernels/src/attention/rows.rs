@@ -5,13 +5,13 @@
 //!
 //! Scores are kept in units of ln 2, so that the exponential is a bare 2^x: factors carry log₂ e.
 
-use std::f32::consts::{LN_2, LOG2_E};
+use std::f32::consts::LOG2_E;
 
-use super::dropout::Dropout;
 use super::panel::{Width, scale_row};
-use super::plan::{Block, Plan, Sight};
+use super::plan::{Block, Plan, TileMask};
 use super::product::TILE;
 use super::vector::{Job, Vector};
+use crate::dropout::Dropout;
 use crate::gemm::Compute;
 use crate::simd_math;
 
@@ -71,11 +71,11 @@ fn lanes<S: Vector>(bits: u64, v: usize) -> u32 {
 
 /// The scores of a block of queries with a tile of keys.
 #[derive(Clone, Copy)]
-pub(super) struct Cell<'a> {
+pub(super) struct ScoreTile<'a> {
     pub f: &'a Scores,
     pub plan: &'a Plan<'a>,
     pub block: &'a Block,
-    pub sight: &'a Sight,
+    pub mask: &'a TileMask,
     pub b: usize,
     pub kv_head: usize,
     pub tile: usize,
@@ -83,7 +83,7 @@ pub(super) struct Cell<'a> {
     pub bias: *const f32,
 }
 
-impl Cell<'_> {
+impl ScoreTile<'_> {
     /// Scores become probabilities relative to the running maximum of their rows.
     ///
     /// # Safety
@@ -154,25 +154,25 @@ pub(super) struct Running {
     pub ld: usize,
 }
 
-struct ForwardRows<'a, const PLAIN: bool>(Cell<'a>, Running);
+struct ForwardRows<'a, const PLAIN: bool>(ScoreTile<'a>, Running);
 
 impl<const PLAIN: bool> Job for ForwardRows<'_, PLAIN> {
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // a row is a place in several tables
     unsafe fn run<S: Vector>(self, s: S) {
-        let Self(cell, to) = self;
+        let Self(tile, to) = self;
         let mut keep = [0; TILE];
-        let gain = if PLAIN { None } else { cell.keep(s, &mut keep) };
-        for r in 0..cell.block.rows {
+        let gain = if PLAIN { None } else { tile.keep(s, &mut keep) };
+        for r in 0..tile.block.rows {
             // SAFETY: the caller's promise.
             unsafe {
-                let mut bias = cell.bias;
+                let mut bias = tile.bias;
                 if !PLAIN && !bias.is_null() {
-                    bias = bias.add(cell.bias_at(r));
+                    bias = bias.add(tile.bias_at(r));
                 }
                 let (row, state) = (to.scores.add(r * TILE), (to.max.add(r), to.sum.add(r * 16)));
-                let (bits, keep) = (cell.sight.bits[r], gain.map(|gain| (keep[r], gain)));
-                if let Some(by) = forward_row::<S, PLAIN>(s, cell.f, row, bits, keep, bias, state) {
+                let (bits, keep) = (tile.mask.bits[r], gain.map(|gain| (keep[r], gain)));
+                if let Some(by) = forward_row::<S, PLAIN>(s, tile.f, row, bits, keep, bias, state) {
                     scale_row(s, to.w, to.o, to.ld, r, by);
                 }
             }
@@ -251,16 +251,16 @@ fn scalar_exp2<S: Vector>(s: S, x: f32) -> f32 {
     s.max_lane(simd_math::exp2(s, s.splat(x)))
 }
 
-/// The end of a row, from its maximum and its sums by lane: (1 / Σ, natural log-sum-exp); (0, −∞) where nothing was seen.
+/// The end of a row, from its sums by lane: 1 / Σ; 0 where nothing was seen.
 ///
 /// # Safety
 /// `sum` must be readable for a vector.
 #[inline(always)]
-pub(super) unsafe fn finish_row<S: Vector>(s: S, max: f32, sum: *const f32) -> (f32, f32) {
+pub(super) unsafe fn finish_row<S: Vector>(s: S, sum: *const f32) -> f32 {
     // SAFETY: the caller's promise.
     let sum = unsafe { s.sum(s.load_ptr(sum)) };
     // The sum counts its own largest term as 1; a NaN stays one.
-    if sum == 0.0 { (0.0, f32::NEG_INFINITY) } else { (1.0 / sum, max * LN_2 + sum.ln()) }
+    if sum == 0.0 { 0.0 } else { 1.0 / sum }
 }
 
 /// Rows of the backward.
@@ -270,57 +270,62 @@ pub(super) struct Gradients {
     pub scores: *mut f32,
     /// Gradients of probabilities, `[rows, 64]`.
     pub grads: *mut f32,
-    /// Log-sum-exp of each row in units of ln 2; +∞ where nothing was seen.
-    pub lse: *const f32,
+    /// The forward's largest score of each row in units of ln 2; +∞ where nothing was seen.
+    pub max: *const f32,
+    /// One over the forward's sum of each row.
+    pub share: *const f32,
     /// Σ out · dout of each row.
     pub delta: *const f32,
     /// Where gradients of the tables of biases are added, or null.
     pub d_bias: *mut f32,
 }
 
-struct BackwardRows<'a, const PLAIN: bool>(Cell<'a>, Gradients);
+struct BackwardRows<'a, const PLAIN: bool>(ScoreTile<'a>, Gradients);
 
 impl<const PLAIN: bool> Job for BackwardRows<'_, PLAIN> {
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // a row is a place in several tables
     unsafe fn run<S: Vector>(self, s: S) {
-        let Self(cell, to) = self;
+        let Self(tile, to) = self;
         let mut keep = [0; TILE];
-        let gain = if PLAIN { None } else { cell.keep(s, &mut keep) };
-        for r in 0..cell.block.rows {
+        let gain = if PLAIN { None } else { tile.keep(s, &mut keep) };
+        for r in 0..tile.block.rows {
             // SAFETY: the caller's promise.
             unsafe {
-                let mut given = Given {
-                    bits: cell.sight.bits[r],
+                let mut row = RowInputs {
+                    bits: tile.mask.bits[r],
                     keep: gain.map(|gain| (keep[r], gain)),
-                    bias: cell.bias,
+                    bias: tile.bias,
                     d_bias: to.d_bias,
-                    lse: *to.lse.add(r),
+                    max: *to.max.add(r),
+                    share: *to.share.add(r),
                     delta: *to.delta.add(r),
                 };
-                if !PLAIN && !given.bias.is_null() {
-                    let at = cell.bias_at(r);
-                    given.bias = given.bias.add(at);
-                    if !given.d_bias.is_null() {
-                        given.d_bias = given.d_bias.add(at);
+                if !PLAIN && !row.bias.is_null() {
+                    let at = tile.bias_at(r);
+                    row.bias = row.bias.add(at);
+                    if !row.d_bias.is_null() {
+                        row.d_bias = row.d_bias.add(at);
                     }
                 }
-                backward_row::<S, PLAIN>(s, cell.f, to.scores.add(r * TILE), to.grads.add(r * TILE), &given);
+                backward_row::<S, PLAIN>(s, tile.f, to.scores.add(r * TILE), to.grads.add(r * TILE), &row);
             }
         }
     }
 }
 
 /// What a row of the backward needs besides its scores.
-struct Given {
+struct RowInputs {
     bits: u64,
     keep: Option<(u64, f32)>,
     /// The row's slice of the bias table, or null.
     bias: *const f32,
     /// Where the gradient of the bias table is added, or null.
     d_bias: *mut f32,
-    /// Log-sum-exp in units of ln 2; +∞ where nothing was seen.
-    lse: f32,
+    /// The forward's largest score in units of ln 2; +∞ where nothing was seen.
+    max: f32,
+    /// One over the forward's sum.
+    share: f32,
     /// Σ out · dout of the row.
     delta: f32,
 }
@@ -336,31 +341,38 @@ unsafe fn backward_row<S: Vector, const PLAIN: bool>(
     f: &Scores,
     scores: *mut f32,
     grads: *mut f32,
-    given: &Given,
+    row: &RowInputs,
 ) {
     let zero = s.splat(0.0);
-    let (lse, delta, scale) = (s.splat(given.lse), s.splat(given.delta), s.splat(f.scale));
+    let (max, share) = (s.splat(row.max), s.splat(row.share));
+    let (delta, scale) = (s.splat(row.delta), s.splat(f.scale));
+    // The largest number below 1.
+    let below = s.splat(1.0 - f32::EPSILON / 2.0);
     for v in 0..TILE / S::LANES {
         let at = v * S::LANES;
-        let on = lanes::<S>(given.bits, v);
+        let on = lanes::<S>(row.bits, v);
         let (mut p, mut ds) = (zero, zero);
         // SAFETY: the caller's promise.
         unsafe {
             if on != 0 {
-                let bias = if PLAIN || given.bias.is_null() { given.bias } else { given.bias.add(at) };
+                let bias = if PLAIN || row.bias.is_null() { row.bias } else { row.bias.add(at) };
                 let (x, tanh) = f.modify::<S, PLAIN>(s, s.load_ptr(scores.add(at)), bias);
-                p = s.select_bits(on, simd_math::exp2(s, s.sub(x, lse)), zero);
+                // The score has the forward's bits: the same products, in the same order, with the same factors. So it is
+                // nowhere above the row's largest, however large they are, and this is the forward's probability.
+                p = s.select_bits(on, s.mul(simd_math::exp2(s, s.sub(x, max)), share), zero);
                 let mut dp = s.load_ptr(grads.add(at));
                 let mut kept = p;
-                if !PLAIN && let Some((keep, gain)) = given.keep {
+                if !PLAIN && let Some((keep, gain)) = row.keep {
                     let (keep, gain) = (lanes::<S>(keep, v), s.splat(gain));
                     kept = s.select_bits(keep, s.mul(p, gain), zero);
                     dp = s.select_bits(keep, s.mul(dp, gain), zero);
                 }
-                ds = s.mul(p, s.sub(dp, delta));
+                // Where one key has the whole row, δ is its own dP: their difference is nothing but rounding, which a large
+                // scale would make a gradient of. A subtraction still, so that NaN is not swallowed.
+                ds = s.mul(p, s.sub(dp, s.select_lt(below, p, dp, delta)));
                 if !PLAIN {
-                    if !given.d_bias.is_null() {
-                        let d = given.d_bias.add(at);
+                    if !row.d_bias.is_null() {
+                        let d = row.d_bias.add(at);
                         s.store_ptr(d, s.add(s.load_ptr(d), ds));
                     }
                     if f.cap.is_some() {

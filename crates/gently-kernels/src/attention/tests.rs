@@ -80,8 +80,11 @@ impl Case {
     }
 
     fn plain(&self) -> Results<f64> {
+        self.plain_of(&self.inputs())
+    }
+
+    fn plain_of(&self, x: &Inputs) -> Results<f64> {
         let s = self.shape;
-        let x = self.inputs();
         let wide = |v: &[f32]| v.iter().map(|&x| x as f64).collect::<Vec<_>>();
         let (q, k, v, dout, bias) = (wide(&x.q), wide(&x.k), wide(&x.v), wide(&x.dout), wide(&x.bias));
         let spec = self.spec(&x.slopes, &bias);
@@ -92,47 +95,59 @@ impl Case {
         );
         let mut r = Results {
             out: vec![7.0; s.out_len()],
-            lse: vec![7.0; s.lse_len()],
+            lse: Vec::new(),
             dq: vec![7.0; q.len()],
             dk: vec![7.0; k.len()],
             dv: vec![7.0; v.len()],
             d_bias: vec![0.0; bias.len()],
         };
-        plain::forward(s, &spec, views.0, views.1, views.2, &mut r.out, &mut r.lse);
+        let mut stats = vec![7.0; s.stats_len()];
+        plain::forward(s, &spec, views.0, views.1, views.2, &mut r.out, &mut stats);
+        r.lse = stats.as_chunks::<2>().0.iter().map(|&[max, share]| log_sum_exp(max, share)).collect();
         let grads = QkvGrads::Split {
             dq: HeadViewMut::contiguous(&mut r.dq, s.t_q, s.heads, s.d),
             dk: HeadViewMut::contiguous(&mut r.dk, s.t_k, s.kv_heads, s.d),
             dv: HeadViewMut::contiguous(&mut r.dv, s.t_k, s.kv_heads, s.d),
         };
         let d_bias = self.rel_bias.map(|_| r.d_bias.as_mut_slice());
-        plain::backward(s, &spec, views.0, views.1, views.2, &r.out, &r.lse, &dout, grads, d_bias);
+        plain::backward(s, &spec, views.0, views.1, views.2, &r.out, &stats, &dout, grads, d_bias);
         r
     }
 
     fn fast(&self, path: cpu::Path) -> Results<f32> {
+        self.fast_of(&self.inputs(), path)
+    }
+
+    fn fast_of(&self, x: &Inputs, path: cpu::Path) -> Results<f32> {
         let s = self.shape;
-        let x = self.inputs();
         let spec = self.spec(&x.slopes, &x.bias);
         let mut r = Results {
             out: vec![7.0; s.out_len()],
-            lse: vec![7.0; s.lse_len()],
+            lse: Vec::new(),
             dq: vec![7.0; x.q.len()],
             dk: vec![7.0; x.k.len()],
             dv: vec![7.0; x.v.len()],
             d_bias: vec![0.0; x.bias.len()],
         };
         let d_bias = self.rel_bias.map(|_| r.d_bias.as_mut_slice());
+        let mut stats = vec![7.0; s.stats_len()];
+        let logs = |stats: &[f32]| {
+            let rows = stats.as_chunks::<2>().0.iter();
+            rows.map(|&[max, share]| log_sum_exp(max as f64 * std::f64::consts::LN_2, share as f64) as f32)
+                .collect::<Vec<f32>>()
+        };
         if !self.packed {
             let q = HeadView::contiguous(&x.q, s.t_q, s.heads, s.d);
             let k = HeadView::contiguous(&x.k, s.t_k, s.kv_heads, s.d);
             let v = HeadView::contiguous(&x.v, s.t_k, s.kv_heads, s.d);
-            forward_on(path, s, &spec, q, k, v, &mut r.out, &mut r.lse).unwrap();
+            forward_on(path, s, &spec, q, k, v, &mut r.out, &mut stats).unwrap();
+            r.lse = logs(&stats);
             let grads = QkvGrads::Split {
                 dq: HeadViewMut::contiguous(&mut r.dq, s.t_q, s.heads, s.d),
                 dk: HeadViewMut::contiguous(&mut r.dk, s.t_k, s.kv_heads, s.d),
                 dv: HeadViewMut::contiguous(&mut r.dv, s.t_k, s.kv_heads, s.d),
             };
-            backward_on(path, s, &spec, q, k, v, &r.out, &r.lse, &x.dout, grads, d_bias).unwrap();
+            backward_on(path, s, &spec, q, k, v, &r.out, &stats, &x.dout, grads, d_bias).unwrap();
             return r;
         }
         // The three inputs side by side in each token, and so the gradients.
@@ -146,10 +161,11 @@ impl Case {
         }
         let view = |part| HeadView::packed(&qkv, s, part);
         let (q, k, v) = (view(Part::Q), view(Part::K), view(Part::V));
-        forward_on(path, s, &spec, q, k, v, &mut r.out, &mut r.lse).unwrap();
+        forward_on(path, s, &spec, q, k, v, &mut r.out, &mut stats).unwrap();
+        r.lse = logs(&stats);
         let mut d = vec![7.0; qkv.len()];
         let grads = QkvGrads::Packed { data: &mut d };
-        backward_on(path, s, &spec, q, k, v, &r.out, &r.lse, &x.dout, grads, d_bias).unwrap();
+        backward_on(path, s, &spec, q, k, v, &r.out, &stats, &x.dout, grads, d_bias).unwrap();
         for (t, row) in d.chunks(row).enumerate() {
             r.dq[t * wq..][..wq].copy_from_slice(&row[..wq]);
             r.dk[t * wk..][..wk].copy_from_slice(&row[wq..wq + wk]);
@@ -159,9 +175,13 @@ impl Case {
     }
 
     fn check(&self) -> Result<(), TestCaseError> {
-        let want = self.plain();
+        self.check_of(&self.inputs())
+    }
+
+    fn check_of(&self, x: &Inputs) -> Result<(), TestCaseError> {
+        let want = self.plain_of(x);
         for path in cpu::available() {
-            let got = self.fast(path);
+            let got = self.fast_of(x, path);
             for (name, got, want) in [
                 ("out", &got.out, &want.out),
                 ("lse", &got.lse, &want.lse),
@@ -190,6 +210,11 @@ impl Case {
         }
         Ok(())
     }
+}
+
+/// ln Σ e^s of a row's scores, from its statistics.
+fn log_sum_exp(max: f64, share: f64) -> f64 {
+    if max == f64::NEG_INFINITY { max } else { max - share.ln() }
 }
 
 fn cases() -> impl Strategy<Value = Case> {
@@ -274,6 +299,61 @@ fn long_rows_cross_strips_and_splits() {
 }
 
 #[test]
+fn gradients_of_large_scores_are_as_right_as_the_scores() {
+    let masks = [Mask::Full, Mask::Causal, Mask::Window(37)];
+    for (scale, mask) in [1e3, 1e4, 1e5, 1e6, 1e7].into_iter().flat_map(|scale| masks.map(|mask| (scale, mask))) {
+        // Splits of keys, several tiles, a group of heads, channels of one and of two chunks.
+        for (t, d) in [(300, 3), (90, 70)] {
+            let base = Case { scale, ..simple(1, t, 2, 1, d, mask) };
+            let mut x = base.inputs();
+            // Scores are whole numbers times the scale, which every path computes exactly. They differ by much or not at all:
+            // a row's probability is shared by as many keys as have its largest score.
+            for (i, x) in x.q.iter_mut().chain(&mut x.k).enumerate() {
+                *x = if i % d < 3 { (philox::word([5, d as u32], i as u64) % 5) as f32 - 2.0 } else { 0.0 };
+            }
+            let docs = Some((0..t).map(|i| (i / 41) as u32).collect::<Vec<_>>());
+            for case in [
+                base.clone(),
+                Case { packed: true, docs, ..base.clone() },
+                // Far enough from 0 that what is between the two ends of the cap has no share.
+                Case { softcap: Some(50.0), ..base.clone() },
+                Case { dropout: Some(0.3), ..base.clone() },
+                Case { compute: Compute::Bf16, ..base.clone() },
+            ] {
+                case.check_of(&x).unwrap();
+            }
+            // One key has the whole row, whatever the biases are: its score does not move the output.
+            for (i, q) in x.q.iter_mut().enumerate() {
+                *q = if i % d == 0 { 1.0 } else { 0.0 };
+            }
+            for (i, k) in x.k.iter_mut().enumerate() {
+                // Numbers of at most 8 bits, which bf16 holds. The first repeats come 255 keys on, where the largest is past.
+                *k = if i % d == 0 { (i / d * 7 % 255) as f32 } else { 0.0 };
+            }
+            let biased = Case { alibi: true, rel_bias: Some(9), ..base.clone() };
+            x.bias = biased.inputs().bias;
+            for case in [
+                base.clone(),
+                biased.clone(),
+                Case { dropout: Some(0.3), ..biased.clone() },
+                Case { compute: Compute::Bf16, dropout: Some(0.3), ..base.clone() },
+            ] {
+                for path in cpu::available() {
+                    let r = case.fast_of(&x, path);
+                    for (name, grad) in [("dq", &r.dq), ("dk", &r.dk), ("d_bias", &r.d_bias)] {
+                        let wrong = grad.iter().find(|&&g| g != 0.0);
+                        assert_eq!(wrong, None, "{path:?} {name} {case:?}");
+                    }
+                }
+                if case.compute == Compute::F32 {
+                    case.check_of(&x).unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn plain_backward_equals_finite_differences() {
     let base = Case { seed: 3, ..simple(1, 7, 4, 2, 3, Mask::Causal) };
     let docs = Some(vec![0, 0, 0, 1, 1, 1, 1]);
@@ -293,11 +373,11 @@ fn plain_backward_equals_finite_differences() {
         let dout = wide(&x.dout);
         let loss = |p: &[Vec<f64>; 4]| {
             let spec = case.spec(&x.slopes, &p[3]);
-            let (mut out, mut lse) = (vec![0.0; s.out_len()], vec![0.0; s.lse_len()]);
+            let (mut out, mut stats) = (vec![0.0; s.out_len()], vec![0.0; s.stats_len()]);
             let q = HeadView::contiguous(&p[0], s.t_q, s.heads, s.d);
             let k = HeadView::contiguous(&p[1], s.t_k, s.kv_heads, s.d);
             let v = HeadView::contiguous(&p[2], s.t_k, s.kv_heads, s.d);
-            plain::forward(s, &spec, q, k, v, &mut out, &mut lse);
+            plain::forward(s, &spec, q, k, v, &mut out, &mut stats);
             out.iter().zip(&dout).map(|(a, b)| a * b).sum::<f64>()
         };
         let r = case.plain();
@@ -342,8 +422,8 @@ fn threads_and_division_of_queries_do_not_change_bits() {
                 let q = HeadView { offset: at * s.heads * s.d, ..HeadView::contiguous(&x.q, s.t_q, s.heads, s.d) };
                 let k = HeadView::contiguous(&x.k, s.t_k, s.kv_heads, s.d);
                 let v = HeadView::contiguous(&x.v, s.t_k, s.kv_heads, s.d);
-                let (mut out, mut lse) = (vec![0.0; piece.out_len()], vec![0.0; piece.lse_len()]);
-                forward_on(path, piece, &spec, q, k, v, &mut out, &mut lse).unwrap();
+                let (mut out, mut stats) = (vec![0.0; piece.out_len()], vec![0.0; piece.stats_len()]);
+                forward_on(path, piece, &spec, q, k, v, &mut out, &mut stats).unwrap();
                 let row = s.heads * s.d;
                 for b in 0..s.batch {
                     let whole = &one.out[(b * s.t_q + at) * row..][..n * row];
@@ -369,18 +449,22 @@ fn sequences_of_a_call_are_as_alone() {
                 ..HeadView::contiguous(data, rows - row, heads, d)
             };
             for path in cpu::available() {
-                let (mut out, mut lse) = (vec![7.0; s.out_len()], vec![7.0; s.lse_len()]);
+                let (mut out, mut stats) = (vec![7.0; s.out_len()], vec![7.0; s.stats_len()]);
                 let [q, k, v] = [from(&x.q, heads, 0), from(&x.k, kv_heads, 0), from(&x.v, kv_heads, 0)];
-                forward_each_on(path, s, &lengths, &spec, q, k, v, &mut out, &mut lse).unwrap();
+                forward_each_on(path, s, &lengths, &spec, q, k, v, &mut out, &mut stats).unwrap();
                 let mut row = 0;
                 for t in lengths {
                     let alone = AttnShape { t_q: t, t_k: t, ..s };
                     let [q, k, v] = [from(&x.q, heads, row), from(&x.k, kv_heads, row), from(&x.v, kv_heads, row)];
-                    let (mut o, mut l) = (vec![0.0; alone.out_len()], vec![0.0; alone.lse_len()]);
+                    let (mut o, mut l) = (vec![0.0; alone.out_len()], vec![0.0; alone.stats_len()]);
                     forward_on(path, alone, &spec, q, k, v, &mut o, &mut l).unwrap();
                     assert_eq!(out[row * heads * d..][..o.len()], o, "{path:?}: {t} from {row}");
                     for h in 0..heads {
-                        assert_eq!(lse[h * rows + row..][..t], l[h * t..][..t], "{path:?}: {t} from {row}");
+                        assert_eq!(
+                            stats[(h * rows + row) * 2..][..t * 2],
+                            l[h * t * 2..][..t * 2],
+                            "{path:?}: {t} from {row}"
+                        );
                     }
                     row += t;
                 }
@@ -423,16 +507,16 @@ fn biases_of_minus_infinity_mask_and_nan_is_not_swallowed() {
     bias[0] = 0.0;
     let spec = AttnSpec { q_start: 68, rel_bias: Some(&bias), ..AttnSpec::new(0.5, Mask::Causal) };
     for path in cpu::available() {
-        let (mut out, mut lse) = (vec![0.0; 8], vec![0.0; 2]);
+        let (mut out, mut stats) = (vec![0.0; 8], vec![0.0; 4]);
         fn view(data: &[f32], t: usize) -> HeadView<'_> {
             HeadView::contiguous(data, t, 1, 4)
         }
-        forward_on(path, s, &spec, view(&x.q, 2), view(&x.k, 70), view(&x.v, 70), &mut out, &mut lse).unwrap();
+        forward_on(path, s, &spec, view(&x.q, 2), view(&x.k, 70), view(&x.v, 70), &mut out, &mut stats).unwrap();
         assert_eq!(out, x.v[68 * 4..70 * 4], "{path:?}");
         let old = std::mem::replace(&mut x.k[5], f32::NAN);
         let spec = AttnSpec { q_start: 68, ..AttnSpec::new(0.5, Mask::Causal) };
-        forward_on(path, s, &spec, view(&x.q, 2), view(&x.k, 70), view(&x.v, 70), &mut out, &mut lse).unwrap();
-        assert!(out.iter().chain(&lse).all(|x| x.is_nan()), "{path:?}");
+        forward_on(path, s, &spec, view(&x.q, 2), view(&x.k, 70), view(&x.v, 70), &mut out, &mut stats).unwrap();
+        assert!(out.iter().chain([&stats[1], &stats[3]]).all(|x| x.is_nan()), "{path:?}");
         x.k[5] = old;
     }
 }
@@ -444,9 +528,9 @@ fn dropout_keeps_the_mean() {
     let (q, k, v) = (vec![0.0; s.out_len()], vec![0.0; 256 * 8], vec![1.0; 256 * 8]);
     let dropout = Some(Dropout { p: 0.25, key: [1, 2], offset: 3 });
     let spec = AttnSpec { dropout, ..AttnSpec::new(1.0, Mask::Full) };
-    let (mut out, mut lse) = (vec![0.0; s.out_len()], vec![0.0; s.lse_len()]);
+    let (mut out, mut stats) = (vec![0.0; s.out_len()], vec![0.0; s.stats_len()]);
     let view = |data, t| HeadView::contiguous(data, t, 2, 4);
-    forward(s, &spec, view(&q, 200), view(&k, 256), view(&v, 256), &mut out, &mut lse).unwrap();
+    forward(s, &spec, view(&q, 200), view(&k, 256), view(&v, 256), &mut out, &mut stats).unwrap();
     let mean = out.iter().sum::<f32>() / out.len() as f32;
     let var = out.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / out.len() as f32;
     assert!((mean - 1.0).abs() < 0.005, "{mean}");
@@ -482,7 +566,11 @@ fn no_heads_are_no_work() {
     let q = HeadView::contiguous(&[], 1, 0, 4);
     let kv = HeadView::contiguous(&[0.0; 4], 1, 1, 4);
     for path in cpu::available() {
-        forward_on(path, s, &spec, q, kv, kv, &mut [], &mut []).unwrap();
+        let nothing: [f32; 0] = [];
+        for bias in [None, Some(&nothing[..])] {
+            let spec = AttnSpec { rel_bias: bias, ..spec };
+            forward_on(path, s, &spec, q, kv, kv, &mut [], &mut []).unwrap();
+        }
         forward_each_on(path, s, &[1], &spec, q, kv, kv, &mut [], &mut []).unwrap();
         let (mut dk, mut dv, mut d_bias) = ([7.0; 4], [7.0; 4], [7.0; 3]);
         let grads = QkvGrads::Split {
@@ -492,6 +580,14 @@ fn no_heads_are_no_work() {
         };
         backward_on(path, s, &biased, q, kv, kv, &[], &[], &[], grads, Some(&mut d_bias)).unwrap();
         assert_eq!((dk, dv, d_bias), ([0.0; 4], [0.0; 4], [7.0; 3]), "{path:?}: nobody reads the key");
+    }
+}
+
+#[test]
+fn views_of_nothing_fit_any_slice() {
+    for sizes in [[0, 3, 2, 4], [2, 0, 2, 4], [2, 3, 0, 4], [2, 3, 2, 0]] {
+        HeadView::<f32> { data: &[], offset: 8, stride_b: 0, stride_t: 0, stride_h: 4 }.check(sizes);
+        HeadViewMut::<f32> { data: &mut [], offset: 8, stride_b: 0, stride_t: 0, stride_h: 4 }.check(sizes);
     }
 }
 

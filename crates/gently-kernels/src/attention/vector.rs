@@ -1,10 +1,14 @@
 //! What attention asks of vectors beyond [`Simd`]: lane masks from bits, transposes, bf16 rounding.
 //!
-//! Here: [`Vector`], its three implementations, and [`dispatch`]. Not here: the kernels.
+//! Here: [`Vector`], its three implementations, and [`dispatch`] of a [`Job`]. Not here: the kernels, and how a path is
+//! entered (see [`crate::simd`]).
 
-use super::dropout::Dropout;
+use crate::cast::bf16_high;
 use crate::cpu::Path;
-use crate::simd::{Simd, plain::Plain};
+use crate::dropout::Dropout;
+use crate::simd::{Simd, Work, dispatch_work, plain::Plain};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{avx2::Avx2, avx512::Avx512};
 
 /// Vectors with masks.
 pub(super) trait Vector: Simd {
@@ -38,7 +42,7 @@ pub(super) trait Vector: Simd {
         unsafe {
             self.store_ptr(lanes.as_mut_ptr(), x);
             for lane in &mut lanes[..Self::LANES] {
-                *lane = bf16(*lane);
+                *lane = f32::from_bits(bf16_high(*lane) & 0xFFFF_0000);
             }
             self.load_ptr(lanes.as_ptr())
         }
@@ -51,15 +55,6 @@ pub(super) trait Vector: Simd {
     }
 }
 
-/// The nearest bf16, without branches.
-#[inline(always)]
-fn bf16(x: f32) -> f32 {
-    let bits = x.to_bits();
-    let nearest = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) & 0xFFFF_0000;
-    let nan = (bits | 0x0040_0000) & 0xFFFF_0000;
-    f32::from_bits(if bits & 0x7FFF_FFFF > 0x7F80_0000 { nan } else { nearest })
-}
-
 /// Work written once for all instruction sets; `run` and all it calls must be `#[inline(always)]` or be
 /// reached through [`dispatch`] again.
 pub(super) trait Job {
@@ -68,6 +63,28 @@ pub(super) trait Job {
     /// # Safety
     /// What the job's maker promised about its pointers.
     unsafe fn run<S: Vector>(self, s: S);
+}
+
+/// A job whose maker gave [`Job::run`]'s promise.
+struct Promised<J>(J);
+
+// SAFETY of all blocks: the promise was given where the value was made.
+impl<J: Job> Work for Promised<J> {
+    type Out = ();
+    #[inline(always)]
+    fn plain(self, s: Plain) {
+        unsafe { self.0.run(s) }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn avx2(self, s: Avx2) {
+        unsafe { self.0.run(s) }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn avx512(self, s: Avx512) {
+        unsafe { self.0.run(s) }
+    }
 }
 
 /// Runs a job with the instructions of `path`.
@@ -79,18 +96,7 @@ pub(super) trait Job {
 /// When this processor does not support the path.
 #[inline]
 pub(super) unsafe fn dispatch<J: Job>(path: Path, job: J) {
-    assert!(path.supported(), "path {} is not supported here", path.name());
-    // SAFETY: the processor has the features (asserted); the rest is the caller's promise.
-    unsafe {
-        match path {
-            #[cfg(target_arch = "x86_64")]
-            Path::Avx512 | Path::Avx512Bf16 => x86::run_avx512(job),
-            #[cfg(target_arch = "x86_64")]
-            Path::Avx2 => x86::run_avx2(job),
-            // A token without a size: there is nothing in it but the right to use portable code.
-            _ => job.run(std::mem::transmute::<(), Plain>(())),
-        }
-    }
+    dispatch_work(path, Promised(job));
 }
 
 impl Vector for Plain {
@@ -118,28 +124,10 @@ impl Vector for Plain {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::super::dropout::{self, Dropout};
-    use super::{Job, Vector};
-    use crate::simd::{avx2::Avx2, avx512::Avx512};
+    use super::super::dropout;
+    use super::{Avx2, Avx512, Dropout, Job, Promised, Vector};
+    use crate::simd::{run_avx2, run_avx512};
     use std::arch::x86_64::*;
-
-    /// # Safety
-    /// The processor must have the features named here, and [`Job::run`]'s promise.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-    #[inline(never)]
-    pub(super) unsafe fn run_avx512<J: Job>(job: J) {
-        // SAFETY: the caller's promise.
-        unsafe { job.run(Avx512::TOKEN) }
-    }
-
-    /// # Safety
-    /// The processor must have the features named here, and [`Job::run`]'s promise.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    #[inline(never)]
-    pub(super) unsafe fn run_avx2<J: Job>(job: J) {
-        // SAFETY: the caller's promise.
-        unsafe { job.run(Avx2::TOKEN) }
-    }
 
     // SAFETY of all blocks below: a token exists only where the features do; pointers are the caller's promise.
     impl Vector for Avx512 {
@@ -149,7 +137,7 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn job<J: Job>(self, job: J) {
-            unsafe { run_avx512(job) }
+            unsafe { run_avx512(Promised(job)) }
         }
         #[inline(always)]
         fn select_bits(self, bits: u32, yes: __m512, no: __m512) -> __m512 {
@@ -198,7 +186,7 @@ mod x86 {
     impl Vector for Avx2 {
         #[inline(always)]
         unsafe fn job<J: Job>(self, job: J) {
-            unsafe { run_avx2(job) }
+            unsafe { run_avx2(Promised(job)) }
         }
         #[inline(always)]
         fn select_bits(self, bits: u32, yes: __m256, no: __m256) -> __m256 {

@@ -1,4 +1,4 @@
-//! Two operands with broadcasting, and in-place sums.
+//! Two operands with broadcasting, the gradient of their maximum and minimum, and operations in place.
 
 use super::View;
 use super::strided::Walk;
@@ -50,6 +50,13 @@ impl Binary {
                 }
             }
         }
+    }
+
+    /// Whether the gradient of [`Binary::Max`] or [`Binary::Min`] goes to a: the one that was chosen, of equals the first. It
+    /// goes to b where either is NaN.
+    #[inline(always)]
+    fn chooses_left<T: Real>(self, a: T, b: T) -> bool {
+        if self == Binary::Max { a >= b } else { a <= b }
     }
 }
 
@@ -139,6 +146,64 @@ impl<T: Real> Run<'_, T> {
     }
 }
 
+/// Gradient of [`Binary::Max`] or [`Binary::Min`] by a, or by b with `flip`: `out = g` where that operand was chosen, else 0, any
+/// shape. Of two equals a was.
+///
+/// # Panics
+/// When lengths disagree or `op` is another operation.
+pub fn choice_backward<T: Real>(op: Binary, a: &[T], b: &[T], g: &[T], flip: bool, out: &mut [T]) {
+    choice_backward_on(cpu::path(), op, a, b, g, flip, out);
+}
+
+pub(super) fn choice_backward_on<T: Real>(
+    path: Path,
+    op: Binary,
+    a: &[T],
+    b: &[T],
+    g: &[T],
+    flip: bool,
+    out: &mut [T],
+) {
+    assert!(matches!(op, Binary::Max | Binary::Min), "elementwise: {op:?} chooses none of its operands");
+    assert!([a.len(), b.len(), g.len()].iter().all(|&n| n == out.len()), "elementwise: lengths of a, b, g and out");
+    pool::parallel_chunks_mut(out, CHUNK, |chunk, out| {
+        let at = chunk * CHUNK..chunk * CHUNK + out.len();
+        let (a, b, g) = (&a[at.clone()], &b[at.clone()], &g[at]);
+        dispatch(path, Choice { op, a, b, g, flip, out });
+    });
+}
+
+struct Choice<'a, T> {
+    op: Binary,
+    a: &'a [T],
+    b: &'a [T],
+    g: &'a [T],
+    flip: bool,
+    out: &'a mut [T],
+}
+
+impl<T: Real> Kernel for Choice<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        // Once for each operation, so that the loop inside does not choose.
+        match self.op {
+            Binary::Max => self.each(|a, b| Binary::Max.chooses_left(a, b)),
+            _ => self.each(|a, b| Binary::Min.chooses_left(a, b)),
+        }
+    }
+}
+
+impl<T: Real> Choice<'_, T> {
+    #[inline(always)]
+    fn each(self, left: impl Fn(T, T) -> bool) {
+        let Choice { a, b, g, flip, out, .. } = self;
+        for (((o, &a), &b), &g) in out.iter_mut().zip(a).zip(b).zip(g) {
+            *o = if left(a, b) != flip { g } else { T::ZERO };
+        }
+    }
+}
+
 /// `y += x`, any shape.
 ///
 /// # Panics
@@ -177,5 +242,33 @@ impl<T: Real> Kernel for ScaleAdd<'_, T> {
         } else {
             y.iter_mut().zip(x).for_each(|(y, &x)| *y = alpha * x + beta * *y);
         }
+    }
+}
+
+/// `y = factor · y`, any shape.
+pub fn scale_assign<T: Real>(factor: T, y: &mut [T]) {
+    assign_on(cpu::path(), move |y| y * factor, y);
+}
+
+/// `y = scale · y + shift`, any shape, rounded after each of the two.
+pub fn affine_assign<T: Real>(scale: T, shift: T, y: &mut [T]) {
+    assign_on(cpu::path(), move |y| y * scale + shift, y);
+}
+
+pub(super) fn assign_on<T: Real>(path: Path, f: impl Fn(T) -> T + Copy + Send + Sync, y: &mut [T]) {
+    pool::parallel_chunks_mut(y, CHUNK, |_, y| dispatch(path, Assign { f, y }));
+}
+
+/// `y = f(y)`.
+struct Assign<'a, F, T> {
+    f: F,
+    y: &'a mut [T],
+}
+
+impl<T: Real, F: Fn(T) -> T> Kernel for Assign<'_, F, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        self.y.iter_mut().for_each(|y| *y = (self.f)(*y));
     }
 }

@@ -1,6 +1,7 @@
 //! Arithmetic element by element: binary with broadcasting, unary, copies of strided views, dropout.
 //!
-//! Here: kernels over [`View`]s, generic over f32 and f64, one body compiled for each CPU path. Not here:
+//! Here: kernels over [`View`]s and slices, generic over f32 and f64, one body compiled for each CPU path;
+//! [`Dropout::apply`](crate::dropout::Dropout::apply). Not here:
 //! reductions (see `reduce`), activations of networks (see `activation`), conversions (see `cast`).
 //!
 //! ```
@@ -18,9 +19,8 @@ mod dropout;
 mod strided;
 mod unary;
 
-pub use binary::{Binary, add_assign, binary, scale_add};
+pub use binary::{Binary, add_assign, affine_assign, binary, choice_backward, scale_add, scale_assign};
 pub use copy::{add_strided, assign_strided, copy_strided};
-pub use dropout::Dropout;
 pub use unary::{Unary, unary, unary_backward};
 
 /// A strided view: element (i, j, …) is `data[i·strides[0] + j·strides[1] + …]`; stride 0 repeats.

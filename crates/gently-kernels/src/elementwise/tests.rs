@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::lanes::testing::{close, gradient, random, same_on_threads, wide};
+use crate::real::Real;
 use proptest::prelude::*;
 
 const BINARIES: [Binary; 6] = [Binary::Add, Binary::Sub, Binary::Mul, Binary::Div, Binary::Max, Binary::Min];
@@ -204,4 +205,74 @@ fn scaled_sums() {
     assert_eq!(y, x);
     add_assign(&mut y, &x);
     assert!(y.iter().zip(&x).all(|(&y, &x)| y == 2.0 * x));
+}
+
+#[test]
+fn operations_in_place_equal_the_plain_twin_on_every_path() {
+    fn check<T: Real>(x: &[T]) {
+        let (scale, shift) = (T::from_f64(0.3), T::from_f64(-1.7));
+        for path in crate::cpu::available() {
+            let (mut scaled, mut moved) = (x.to_vec(), x.to_vec());
+            binary::assign_on(path, move |y| y * scale, &mut scaled);
+            binary::assign_on(path, move |y| y * scale + shift, &mut moved);
+            for ((&x, &s), &m) in x.iter().zip(&scaled).zip(&moved) {
+                assert_eq!(s, x * scale, "{path:?}");
+                // Two roundings: fused they would differ.
+                let product = std::hint::black_box(x * scale);
+                assert_eq!(m, product + shift, "{path:?}");
+            }
+        }
+        let (mut scaled, mut moved) = (x.to_vec(), x.to_vec());
+        scale_assign(scale, &mut scaled);
+        affine_assign(scale, shift, &mut moved);
+        assert!(x.iter().zip(&scaled).zip(&moved).all(|((&x, &s), &m)| s == x * scale && m == x * scale + shift));
+    }
+    let x = random(7, 40_003);
+    check(&x);
+    check(&wide(&x));
+    // Zero loses its sign to a shift of nothing, and keeps it otherwise.
+    let (mut scaled, mut moved) = ([-0.0f32], [-0.0f32]);
+    scale_assign(2.0, &mut scaled);
+    affine_assign(2.0, 0.0, &mut moved);
+    assert!(scaled[0].is_sign_negative() && moved[0].is_sign_positive());
+}
+
+#[test]
+fn gradients_of_choices_equal_the_plain_twin_on_every_path() {
+    fn check<T: Real>(a: &[T], b: &[T], g: &[T]) {
+        for (op, flip) in [(Binary::Max, false), (Binary::Max, true), (Binary::Min, false), (Binary::Min, true)] {
+            let left = |a: T, b: T| if op == Binary::Max { a >= b } else { a <= b };
+            let want: Vec<T> = (0..g.len()).map(|i| if left(a[i], b[i]) != flip { g[i] } else { T::ZERO }).collect();
+            for path in crate::cpu::available() {
+                let mut out = vec![T::ONE; g.len()];
+                binary::choice_backward_on(path, op, a, b, g, flip, &mut out);
+                assert_eq!(out, want, "{op:?} {flip} {path:?}");
+            }
+        }
+    }
+    let (mut a, mut b, g) = (random(8, 40_003), random(9, 40_003), random(10, 40_003));
+    // Equals, on both sides of a task's end, and no numbers.
+    for i in [0, 7, 16_383, 16_384, 40_002] {
+        b[i] = a[i];
+    }
+    (a[3], b[4]) = (f32::NAN, f32::NAN);
+    check(&a, &b, &g);
+    check(&wide(&a), &wide(&b), &wide(&g));
+    same_on_threads(|| {
+        let mut out = vec![0.0; g.len()];
+        choice_backward(Binary::Max, &a, &b, &g, true, &mut out);
+        out
+    });
+    // What is chosen has the gradient, of equals the first.
+    let mut both = [[0.0f32; 3]; 2];
+    for (flip, out) in both.iter_mut().enumerate() {
+        choice_backward(Binary::Max, &[1.0, 2.0, 3.0], &[2.0, 2.0, 1.0], &[5.0; 3], flip == 1, out);
+    }
+    assert_eq!(both, [[0.0, 5.0, 5.0], [5.0, 0.0, 0.0]]);
+}
+
+#[test]
+#[should_panic(expected = "chooses none of its operands")]
+fn sums_have_no_choice() {
+    choice_backward(Binary::Add, &[1.0f32], &[1.0], &[1.0], false, &mut [0.0]);
 }

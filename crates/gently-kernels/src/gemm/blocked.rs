@@ -12,11 +12,12 @@
 
 use super::micro::{self, Finish, Isa, MAX_NV, PANEL_ROWS, Tile};
 use super::pack::{self, Mode, Part, Ptr};
-use super::scratch::{self, Slot};
-use super::{Activation, Compute, Epilogue, Mat, Operand};
+use super::{Compute, Epilogue, Mat, Operand};
+use crate::activation::Activation;
 use crate::cpu::Path;
 use crate::pool;
 use crate::scratch::Scratch;
+use crate::thread_buffer::{self, Slot};
 
 /// Longest block of K, in words: PANEL_ROWS rows of it and a tile's share of B stay in L1.
 const KC: usize = 384;
@@ -83,10 +84,10 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(isa: &'static Isa, mode: Mode, a: &Mat, b: &Mat, one_block: bool) -> Plan {
+    fn new(isa: &'static Isa, mode: Mode, a: &Mat, b: &Mat) -> Plan {
         let (m, n, k) = (a.rows, b.cols, a.cols);
         let per = if mode == Mode::Pairs { 2 } else { 1 };
-        let kc = if one_block { k.max(1) } else { piece(k.max(1), k.div_ceil(KC * per), 8 * per) };
+        let kc = piece(k.max(1), k.div_ceil(KC * per), 8 * per);
         let words = kc.div_ceil(per);
         let nr = isa.nv * isa.lanes;
         let chunk_max = (CHUNK_WORDS / words / nr).max(1) * nr;
@@ -174,10 +175,11 @@ fn ptr(m: &Mat) -> Ptr {
 }
 
 /// What [`run`] takes beside its operands; see [`super::scratch`].
-pub(super) fn scratch_bytes(path: Path, compute: Compute, a: &Mat, b: &Mat, held: bool) -> Scratch {
+pub(super) fn scratch_bytes(path: Path, compute: Compute, a: &Mat, b: &Mat) -> Scratch {
     let (isa, mode) = isa(path, compute);
-    let plan = Plan::new(isa, mode, a, b, held);
-    let (asking, packing) = (scratch::bytes(plan.half() * plan.steps().min(2)), scratch::bytes(plan.packed_a()));
+    let plan = Plan::new(isa, mode, a, b);
+    let asking = thread_buffer::bytes(Slot::Shared, plan.half() * plan.steps().min(2));
+    let packing = thread_buffer::bytes(Slot::Task, plan.packed_a());
     match plan.steps() == 1 && plan.tasks(&plan.step(0)) == 1 {
         // Nobody else is woken.
         true => Scratch { asking: asking + packing, ..Scratch::default() },
@@ -199,15 +201,15 @@ struct Job {
     ldc: usize,
     bias: *const f32,
     pre: *mut f32,
-    residual: *const f32,
+    /// The residual, or C itself where the product is added to it; null where there is neither.
+    added: *const f32,
     activation: Activation,
-    accumulate: bool,
     alpha: f32,
     /// The epilogue needs a pass of its own over finished tiles.
     full: bool,
 }
 
-// SAFETY: tasks read A, B, bias and residual. Within a phase the tasks of a step write disjoint parts of C
+// SAFETY: tasks read A, B, bias and what is added. Within a phase the tasks of a step write disjoint parts of C
 // and `pre` and read one half of the packed panels, while the packing of the next step writes disjoint panels
 // of the other half. The barrier between phases orders writes of panels and of C before later reads.
 unsafe impl Sync for Job {}
@@ -219,13 +221,12 @@ unsafe impl Sync for Job {}
 /// the path.
 pub(super) unsafe fn run(path: Path, compute: Compute, a: &Mat, b: &Mat, c: *mut f32, ldc: usize, ep: Epilogue) {
     let (isa, mode) = isa(path, compute);
-    let full =
-        ep.activation != Activation::None || ep.pre_activation.is_some() || (ep.residual.is_some() && ep.accumulate);
-    // Partial sums of a K in blocks live in C, which must then not hold what is to be added at the end.
-    let plan = Plan::new(isa, mode, a, b, full && ep.accumulate);
+    // Partial sums of a K in blocks live in C. Where C is added to, no pass over it follows: an epilogue has one of the two.
+    let full = ep.activation != Activation::None || ep.pre_activation.is_some();
+    let plan = Plan::new(isa, mode, a, b);
     let half = plan.half();
     let steps = plan.steps();
-    scratch::with(Slot::B, half * steps.min(2), |packed| {
+    thread_buffer::with(Slot::Shared, half * steps.min(2), |packed| {
         let job = Job {
             a: ptr(a),
             a_strides: (a.row_stride, a.col_stride),
@@ -237,9 +238,11 @@ pub(super) unsafe fn run(path: Path, compute: Compute, a: &Mat, b: &Mat, c: *mut
             ldc,
             bias: ep.bias.map_or(std::ptr::null(), |x| x.as_ptr()),
             pre: ep.pre_activation.map_or(std::ptr::null_mut(), |x| x.as_mut_ptr()),
-            residual: ep.residual.map_or(std::ptr::null(), |x| x.as_ptr()),
+            added: match ep.accumulate {
+                true => c.cast_const(),
+                false => ep.residual.map_or(std::ptr::null(), |x| x.as_ptr()),
+            },
             activation: ep.activation,
-            accumulate: ep.accumulate,
             alpha: ep.alpha,
             full,
             plan,
@@ -330,7 +333,7 @@ impl Job {
                 return self.walk(&span, a, Some(self.a_strides.0));
             }
             let panels = rows.len().div_ceil(PANEL_ROWS);
-            scratch::with(Slot::A, panels * panel_words(words), |buf| {
+            thread_buffer::with(Slot::Task, panels * panel_words(words), |buf| {
                 let part = Part {
                     src: a,
                     minor_stride: self.a_strides.0,
@@ -383,8 +386,7 @@ impl Job {
                 }
                 let base = match (span.first, self.full) {
                     (false, _) => c.cast_const(),
-                    (true, false) if self.accumulate => c.cast_const(),
-                    (true, false) if !self.residual.is_null() => self.residual.wrapping_add(at),
+                    (true, false) if !self.added.is_null() => self.added.wrapping_add(at),
                     (true, _) => std::ptr::null(),
                 };
                 let bias = match self.bias.is_null() || !span.last {
@@ -418,13 +420,12 @@ impl Job {
                                 true => self.pre,
                                 false => self.pre.wrapping_add(at),
                             },
-                            residual: match self.residual.is_null() {
-                                true => self.residual,
-                                false => self.residual.wrapping_add(at),
+                            added: match self.added.is_null() {
+                                true => self.added,
+                                false => self.added.wrapping_add(at),
                             },
                             ldc: self.ldc,
                             activation: self.activation,
-                            accumulate: self.accumulate,
                             rows,
                             cols,
                         });

@@ -9,11 +9,9 @@
 // Loops over register arrays are by index: they unroll, iterators over parts of them may not.
 #![allow(clippy::needless_range_loop)]
 
-use super::Activation;
-use crate::activation::for_each_activation;
+use crate::activation::{Activation, for_each_activation};
 use crate::lanes::for_lanes;
 use crate::simd::{Simd, plain::Plain, prefetch};
-use crate::simd_math;
 
 /// Rows in a packed panel of A, whatever the tile takes of them.
 pub(super) const PANEL_ROWS: usize = 8;
@@ -54,12 +52,12 @@ pub(super) struct Finish {
     pub tile: *const f32,
     pub ld_tile: usize,
     pub c: *mut f32,
-    /// Null where not wanted. Laid out as C, like `residual`.
+    /// Null where not wanted. Laid out as C, like `added`.
     pub pre: *mut f32,
-    pub residual: *const f32,
+    /// The residual, or C itself where the product is added to it; null where there is neither.
+    pub added: *const f32,
     pub ldc: usize,
     pub activation: Activation,
-    pub accumulate: bool,
     pub rows: usize,
     pub cols: usize,
 }
@@ -209,7 +207,7 @@ pub(super) fn ask_rows(a: *const f32, stride: usize, rows: usize, words: usize, 
     }
 }
 
-/// pre = x; C = (C) + activation(x) + residual, row by row. Whole vectors are stored without a mask: a masked store takes a
+/// pre = x; C = activation(x) + added, row by row. Whole vectors are stored without a mask: a masked store takes a
 /// Zen 3 twelve times as long.
 ///
 /// # Safety
@@ -226,12 +224,9 @@ unsafe fn finish<S: Simd>(s: S, f: &Finish) {
                     if !f.pre.is_null() {
                         s.store_n(f.pre.add(at + j), n, x);
                     }
-                    let mut y = simd_math::activation(s, K, x);
-                    if !f.residual.is_null() {
-                        y = s.add(y, s.load_n(f.residual.add(at + j), n));
-                    }
-                    if f.accumulate {
-                        y = s.add(y, s.load_n(f.c.add(at + j), n));
+                    let mut y = K.apply_vector(s, x);
+                    if !f.added.is_null() {
+                        y = s.add(y, s.load_n(f.added.add(at + j), n));
                     }
                     s.store_n(f.c.add(at + j), n, y);
                 }
@@ -258,24 +253,26 @@ macro_rules! f32_words {
 
 f32_words!(Plain, Plain::TOKEN);
 
-/// Instantiates the tile functions of one instruction set with its features.
+/// Instantiates the tile functions of one instruction set with its features, those of a path in `simd::for_path`.
 macro_rules! isa {
-    ($(#[$feature:meta])? $name:ident, $module:ident, $words:ty, $mr:literal, $nv:literal, $avx2:literal) => {
-        mod $module {
+    ($name:ident, $path:ident, $words:ty, $mr:literal, $nv:literal, $avx2:literal) => {
+        mod $path {
             use super::*;
-            /// # Safety
-            /// As for [`super::tile`].
-            $(#[$feature])?
-            pub(super) unsafe fn tile<const NV: usize, const PACKED: bool>(t: &Tile) {
-                // SAFETY: the caller's promise is passed on.
-                unsafe { super::tile::<$words, $mr, NV, PACKED>(t) }
+            crate::simd::for_path! { $path:
+                /// # Safety
+                /// As for [`super::tile`].
+                pub(super) unsafe fn tile<const NV: usize, const PACKED: bool>(t: &Tile) {
+                    // SAFETY: the caller's promise is passed on.
+                    unsafe { super::tile::<$words, $mr, NV, PACKED>(t) }
+                }
             }
-            /// # Safety
-            /// As for [`super::tile`].
-            $(#[$feature])?
-            pub(super) unsafe fn finish(f: &Finish) {
-                // SAFETY: the caller's promise is passed on.
-                unsafe { super::finish(<$words as Words>::S, f) }
+            crate::simd::for_path! { $path:
+                /// # Safety
+                /// As for [`super::tile`].
+                pub(super) unsafe fn finish(f: &Finish) {
+                    // SAFETY: the caller's promise is passed on.
+                    unsafe { super::finish(<$words as Words>::S, f) }
+                }
             }
         }
         pub(in crate::gemm) static $name: Isa = Isa {
@@ -284,14 +281,14 @@ macro_rules! isa {
             nv: $nv,
             avx2: $avx2,
             tile: [
-                [$module::tile::<1, true>, $module::tile::<1, false>],
+                [$path::tile::<1, true>, $path::tile::<1, false>],
                 [
-                    $module::tile::<{ if $nv >= 2 { 2 } else { 1 } }, true>,
-                    $module::tile::<{ if $nv >= 2 { 2 } else { 1 } }, false>,
+                    $path::tile::<{ if $nv >= 2 { 2 } else { 1 } }, true>,
+                    $path::tile::<{ if $nv >= 2 { 2 } else { 1 } }, false>,
                 ],
-                [$module::tile::<$nv, true>, $module::tile::<$nv, false>],
+                [$path::tile::<$nv, true>, $path::tile::<$nv, false>],
             ],
-            finish: $module::finish,
+            finish: $path::finish,
         };
     };
 }
@@ -329,31 +326,7 @@ mod x86 {
         }
     }
 
-    isa!(
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-        AVX512,
-        avx512,
-        F32Words<Avx512>,
-        8,
-        3,
-        true
-    );
-    isa!(
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
-        AVX512_BF16,
-        avx512_bf16,
-        Bf16Words,
-        8,
-        3,
-        true
-    );
-    isa!(
-        #[target_feature(enable = "avx2,fma,f16c")]
-        AVX2,
-        avx2,
-        F32Words<Avx2>,
-        4,
-        3,
-        true
-    );
+    isa!(AVX512, avx512, F32Words<Avx512>, 8, 3, true);
+    isa!(AVX512_BF16, avx512bf16, Bf16Words, 8, 3, true);
+    isa!(AVX2, avx2, F32Words<Avx2>, 4, 3, true);
 }

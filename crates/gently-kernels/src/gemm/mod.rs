@@ -18,9 +18,9 @@ mod blocked;
 mod micro;
 mod pack;
 pub mod plain;
-pub(crate) mod scratch;
 mod skinny;
 
+use crate::activation::Activation;
 use crate::cpu::{self, Path};
 use crate::pool::{self, Disjoint};
 use crate::real::Real;
@@ -142,53 +142,12 @@ pub enum Compute {
     Bf16,
 }
 
-/// The activation that an epilogue applies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Activation {
-    /// x
-    #[default]
-    None,
-    /// ½x(1 + tanh(√(2/π)(x + 0.044715x³))) (Hendrycks & Gimpel 2016, the form of GPT-2)
-    GeluTanh,
-    /// ½x(1 + erf(x/√2)) (Hendrycks & Gimpel 2016)
-    GeluErf,
-    /// x·σ(x) (Elfwing et al. 2017)
-    Silu,
-    /// max(x, 0)
-    Relu,
-    /// max(x, 0)² (So et al. 2021)
-    Relu2,
-}
-
-impl Activation {
-    /// The activation of one number: the plain twin of the vectorised epilogue.
-    pub fn apply<T: Real>(self, x: T) -> T {
-        let half = T::from_f64(0.5);
-        match self {
-            Activation::None => x,
-            Activation::GeluTanh => {
-                let inner = T::from_f64(0.797_884_560_802_865_4) * (x + T::from_f64(0.044715) * x * x * x);
-                half * x * (T::ONE + inner.tanh())
-            }
-            Activation::GeluErf => half * x * (T::ONE + (x * T::from_f64(std::f64::consts::FRAC_1_SQRT_2)).erf()),
-            Activation::Silu => x * x.sigmoid(),
-            Activation::Relu => {
-                // NaN stays, as in the vectorised form; `max` would drop it.
-                if x < T::ZERO { T::ZERO } else { x }
-            }
-            Activation::Relu2 => {
-                let r = Activation::Relu.apply(x);
-                r * r
-            }
-        }
-    }
-}
-
 /// What happens to the product on its way to memory:
 ///
-/// x = alpha · A·B + bias;  C = (C if `accumulate`) + activation(x) + residual
+/// x = alpha · A·B + bias;  C = activation(x) + residual, or C = C + x with `accumulate`
 ///
-/// `pre_activation` and `residual` are laid out as C, with its row stride.
+/// `pre_activation` and `residual` are laid out as C, with its row stride. A product that is added to C has none of them and
+/// no activation: gradients add up, outputs do not, and C could not hold the partial sums of a product that has both.
 #[derive(Debug)]
 pub struct Epilogue<'a, T = f32> {
     /// One number for each column of C.
@@ -199,7 +158,7 @@ pub struct Epilogue<'a, T = f32> {
     pub pre_activation: Option<&'a mut [T]>,
     /// Added after the activation.
     pub residual: Option<&'a [T]>,
-    /// Add to what C holds rather than replace it.
+    /// Add to what C holds rather than replace it: without an activation, `pre_activation` and `residual`.
     pub accumulate: bool,
     /// Factor on the product.
     pub alpha: T,
@@ -223,18 +182,16 @@ impl<T: Real> Default for Epilogue<'_, T> {
 /// Each element's sum runs over k in an order that depends on the shape alone.
 ///
 /// # Panics
-/// When the inner dimensions differ or an operand is shorter than its view.
+/// When the inner dimensions differ, an operand is shorter than its view, or a product is added to C and has an activation,
+/// a residual or a place for x (see [`Epilogue`]).
 pub fn gemm(compute: Compute, a: Mat, b: Mat, c: &mut [f32], ldc: usize, ep: Epilogue) {
     gemm_on(cpu::path(), compute, a, b, c, ldc, ep);
 }
 
-/// [`gemm`] on a given path, for tests and comparisons.
-///
-/// # Panics
-/// As [`gemm`], and when this processor does not support the path.
-pub fn gemm_on(path: Path, compute: Compute, a: Mat, b: Mat, c: &mut [f32], ldc: usize, ep: Epilogue) {
+/// [`gemm`] on a path.
+fn gemm_on(path: Path, compute: Compute, a: Mat, b: Mat, c: &mut [f32], ldc: usize, ep: Epilogue) {
     check(&a, &b, c, ldc, &ep);
-    assert!(path.supported(), "path {} is not supported here", path.name());
+    path.check();
     if a.rows == 0 || b.cols == 0 {
         return;
     }
@@ -249,22 +206,21 @@ pub fn gemm_on(path: Path, compute: Compute, a: Mat, b: Mat, c: &mut [f32], ldc:
     }
 }
 
-/// What [`gemm`] takes beside its operands, of which only sizes, strides and types are looked at. `held` says that the
-/// product is added to what C holds and has an activation, saves x or adds a residual.
-pub fn scratch(compute: Compute, a: &Mat, b: &Mat, held: bool) -> Scratch {
+/// What [`gemm`] takes beside its operands, of which only sizes, strides and types are looked at.
+pub fn scratch(compute: Compute, a: &Mat, b: &Mat) -> Scratch {
     if a.rows == 0 || b.cols == 0 {
         return Scratch::default();
     }
     let path = cpu::path();
     match skinny::serves(compute, a, b) {
         true => skinny::scratch_bytes(a, b),
-        false => blocked::scratch_bytes(path, compute, a, b, held),
+        false => blocked::scratch_bytes(path, compute, a, b),
     }
 }
 
 /// What [`gemm_batched`] takes beside its operands.
 pub fn scratch_batched(compute: Compute, batch: usize, a: &Mat, b: &Mat) -> Scratch {
-    let one = scratch(compute, a, b, false);
+    let one = scratch(compute, a, b);
     match batch >= FEW {
         // Each thread asks for products of its own.
         true => Scratch { asking: 0, packing: one.asking + one.packing, ..one },
@@ -286,11 +242,11 @@ fn check<T>(a: &Mat, b: &Mat, c: &[T], ldc: usize, ep: &Epilogue<T>) {
 /// Products that are too few to be made one by each thread.
 const FEW: usize = 4;
 
-/// `batch` products: element i multiplies A at `i·a_stride` with B at `i·b_stride` into C at
-/// `i·c_stride` (strides in elements; 0 repeats an input). C = (C if `accumulate`) + alpha·A·B.
+/// `batch` products side by side, C `[batch, m, n]`: product i is of A at `i·a_stride` and B at `i·b_stride` (strides in
+/// elements; 0 repeats an input). C = (C if `accumulate`) + alpha·A·B.
 ///
 /// # Panics
-/// As [`gemm`], and when two products of C would overlap.
+/// As [`gemm`], and when C is too short.
 #[allow(clippy::too_many_arguments)]
 pub fn gemm_batched(
     compute: Compute,
@@ -300,8 +256,6 @@ pub fn gemm_batched(
     b: Mat,
     b_stride: usize,
     c: &mut [f32],
-    c_stride: usize,
-    ldc: usize,
     alpha: f32,
     accumulate: bool,
 ) {
@@ -313,12 +267,8 @@ pub fn gemm_batched(
     let extra = |stride: usize| (batch - 1).saturating_mul(stride);
     a.check("A", extra(a_stride));
     b.check("B", extra(b_stride));
-    let one = (m - 1).saturating_mul(ldc).saturating_add(n);
-    assert!(
-        ldc >= n && (batch == 1 || c_stride >= one) && extra(c_stride).saturating_add(one) <= c.len(),
-        "gemm: {batch} products of [{m}, {n}] do not fit {} elements apart from each other",
-        c.len()
-    );
+    let fits = m.checked_mul(n).and_then(|one| one.checked_mul(batch)).is_some_and(|all| all <= c.len());
+    assert!(fits, "gemm: {batch} products of [{m}, {n}] do not fit {} elements", c.len());
     let c = Disjoint::new(c);
     // Where K is 0 there are no inputs, and no place of theirs to go to.
     let (a_stride, b_stride) = if a.cols == 0 { (0, 0) } else { (a_stride, b_stride) };
@@ -326,9 +276,9 @@ pub fn gemm_batched(
         let ai = Mat { data: a.data.skip(i * a_stride), ..a };
         let bi = Mat { data: b.data.skip(i * b_stride), ..b };
         let ep = Epilogue { alpha, accumulate, ..Epilogue::default() };
-        // SAFETY: results do not overlap (checked above), and each belongs to one task.
-        let ci = unsafe { c.part(i * c_stride, one) };
-        gemm(compute, ai, bi, ci, ldc, ep);
+        // SAFETY: results lie side by side, and each belongs to one task.
+        let ci = unsafe { c.part(i * m * n, m * n) };
+        gemm(compute, ai, bi, ci, n, ep);
     };
     // A product inside a task runs on one thread; few products are better shared by all threads.
     if batch >= FEW {

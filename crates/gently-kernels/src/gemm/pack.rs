@@ -8,6 +8,7 @@
 // Loops over register arrays are by index: they unroll, iterators over parts of them may not.
 #![allow(clippy::needless_range_loop)]
 
+use crate::cast::bf16_high;
 use half::bf16;
 
 /// The elements of an operand, by address.
@@ -133,12 +134,6 @@ pub(super) fn words(mode: Mode, k: usize) -> usize {
     }
 }
 
-/// f32 to bf16 bits, to nearest even; NaN stays NaN.
-#[inline(always)]
-fn round_bits(x: f32) -> u32 {
-    bf16::from_f32(x).to_bits() as u32
-}
-
 impl Part {
     /// The word of minor line `i` at word position `w`.
     ///
@@ -159,11 +154,11 @@ impl Part {
         };
         match mode {
             Mode::F32 => at(w).to_bits(),
-            Mode::Rounded => round_bits(at(w)) << 16,
+            Mode::Rounded => bf16_high(at(w)) & 0xFFFF_0000,
             Mode::Pairs => {
-                let low = round_bits(at(2 * w));
-                let high = if 2 * w + 1 < self.k { round_bits(at(2 * w + 1)) } else { 0 };
-                low | high << 16
+                let low = bf16_high(at(2 * w)) >> 16;
+                let high = if 2 * w + 1 < self.k { bf16_high(at(2 * w + 1)) & 0xFFFF_0000 } else { 0 };
+                low | high
             }
         }
     }
@@ -186,7 +181,7 @@ unsafe fn scalar(dst: *mut u32, part: &Part, mode: Mode, lines: std::ops::Range<
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Mode, Part, Ptr, scalar, words};
-    use crate::simd::avx2::transpose8;
+    use crate::simd::{avx2::transpose8, for_path};
     use half::bf16;
     use std::arch::x86_64::*;
 
@@ -194,46 +189,48 @@ mod x86 {
     const ROUNDED: u8 = 1;
     const PAIRS: u8 = 2;
 
-    /// # Safety
-    /// As for [`super::pack`], with AVX2.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn pack(dst: *mut u32, part: &Part, mode: Mode) {
-        // SAFETY: the caller's promise is passed on.
-        unsafe {
-            match (mode, part.src) {
-                (Mode::F32, Ptr::F32(p)) => go::<f32, F32>(dst, part, mode, p),
-                (Mode::Rounded, Ptr::F32(p)) => go::<f32, ROUNDED>(dst, part, mode, p),
-                (Mode::Pairs, Ptr::F32(p)) => go::<f32, PAIRS>(dst, part, mode, p),
-                // A bf16 is its own rounding.
-                (Mode::F32 | Mode::Rounded, Ptr::Bf16(p)) => go::<bf16, F32>(dst, part, mode, p),
-                (Mode::Pairs, Ptr::Bf16(p)) => go::<bf16, PAIRS>(dst, part, mode, p),
+    for_path! { avx2:
+        /// # Safety
+        /// As for [`super::pack`], with AVX2.
+        pub(super) unsafe fn pack(dst: *mut u32, part: &Part, mode: Mode) {
+            // SAFETY: the caller's promise is passed on.
+            unsafe {
+                match (mode, part.src) {
+                    (Mode::F32, Ptr::F32(p)) => go::<f32, F32>(dst, part, mode, p),
+                    (Mode::Rounded, Ptr::F32(p)) => go::<f32, ROUNDED>(dst, part, mode, p),
+                    (Mode::Pairs, Ptr::F32(p)) => go::<f32, PAIRS>(dst, part, mode, p),
+                    // A bf16 is its own rounding.
+                    (Mode::F32 | Mode::Rounded, Ptr::Bf16(p)) => go::<bf16, F32>(dst, part, mode, p),
+                    (Mode::Pairs, Ptr::Bf16(p)) => go::<bf16, PAIRS>(dst, part, mode, p),
+                }
             }
         }
     }
 
-    /// Panels of 8 lines that are contiguous along the lines: all panels of one k before the next k, so that
-    /// whole cache lines and pages are read once.
-    ///
-    /// # Safety
-    /// As for [`super::pack_panels`], with AVX2; `lines` is a multiple of 8.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn pack_octets(
-        dst: *mut u32,
-        src: *const f32,
-        k_stride: usize,
-        lines: usize,
-        k: usize,
-        panel_stride: usize,
-    ) {
-        for p in 0..k {
-            let mut i = 0;
-            while i < lines {
-                // SAFETY: (i + 8, p) lies inside the operand, panel i / 8 inside `dst`.
-                unsafe {
-                    let x = _mm256_loadu_si256(src.add(p * k_stride + i).cast());
-                    _mm256_storeu_si256(dst.add(i / 8 * panel_stride + p * 8).cast(), x);
+    for_path! { avx2:
+        /// Panels of 8 lines that are contiguous along the lines: all panels of one k before the next k, so that
+        /// whole cache lines and pages are read once.
+        ///
+        /// # Safety
+        /// As for [`super::pack_panels`], with AVX2; `lines` is a multiple of 8.
+        pub(super) unsafe fn pack_octets(
+            dst: *mut u32,
+            src: *const f32,
+            k_stride: usize,
+            lines: usize,
+            k: usize,
+            panel_stride: usize,
+        ) {
+            for p in 0..k {
+                let mut i = 0;
+                while i < lines {
+                    // SAFETY: (i + 8, p) lies inside the operand, panel i / 8 inside `dst`.
+                    unsafe {
+                        let x = _mm256_loadu_si256(src.add(p * k_stride + i).cast());
+                        _mm256_storeu_si256(dst.add(i / 8 * panel_stride + p * 8).cast(), x);
+                    }
+                    i += 8;
                 }
-                i += 8;
             }
         }
     }

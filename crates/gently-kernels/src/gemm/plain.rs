@@ -2,6 +2,7 @@
 //! and serves f64 tensors.
 
 use super::Epilogue;
+use crate::activation::Activation;
 use crate::pool::{self, Disjoint};
 use crate::real::Real;
 
@@ -42,7 +43,7 @@ impl<'a, T: Real> View<'a, T> {
 /// `C[m,n] = epilogue(A[m,k] · B[k,n])`, each sum over k from first to last.
 ///
 /// # Panics
-/// When the inner dimensions differ or a slice is too short.
+/// As [`super::gemm`].
 pub fn gemm<T: Real>(a: View<T>, b: View<T>, c: &mut [T], ldc: usize, ep: Epilogue<T>) {
     assert_eq!(a.cols, b.rows, "gemm: inner dimensions differ");
     check_output(a.rows, b.cols, c.len(), ldc, &ep);
@@ -78,8 +79,12 @@ pub fn gemm<T: Real>(a: View<T>, b: View<T>, c: &mut [T], ldc: usize, ep: Epilog
     });
 }
 
-/// Panics where C or a part of the epilogue is too short for an [m, n] result.
+/// Panics where C or a part of the epilogue is too short for an [m, n] result, or its parts do not go together.
 pub(super) fn check_output<T>(m: usize, n: usize, len: usize, ldc: usize, ep: &Epilogue<T>) {
+    assert!(
+        !ep.accumulate || (ep.activation == Activation::None && ep.pre_activation.is_none() && ep.residual.is_none()),
+        "gemm: a product that is added to C has no activation, residual or saved x"
+    );
     if m == 0 || n == 0 {
         return;
     }

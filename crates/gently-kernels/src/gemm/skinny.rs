@@ -9,12 +9,12 @@
 
 use super::blocked::isa;
 use super::micro::Finish;
-use super::scratch::{self, Slot};
 use super::{Compute, Epilogue, Mat, Operand};
 use crate::cpu::Path;
 use crate::pool;
 use crate::scratch::Scratch;
 use crate::simd::{Kernel, Simd, dispatch};
+use crate::thread_buffer::{self, Slot};
 
 /// Most rows of A.
 const ROWS: usize = 8;
@@ -117,14 +117,15 @@ fn task_columns(k: usize) -> usize {
 /// What [`run`] takes beside its operands.
 pub(super) fn scratch_bytes(a: &Mat, b: &Mat) -> Scratch {
     let words = a.rows * task_columns(a.cols).min(b.cols);
-    Scratch { packing: scratch::bytes(words), ..Scratch::default() }
+    Scratch { packing: thread_buffer::bytes(Slot::Task, words), ..Scratch::default() }
 }
 
 /// What the tasks share.
 struct Job {
     c: *mut f32,
     pre: *mut f32,
-    residual: *const f32,
+    /// The residual, or C itself where the product is added to it; null where there is neither.
+    added: *const f32,
 }
 
 // SAFETY: tasks read the operands and write disjoint columns of C and `pre`.
@@ -143,14 +144,17 @@ pub(super) unsafe fn run(path: Path, a: &Mat, b: &Mat, c: *mut f32, ldc: usize, 
     let job = Job {
         c,
         pre: ep.pre_activation.map_or(std::ptr::null_mut(), |x| x.as_mut_ptr()),
-        residual: ep.residual.map_or(std::ptr::null(), |x| x.as_ptr()),
+        added: match ep.accumulate {
+            true => c.cast_const(),
+            false => ep.residual.map_or(std::ptr::null(), |x| x.as_ptr()),
+        },
     };
     let job = &job;
     let width = task_columns(k);
     pool::parallel(n.div_ceil(width), |task| {
         let j = task * width;
         let cols = width.min(n - j);
-        scratch::with(Slot::A, m * cols, |out| {
+        thread_buffer::with(Slot::Task, m * cols, |out| {
             let out: *mut f32 = out.as_mut_ptr().cast();
             let dots = Dots {
                 a: x.as_ptr(),
@@ -178,13 +182,12 @@ pub(super) unsafe fn run(path: Path, a: &Mat, b: &Mat, c: *mut f32, ldc: usize, 
                     ld_tile: cols,
                     c: job.c.add(j),
                     pre: if job.pre.is_null() { job.pre } else { job.pre.add(j) },
-                    residual: match job.residual.is_null() {
-                        true => job.residual,
-                        false => job.residual.add(j),
+                    added: match job.added.is_null() {
+                        true => job.added,
+                        false => job.added.add(j),
                     },
                     ldc,
                     activation: ep.activation,
-                    accumulate: ep.accumulate,
                     rows: m,
                     cols,
                 });

@@ -204,10 +204,11 @@ fn any_case() -> impl Strategy<Value = Case> {
             b,
             c_pad,
             compute: if half { Compute::Bf16 } else { Compute::F32 },
-            activation,
+            // What is added to C has none of these.
+            activation: if flags[3] { Activation::None } else { activation },
             bias: flags[0],
-            pre: flags[1],
-            residual: flags[2],
+            pre: flags[1] && !flags[3],
+            residual: flags[2] && !flags[3],
             accumulate: flags[3],
             alpha,
             ..case(m, n, k)
@@ -247,6 +248,8 @@ fn few_rows_with_long_columns() {
             c.activation = if m % 3 == 0 { Activation::GeluTanh } else { Activation::None };
             c.residual = m % 3 == 1;
             check_case(&c);
+            let sum = Case { activation: Activation::None, residual: false, accumulate: true, ..c };
+            check_case(&sum);
         }
     }
 }
@@ -271,7 +274,7 @@ fn a_batch_is_its_products() {
     let (a, b) = (noise(batch * m * k, 1), noise(k * n, 2));
     let mut c = vec![1.0; batch * m * n];
     let (am, bm) = (Mat::f32(&a, m, k), Mat::f32(&b, k, n));
-    gemm_batched(Compute::F32, batch, am, m * k, bm, 0, &mut c, m * n, n, 0.5, true);
+    gemm_batched(Compute::F32, batch, am, m * k, bm, 0, &mut c, 0.5, true);
     for i in 0..batch {
         let mut one = vec![1.0; m * n];
         let ep = Epilogue { alpha: 0.5, accumulate: true, ..Epilogue::default() };
@@ -287,7 +290,7 @@ fn products_without_an_inner_dimension_are_zero() {
     for (before, accumulate, after) in [(7.0, false, 0.0), (7.0, true, 7.0)] {
         for batch in [2, FEW + 1] {
             let mut c = vec![before; batch * 6];
-            gemm_batched(Compute::F32, batch, a, 5, b, 5, &mut c, 6, 2, 1.0, accumulate);
+            gemm_batched(Compute::F32, batch, a, 5, b, 5, &mut c, 1.0, accumulate);
             assert_eq!(c, vec![after; batch * 6]);
         }
         for path in cpu::available() {
@@ -298,6 +301,65 @@ fn products_without_an_inner_dimension_are_zero() {
             }
         }
     }
+}
+
+#[test]
+fn a_product_that_is_added_to_c_has_no_more_of_an_epilogue() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    let one = [1.0f32];
+    let mat = Mat::f32(&one, 1, 1);
+    for part in 0..4 {
+        for accumulate in [false, true] {
+            let (mut c, mut pre) = ([1.0f32], [0.0f32]);
+            let refused = catch_unwind(AssertUnwindSafe(|| {
+                let ep = Epilogue {
+                    bias: Some(&one),
+                    activation: if part == 1 { Activation::Relu } else { Activation::None },
+                    pre_activation: (part == 2).then_some(&mut pre[..]),
+                    residual: (part == 3).then_some(&one[..]),
+                    accumulate,
+                    alpha: 1.0,
+                };
+                gemm(Compute::F32, mat, mat, &mut c, 1, ep);
+            }));
+            assert_eq!(refused.is_err(), accumulate && part > 0, "part {part}, accumulate {accumulate}");
+        }
+    }
+    let (mut c, residual) = ([1.0f64], [1.0f64]);
+    let view = plain::View::new(&[1.0f64], 1, 1);
+    let both = Epilogue { residual: Some(&residual[..]), accumulate: true, ..Epilogue::default() };
+    assert!(catch_unwind(AssertUnwindSafe(|| plain::gemm(view, view, &mut c, 1, both))).is_err());
+}
+
+#[test]
+fn what_a_product_packs_is_bounded_whatever_its_shape() {
+    let long = 1 << 20;
+    for (m, n, k) in [(long, long, long), (192, 48, long), (9, long, 17), (8, long, 16), (8, 16, long), (long, 1, long)]
+    {
+        for compute in [Compute::F32, Compute::Bf16] {
+            let (a, b) = (Mat::f32(&[], m, k), Mat::f32(&[], k, n));
+            for (a, b) in [(a, b), (a.with_strides(1, m), b.with_strides(1, k))] {
+                let taken = scratch(compute, &a, &b).total(1);
+                assert!(taken <= 16 << 20, "{taken} bytes for [{m}, {k}] · [{k}, {n}], {compute:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_path_that_is_not_there_is_refused() {
+    let one = [1.0];
+    cpu::assert_refused_elsewhere(|path| {
+        gemm_on(path, Compute::F32, Mat::f32(&one, 1, 1), Mat::f32(&one, 1, 1), &mut [0.0], 1, Epilogue::default());
+    });
+}
+
+#[test]
+#[should_panic(expected = "do not fit")]
+fn batches_must_fit_their_output() {
+    let x = [1.0; 8];
+    let (a, b) = (Mat::f32(&x, 2, 2), Mat::f32(&x, 2, 2));
+    gemm_batched(Compute::F32, 2, a, 4, b, 4, &mut [0.0; 7], 1.0, false);
 }
 
 #[test]

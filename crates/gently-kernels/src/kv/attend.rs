@@ -4,13 +4,14 @@
 //! key head and by chunks of the sequence, joined in a second phase; many (a prompt) by key head and blocks of
 //! queries, each of which goes over all chunks. Not here: the arithmetic (see [`super::tile`]).
 
-use super::tile::{self, Head, MOST, Number, Query, Score, WIDEST};
+use super::tile::{self, Head, MOST, Query, Score, WIDEST};
 use super::{Data, PAGE, Page, PageShape};
 use crate::buffer::{AlignedBuf, OutOfMemory};
+use crate::cast::Stored;
 use crate::cpu::{self, Path};
-use crate::gemm::scratch::{self, Slot};
 use crate::pool::{self, Disjoint};
 use crate::simd::{Kernel, Simd, dispatch};
+use crate::thread_buffer::{self, Slot};
 use std::sync::Arc;
 
 /// Pages whose results are joined before they meet those of other pages. It is the same for every cut of the work.
@@ -169,11 +170,11 @@ impl<'a> Attend<'a> {
         pool::parallel_phases(&[self.tasks.len(), self.joins.len()], |phase, i| match phase {
             0 => {
                 let task = self.tasks[i];
-                scratch::with(Slot::A, cx.rows(task) * words_of_row(shape), |words| {
+                thread_buffer::with(Slot::Task, cx.rows(task) * words_of_row(shape), |words| {
                     dispatch(path, Run { cx: &cx, task, words: bytemuck::cast_slice_mut(words) });
                 });
             }
-            _ => scratch::with(Slot::A, shape.padded(), |words| {
+            _ => thread_buffer::with(Slot::Task, shape.padded(), |words| {
                 dispatch(path, Join { cx: &cx, task: self.joins[i], sum: bytemuck::cast_slice_mut(words) });
             }),
         });
@@ -253,13 +254,13 @@ impl Kernel for Run<'_> {
 }
 
 /// The numbers of a page and its scales, by type.
-trait Stored: Number {
+trait OfPage: Stored {
     fn of(page: &Page) -> (&[Self], &[f32]);
 }
 
-macro_rules! stored {
+macro_rules! of_page {
     ($T:ty, $pattern:pat => $values:expr, $scales:expr) => {
-        impl Stored for $T {
+        impl OfPage for $T {
             #[inline(always)]
             fn of(page: &Page) -> (&[Self], &[f32]) {
                 match page.data() {
@@ -270,9 +271,9 @@ macro_rules! stored {
         }
     };
 }
-stored!(f32, Data::F32(d) => d, &[]);
-stored!(half::f16, Data::F16(d) => d, &[]);
-stored!(i8, Data::I8(d, scales) => d, scales);
+of_page!(f32, Data::F32(d) => d, &[]);
+of_page!(half::f16, Data::F16(d) => d, &[]);
+of_page!(i8, Data::I8(d, scales) => d, scales);
 
 /// Queries of a tile, so that their scores with four vectors of keys (two, where they are the most) fit into registers. The
 /// more queries, the fewer times a key is loaded and widened.
@@ -283,7 +284,7 @@ fn heights<S: Simd>() -> [usize; 4] {
 
 impl Run<'_> {
     #[inline(always)]
-    fn typed<S: Simd, T: Stored>(self, s: S) {
+    fn typed<S: Simd, T: OfPage>(self, s: S) {
         let Run { cx, task, words } = self;
         let (d, dp, group) = (cx.shape.d, cx.shape.padded(), cx.group());
         let span = cx.spans[task.span];

@@ -36,8 +36,8 @@ mod tile;
 pub use attend::{Attend, Span, Spec};
 
 use crate::buffer::{AlignedBuf, OutOfMemory};
+use crate::cast::narrow_f16;
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 
 /// Tokens in a page.
 pub const PAGE: usize = 64;
@@ -221,7 +221,8 @@ impl Page {
         }
     }
 
-    /// The page as bytes, for a file: layout as described in this module, little endian on every machine we run on.
+    /// The page as bytes, for a file: layout as described in this module, numbers as they lie, which is little-endian wherever
+    /// this crate compiles.
     pub fn to_bytes(&self) -> Vec<u8> {
         match &self.data {
             Data::F32(d) => bytemuck::cast_slice(d).to_vec(),
@@ -260,7 +261,7 @@ fn to_halves(x: &[f32], to: &mut [f16]) {
         for (o, v) in near.iter_mut().zip(x) {
             *o = if v.is_finite() { v.clamp(-MOST, MOST) } else { *v };
         }
-        to.convert_from_f32_slice(&near[..x.len()]);
+        narrow_f16(&near[..x.len()], to);
     }
 }
 

@@ -7,9 +7,9 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::{PAGE, Spec};
+use crate::cast::Stored;
 use crate::simd::{Kernel, Simd};
 use crate::simd_math;
-use half::f16;
 use std::f32::consts::LOG2_E;
 
 /// Most queries of a tile.
@@ -21,39 +21,6 @@ const STEPS: usize = 4;
 
 /// Channels, or keys, that few queries ask for ahead where vectors are short: half a page.
 const AHEAD: usize = 32;
-
-/// A number of a page.
-pub(super) trait Number: Copy {
-    /// A whole vector of them.
-    ///
-    /// # Safety
-    /// `p` must be valid for reading that many.
-    unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V;
-}
-
-impl Number for f32 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { s.load_ptr(p) }
-    }
-}
-
-impl Number for f16 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { s.load_f16(p.cast()) }
-    }
-}
-
-impl Number for i8 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { s.load_i8(p) }
-    }
-}
 
 /// How scores are made from products.
 #[derive(Clone, Copy)]
@@ -146,7 +113,7 @@ fn seen(score: Score, position: usize, first: usize) -> (usize, usize) {
 /// Pointers of the page and the queries must be valid for D, dp and PAGE, with no two queries sharing a sum or a norm;
 /// places up to each query's own position have been written.
 #[inline(always)]
-pub(super) unsafe fn page<S: Simd, T: Number, const M: usize, const W: usize>(
+pub(super) unsafe fn page<S: Simd, T: Stored, const M: usize, const W: usize>(
     s: S,
     score: Score,
     head: &Head<T>,
@@ -183,7 +150,15 @@ pub(super) unsafe fn page<S: Simd, T: Number, const M: usize, const W: usize>(
             }
         }
         let (scales, first) = (head.scales, head.first);
-        s.apart(Soften { score, scales, queries, first, seen: &places, rows: &mut weights[..M], fade: &mut fade });
+        s.apart(OnlineSoftmax {
+            score,
+            scales,
+            queries,
+            first,
+            seen: &places,
+            rows: &mut weights[..M],
+            fade: &mut fade,
+        });
 
         let mut c = 0;
         while c + W * S::LANES <= dp {
@@ -202,7 +177,7 @@ pub(super) unsafe fn page<S: Simd, T: Number, const M: usize, const W: usize>(
 ///
 /// All rows go through a step before the next: a row's maximum, its factor and its sum each wait for a run across a
 /// register, and the rows wait at the same time.
-struct Soften<'a> {
+struct OnlineSoftmax<'a> {
     score: Score,
     scales: *const f32,
     queries: &'a [Query],
@@ -217,7 +192,7 @@ struct Soften<'a> {
 /// The score of a place that a query does not see.
 const UNSEEN: f32 = f32::NEG_INFINITY;
 
-impl Kernel for Soften<'_> {
+impl Kernel for OnlineSoftmax<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
@@ -331,7 +306,7 @@ fn largest<S: Simd>(s: S, (lo, hi): (usize, usize), row: &mut [f32; PAGE]) -> f3
 /// As [`page`]; `c` and G vectors lie below dp.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-unsafe fn mix<S: Simd, T: Number, const M: usize, const G: usize>(
+unsafe fn mix<S: Simd, T: Stored, const M: usize, const G: usize>(
     s: S,
     head: &Head<T>,
     queries: &[Query],
@@ -365,7 +340,7 @@ unsafe fn mix<S: Simd, T: Number, const M: usize, const G: usize>(
 /// # Safety
 /// `rows` must be valid for W vectors in each of these rows, and each of `times` for `end` numbers.
 #[inline(always)]
-unsafe fn gather<S: Simd, T: Number, const M: usize, const W: usize>(
+unsafe fn gather<S: Simd, T: Stored, const M: usize, const W: usize>(
     s: S,
     acc: &mut [[S::V; W]; M],
     times: &[*const f32; M],

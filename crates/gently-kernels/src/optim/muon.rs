@@ -1,13 +1,14 @@
 //! Muon: momentum, orthogonalised.
 
 use super::moments::{Moment, Noise, round};
-use crate::buffer::{AlignedBuf, OutOfMemory};
+use crate::buffer::OutOfMemory;
 use crate::cast::cast;
 use crate::elementwise::scale_add;
 use crate::gemm::{self, Compute, Epilogue, Mat, gemm};
 use crate::real::Real;
 use crate::reduce::sum_of_squares;
 use crate::scratch::Scratch;
+use crate::thread_buffer::{self, Slot};
 
 /// How the orthogonal update is scaled for a matrix of `rows × cols` (out × in).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,8 +89,25 @@ impl Muon {
         if w.is_empty() {
             return Ok(());
         }
-        let mut update = AlignedBuf::try_zeroed(m.len())?;
-        let mut work = Work::new(rows, cols)?;
+        let words = Work::numbers(rows, cols).saturating_add(m.len());
+        thread_buffer::try_with(Slot::Call, words, |words| {
+            let (update, work) = bytemuck::cast_slice_mut::<u32, f32>(words).split_at_mut(m.len());
+            self.step_in(rows, cols, w, g, m, update, Work::new(rows, cols, work));
+        })
+    }
+
+    /// The step, with room for the update and for its orthogonalisation, which may hold anything.
+    #[allow(clippy::too_many_arguments)]
+    fn step_in(
+        &self,
+        rows: usize,
+        cols: usize,
+        w: &mut [f32],
+        g: &[f32],
+        m: Moment<'_>,
+        update: &mut [f32],
+        work: Work<'_>,
+    ) {
         let mu = self.momentum as f32;
         let fresh = ((1.0 - self.momentum) * self.grad_scale) as f32;
         match m {
@@ -98,22 +116,21 @@ impl Muon {
                 update.copy_from_slice(m);
             }
             Moment::Bf16(m) => {
-                cast(&*m, &mut update);
-                scale_add(fresh, g, mu, &mut update);
-                round(&update, m, self.noise, 0);
+                cast(&*m, update);
+                scale_add(fresh, g, mu, update);
+                round(update, m, self.noise, 0);
             }
         }
         if self.nesterov {
-            scale_add(fresh, g, mu, &mut update);
+            scale_add(fresh, g, mu, update);
         }
-        work.orthogonalize(&mut update, rows, cols, self.steps, self.compute);
+        work.orthogonalize(update, rows, cols, self.steps, self.compute);
         let (r, c) = (rows as f64, cols as f64);
         let factor = match self.scale {
             MuonScale::Jordan => (r / c).max(1.0).sqrt(),
             MuonScale::Moonlight => 0.2 * r.max(c).sqrt(),
         };
-        scale_add((-self.lr * factor) as f32, &update, (1.0 - self.lr * self.weight_decay) as f32, w);
-        Ok(())
+        scale_add((-self.lr * factor) as f32, update, (1.0 - self.lr * self.weight_decay) as f32, w);
     }
 
     /// What [`Muon::step`] takes beside its operands.
@@ -123,19 +140,19 @@ impl Muon {
         let products = [(x, x.t()), (square, square), (square, x), (x.t(), square)];
         let packed = products
             .iter()
-            .fold(Scratch::default(), |most, (left, right)| most.or(gemm::scratch(self.compute, left, right, false)));
+            .fold(Scratch::default(), |most, (left, right)| most.or(gemm::scratch(self.compute, left, right)));
         Scratch { call: (rows * cols + Work::numbers(rows, cols)) * size_of::<f32>(), ..packed }
     }
 }
 
-/// Buffers of the Newton–Schulz steps.
-struct Work {
+/// Room for the Newton–Schulz steps.
+struct Work<'a> {
     /// The next iterate.
-    y: AlignedBuf<f32>,
+    y: &'a mut [f32],
     /// A = X·Xᵀ of the smaller side.
-    gram: AlignedBuf<f32>,
+    gram: &'a mut [f32],
     /// bA + cA².
-    poly: AlignedBuf<f32>,
+    poly: &'a mut [f32],
 }
 
 /// Coefficients a, b, c of the quintic, chosen by Jordan for the steepest slope at 0.
@@ -157,27 +174,27 @@ pub fn orthogonalize(
     steps: usize,
     compute: Compute,
 ) -> Result<(), OutOfMemory> {
-    Work::new(rows, cols)?.orthogonalize(x, rows, cols, steps, compute);
-    Ok(())
+    thread_buffer::try_with(Slot::Call, Work::numbers(rows, cols), |words| {
+        Work::new(rows, cols, bytemuck::cast_slice_mut(words)).orthogonalize(x, rows, cols, steps, compute);
+    })
 }
 
-impl Work {
-    fn new(rows: usize, cols: usize) -> Result<Self, OutOfMemory> {
+impl<'a> Work<'a> {
+    /// Divides [`Work::numbers`] numbers, which may be anything.
+    fn new(rows: usize, cols: usize, room: &'a mut [f32]) -> Self {
         let n = rows.min(cols);
-        Ok(Self {
-            y: AlignedBuf::try_zeroed(rows * cols)?,
-            gram: AlignedBuf::try_zeroed(n * n)?,
-            poly: AlignedBuf::try_zeroed(n * n)?,
-        })
+        let (y, squares) = room.split_at_mut(rows * cols);
+        let (gram, poly) = squares.split_at_mut(n * n);
+        Self { y, gram, poly }
     }
 
-    /// Numbers in all buffers for a matrix of `rows × cols`.
+    /// Numbers of the room for a matrix of `rows × cols`.
     fn numbers(rows: usize, cols: usize) -> usize {
         let n = rows.min(cols);
         rows * cols + 2 * n * n
     }
 
-    fn orthogonalize(&mut self, x: &mut [f32], rows: usize, cols: usize, steps: usize, compute: Compute) {
+    fn orthogonalize(self, x: &mut [f32], rows: usize, cols: usize, steps: usize, compute: Compute) {
         assert_eq!(x.len(), rows * cols, "muon: a {rows} × {cols} matrix");
         let Self { y, gram, poly } = self;
         let [a, b, c] = QUINTIC.map(|q| q as f32);

@@ -5,6 +5,7 @@ use super::*;
 use crate::cpu;
 use crate::gemm::Compute;
 use crate::lanes::testing::{close, random, same_on_threads, wide};
+use crate::thread_buffer::{Slot, kept};
 use half::bf16;
 
 // Made by tests/golden/optimizers.py with torch 2.15.
@@ -139,12 +140,40 @@ fn muon_is_that_of_pytorch() {
 }
 
 #[test]
+fn a_muon_step_is_its_plain_computation() {
+    let usual = Muon { lr: 0.05, weight_decay: 0.3, grad_scale: 0.7, ..Muon::default() };
+    let ways = [(true, MuonScale::Jordan), (false, MuonScale::Jordan), (true, MuonScale::Moonlight)];
+    let cases = [(24, 40), (40, 24), (1, 5)].into_iter().flat_map(|size| ways.map(|way| (size, way)));
+    for ((rows, cols), (nesterov, scale)) in cases {
+        let n = rows * cols;
+        let (w0, m0, g) = (random(1, n), random(2, n), wide(&random(3, n)));
+        let (mut w, mut m) = (w0.clone(), m0.clone());
+        Muon { nesterov, scale, ..usual }.step(rows, cols, &mut w, &narrow(&g), &mut m[..]).unwrap();
+        // μ·m + (1 − μ)·g, and once more to look ahead.
+        let ahead = |m: &[f64]| m.iter().zip(&g).map(|(m, g)| 0.95 * m + 0.05 * 0.7 * g).collect::<Vec<f64>>();
+        let momentum = ahead(&wide(&m0));
+        let mut update = if nesterov { ahead(&momentum) } else { momentum.clone() };
+        plain::orthogonalize(&mut update, rows, cols, usual.steps);
+        let (r, c) = (rows as f64, cols as f64);
+        let factor = if scale == MuonScale::Jordan { (r / c).max(1.0).sqrt() } else { 0.2 * r.max(c).sqrt() };
+        let stepped = |(w, u): (&f32, &f64)| f64::from(*w) * (1.0 - 0.05 * 0.3) - 0.05 * factor * u;
+        let want: Vec<f64> = w0.iter().zip(&update).map(stepped).collect();
+        close(&m, &momentum, 1e-5, "momentum");
+        close(&w, &want, 1e-4, "parameters");
+    }
+}
+
+#[test]
 fn orthogonalized_matrices_are_nearly_orthogonal() {
     for (rows, cols) in [(24, 40), (40, 24), (1, 5), (16, 16)] {
         let mut x = random(1, rows * cols);
         let mut want = wide(&x);
         plain::orthogonalize(&mut want, rows, cols, 5);
+        // The room holds what was left there; a second call takes no other one.
+        orthogonalize(&mut x.clone(), rows, cols, 5, Compute::F32).unwrap();
+        let room = kept(Slot::Call);
         orthogonalize(&mut x, rows, cols, 5, Compute::F32).unwrap();
+        assert_eq!(kept(Slot::Call), room);
         close(&x, &want, 1e-4, "newton-schulz");
         // ‖X‖² is the sum of squared singular values, each of which is near 1.
         let mean = x.iter().map(|v| v * v).sum::<f32>() / rows.min(cols) as f32;

@@ -5,7 +5,7 @@
 
 use super::packed::PackedMatrix;
 use super::{BlockType, QuantError};
-use crate::buffer::AlignedBuf;
+use crate::buffer::{AlignedBuf, OutOfMemory};
 use std::fmt;
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -42,9 +42,11 @@ unsafe impl Send for Chunk {}
 unsafe impl Sync for Chunk {}
 
 impl Chunk {
-    fn new(mut buffer: AlignedBuf<u8>) -> Chunk {
+    /// One of `len` zeros.
+    fn try_new(len: usize) -> Result<Arc<Chunk>, OutOfMemory> {
+        let mut buffer = AlignedBuf::try_zeroed(len)?;
         let start = NonNull::from(&mut buffer[..]).cast();
-        Chunk { start, buffer }
+        Ok(Arc::new(Chunk { start, buffer }))
     }
 }
 
@@ -100,18 +102,24 @@ impl PackArena {
     }
 
     /// An arena whose first chunk has no more than `len` bytes.
-    pub(super) fn exact(len: usize) -> PackArena {
-        PackArena { chunk: Some(Arc::new(Chunk::new(AlignedBuf::zeroed(len)))), used: 0 }
+    ///
+    /// # Errors
+    /// The system has no memory for it.
+    pub(super) fn exact(len: usize) -> Result<PackArena, OutOfMemory> {
+        Ok(PackArena { chunk: Some(Chunk::try_new(len)?), used: 0 })
     }
 
     /// A piece of `len` zeros, filled by `fill`.
-    pub(super) fn piece(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> Piece {
+    ///
+    /// # Errors
+    /// The system has no memory for it; the arena then begins a new chunk with the next one.
+    pub(super) fn piece(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> Result<Piece, OutOfMemory> {
         let fits = |c: &Arc<Chunk>| len <= c.buffer.len() - self.used;
         let chunk = match self.chunk.take().filter(fits) {
             Some(chunk) => chunk,
             None => {
                 self.used = 0;
-                Arc::new(Chunk::new(AlignedBuf::zeroed(len.max(CHUNK))))
+                Chunk::try_new(len.max(CHUNK))?
             }
         };
         let start = self.used;
@@ -120,6 +128,6 @@ impl PackArena {
         // SAFETY: inside the buffer, and past all pieces given out before: this is its only user.
         fill(unsafe { std::slice::from_raw_parts_mut(chunk.start.as_ptr().add(start), len) });
         self.chunk = Some(chunk.clone());
-        Piece { chunk, start, len }
+        Ok(Piece { chunk, start, len })
     }
 }

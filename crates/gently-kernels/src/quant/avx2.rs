@@ -15,6 +15,7 @@ use super::packed::{Layout, PackedMatrix};
 use super::product::{Tile, TileKernel, by_layout};
 use super::rows::{PackedRows, ZEROS};
 use super::unpacked::Weights;
+use crate::cpu::Path;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -22,7 +23,11 @@ use std::arch::x86_64::*;
 const AHEAD: usize = 1024;
 
 /// The inner loop for a layout.
+///
+/// # Panics
+/// When the processor has no AVX2.
 pub(super) fn kernel(layout: &Layout) -> TileKernel {
+    Path::Avx2.check();
     TileKernel::One(by_layout!(layout, run))
 }
 
@@ -40,13 +45,14 @@ const UNPACKED_SCALES: usize = 64;
 /// Unpacks group `g`.
 ///
 /// # Panics
-/// When `to` has another size.
+/// When `to` has another size, or the processor has no AVX2.
 pub(super) fn unpack(w: &PackedMatrix, g: usize, to: &mut [u8]) {
     let layout = Layout::of(w.block_type()).expect("an integer type");
     assert_eq!(to.len(), w.k() / BLOCK * unpacked_bytes(&layout), "room for a group");
     assert_eq!(w.group(g).len(), layout.scale_bytes(w.k()) + w.k() / BLOCK * layout.quad_bytes());
+    Path::Avx2.check();
     let unpack = by_layout!(layout, unpack_group);
-    // SAFETY: the group and the room have their sizes. The processor has the features: rooms are asked for only then.
+    // SAFETY: the group and the room have their sizes, and the processor has the features, as asked above.
     unsafe { unpack(w.group(g).as_ptr(), w.k(), to.as_mut_ptr()) }
 }
 
@@ -136,7 +142,7 @@ fn run<const LOW: usize, const HIGH: usize, const HALVES: bool, const MIN: bool,
         let n = (columns - c).div_ceil((columns - c).div_ceil(most(LOW)));
         // SAFETY: the group, packed or unpacked, holds the scales and integers of all blocks, and the rows' buffers `width` entries of each for all
         // blocks of this tile (their lengths are in proportion), of which the kernel reads `c .. c + n`. The processor has the
-        // features: this kernel is chosen only then.
+        // features: `kernel`, the only way here, has asked.
         unsafe {
             let args = Args {
                 scales: group.as_ptr(),

@@ -9,9 +9,10 @@
 
 use super::BLOCK;
 use super::packed::Layout;
-use super::product::{Tile, TileKernel, by_layout, width_for};
-use super::rows::{PackedRows, ZEROS};
+use super::product::{Tile, TileKernel, by_layout};
+use super::rows::{PackedRows, ZEROS, kernel_width};
 use super::unpacked::Weights;
+use crate::cpu::{self, Path};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -19,7 +20,12 @@ use std::arch::x86_64::*;
 const AHEAD: usize = 1536;
 
 /// The inner loop for a layout.
+///
+/// # Panics
+/// When the processor has no AVX-512 with VNNI.
 pub(super) fn kernel(layout: &Layout) -> TileKernel {
+    Path::Avx512.check();
+    assert!(cpu::has_vnni(), "VNNI is not supported here");
     TileKernel::One(by_layout!(layout, run))
 }
 
@@ -53,11 +59,11 @@ fn run<const LOW: usize, const HIGH: usize, const HALVES: bool, const MIN: bool,
     let (blocks, scale_bytes) = (k / BLOCK, layout.scale_bytes(k));
     let first = tile * blocks * width;
     assert_eq!(group.len(), scale_bytes + blocks * layout.quad_bytes());
-    assert!(x.k() == k && first + blocks * width <= x.scale.len() && width_for(columns) <= width);
+    assert!(x.k() == k && first + blocks * width <= x.scale.len() && kernel_width(columns) <= width);
     let start = ZEROS.iter().position(|&z| z == zero).unwrap_or(0);
     // SAFETY: the group holds the scales and integers of all blocks, and the rows' buffers `width` entries of
     // each for all blocks of this tile (their lengths are in proportion); the kernel reads a prefix of that. The
-    // processor has the features: this kernel is chosen only then.
+    // processor has the features: `kernel`, the only way here, has asked.
     unsafe {
         let args = Args {
             scales: group.as_ptr(),
@@ -72,7 +78,7 @@ fn run<const LOW: usize, const HIGH: usize, const HALVES: bool, const MIN: bool,
             x_half_sum: [x.half_sum[0].as_ptr().add(first), x.half_sum[1].as_ptr().add(first)],
             out: out.0.as_mut_ptr().cast(),
         };
-        match width_for(columns) {
+        match kernel_width(columns) {
             1 => columns_of::<1, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
             2 => columns_of::<2, LOW, HIGH, HALVES, MIN, SUPERS>(&args),
             3 => columns_of::<3, LOW, HIGH, HALVES, MIN, SUPERS>(&args),

@@ -15,16 +15,16 @@ pub fn dequantize(ty: BlockType, bytes: &[u8], out: &mut [f32]) -> Result<(), Qu
     check_size(ty, out.len(), bytes.len())?;
     match ty {
         BlockType::F32 => match bytemuck::try_cast_slice(bytes) {
-            Ok(x) if cfg!(target_endian = "little") => out.copy_from_slice(x),
-            _ => blocks(ty, bytes, out, |b, x| x[0] = f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+            Ok(x) => out.copy_from_slice(x),
+            Err(_) => blocks(ty, bytes, out, |b, x| x[0] = f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
         },
         BlockType::F16 => match bytemuck::try_cast_slice(bytes) {
-            Ok(x) if cfg!(target_endian = "little") => cast::widen_f16(x, out),
-            _ => blocks(ty, bytes, out, |b, x| x[0] = half_at(b, 0)),
+            Ok(x) => cast::widen_f16(x, out),
+            Err(_) => blocks(ty, bytes, out, |b, x| x[0] = half_at(b, 0)),
         },
         BlockType::Bf16 => match bytemuck::try_cast_slice::<u8, bf16>(bytes) {
-            Ok(x) if cfg!(target_endian = "little") => cast::cast(x, out),
-            _ => blocks(ty, bytes, out, |b, x| x[0] = bf16::from_le_bytes([b[0], b[1]]).to_f32()),
+            Ok(x) => cast::cast(x, out),
+            Err(_) => blocks(ty, bytes, out, |b, x| x[0] = bf16::from_le_bytes([b[0], b[1]]).to_f32()),
         },
         BlockType::Q4_0 => blocks(ty, bytes, out, q4_0),
         BlockType::Q4_1 => blocks(ty, bytes, out, q4_1),

@@ -5,11 +5,13 @@
 
 use super::BlockType;
 use super::packed::{GROUP, PackedMatrix};
-use super::product::{TOGETHER, Tile, TileKernel, width_for};
-use super::rows::PackedRows;
+use super::product::{TOGETHER, Tile, TileKernel};
+use super::rows::{PackedRows, kernel_width};
 use super::unpacked::Weights;
+use crate::cast::Stored;
 use crate::cpu::Path;
 use crate::simd::{Kernel, Simd, dispatch};
+use half::{bf16, f16};
 
 /// The inner loop on a path.
 pub(super) fn kernel(path: Path) -> TileKernel {
@@ -30,15 +32,15 @@ fn run(path: Path, w: &Weights, x: &PackedRows, g: usize, tile: usize, columns: 
 #[inline(always)]
 pub(super) fn widen<S: Simd>(s: S, w: &PackedMatrix, g: usize, to: &mut [f32]) {
     match w.block_type() {
-        BlockType::F16 => widen_stored::<S, F16>(s, w.group(g), to),
-        _ => widen_stored::<S, Bf16>(s, w.group(g), to),
+        BlockType::F16 => widen_stored::<S, f16>(s, w.group(g), to),
+        _ => widen_stored::<S, bf16>(s, w.group(g), to),
     }
 }
 
 #[inline(always)]
 fn widen_stored<S: Simd, W: Stored>(s: S, from: &[u8], to: &mut [f32]) {
-    assert_eq!(from.len(), to.len() * size_of::<W::T>());
-    let from = from.as_ptr().cast::<W::T>();
+    assert_eq!(from.len(), to.len() * size_of::<W>());
+    let from = from.as_ptr().cast::<W>();
     for (i, to) in to.chunks_exact_mut(S::LANES).enumerate() {
         // SAFETY: the bytes hold as many numbers as there are places, as asserted, and groups are whole vectors.
         let v = unsafe { W::load(s, from.add(i * S::LANES)) };
@@ -60,49 +62,11 @@ impl Kernel for Product<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         match self.w.matrix.block_type() {
-            _ if self.w.unpacked(self.g).is_some() => columns::<S, F32>(s, self),
-            BlockType::F32 => columns::<S, F32>(s, self),
-            BlockType::F16 => columns::<S, F16>(s, self),
-            _ => columns::<S, Bf16>(s, self),
+            _ if self.w.unpacked(self.g).is_some() => columns::<S, f32>(s, self),
+            BlockType::F32 => columns::<S, f32>(s, self),
+            BlockType::F16 => columns::<S, f16>(s, self),
+            _ => columns::<S, bf16>(s, self),
         }
-    }
-}
-
-/// A float type in memory.
-trait Stored {
-    type T;
-    /// # Safety
-    /// `p` must be valid for reading a vector of T.
-    unsafe fn load<S: Simd>(s: S, p: *const Self::T) -> S::V;
-}
-
-struct F32;
-impl Stored for F32 {
-    type T = f32;
-    #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, p: *const f32) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { s.load_ptr(p) }
-    }
-}
-
-struct F16;
-impl Stored for F16 {
-    type T = u16;
-    #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, p: *const u16) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { s.load_f16(p) }
-    }
-}
-
-struct Bf16;
-impl Stored for Bf16 {
-    type T = u16;
-    #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, p: *const u16) -> S::V {
-        // SAFETY: the caller's promise.
-        unsafe { s.load_bf16(p) }
     }
 }
 
@@ -139,7 +103,7 @@ fn columns<S: Simd, W: Stored>(s: S, mut f: Product) {
 unsafe fn wide<S: Simd, W: Stored, const V: usize>(s: S, f: &mut Product, first: usize, n: usize, i: usize) {
     // SAFETY: the caller's promise.
     unsafe {
-        match width_for(n) {
+        match kernel_width(n) {
             1 => tile::<S, W, 1, V>(s, f, first, i),
             2 => tile::<S, W, 2, V>(s, f, first, i),
             3 => tile::<S, W, 3, V>(s, f, first, i),
@@ -161,12 +125,12 @@ unsafe fn tile<S: Simd, W: Stored, const C: usize, const V: usize>(s: S, f: &mut
     let (k, width) = (f.w.matrix.k(), f.x.width());
     let in_group = GROUP / S::LANES;
     let groups = [f.g + i, f.g + i + V / in_group - 1].map(|g| f.w.unpacked(g).unwrap_or_else(|| f.w.matrix.group(g)));
-    assert!(groups.iter().all(|g| g.len() == k * GROUP * size_of::<W::T>()) && first + C <= width);
+    assert!(groups.iter().all(|g| g.len() == k * GROUP * size_of::<W>()) && first + C <= width);
     assert!((f.tile + 1) * k * width <= f.x.floats.len());
     let mut sums = [[s.splat(0.0); C]; V];
-    let mut w = groups[0].as_ptr().cast::<W::T>();
+    let mut w = groups[0].as_ptr().cast::<W>();
     // The second vector: a group's second half, or the next group.
-    let second = groups[1].as_ptr().cast::<W::T>();
+    let second = groups[1].as_ptr().cast::<W>();
     // `w1` and `x` begin inside of a place, and so lie past the end after the last one, where nothing is read.
     let mut w1 = if in_group == 2 { second.wrapping_add(S::LANES) } else { second };
     let mut x = f.x.floats.as_ptr().wrapping_add(f.tile * k * width + first);

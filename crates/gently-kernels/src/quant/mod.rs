@@ -2,7 +2,7 @@
 //!
 //! Here: [`BlockType`] with plain [`dequantize`] and [`quantize`] in the byte layout of GGUF (ggml's
 //! `block_*` structures); [`PackedMatrix`], weights arranged once for products; [`PackedRows`], the activations
-//! they are multiplied with; [`product()`] and [`argmax`]. Not here: files (bytes come in as slices), and models.
+//! they are multiplied with; [`product()`]. Not here: files (bytes come in as slices), and models.
 //!
 //! A quantized row is a run of blocks; a block is a few integers with a scale, and in some types a
 //! minimum. The K types cut a block of 256 into sub-blocks whose scales are themselves small integers.
@@ -42,11 +42,13 @@ mod rows_avx512;
 mod tests;
 mod unpacked;
 
+use crate::buffer::OutOfMemory;
+
 pub use arena::PackArena;
 pub use decode::dequantize;
 pub use encode::quantize;
 pub use packed::{GROUP, PackedMatrix};
-pub use product::{Epilogue, argmax, product};
+pub use product::{Epilogue, product};
 pub use rows::{PackedRows, RowKind};
 
 /// Values in a block of the simple types.
@@ -235,6 +237,9 @@ pub enum QuantError {
         /// Place of the block.
         block: usize,
     },
+    /// The system has no memory for a packed matrix.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
 }
 
 /// Checks that `bytes` bytes hold exactly `len` numbers.

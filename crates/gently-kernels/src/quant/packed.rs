@@ -138,7 +138,7 @@ impl PackedMatrix {
     /// `bytes` with N rounded up to 16.
     ///
     /// # Errors
-    /// When K is no whole number of blocks or `bytes` has another size than N rows need.
+    /// When K is no whole number of blocks or `bytes` has another size than N rows need; [`QuantError::Memory`].
     pub fn pack(ty: BlockType, bytes: &[u8], n: usize, k: usize) -> Result<PackedMatrix, QuantError> {
         Self::arrange(None, ty, &[&[bytes]], n, k)
     }
@@ -205,8 +205,8 @@ impl PackedMatrix {
         };
         let len = groups * group_bytes;
         let data = match arena {
-            Some(arena) => arena.piece(len, fill),
-            None => PackArena::exact(len).piece(len, fill),
+            Some(arena) => arena.piece(len, fill)?,
+            None => PackArena::exact(len)?.piece(len, fill)?,
         };
         Ok(PackedMatrix { ty, n, k, gated: parts.len() == 2, group_bytes, data })
     }

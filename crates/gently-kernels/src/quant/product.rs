@@ -1,6 +1,6 @@
 //! Products of packed rows with a packed matrix, `y[M, N] = x[M, K] · W[N, K]ᵀ`.
 //!
-//! Here: [`product`], [`argmax`], and how their work is cut. Not here: the inner loops ([`super::plain`] and its fast twins).
+//! Here: [`product`], and how its work is cut. Not here: the inner loops ([`super::plain`] and its fast twins).
 //!
 //! **The same bits, always.** An output is a sum over k in one fixed order: block by block, the integers of a
 //! block exactly, then one fused multiply-add with the product of the two scales (and one for the minimum);
@@ -9,14 +9,13 @@
 
 use super::packed::{GROUP, Layout, PackedMatrix};
 use super::plain;
-use super::rows::{MAX_WIDTH, PackedRows, kernel_width};
+use super::rows::{MAX_WIDTH, PackedRows};
 use super::unpacked::{self, Weights};
+use crate::activation::Activation;
 use crate::cpu::{self, Path};
-use crate::gemm::Activation;
-use crate::gemm::scratch::{self, Slot};
 use crate::pool::{self, Disjoint};
 use crate::simd::{Kernel, Simd, dispatch};
-use crate::simd_math;
+use crate::thread_buffer::{self, Slot};
 use std::ops::Range;
 
 /// What happens to a product on its way to memory: `y = residual + act(x·Wᵀ + bias)`; of a gated matrix
@@ -132,7 +131,7 @@ pub(crate) fn product_on(
     stride: usize,
     epilogue: &Epilogue,
 ) {
-    assert!(path.supported(), "path {} is not supported here", path.name());
+    path.check();
     check(w, x);
     let (m, n) = (x.rows(), w.n());
     assert!(stride >= n, "rows of {n} outputs do not fit in {stride}");
@@ -153,62 +152,11 @@ pub(crate) fn product_on(
         let part = Part { path, w, x, y: &y, stride, epilogue, groups, tiles, room: &mut [] };
         match words {
             0 => dispatch(path, part),
-            _ => scratch::with(Slot::A, words, |room| {
+            _ => thread_buffer::with(Slot::Task, words, |room| {
                 dispatch(path, Part { room, ..part });
             }),
         }
     });
-}
-
-/// The largest output of each row and its index, the lowest of equals, without writing outputs: greedy decoding's
-/// head. NaN is never largest; a row of nothing else gives (0, −∞).
-///
-/// # Panics
-/// When K or the form of the rows differ.
-pub fn argmax(w: &PackedMatrix, x: &PackedRows) -> Vec<(usize, f32)> {
-    argmax_on(cpu::path(), w, x)
-}
-
-/// [`argmax`] on a chosen path.
-pub(crate) fn argmax_on(path: Path, w: &PackedMatrix, x: &PackedRows) -> Vec<(usize, f32)> {
-    assert!(path.supported(), "path {} is not supported here", path.name());
-    check(w, x);
-    assert!(!w.is_gated(), "a gated matrix has no single output");
-    let (m, kernel) = (x.rows(), tile_kernel(path, w));
-    let cut = Cut::new(path, w, m, x.tiles());
-    let mut best = vec![(0, f32::NEG_INFINITY); m * cut.tasks];
-    pool::parallel_chunks_mut(&mut best, m.max(1), |task, best| {
-        let mut out = [Tile::NEW; TOGETHER];
-        for tile in 0..x.tiles() {
-            let first = tile * x.width();
-            let columns = x.width().min(m - first);
-            let groups = cut.groups(task);
-            for g in groups.clone().step_by(TOGETHER) {
-                let out = &mut out[..TOGETHER.min(groups.end - g)];
-                kernel.run(&Weights::packed(w), x, g, tile, columns, out);
-                for (g, out) in (g..).zip(out) {
-                    let rows = GROUP.min(w.n() - g * GROUP);
-                    for (best, y) in best[first..].iter_mut().zip(&out.0[..columns]) {
-                        for (r, &y) in y[..rows].iter().enumerate() {
-                            if y > best.1 {
-                                *best = (g * GROUP + r, y);
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    });
-    let mut all = vec![(0, f32::NEG_INFINITY); m];
-    // Parts come in the order of their outputs.
-    for part in best.chunks_exact(m.max(1)) {
-        for (a, &b) in all.iter_mut().zip(part) {
-            if b.1 > a.1 {
-                *a = b;
-            }
-        }
-    }
-    all
 }
 
 fn check(w: &PackedMatrix, x: &PackedRows) {
@@ -389,7 +337,7 @@ impl Part<'_> {
             }
             let mut c = 0;
             while c < columns {
-                let mut v = simd_math::activation(s, activation, s.add(s.load(&out.0[c][i..]), bias));
+                let mut v = activation.apply_vector(s, s.add(s.load(&out.0[c][i..]), bias));
                 if let Some(up) = up {
                     v = s.mul(v, s.add(s.load(&up.0[c][i..]), up_bias));
                 }
@@ -424,7 +372,7 @@ impl Part<'_> {
                 if let Some(bias) = epilogue.bias {
                     v = s.add(v, s.load_part(&bias[at..at + lanes]));
                 }
-                v = simd_math::activation(s, epilogue.activation, v);
+                v = epilogue.activation.apply_vector(s, v);
                 if let Some(up) = up {
                     let mut u = s.load(&up.0[c][i..]);
                     if let Some(bias) = epilogue.bias {
@@ -441,9 +389,4 @@ impl Part<'_> {
             }
         }
     }
-}
-
-/// The width of the kernel that computes `columns` columns.
-pub(super) fn width_for(columns: usize) -> usize {
-    kernel_width(columns)
 }

@@ -47,7 +47,7 @@ pub(super) fn words(path: Path, w: &PackedMatrix, groups: usize, tiles: usize) -
 
 impl<'a> Weights<'a> {
     /// Read as it is.
-    pub fn packed(matrix: &'a PackedMatrix) -> Self {
+    fn packed(matrix: &'a PackedMatrix) -> Self {
         Self { matrix, unpacked: &[], first: 0, each: 0 }
     }
 

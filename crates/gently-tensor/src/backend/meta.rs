@@ -5,15 +5,14 @@
 //! which take nothing; they are counted as if they were f32.
 
 use super::cpu::{AttentionArgs, AttentionGrads, Epilogue, Matrix};
+use crate::Compute;
 use crate::memory::note_scratch;
 use crate::storage::Buffer;
 use crate::tensor::View;
-use crate::{Activation, Compute};
 use gently_kernels::{attention as kernel, gemm as products, loss, norm};
 
-pub(super) fn gemm(_c: &mut Buffer, compute: Compute, a: Matrix<'_>, b: Matrix<'_>, ep: Epilogue<'_>) {
-    let full = ep.activation != Activation::None || ep.pre_activation.is_some() || ep.residual.is_some();
-    note_scratch(products::scratch(compute, &a.single(0), &b.single(0), full && ep.accumulate));
+pub(super) fn gemm(_c: &mut Buffer, compute: Compute, a: Matrix<'_>, b: Matrix<'_>, _ep: Epilogue<'_>) {
+    note_scratch(products::scratch(compute, &a.single(0), &b.single(0)));
 }
 
 pub(super) fn gemm_batched(
@@ -27,7 +26,7 @@ pub(super) fn gemm_batched(
     note_scratch(products::scratch_batched(compute, offsets.len(), &a.single(0), &b.single(0)));
 }
 
-pub(super) fn attention(_out: &mut Buffer, _lse: &mut Buffer, args: &AttentionArgs<'_>) {
+pub(super) fn attention(_out: &mut Buffer, _stats: &mut Buffer, args: &AttentionArgs<'_>) {
     note_scratch(kernel::forward_scratch(args.shape, &args.spec()));
 }
 

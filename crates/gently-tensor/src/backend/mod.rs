@@ -75,8 +75,8 @@ seam! {
     /// out = x in out's dtype; x dense
     fn cast(out: &mut Buffer, x: &View)
         => Work::pass(0, x.bytes() + out.bytes());
-    /// out = scale·(uniform or normal) + shift, f32
-    fn random(out: &mut Buffer, key: [u32; 2], offset: u64, normal: bool, scale: f32, shift: f32)
+    /// out = scale·(uniform or normal) + shift, f32 or f64; the random numbers are the same f32 for both
+    fn random(out: &mut Buffer, key: [u32; 2], offset: u64, normal: bool, scale: f64, shift: f64)
         => Work::pass(2 * out.len(), out.bytes());
     /// y += x, both dense
     fn add_assign(y: &mut Buffer, x: &View)
@@ -151,7 +151,7 @@ seam! {
     fn rope(x: &mut Buffer, rope: &Rope, sizes: [usize; 4], strides: [usize; 3], positions: Positions<'_>, inverse: bool)
         => work::rope(x, rope, sizes);
     /// Attention
-    fn attention(out: &mut Buffer, lse: &mut Buffer, args: &AttentionArgs<'_>) -> Result<()>, counted
+    fn attention(out: &mut Buffer, stats: &mut Buffer, args: &AttentionArgs<'_>) -> Result<()>, counted
         => work::attention(args);
     /// Rows of a table, plus rows of a table of positions
     fn embedding(out: &mut Buffer, table: &View, ids: &View, positions: Option<(&View, usize, usize)>) -> Result<()>
@@ -195,13 +195,13 @@ pub(crate) fn attention_backward(
     device: Device,
     args: &AttentionArgs<'_>,
     out: &View,
-    lse: &Buffer,
+    stats: &Buffer,
     dout: &View,
     grads: AttentionGrads<'_>,
 ) -> Result<()> {
     let _call = profile::call("attention_backward", || work::attention_backward(args));
     match device {
-        Device::Cpu => cpu::attention_backward(args, out, lse, dout, grads),
+        Device::Cpu => cpu::attention_backward(args, out, stats, dout, grads),
         Device::Meta => {
             meta::attention_backward(args, &grads);
             Ok(())

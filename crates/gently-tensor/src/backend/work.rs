@@ -6,6 +6,7 @@ use crate::profile::Work;
 use crate::storage::Buffer;
 use crate::tensor::View;
 use crate::{Activation, Compute};
+use gently_kernels::attention::Mask;
 use gently_kernels::norm::Kind as NormKind;
 
 /// Operations of an activation on one element; its derivative takes about twice as many.
@@ -73,10 +74,30 @@ pub(super) fn rope(x: &Buffer, rope: &Rope, [b, t, h, _]: [usize; 4]) -> Work {
     Work::pass(3 * turned, 2 * turned * x.dtype().size())
 }
 
-/// Scores that the mask leaves, of all rows and heads. Borders of documents are data and not looked at.
+/// Scores that the mask and the borders of documents leave, of all rows and heads.
 fn scores(args: &AttentionArgs<'_>) -> u64 {
     let s = args.shape;
-    args.mask.pairs(args.q_start, s.t_q, s.t_k) * (s.batch * s.heads) as u64
+    // On Meta documents have no numbers: the mask alone counts there.
+    let docs = args.docs.map(|docs| docs.dense::<u32>()).unwrap_or_default();
+    let pairs: u64 = match docs.is_empty() {
+        true => args.mask.pairs(args.q_start, s.t_q, s.t_k) * s.batch as u64,
+        false => docs.chunks(s.t_k.max(1)).map(|row| in_documents(args.mask, args.q_start, s.t_q, row)).sum(),
+    };
+    pairs * s.heads as u64
+}
+
+/// Pairs of one row, whose keys have the documents `row`: each stretch of one document by itself. Where a document comes back
+/// after another, what its parts see of each other is not counted.
+fn in_documents(mask: Mask, q_start: usize, t_q: usize, row: &[u32]) -> u64 {
+    let mut at = 0;
+    let mut pairs = 0;
+    for document in row.chunk_by(|a, b| a == b) {
+        let end = at + document.len();
+        let (from, upto) = (q_start.max(at), (q_start + t_q).min(end));
+        pairs += mask.pairs(from - at, upto.saturating_sub(from), document.len());
+        at = end;
+    }
+    pairs
 }
 
 /// Elements of queries, of keys and of values.
@@ -88,14 +109,14 @@ fn heads(args: &AttentionArgs<'_>) -> [usize; 2] {
 /// Two products: D multiply-adds for each score, D for its share of the result.
 pub(super) fn attention(args: &AttentionArgs<'_>) -> Work {
     let ([q, kv], s) = (heads(args), args.shape);
-    let bytes = (2 * q + 2 * kv + s.lse_len()) * args.q.view.dtype().size();
+    let bytes = (2 * q + 2 * kv + s.stats_len()) * args.q.view.dtype().size();
     Work::products(2 * scores(args) * s.d as u64, bytes, args.compute)
 }
 
 /// Four products: the gradients of probabilities, values, queries and keys. The scores' second computation is not counted.
 pub(super) fn attention_backward(args: &AttentionArgs<'_>) -> Work {
     let ([q, kv], s) = (heads(args), args.shape);
-    let bytes = (4 * q + 4 * kv + s.lse_len()) * args.q.view.dtype().size();
+    let bytes = (4 * q + 4 * kv + s.stats_len()) * args.q.view.dtype().size();
     Work::products(4 * scores(args) * s.d as u64, bytes, args.compute)
 }
 

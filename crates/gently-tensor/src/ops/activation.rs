@@ -10,31 +10,49 @@ use crate::{Activation, DType, Error, Op, Result, Rng, Tensor, profile};
 
 impl Tensor {
     /// max(x, 0).
+    ///
+    /// # Errors
+    /// As [`Tensor::activation`].
     pub fn relu(&self) -> Result<Tensor> {
         self.activation(Activation::Relu)
     }
 
     /// max(x, 0)² (So et al. 2021, arXiv:2109.08668).
+    ///
+    /// # Errors
+    /// As [`Tensor::activation`].
     pub fn relu2(&self) -> Result<Tensor> {
         self.activation(Activation::Relu2)
     }
 
     /// x·sigmoid(x).
+    ///
+    /// # Errors
+    /// As [`Tensor::activation`].
     pub fn silu(&self) -> Result<Tensor> {
         self.activation(Activation::Silu)
     }
 
     /// GELU by its tanh form, as GPT-2 uses it.
+    ///
+    /// # Errors
+    /// As [`Tensor::activation`].
     pub fn gelu_tanh(&self) -> Result<Tensor> {
         self.activation(Activation::GeluTanh)
     }
 
     /// GELU by the error function (Hendrycks and Gimpel 2016, arXiv:1606.08415).
+    ///
+    /// # Errors
+    /// As [`Tensor::activation`].
     pub fn gelu_erf(&self) -> Result<Tensor> {
         self.activation(Activation::GeluErf)
     }
 
     /// The activation named by `act`, any shape; `bf16` goes through `f32`.
+    ///
+    /// # Errors
+    /// Integers; no memory.
     pub fn activation(&self, act: Activation) -> Result<Tensor> {
         let op = Op::Activation;
         if act == Activation::None {

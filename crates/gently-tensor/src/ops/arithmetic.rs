@@ -128,66 +128,105 @@ impl Tensor {
     }
 
     /// −x.
+    ///
+    /// # Errors
+    /// Integers; no memory.
     pub fn neg(&self) -> Result<Tensor> {
         self.unary(Op::Neg, Unary::Neg)
     }
 
     /// eˣ.
+    ///
+    /// # Errors
+    /// As [`Tensor::neg`].
     pub fn exp(&self) -> Result<Tensor> {
         self.unary(Op::Exp, Unary::Exp)
     }
 
     /// The natural logarithm.
+    ///
+    /// # Errors
+    /// As [`Tensor::neg`].
     pub fn ln(&self) -> Result<Tensor> {
         self.unary(Op::Ln, Unary::Ln)
     }
 
     /// √x.
+    ///
+    /// # Errors
+    /// As [`Tensor::neg`].
     pub fn sqrt(&self) -> Result<Tensor> {
         self.unary(Op::Sqrt, Unary::Sqrt)
     }
 
     /// x².
+    ///
+    /// # Errors
+    /// As [`Tensor::neg`].
     pub fn sqr(&self) -> Result<Tensor> {
         self.unary(Op::Sqr, Unary::Sqr)
     }
 
     /// 1/x.
+    ///
+    /// # Errors
+    /// As [`Tensor::neg`].
     pub fn recip(&self) -> Result<Tensor> {
         self.unary(Op::Recip, Unary::Recip)
     }
 
     /// |x|; gradient 0 at 0.
+    ///
+    /// # Errors
+    /// As [`Tensor::neg`].
     pub fn abs(&self) -> Result<Tensor> {
         self.unary(Op::Abs, Unary::Abs)
     }
 
     /// The hyperbolic tangent.
+    ///
+    /// # Errors
+    /// As [`Tensor::neg`].
     pub fn tanh(&self) -> Result<Tensor> {
         self.unary(Op::Tanh, Unary::Tanh)
     }
 
     /// 1/(1 + e⁻ˣ).
+    ///
+    /// # Errors
+    /// As [`Tensor::neg`].
     pub fn sigmoid(&self) -> Result<Tensor> {
         self.unary(Op::Sigmoid, Unary::Sigmoid)
     }
 
     /// sin x.
+    ///
+    /// # Errors
+    /// As [`Tensor::neg`].
     pub fn sin(&self) -> Result<Tensor> {
         self.unary(Op::Sin, Unary::Sin)
     }
 
     /// cos x.
+    ///
+    /// # Errors
+    /// As [`Tensor::neg`].
     pub fn cos(&self) -> Result<Tensor> {
         self.unary(Op::Cos, Unary::Cos)
     }
 
     /// x to the power `p`.
+    ///
+    /// # Errors
+    /// As [`Tensor::neg`].
     pub fn powf(&self, p: f64) -> Result<Tensor> {
         self.unary(Op::Powf, Unary::Powf(p))
     }
 
     /// scale·x + shift.
+    ///
+    /// # Errors
+    /// As [`Tensor::neg`].
     pub fn affine(&self, scale: f64, shift: f64) -> Result<Tensor> {
         self.unary(Op::Affine, Unary::Affine { scale, shift })
     }

@@ -1,13 +1,14 @@
 //! Softmax attention on heads, blockwise: no T×T tensor exists at any time.
 
 use super::rope::{Rope, check_positions};
-use super::{dense, need_device, need_float, need_ids, need_same, need_shape};
+use super::{check_softcap, dense, need_device, need_float, need_ids, need_same, need_shape};
 use crate::backend::{self, AttentionArgs, AttentionGrads, Heads, Positions, QkvBuffers};
 use crate::storage::Buffer;
 use crate::tape::{Node, recording};
 use crate::tensor::View;
 use crate::{Compute, DType, Error, Op, Result, Rng, Shape, Tensor, profile};
-use gently_kernels::attention::{AttnShape, Dropout, Mask};
+use gently_kernels::attention::{AttnShape, Mask};
+use gently_kernels::dropout::Dropout;
 
 /// What attention computes beyond softmax(scale·q·k)·v.
 ///
@@ -80,14 +81,7 @@ impl AttentionSpec {
                 why: "it must divide the number of heads",
             });
         }
-        if self.softcap.is_some_and(|c| c.is_nan() || c <= 0.0) {
-            return Err(Error::BadArgument {
-                op,
-                name: "softcap",
-                value: f64::from(self.softcap.unwrap_or_default()),
-                why: "it must be positive",
-            });
-        }
+        check_softcap(op, self.softcap.map(f64::from))?;
         // `with_dropout` has looked; the fields can be set without it.
         if let Some(dropout) = self.dropout {
             Tensor::check_probability(op, f64::from(dropout.p))?;
@@ -106,7 +100,7 @@ impl AttentionSpec {
             need_device(op, x, t)?;
             need_shape(op, t, &[s.batch, s.t_k], "documents are [B, S]")?;
             if self.q_start + s.t_q > s.t_k {
-                return Err(Error::IndexOutOfRange { op, index: self.q_start + s.t_q, size: s.t_k });
+                return Err(Error::range(op, self.q_start, s.t_q, s.t_k));
             }
             docs = Some(dense(op, t)?);
         }
@@ -221,8 +215,8 @@ impl Tensor {
         let views = [heads(OP, self)?, heads(OP, k)?, heads(OP, v)?];
         let (device, dtype, shape) = (self.device(), self.dtype(), *self.shape());
         let mut out = Buffer::alloc(OP, device, dtype, Shape::raw(&[s.batch, s.t_q, s.heads, s.d]))?;
-        let mut lse = Buffer::alloc(OP, device, dtype, Shape::raw(&[s.batch, s.heads, s.t_q]))?;
-        backend::attention(&mut out, &mut lse, &extras.args(s, [&views[0], &views[1], &views[2]].map(strided)))?;
+        let mut stats = Buffer::alloc(OP, device, dtype, Shape::raw(&[s.batch, s.heads, s.t_q, 2]))?;
+        backend::attention(&mut out, &mut stats, &extras.args(s, [&views[0], &views[1], &views[2]].map(strided)))?;
         let out = Tensor::from_buffer(out, shape, None);
         let mut inputs = vec![self, k, v];
         inputs.extend(&spec.rel_bias);
@@ -244,14 +238,14 @@ impl Tensor {
                 device,
                 &extras.args(s, [&views[0], &views[1], &views[2]].map(strided)),
                 &kept,
-                &lse,
+                &stats,
                 &dout,
                 AttentionGrads {
                     qkv: QkvBuffers::Split(&mut dq, &mut dk, &mut dv),
                     rel_bias: bias.as_mut().map(|a| a.buffer()),
                 },
             )?;
-            drop((kept, lse, dout, views));
+            drop((kept, stats, dout, views));
             if extras.rel_bias.is_some() {
                 sink.close(3, bias)?;
             }
@@ -341,8 +335,8 @@ impl Tensor {
         }
         let qkv = dense(OP, &qkv)?;
         let mut out = Buffer::alloc(OP, device, dtype, Shape::raw(&[s.batch, s.t_q, s.heads, s.d]))?;
-        let mut lse = Buffer::alloc(OP, device, dtype, Shape::raw(&[s.batch, s.heads, s.t_q]))?;
-        backend::attention(&mut out, &mut lse, &extras.args(s, packed(&qkv, s)))?;
+        let mut stats = Buffer::alloc(OP, device, dtype, Shape::raw(&[s.batch, s.heads, s.t_q, 2]))?;
+        backend::attention(&mut out, &mut stats, &extras.args(s, packed(&qkv, s)))?;
         let out = Tensor::from_buffer(out, Shape::raw(&[batch, time, n_heads, d]), None);
         let Some(slot) = slot else {
             return Ok(out);
@@ -360,11 +354,11 @@ impl Tensor {
                 device,
                 &extras.args(s, packed(&qkv, s)),
                 &kept,
-                &lse,
+                &stats,
                 &dout,
                 AttentionGrads { qkv: QkvBuffers::Packed(&mut dqkv), rel_bias: bias.as_mut().map(|a| a.buffer()) },
             )?;
-            drop((kept, lse, dout, qkv));
+            drop((kept, stats, dout, qkv));
             if extras.rel_bias.is_some() {
                 sink.close(1, bias)?;
             }

@@ -7,9 +7,12 @@ use crate::tape::{Node, recording, refuse};
 use crate::{DType, Op, Result, Tensor, profile};
 
 impl Tensor {
-    /// The values in another dtype: floats round to nearest even, floats to integers truncate and saturate. This tensor
-    /// itself if it has the dtype already. Between floats the gradient passes; to integers there is none, and a tracked
-    /// input is refused under a recording tape.
+    /// The values in another dtype: to floats they round once, to nearest even; floats to integers truncate and saturate,
+    /// integers to smaller ones keep their low bits. This tensor itself if it has the dtype already. Between floats the
+    /// gradient passes; to integers there is none.
+    ///
+    /// # Errors
+    /// A tracked input to integers under a recording tape; no memory.
     pub fn to_dtype(&self, dtype: DType) -> Result<Tensor> {
         const OP: &str = Op::ToDtype.name();
         if dtype == self.dtype() {

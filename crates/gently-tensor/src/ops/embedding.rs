@@ -14,6 +14,9 @@ impl Tensor {
     }
 
     /// [`Tensor::embedding`] of ids `[…, T]` plus rows of a table of positions `[context, C]`, token t at `start + t`.
+    ///
+    /// # Errors
+    /// As [`Tensor::embedding`], and positions beyond their table or a table of other rows.
     pub fn embedding_with_positions(&self, ids: &Tensor, positions: &Tensor, start: usize) -> Result<Tensor> {
         self.embedding_by(ids, Some((positions, start)))
     }
@@ -38,15 +41,9 @@ impl Tensor {
                     why: "both tables have rows of the same width",
                 });
             }
-            match start.checked_add(block) {
-                Some(end) if end <= p.dims()[0] => {}
-                end => {
-                    return Err(Error::IndexOutOfRange {
-                        op: "embedding (positions)",
-                        index: end.unwrap_or(usize::MAX),
-                        size: p.dims()[0],
-                    });
-                }
+            let rows = p.dims()[0];
+            if start.checked_add(block).is_none_or(|end| end > rows) {
+                return Err(Error::range("embedding (positions)", start, block, rows));
             }
         }
         let mut dims = ids.dims().to_vec();

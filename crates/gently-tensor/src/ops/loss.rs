@@ -1,6 +1,6 @@
 //! Cross entropy, fused with the output projection or on given logits.
 
-use super::{dense, need_device, need_float, need_ids, need_same, need_shape};
+use super::{check_softcap, dense, need_device, need_float, need_ids, need_same, need_shape};
 use crate::backend;
 use crate::storage::Buffer;
 use crate::tape::{Node, recording};
@@ -15,7 +15,10 @@ impl Tensor {
     /// (Gemma 2, arXiv:2408.00118).
     ///
     /// Under a recording tape the gradients of x and W are computed at once, while each chunk of logits is at hand, and
-    /// kept until the backward. Errors: shapes, dtypes, a target of V or more.
+    /// kept until the backward.
+    ///
+    /// # Errors
+    /// Shapes and dtypes that do not fit, a target of V or more, a soft cap that is not positive, no memory.
     pub fn linear_cross_entropy(
         &self,
         w: &Tensor,
@@ -27,6 +30,7 @@ impl Tensor {
         const OP: &str = Op::LinearCrossEntropy.name();
         let _op = profile::op(OP);
         self.check_projection(OP, w, targets)?;
+        check_softcap(OP, softcap)?;
         let (x_shape, w_shape) = (*self.shape(), *w.shape());
         let (x, wv, ids) = (dense(OP, self)?, dense(OP, w)?, dense(OP, targets)?);
         let (device, dtype) = (self.device(), self.dtype());
@@ -65,12 +69,17 @@ impl Tensor {
     }
 
     /// The loss of each token, `[…]`, in nats; 0 where the target is [`IGNORE`]. Arguments as
-    /// [`Tensor::linear_cross_entropy`]. Has no backward: refuses tracked inputs under a recording tape.
+    /// [`Tensor::linear_cross_entropy`]. Has no backward.
+    ///
+    /// # Errors
+    /// As [`Tensor::linear_cross_entropy`], and tracked inputs under a recording tape.
+    #[doc(hidden)]
     pub fn linear_nll(&self, w: &Tensor, targets: &Tensor, softcap: Option<f64>, compute: Compute) -> Result<Tensor> {
         const OP: &str = "linear_nll";
         let _op = profile::op(OP);
         crate::tape::refuse(OP, &[self, w])?;
         self.check_projection(OP, w, targets)?;
+        check_softcap(OP, softcap)?;
         let (x, wv, ids) = (dense(OP, self)?, dense(OP, w)?, dense(OP, targets)?);
         let mut total = Buffer::alloc(OP, self.device(), self.dtype(), Shape::SCALAR)?;
         let mut each = Buffer::alloc(OP, self.device(), self.dtype(), *targets.shape())?;

@@ -19,6 +19,9 @@ impl Tensor {
     }
 
     /// [`Tensor::matmul`] with products in this precision, forward and backward.
+    ///
+    /// # Errors
+    /// As [`Tensor::matmul`].
     pub fn matmul_in(&self, other: &Tensor, compute: Compute) -> Result<Tensor> {
         let _op = profile::op(OP);
         need_device(OP, self, other)?;

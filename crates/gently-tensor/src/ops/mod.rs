@@ -57,6 +57,16 @@ fn need_shape(op: &'static str, t: &Tensor, dims: &[usize], why: &'static str) -
     Ok(())
 }
 
+/// Refuses a soft cap c of c·tanh(x/c) that is not positive.
+fn check_softcap(op: &'static str, softcap: Option<f64>) -> Result<()> {
+    match softcap {
+        Some(value) if value.is_nan() || value <= 0.0 => {
+            Err(Error::BadArgument { op, name: "softcap", value, why: "it must be positive" })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A dense snapshot; copies only where the view has gaps.
 fn dense(op: &'static str, t: &Tensor) -> Result<View> {
     t.detach_if_gaps()?.view(op)

@@ -21,11 +21,19 @@ impl Tensor {
     }
 
     /// [`Tensor::rms_norm`] without a gain.
+    ///
+    /// # Errors
+    /// A single value, rows of no elements, a dtype that is not f32 or f64, no memory.
+    #[doc(hidden)]
     pub fn rms_norm_plain(&self, eps: f64) -> Result<Tensor> {
         self.norm(Op::RmsNorm, NormKind::Rms, None, None, eps)
     }
 
     /// [`Tensor::layer_norm`] without gain and shift.
+    ///
+    /// # Errors
+    /// As [`Tensor::rms_norm_plain`].
+    #[doc(hidden)]
     pub fn layer_norm_plain(&self, eps: f64) -> Result<Tensor> {
         self.norm(Op::LayerNorm, NormKind::Layer, None, None, eps)
     }

@@ -32,7 +32,10 @@ struct Inner {
 }
 
 impl Rope {
-    /// Frequencies θ^(−2i/R) for the first `rotated` = R channels of a head. Errors: R odd or 0.
+    /// Frequencies θ^(−2i/R) for the first `rotated` = R channels of a head.
+    ///
+    /// # Errors
+    /// R odd or 0, or more than there is memory for.
     pub fn new(positions: usize, rotated: usize, theta: f64, style: RopeStyle) -> Result<Rope> {
         if rotated == 0 || !rotated.is_multiple_of(2) {
             return Err(Error::BadArgument {
@@ -42,7 +45,11 @@ impl Rope {
                 why: "channels are turned in pairs",
             });
         }
-        let frequencies = Vec::from_iter((0..rotated / 2).map(|i| theta.powf(-2.0 * i as f64 / rotated as f64)));
+        let pairs = rotated / 2;
+        let mut frequencies = Vec::new();
+        let refused = |_| Error::NoScratch { op: "rope", bytes: pairs.saturating_mul(size_of::<f64>()) };
+        frequencies.try_reserve_exact(pairs).map_err(refused)?;
+        frequencies.extend((0..pairs).map(|i| theta.powf(-2.0 * i as f64 / rotated as f64)));
         Ok(Rope::with_frequencies(positions, frequencies, 1.0, style))
     }
 
@@ -95,7 +102,7 @@ impl Rope {
                 (_, DType::F64) => self.make(&self.0.double),
                 _ => self.make(&self.0.single),
             },
-            end => Err(Error::IndexOutOfRange { op: "rope", index: end.unwrap_or(usize::MAX), size: self.positions() }),
+            _ => Err(Error::range("rope", start, time, self.positions())),
         }
     }
 
@@ -112,13 +119,19 @@ impl Rope {
 }
 
 impl Tensor {
-    /// Turns the heads of `[B, T, H, D]`; token t stands at position `start + t`. Errors: shape, dtype, positions
-    /// beyond the table.
+    /// Turns the heads of `[B, T, H, D]`; token t stands at position `start + t`.
+    ///
+    /// # Errors
+    /// A shape that is not this, D below the channels that are turned, a dtype that is not f32 or f64, positions beyond the
+    /// table, no memory for the table.
     pub fn rope(&self, rope: &Rope, start: usize) -> Result<Tensor> {
         self.rope_by(rope, start, None)
     }
 
     /// [`Tensor::rope`] with the position of each token given, u32 `[B, T]`: packed documents.
+    ///
+    /// # Errors
+    /// As [`Tensor::rope`], and positions of another shape, dtype or device.
     pub fn rope_at(&self, rope: &Rope, positions: &Tensor) -> Result<Tensor> {
         self.rope_by(rope, 0, Some(positions))
     }

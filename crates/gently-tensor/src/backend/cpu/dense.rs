@@ -4,7 +4,7 @@ use super::{by_float, twin};
 use crate::backend::NormKind;
 use crate::storage::Buffer;
 use crate::tensor::View;
-use crate::{Activation, Compute, DType};
+use crate::{Activation, Compute, DType, Element};
 use gently_kernels::gemm::{self, Mat, Operand, plain};
 use gently_kernels::norm;
 
@@ -28,17 +28,23 @@ impl<'a> Matrix<'a> {
         Matrix { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 
+    /// The elements from `offset` on. Without elements, strides may lead to offsets that storage does not have.
+    fn elements<T: Element>(&self, offset: usize) -> &'a [T] {
+        let all = self.view.strided();
+        &all[offset.min(all.len())..]
+    }
+
     pub(in crate::backend) fn single(&self, offset: usize) -> Mat<'a> {
         let data = match self.view.dtype() {
-            DType::Bf16 => Operand::Bf16(&self.view.strided()[offset..]),
-            _ => Operand::F32(&self.view.strided()[offset..]),
+            DType::Bf16 => Operand::Bf16(self.elements(offset)),
+            _ => Operand::F32(self.elements(offset)),
         };
         Mat::new(data, self.rows, self.cols).with_strides(self.row_stride, self.col_stride)
     }
 
     fn double(&self, offset: usize) -> plain::View<'a, f64> {
         plain::View {
-            data: &self.view.strided()[offset..],
+            data: self.elements(offset),
             rows: self.rows,
             cols: self.cols,
             row_stride: self.row_stride,
@@ -115,7 +121,7 @@ pub(crate) fn gemm_batched(
         }
         let c = &mut c.slice_mut::<f32>()[start * m * n..][..count * m * n];
         let (a, b) = (a.single(first.0), b.single(first.1));
-        gemm::gemm_batched(compute, count, a, step.0, b, step.1, c, m * n, n, 1.0, accumulate);
+        gemm::gemm_batched(compute, count, a, step.0, b, step.1, c, 1.0, accumulate);
         start += count;
     }
 }

@@ -5,18 +5,19 @@ use crate::backend::UnaryOp;
 use crate::shape::{Layout, Shape};
 use crate::storage::Buffer;
 use crate::tensor::View;
-use crate::{Activation, Element, Error, Result};
+use crate::{Activation, DType, Element, Error, Result};
 use gently_kernels::activation::{GateUp, GateUpMut};
+use gently_kernels::dropout::Dropout;
 use gently_kernels::elementwise::{self, Binary, Unary};
 use gently_kernels::{philox, pool, real::Real};
 
-/// Elements handled by one task of the loops written here.
-const CHUNK: usize = 1 << 14;
+/// Elements that one task fills.
+const CHUNK: usize = 1 << 16;
 
 pub(crate) fn fill(out: &mut Buffer, value: f64) {
     by_any!(out.dtype(), T => {
         let value = <T as Element>::from_f64(value);
-        pool::parallel_chunks_mut(out.slice_mut::<T>(), 4 * CHUNK, |_, part| part.fill(value));
+        pool::parallel_chunks_mut(out.slice_mut::<T>(), CHUNK, |_, part| part.fill(value));
     });
 }
 
@@ -36,17 +37,21 @@ pub(crate) fn cast(out: &mut Buffer, x: &View) {
     }));
 }
 
-pub(crate) fn random(out: &mut Buffer, key: [u32; 2], offset: u64, normal: bool, scale: f32, shift: f32) {
-    let out = out.slice_mut::<f32>();
-    if normal {
-        philox::fill_normal(key, offset, out);
-    } else {
-        philox::fill_uniform(key, offset, out);
+pub(crate) fn random(out: &mut Buffer, key: [u32; 2], offset: u64, normal: bool, scale: f64, shift: f64) {
+    let make = if normal { philox::fill_normal } else { philox::fill_uniform };
+    if out.dtype() == DType::F64 {
+        let mut part = [0.0; 4096];
+        for (i, out) in out.slice_mut::<f64>().chunks_mut(part.len()).enumerate() {
+            let part = &mut part[..out.len()];
+            make(key, offset.wrapping_add((i * 4096) as u64), part);
+            out.iter_mut().zip(part).for_each(|(out, x)| *out = f64::from(*x) * scale + shift);
+        }
+        return;
     }
+    let (out, scale, shift) = (out.slice_mut::<f32>(), scale as f32, shift as f32);
+    make(key, offset, out);
     if scale != 1.0 || shift != 0.0 {
-        pool::parallel_chunks_mut(out, CHUNK, |_, part| {
-            part.iter_mut().for_each(|v| *v = *v * scale + shift);
-        });
+        elementwise::affine_assign(scale, shift, out);
     }
 }
 
@@ -55,12 +60,7 @@ pub(crate) fn add_assign(y: &mut Buffer, x: &View) {
 }
 
 pub(crate) fn scale(y: &mut Buffer, factor: f64) {
-    by_float!(y.dtype(), T => {
-        let factor = factor as T;
-        pool::parallel_chunks_mut(y.slice_mut::<T>(), CHUNK, |_, part| {
-            part.iter_mut().for_each(|v| *v *= factor);
-        });
-    });
+    by_float!(y.dtype(), T => elementwise::scale_assign(factor as T, y.slice_mut::<T>()));
 }
 
 pub(crate) fn add_part(y: &mut Buffer, part: &Layout, x: &View) {
@@ -88,13 +88,9 @@ pub(crate) fn binary(out: &mut Buffer, op: Binary, shape: &Shape, a: &View, b: &
 }
 
 pub(crate) fn binary_choice(out: &mut Buffer, op: Binary, a: &View, b: &View, g: &View, flip: bool) {
-    by_float!(out.dtype(), T => {
-        let (a, b, g) = (a.dense::<T>(), b.dense::<T>(), g.dense::<T>());
-        for (i, o) in out.slice_mut::<T>().iter_mut().enumerate() {
-            let left = if op == Binary::Max { a[i] >= b[i] } else { a[i] <= b[i] };
-            *o = if left != flip { g[i] } else { 0.0 };
-        }
-    });
+    by_float!(out.dtype(), T => elementwise::choice_backward(
+        op, a.dense::<T>(), b.dense::<T>(), g.dense::<T>(), flip, out.slice_mut::<T>(),
+    ));
 }
 
 fn constants<T: Real>(op: UnaryOp) -> Unary<T> {
@@ -151,7 +147,7 @@ pub(crate) fn swiglu_backward(dx: &mut Buffer, width: usize, x: &View, dy: &View
 }
 
 pub(crate) fn dropout(y: &mut Buffer, x: &View, residual: Option<&View>, p: f64, key: [u32; 2], offset: u64) {
-    let dropout = elementwise::Dropout { p: p as f32, key, offset };
+    let dropout = Dropout { p: p as f32, key, offset };
     by_float!(y.dtype(), T => dropout.apply::<T>(
         x.dense::<T>(), residual.map(|r| r.dense::<T>()), y.slice_mut::<T>(),
     ));

@@ -5,7 +5,8 @@ use crate::ops::rope::Rope;
 use crate::storage::Buffer;
 use crate::tensor::View;
 use crate::{Compute, DType, Element, Error, Result};
-use gently_kernels::attention::{AttnShape, AttnSpec, Dropout, HeadView, HeadViewMut, Mask, QkvGrads};
+use gently_kernels::attention::{AttnShape, AttnSpec, HeadView, HeadViewMut, Mask, QkvGrads};
+use gently_kernels::dropout::Dropout;
 use gently_kernels::embedding;
 use gently_kernels::loss::{self, LinearCrossEntropy, LinearGrads};
 use gently_kernels::rope::{self, Positions as RopePositions};
@@ -78,24 +79,24 @@ pub(crate) enum QkvBuffers<'a> {
     Split(&'a mut Buffer, &'a mut Buffer, &'a mut Buffer),
 }
 
-pub(crate) fn attention(out: &mut Buffer, lse: &mut Buffer, args: &AttentionArgs<'_>) -> Result<()> {
+pub(crate) fn attention(out: &mut Buffer, stats: &mut Buffer, args: &AttentionArgs<'_>) -> Result<()> {
     try_twin!("attention", out.dtype(), attention::forward, T => (
         args.shape, &args.spec::<T>(), args.q.view::<T>(), args.k.view::<T>(), args.v.view::<T>(),
-        out.slice_mut::<T>(), lse.slice_mut::<T>(),
+        out.slice_mut::<T>(), stats.slice_mut::<T>(),
     ))
 }
 
 pub(crate) fn attention_backward(
     args: &AttentionArgs<'_>,
     out: &View,
-    lse: &Buffer,
+    stats: &Buffer,
     dout: &View,
     grads: AttentionGrads<'_>,
 ) -> Result<()> {
     let s = args.shape;
     try_twin!("attention", out.dtype(), attention::backward, T => (
         s, &args.spec::<T>(), args.q.view::<T>(), args.k.view::<T>(), args.v.view::<T>(),
-        out.dense::<T>(), lse.slice::<T>(), dout.dense::<T>(),
+        out.dense::<T>(), stats.slice::<T>(), dout.dense::<T>(),
         match grads.qkv {
             QkvBuffers::Packed(data) => QkvGrads::Packed { data: data.slice_mut::<T>() },
             QkvBuffers::Split(dq, dk, dv) => QkvGrads::Split {
