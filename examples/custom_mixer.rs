@@ -70,19 +70,28 @@ impl MixerState for Sum {
         Ok(vec![("sum", self.sum.clone())])
     }
     fn load(&mut self, len: usize, get: &mut dyn FnMut(&str) -> Result<Tensor>) -> Result<()> {
-        (self.sum, self.len) = (get("sum")?, len);
+        let sum = get("sum")?;
+        if sum.dims() != self.sum.dims() {
+            return Err(Error::State { what: format!("a sum of shape {:?}, not {:?}", sum.dims(), self.sum.dims()) });
+        }
+        (self.sum, self.len) = (sum, len);
         Ok(())
     }
+}
+
+/// A decoder with such a mixer in each layer.
+pub fn model(config: &DecoderConfig, rng: &Rng, device: &Device) -> Result<Decoder> {
+    let c = config.width;
+    Decoder::with_mixers(config, Builder::new(Some(rng), device), |b: &mut Builder, _layer| {
+        let weight = b.param("weight", &[c, c], Init::Normal { std: 0.1 }, ParamKind::Matrix)?;
+        Ok(Box::new(RunningMean { weight }))
+    })
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config =
         DecoderConfig { vocab: 8, layers: 2, heads: 1, width: 32, context: 64, ..DecoderConfig::named("gpt2")? };
-    let builder = Builder::new(Some(&Rng::new(1)), &Device::Cpu);
-    let model = Decoder::with_mixers(&config, builder, |b: &mut Builder, _layer| {
-        let weight = b.param("weight", &[32, 32], Init::Normal { std: 0.1 }, ParamKind::Matrix)?;
-        Ok(Box::new(RunningMean { weight }))
-    })?;
+    let model = model(&config, &Rng::new(1), &Device::Cpu)?;
 
     // Learn to count: 0 1 2 … 7 0 1 2 … — plain gradient descent is enough.
     let ids: Vec<u32> = (0..64).map(|i| i % 8).collect();
@@ -113,5 +122,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         said.push(token);
     }
     println!("counts on from 3: {said:?}");
+
+    // A folder holds its weights, but no code: whoever reads it makes the same model first.
+    let folder = std::env::temp_dir().join(format!("gently-custom-mixer-{}", std::process::id()));
+    model.save_pretrained(&folder)?;
+    let again = self::model(&config, &Rng::new(2), &Device::Cpu)?;
+    again.load_weights(&folder)?;
+    std::fs::remove_dir_all(&folder)?;
+    let loss = again.loss(&batch, 1.0 / 64.0, &ForwardCx::default())?.item::<f32>()?;
+    println!("loss {loss:.3} after it was saved and loaded");
     Ok(())
 }

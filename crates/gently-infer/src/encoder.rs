@@ -19,10 +19,10 @@
 //! # Ok(()) }
 //! ```
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, check_tokens, no_memory};
 use crate::pass::{Lowered, normalise};
 use crate::weights::Weights;
-use crate::work::Work;
+use crate::work::{ROWS, Work};
 use gently_kernels::attention::{AttnShape, AttnSpec, HeadView, Mask, Part, forward_each};
 use gently_models::Decoder;
 use gently_models::config::DecoderConfig;
@@ -38,7 +38,8 @@ impl Encoder {
     /// Lowers a model.
     ///
     /// # Errors
-    /// [`Error::Lowering`] for a model with parts that are not the block's, such as mixers from elsewhere.
+    /// [`Error::Lowering`] for a model with parts that are not the block's, such as mixers from elsewhere; [`Error::NoMemory`]
+    /// for its weights.
     pub fn new(model: &Decoder) -> Result<Self> {
         Ok(Self { lowered: Lowered::new(Weights::of_decoder(model)?) })
     }
@@ -46,10 +47,11 @@ impl Encoder {
     /// Lowers the weights of a published model as they are stored: quantized ones stay as they are.
     ///
     /// # Errors
-    /// [`Error::Lowering`] as [`Encoder::new`], and for types of blocks that rows do not fit; [`Error::Model`] for weights
-    /// that cannot be read.
+    /// [`Error::Lowering`] as [`Encoder::new`], and for types of blocks that rows do not fit; [`Error::NoMemory`] for the weights;
+    /// [`Error::Model`] for those that cannot be read.
     pub fn of_files(source: &WeightSource) -> Result<Self> {
-        Ok(Self { lowered: Lowered::new(Weights::of_files(source)?) })
+        let weights = Weights::of_files(source).map_err(|e| e.of_file(source.path()))?;
+        Ok(Self { lowered: Lowered::new(weights) })
     }
 
     /// The model's configuration.
@@ -79,7 +81,7 @@ impl Encoder {
     ///
     /// # Errors
     /// [`Error::Tokens`] for an empty document, a token outside the vocabulary, or a document longer than the
-    /// context; [`Error::NoMemory`] and, for attention, [`Error::Tensor`] where there is no memory.
+    /// context; [`Error::NoMemory`].
     pub fn encode<'w>(&self, work: &'w mut Work, documents: &[&[u32]]) -> Result<&'w [f32]> {
         self.check(documents)?;
         if documents.is_empty() {
@@ -95,7 +97,7 @@ impl Encoder {
         let shape =
             AttnShape { batch: 1, t_q: n, t_k: n, heads: cfg.heads, kv_heads: cfg.kv_heads(), d: cfg.head_width() };
         // Taken out while a branch borrows the rest.
-        let mut lse = std::mem::take(&mut work.lse);
+        let mut stats = std::mem::take(&mut work.stats);
         let mut layers = || -> Result<()> {
             self.lowered.embed(work, documents.iter().copied().flatten().copied(), end)?;
             for (i, layer) in self.lowered.weights.layers.iter().enumerate() {
@@ -112,16 +114,15 @@ impl Encoder {
                 self.lowered.fork(layer, work, n)?;
                 self.lowered.mix(layer, work, n, self.lowered.table(i, &tables), |qkv, mixed| {
                     let [q, k, v] = [Part::Q, Part::K, Part::V].map(|part| HeadView::packed(qkv, shape, part));
-                    let lse = lse.take(shape.lse_len())?;
-                    forward_each(shape, &lengths, &spec, q, k, v, mixed, lse)
-                        .map_err(|e| Error::Tensor(gently_tensor::Error::NoScratch { op: "attention", bytes: e.bytes }))
+                    let stats = stats.take(shape.stats_len())?;
+                    forward_each(shape, &lengths, &spec, q, k, v, mixed, stats).map_err(no_memory(ROWS))
                 })?;
                 self.lowered.transform(layer, work, n)?;
             }
             Ok(())
         };
         let done = layers();
-        work.lse = lse;
+        work.stats = stats;
         done?;
         let stream = &mut work.stream;
         let Some(norm) = &self.lowered.weights.final_norm else { return Ok(stream.x.take(n * cfg.width)?) };
@@ -135,13 +136,7 @@ impl Encoder {
     fn check(&self, documents: &[&[u32]]) -> Result<()> {
         let (vocab, room) = (self.config().vocab, self.lowered.most());
         for (i, document) in documents.iter().enumerate() {
-            if document.is_empty() {
-                return Err(Error::Tokens { what: format!("document {i} has no tokens") });
-            }
-            if let Some(id) = document.iter().find(|id| **id as usize >= vocab) {
-                let what = format!("document {i}: token {id} is outside the vocabulary of {vocab}");
-                return Err(Error::Tokens { what });
-            }
+            check_tokens(format_args!("document {i}"), vocab, document)?;
             if document.len() > room {
                 let what = format!("document {i}: {} tokens do not fit into a context of {room}", document.len());
                 return Err(Error::Tokens { what });

@@ -322,16 +322,8 @@ impl Drop for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::PlanOptions;
-    use gently_models::{Decoder, DecoderConfig};
-    use gently_tensor::{Device, Rng};
+    use crate::testing::plan;
     use std::sync::atomic::AtomicUsize;
-
-    fn plan() -> Arc<Plan> {
-        let cfg = DecoderConfig { vocab: 16, layers: 1, heads: 2, width: 8, ..DecoderConfig::named("gpt2").unwrap() };
-        let model = Decoder::new(&cfg, &Rng::new(0), &Device::Cpu).unwrap();
-        Arc::new(Plan::new(&model, PlanOptions::default()).unwrap())
-    }
 
     #[test]
     fn what_has_a_place_does_not_wait() {

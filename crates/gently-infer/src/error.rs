@@ -2,7 +2,10 @@
 
 use crate::constraint::ConstraintError;
 use gently_kernels::buffer::OutOfMemory;
-use std::path::PathBuf;
+use gently_kernels::quant::QuantError;
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
 
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -41,7 +44,7 @@ pub enum Error {
     #[error("there is no memory for {bytes} bytes of {of}")]
     NoMemory {
         /// What they were to hold.
-        of: &'static str,
+        of: Cow<'static, str>,
         /// Bytes asked for.
         bytes: usize,
     },
@@ -121,17 +124,34 @@ impl Error {
             _ => None,
         }
     }
+
+    /// The same of a model in a file. Several may be opened at once: which one it is, only its file says.
+    pub(crate) fn of_file(self, path: &Path) -> Self {
+        match self {
+            Self::Lowering { what } => Self::Lowering { what: format!("{}: {what}", path.display()) },
+            Self::NoMemory { of, bytes } => Self::NoMemory { of: format!("{of} of {}", path.display()).into(), bytes },
+            other => other,
+        }
+    }
 }
 
 const NOT_NUMBERS: &str =
     "the weights are damaged, or too large to compute with: look at them with gently inspect, or fetch the model again";
 
-const NO_MEMORY: &str =
-    "ask for less at a time (shorter texts, fewer of them), keep the cache as int8, or stop other programs";
+const NO_MEMORY: &str = "ask for less at a time (shorter texts, fewer of them), keep the cache as int8, \
+    take a smaller model or coarser weights (gently quantize), or stop other programs";
 
 /// The error for memory that the system does not have.
-pub(crate) fn no_memory(of: &'static str) -> impl Fn(OutOfMemory) -> Error {
-    move |refused| Error::NoMemory { of, bytes: refused.bytes }
+pub(crate) fn no_memory(of: impl Into<Cow<'static, str>>) -> impl FnOnce(OutOfMemory) -> Error {
+    move |refused| Error::NoMemory { of: of.into(), bytes: refused.bytes }
+}
+
+/// The error for a parameter that the plan cannot have.
+pub(crate) fn no_parameter(name: &str) -> impl FnOnce(QuantError) -> Error {
+    move |e| match e {
+        QuantError::Memory(refused) => no_memory(format!("weights ({name})"))(refused),
+        e => Error::Lowering { what: format!("{name}: {e}") },
+    }
 }
 
 /// Why the text of one request cannot go on. Other requests do.
@@ -151,14 +171,14 @@ pub enum Failure {
     #[error("there is no memory for {bytes} bytes of {of}")]
     NoMemory {
         /// What they were to hold.
-        of: &'static str,
+        of: Cow<'static, str>,
         /// Bytes asked for.
         bytes: usize,
     },
-    /// Its pass was refused for another reason.
+    /// Its pass was refused for another reason, or the request leaves no token to choose.
     #[error("{what}")]
     Refused {
-        /// What the pass said.
+        /// What the pass said, or what is wrong.
         what: String,
     },
 }
@@ -202,6 +222,33 @@ pub fn check_logits(row: &[f32], tokens: usize) -> Result<(), Failure> {
     }
 }
 
+/// Refuses tokens that a vocabulary does not have, and none at all. `of` is what they are the tokens of.
+pub(crate) fn check_tokens(of: impl Display, vocab: usize, tokens: &[u32]) -> Result<()> {
+    let what = match outside(vocab, tokens) {
+        _ if tokens.is_empty() => format!("{of} has no tokens"),
+        Some(what) => format!("{of}: {what}"),
+        None => return Ok(()),
+    };
+    Err(Error::Tokens { what })
+}
+
+/// What is wrong with tokens that a vocabulary does not have.
+pub(crate) fn outside(vocab: usize, tokens: &[u32]) -> Option<String> {
+    let id = tokens.iter().find(|id| **id as usize >= vocab)?;
+    Some(format!("token {id} is outside the vocabulary of {vocab}"))
+}
+
+/// How many tokens of a vocabulary may be chosen, where those from `below` on may not.
+///
+/// # Errors
+/// [`Error::Request`] where none may.
+pub(crate) fn choices(vocab: usize, below: Option<usize>) -> Result<usize> {
+    match below.unwrap_or(vocab).min(vocab) {
+        0 => Err(Error::Request { what: "below = 0 leaves no token to choose".into() }),
+        some => Ok(some),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,6 +282,8 @@ mod tests {
         assert!(error.hint().is_some());
         let failure = Failure::from(error);
         assert_eq!(Error::from(failure.clone()).to_string(), failure.to_string());
+        let error = no_parameter("w")(OutOfMemory { bytes: 9 }.into()).of_file(Path::new("m.gguf"));
+        assert_eq!(error.to_string(), "there is no memory for 9 bytes of weights (w) of m.gguf");
         let long = Error::TooLong { tokens: 9, room: 8 }.to_string();
         assert!(Error::from(Failure::from(Error::TooLong { tokens: 9, room: 8 })).to_string().contains(&long));
     }

@@ -38,6 +38,8 @@ mod schedule;
 mod search;
 mod speculate;
 mod state;
+#[cfg(test)]
+mod testing;
 mod tune;
 mod weights;
 mod work;

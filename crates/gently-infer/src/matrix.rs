@@ -4,9 +4,9 @@
 //! types: each part then is a product of its own into its columns. Not here: whose matrix it is (see
 //! [`crate::weights`]), and the products themselves (`gently_kernels::quant`).
 
-use crate::error::{Error, Result, no_memory};
+use crate::error::{Error, Result, no_memory, no_parameter};
 use crate::work::ROWS;
-use gently_kernels::gemm::Activation;
+use gently_kernels::activation::Activation;
 use gently_kernels::quant::{BlockType, Epilogue, PackArena, PackedMatrix, PackedRows, RowKind, product};
 use std::borrow::Cow;
 
@@ -50,7 +50,7 @@ impl Matrix {
         for same in parts.chunk_by(|a, b| a.ty == b.ty) {
             let pieces: Vec<&[u8]> = same.iter().map(|p| &*p.bytes).collect();
             let n = same.iter().map(|p| p.rows).sum();
-            packed.push((arena.pack(same[0].ty, &pieces, n, cols).map_err(|e| lowering(name, &e))?, at));
+            packed.push((arena.pack(same[0].ty, &pieces, n, cols).map_err(no_parameter(name))?, at));
             at += n;
         }
         if bias.as_ref().is_some_and(|b| b.len() != rows) {
@@ -72,7 +72,7 @@ impl Matrix {
             return Err(Error::Lowering { what: format!("gate, up and bias of {name} differ in size") });
         }
         let packed = arena.pack_gated(gate.ty, &gate.bytes, &up.bytes, rows, cols);
-        Ok(Self { parts: vec![(packed.map_err(|e| lowering(name, &e))?, 0)], bias, rows, cols })
+        Ok(Self { parts: vec![(packed.map_err(no_parameter(name))?, 0)], bias, rows, cols })
     }
 
     /// One row of the matrix: a token's embedding.
@@ -115,10 +115,6 @@ impl Matrix {
     }
 }
 
-fn lowering(name: &str, error: &dyn std::fmt::Display) -> Error {
-    Error::Lowering { what: format!("{name}: {error}") }
-}
-
 /// Rows on their way into products of one width, in each of the forms; they grow to the largest pass.
 #[derive(Default)]
 pub(crate) struct Inputs([Vec<PackedRows>; 2]);
@@ -151,6 +147,7 @@ impl Inputs {
 mod tests {
     use super::*;
     use crate::work::Work;
+    use gently_kernels::buffer::AlignedBuf;
     use gently_kernels::quant::{dequantize, quantize};
 
     fn ramp(n: usize, seed: usize) -> Vec<f32> {
@@ -195,6 +192,17 @@ mod tests {
             matrix.row(r, &mut row);
             assert_eq!(row, w[r * cols..][..cols]);
         }
+    }
+
+    #[test]
+    fn a_matrix_that_no_machine_has_room_for_is_refused_by_name() {
+        // The same rows many times over: all that processors of today can address, nothing of which is read.
+        let bytes = AlignedBuf::<u8>::zeroed(1 << 29);
+        let part = || Stored { ty: BlockType::F32, rows: 1 << 9, bytes: Cow::Borrowed(&bytes[..]) };
+        let parts: Vec<_> = std::iter::repeat_with(part).take(1 << 19).collect();
+        let said = Matrix::pack(&mut PackArena::new(), "w", &parts, 1 << 18, None).err().unwrap();
+        assert!(matches!(said, Error::NoMemory { bytes, .. } if bytes == 1 << 48), "{said}");
+        assert!(said.to_string().contains("weights (w)"), "{said}");
     }
 
     #[test]

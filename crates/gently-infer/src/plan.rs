@@ -21,14 +21,14 @@
 //! # Ok(()) }
 //! ```
 
-use crate::error::{Error, Result, no_memory};
+use crate::error::{Error, Result, check_tokens, no_memory};
 use crate::matrix::Finish;
 use crate::pass::{Lowered, normalise};
 use crate::state::State;
 use crate::weights::Weights;
 use crate::work::{ROWS, Work};
 use gently_kernels::kv::{Attend, Elem, PAGE, Page, PageShape, Rows, Span, Spec};
-use gently_kernels::pool;
+use gently_kernels::{pool, softcap};
 use gently_models::Decoder;
 use gently_models::config::DecoderConfig;
 use gently_models::weights::WeightSource;
@@ -82,7 +82,8 @@ impl Plan {
     /// Lowers a model.
     ///
     /// # Errors
-    /// [`Error::Lowering`] for a model with parts that are not the decoder block's, such as mixers from elsewhere.
+    /// [`Error::Lowering`] for a model with parts that are not the decoder block's, such as mixers from elsewhere;
+    /// [`Error::NoMemory`] for its weights.
     pub fn new(model: &Decoder, options: PlanOptions) -> Result<Self> {
         Self::of(Weights::of_decoder(model)?, options)
     }
@@ -90,16 +91,12 @@ impl Plan {
     /// Lowers the weights of a published model as they are stored: quantized ones stay as they are.
     ///
     /// # Errors
-    /// [`Error::Lowering`] as [`Plan::new`], and for types of blocks that rows do not fit; [`Error::Model`] for weights
-    /// that cannot be read, or are without the head.
+    /// [`Error::Lowering`] as [`Plan::new`], and for types of blocks that rows do not fit; [`Error::NoMemory`] for the weights;
+    /// [`Error::Model`] for those that cannot be read, or are without the head.
     pub fn of_files(source: &WeightSource, options: PlanOptions) -> Result<Self> {
         source.check_head()?;
-        // Several models may be opened at once: which one it is, only its file says.
-        let named = |e: Error| match e {
-            Error::Lowering { what } => Error::Lowering { what: format!("{}: {what}", source.path().display()) },
-            other => other,
-        };
-        Weights::of_files(source).and_then(|weights| Self::of(weights, options)).map_err(named)
+        let plan = Weights::of_files(source).and_then(|weights| Self::of(weights, options));
+        plan.map_err(|e| e.of_file(source.path()))
     }
 
     fn of(weights: Weights, options: PlanOptions) -> Result<Self> {
@@ -263,13 +260,8 @@ impl Plan {
     }
 
     fn check(&self, piece: &Piece<'_>) -> Result<()> {
-        let (vocab, room) = (self.config().vocab, self.most());
-        if piece.tokens.is_empty() {
-            return Err(Error::Tokens { what: "a piece has no tokens".into() });
-        }
-        if let Some(id) = piece.tokens.iter().find(|id| **id as usize >= vocab) {
-            return Err(Error::Tokens { what: format!("token {id} is outside the vocabulary of {vocab}") });
-        }
+        let room = self.most();
+        check_tokens("a piece", self.config().vocab, piece.tokens)?;
         self.own(piece.state)?;
         let end = piece.state.len() + piece.tokens.len();
         match end > room {
@@ -278,9 +270,14 @@ impl Plan {
         }
     }
 
+    /// Whether a state is of this plan.
+    pub(crate) fn owns(&self, state: &State) -> bool {
+        state.belongs(self.shape, self.lowered.weights.identity)
+    }
+
     /// Refuses a state of another plan.
     pub(crate) fn own(&self, state: &State) -> Result<()> {
-        match state.belongs(self.shape, self.lowered.weights.identity) {
+        match self.owns(state) {
             true => Ok(()),
             false => Err(Error::State { what: "it belongs to another model, or has another cache type".into() }),
         }
@@ -318,10 +315,7 @@ impl Plan {
         }
         self.lowered.weights.head().product(&mut work.inputs, rows, logits, Finish::default())?;
         if let Some(cap) = self.config().logit_softcap {
-            let cap = cap as f32;
-            pool::parallel_chunks_mut(logits, 4096, |_, part| {
-                part.iter_mut().for_each(|l| *l = cap * (*l / cap).tanh());
-            });
+            softcap::apply(cap as f32, logits);
         }
         Ok(logits)
     }

@@ -57,24 +57,28 @@ impl Pooling {
 
     /// Pools `rows[T, C]` into `out[C]`; no rows give zeros.
     pub fn pool(self, rows: &[f32], out: &mut [f32]) {
-        let c = out.len().max(1);
-        let t = rows.len() / c;
+        let c = out.len();
+        let t = rows.len().checked_div(c).unwrap_or(0);
+        if t == 0 {
+            out.fill(0.0);
+            return;
+        }
         let weighted = |out: &mut [f32], weight: &dyn Fn(usize) -> f32, by: f32| {
             out.fill(0.0);
             for (i, row) in rows.chunks_exact(c).enumerate() {
                 let w = weight(i);
                 out.iter_mut().zip(row).for_each(|(o, v)| *o += w * v);
             }
-            out.iter_mut().for_each(|o| *o /= by.max(f32::MIN_POSITIVE));
+            out.iter_mut().for_each(|o| *o /= by);
         };
         match self {
             Self::Mean => weighted(out, &|_| 1.0, t as f32),
             Self::MeanSqrtLength => weighted(out, &|_| 1.0, (t as f32).sqrt()),
             Self::WeightedMean => weighted(out, &|i| (i + 1) as f32, (t as f64 * (t as f64 + 1.0) / 2.0) as f32),
-            Self::Cls => out.iter_mut().zip(rows).for_each(|(o, v)| *o = *v),
-            Self::Last => out.copy_from_slice(rows.rchunks_exact(c).next().unwrap_or(&vec![0.0; c])),
+            Self::Cls => out.copy_from_slice(&rows[..c]),
+            Self::Last => out.copy_from_slice(&rows[(t - 1) * c..t * c]),
             Self::Max => {
-                out.fill(if t == 0 { 0.0 } else { f32::NEG_INFINITY });
+                out.fill(f32::NEG_INFINITY);
                 for row in rows.chunks_exact(c) {
                     // Not f32::max, which would hide a NaN.
                     out.iter_mut().zip(row).for_each(|(o, v)| *o = if *v > *o || v.is_nan() { *v } else { *o });
@@ -114,6 +118,18 @@ mod tests {
         let mut out = [1.0; 2];
         Pooling::Max.pool(&[1.0, f32::NAN, 2.0, 0.0], &mut out);
         assert!(out[0] == 2.0 && out[1].is_nan());
+    }
+
+    #[test]
+    fn no_rows_give_zeros() {
+        for p in Pooling::ALL {
+            let mut out = [7.0; 2];
+            p.pool(&[], &mut out);
+            assert_eq!(out, [0.0; 2], "{p:?}");
+            // Nor is there anything to write into.
+            p.pool(&[1.0, 2.0], &mut []);
+            p.pool(&[], &mut []);
+        }
     }
 
     #[test]

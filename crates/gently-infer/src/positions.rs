@@ -1,17 +1,17 @@
-//! Tables of numbers that depend on positions, grown as far as they are used.
+//! Tables of numbers that depend on positions, in the form that kernels take; refused memory is an error.
 
 use gently_kernels::buffer::OutOfMemory;
 use gently_kernels::rope::RopeTable;
 use gently_models::config::{DecoderConfig, Position};
-use gently_models::positions::alibi_slopes;
-use std::sync::{Arc, PoisonError, RwLock};
+use gently_models::positions::{Growing, alibi_slopes, sinusoid};
+use std::sync::Arc;
 
 /// What the model's kind of positions needs.
 pub(crate) enum Positions {
     /// Nothing, or a learned table, which is a weight.
     None,
-    /// Sines in even channels, cosines in odd ones (Vaswani et al. 2017, §3.5), `[_, C]`.
-    Sinusoidal(Growing<Vec<f32>>),
+    /// [`sinusoids`], `[_, C]`.
+    Sinusoidal(Growing<Arc<Vec<f32>>>),
     /// Angles of pairs of channels: one table, or two where some layers have their own (Gemma 3).
     Rotary(Rotary),
     /// Slope of each head.
@@ -40,7 +40,7 @@ pub(crate) struct Rotary {
 struct Angles {
     frequencies: Vec<f64>,
     scale: f64,
-    table: Growing<RopeTable>,
+    table: Growing<Arc<RopeTable>>,
 }
 
 impl Rotary {
@@ -64,7 +64,7 @@ impl Rotary {
     /// [`OutOfMemory`].
     pub fn reaching(&self, end: usize, most: usize) -> Result<Vec<Arc<RopeTable>>, OutOfMemory> {
         let table = |angles: &Angles| {
-            let make = |rows| RopeTable::try_with_frequencies(rows, &angles.frequencies, angles.scale);
+            let make = |rows| RopeTable::try_with_frequencies(rows, &angles.frequencies, angles.scale).map(Arc::new);
             angles.table.reaching(end, most, make)
         };
         self.tables.iter().map(table).collect()
@@ -76,53 +76,16 @@ impl Rotary {
     }
 }
 
-/// A table for positions below some end.
-pub(crate) struct Growing<T>(RwLock<(usize, Option<Arc<T>>)>);
-
-impl<T> Default for Growing<T> {
-    fn default() -> Self {
-        Self(RwLock::new((0, None)))
-    }
-}
-
-impl<T> Growing<T> {
-    /// The table for positions below `end` at least; `make` is asked for more of them than that, up to `most`.
-    ///
-    /// # Errors
-    /// Those of `make`.
-    pub fn reaching(
-        &self,
-        end: usize,
-        most: usize,
-        make: impl FnOnce(usize) -> Result<T, OutOfMemory>,
-    ) -> Result<Arc<T>, OutOfMemory> {
-        if let (reach, Some(table)) = &*self.0.read().unwrap_or_else(PoisonError::into_inner)
-            && *reach >= end
-        {
-            return Ok(table.clone());
-        }
-        let rows = end.next_power_of_two().max(64).min(most.max(end));
-        let table = Arc::new(make(rows)?);
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = (rows, Some(table.clone()));
-        Ok(table)
-    }
-}
-
-/// The sinusoids of positions below `rows`, `[rows, C]`.
+/// The [`sinusoid`]s of positions below `rows`, `[rows, C]`.
 ///
 /// # Errors
 /// [`OutOfMemory`].
-pub(crate) fn sinusoids(rows: usize, width: usize) -> Result<Vec<f32>, OutOfMemory> {
-    let value = |n: usize| {
-        let (t, i) = (n / width, n % width);
-        let angle = t as f64 / 10000f64.powf((i / 2 * 2) as f64 / width as f64);
-        (if i.is_multiple_of(2) { angle.sin() } else { angle.cos() }) as f32
-    };
+pub(crate) fn sinusoids(rows: usize, width: usize) -> Result<Arc<Vec<f32>>, OutOfMemory> {
     let len = rows.saturating_mul(width);
     let mut all = Vec::new();
     all.try_reserve_exact(len).map_err(|_| OutOfMemory { bytes: len.saturating_mul(size_of::<f32>()) })?;
-    all.extend((0..len).map(value));
-    Ok(all)
+    all.extend((0..len).map(|n| sinusoid(n / width, n % width, width) as f32));
+    Ok(Arc::new(all))
 }
 
 #[cfg(test)]

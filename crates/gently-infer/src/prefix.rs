@@ -4,6 +4,7 @@
 //! it, token by token, not block by block. Since a token's numbers do not depend on how its sequence was cut, what is
 //! taken over has the bits that reading it again would give. Not here: when to ask (see [`crate::Scheduler`]).
 
+use crate::plan::Plan;
 use crate::state::State;
 use gently_kernels::kv::Page;
 use std::collections::HashMap;
@@ -31,10 +32,10 @@ impl PrefixCache {
         Self { budget, ..Self::default() }
     }
 
-    /// A fork of a kept state, cut to the longest beginning that it shares with `tokens`, of at most `most` tokens.
-    pub fn lookup(&mut self, tokens: &[u32], most: usize) -> Option<State> {
+    /// A fork of a kept state of `plan`, cut to the longest beginning that it shares with `tokens`, of at most `most` tokens.
+    pub fn lookup(&mut self, plan: &Plan, tokens: &[u32], most: usize) -> Option<State> {
         let tokens = &tokens[..most.min(tokens.len())];
-        let common = |e: &Entry| e.state.common(tokens);
+        let common = |e: &Entry| if plan.owns(&e.state) { e.state.common(tokens) } else { 0 };
         // Among equals the first: the choice does not depend on anything but the entries.
         let (best, len) = self.entries.iter().map(common).enumerate().rev().max_by_key(|(_, len)| *len)?;
         if len == 0 {
@@ -43,20 +44,22 @@ impl PrefixCache {
         self.clock += 1;
         self.entries[best].used = self.clock;
         let mut state = self.entries[best].state.clone();
-        state.truncate(len).ok().map(|()| state)
+        state.keep_common(tokens);
+        Some(state)
     }
 
-    /// Keeps a state, in place of those that are its beginnings.
+    /// Keeps a state, in place of those of its plan that are its beginnings.
     pub fn insert(&mut self, state: State) {
         if state.is_empty() || state.bytes() > self.budget {
             return;
         }
         self.clock += 1;
-        if let Some(longer) = self.entries.iter_mut().find(|e| e.state.tokens().starts_with(state.tokens())) {
+        let begins = |long: &State, short: &State| long.alike(short) && long.tokens().starts_with(short.tokens());
+        if let Some(longer) = self.entries.iter_mut().find(|e| begins(&e.state, &state)) {
             longer.used = self.clock;
             return;
         }
-        self.entries.retain(|e| !state.tokens().starts_with(e.state.tokens()));
+        self.entries.retain(|e| !begins(&state, &e.state));
         self.entries.push(Entry { state, used: self.clock });
         self.held = self.count();
         while self.held > self.budget {

@@ -28,15 +28,16 @@
 
 use crate::constraint::{Ahead, ConstraintError, Grammar, Guide};
 use crate::engine::EngineOptions;
-use crate::error::{Error, Failure, Result, check_logits};
+use crate::error::{Error, Failure, Result, check_logits, check_tokens, choices};
 use crate::plan::{Piece, Plan, Wanted};
 use crate::prefix::PrefixCache;
+use crate::search::likeliest;
 use crate::speculate::{Draft, Gate, Times};
 use crate::state::State;
 use crate::tune::Tuner;
 use crate::work::Work;
 use gently_kernels::kv::PAGE;
-use gently_models::sampling::{Sampler, SamplingParams, logprobs};
+use gently_models::sampling::{Sampler, SamplingParams};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -54,14 +55,14 @@ pub struct Request {
     /// Tokens that end the text; the one that does is given out as [`End::Stop`], not as a token. Those that a vocabulary
     /// ends texts with may stand in the middle of a grammar: there they are tokens like others.
     pub stop: Vec<u32>,
-    /// Never choose a token of this id or above: models pad their vocabulary beyond the tokenizer's.
+    /// Never choose a token of this id or above: models pad their vocabulary beyond the tokenizer's. Log-probabilities count all.
     pub below: Option<usize>,
     /// End when this time has come.
     pub deadline: Option<Instant>,
     /// When the model's context is full, read the later half of it again as a new beginning and go on. Otherwise the
     /// text ends there.
     pub slide: bool,
-    /// Give the log-probability of each token, and of this many likeliest ones.
+    /// Give the log-probability of each token, and of this many likeliest ones below `below`.
     pub logprobs: Option<usize>,
     /// What the text must be. Tokens that it forces are read together, unless log-probabilities are asked for.
     pub grammar: Option<Grammar>,
@@ -88,6 +89,8 @@ impl Request {
     }
 }
 
+/// What the tokens of a prompt are called where they are wrong.
+pub(crate) const PROMPT: &str = "the prompt";
 /// Most alternatives that log-probabilities are given for.
 const MOST_LOGPROBS: usize = 100;
 
@@ -196,37 +199,41 @@ impl Running {
             self.end = Some(End::Length);
             return;
         }
-        let row = &row[..self.request.below.unwrap_or(row.len()).min(row.len())];
-        if let Err(e) = check_logits(row, self.tokens.len()) {
+        let choices = &row[..self.request.below.unwrap_or(row.len()).min(row.len())];
+        if let Err(e) = check_logits(choices, self.tokens.len()) {
             return self.fail(e, events);
         }
         let id = match self.request.grammar {
-            None => Ok(Some(self.sampler.sample(row, &self.tokens))),
-            Some(_) => self.choose_within(row, masked),
+            None => self.sample(choices).map(Some),
+            Some(_) => self.choose_within(choices, masked),
         };
         match id {
             Ok(Some(id)) => self.push(id, Some(row), room, events),
             Ok(None) => self.end = Some(End::Complete),
-            Err(e) => self.fail(e.into(), events),
+            Err(e) => self.fail(e, events),
         }
     }
 
+    /// Chooses one of some logits.
+    fn sample(&mut self, logits: &[f32]) -> Result<u32, Failure> {
+        let id = self.sampler.sample(logits, &self.tokens);
+        // It must choose something, even where nothing is left.
+        let chosen = logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        permit(&self.request, self.written(), id, Some(chosen)).map(|()| id)
+    }
+
     /// Chooses what the grammar allows; nothing where the text is complete.
-    fn choose_within(&mut self, row: &[f32], masked: &mut Vec<f32>) -> Result<Option<u32>, ConstraintError> {
-        let written = self.written();
-        let lost = || ConstraintError::Vocabulary { reason: "the thread that computes masks has ended".into() };
+    fn choose_within(&mut self, row: &[f32], masked: &mut Vec<f32>) -> Result<Option<u32>, Failure> {
         let guide = self.guide.as_mut().ok_or_else(lost)?;
         if let Some(id) = guide.forced()? {
-            permit(&self.request, written, id, None)?;
+            permit(&self.request, self.written(), id, None)?;
             return Ok(Some(id));
         }
         if !guide.mask(row, masked)? {
             return Ok(None);
         }
-        let id = self.sampler.sample(masked, &self.tokens);
-        // It must choose something, even where nothing is left.
-        permit(&self.request, written, id, Some(masked.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY)))?;
-        guide.take(id)?;
+        let id = self.sample(masked)?;
+        self.guide.as_mut().ok_or_else(lost)?.take(id)?;
         Ok(Some(id))
     }
 
@@ -241,17 +248,17 @@ impl Running {
             }
             let forced = match self.guide.as_mut().map(|g| g.forced()) {
                 Some(Ok(Some(id))) => permit(&self.request, self.written(), id, None).map(|()| id),
-                Some(Err(e)) => Err(e),
+                Some(Err(e)) => Err(e.into()),
                 _ => return,
             };
             match forced {
                 Ok(id) => self.push(id, None, room, events),
-                Err(e) => self.fail(e.into(), events),
+                Err(e) => self.fail(e, events),
             }
         }
     }
 
-    /// Adds a token to the text, or ends it. The logits that it was chosen from are known where the model was asked.
+    /// Adds a token to the text, or ends it. All logits of its place are known where the model was asked.
     fn push(&mut self, id: u32, row: Option<&[f32]>, room: usize, events: &mut Events) {
         let stops = match &mut self.guide {
             // A grammar may name it in its middle.
@@ -264,7 +271,7 @@ impl Running {
         }
         let (mut logprob, mut top) = (None, Vec::new());
         if let (Some(n), Some(row)) = (self.request.logprobs, row) {
-            let all = logprobs(row, id, n);
+            let all = likeliest(row, self.request.below.unwrap_or(row.len()), id, n);
             logprob = Some(all.0);
             top = all.1;
         }
@@ -286,22 +293,30 @@ impl Running {
     }
 }
 
-/// Refuses a token that a grammar leads to after `written` ones, and that the request rules out: by its `below`, or by a bias of
-/// minus infinity on its logit. `chosen` is the logit of one that was chosen; one that is forced has none.
-fn permit(request: &Request, written: usize, id: u32, chosen: Option<f32>) -> Result<(), ConstraintError> {
+/// The error for a guide that did not come back with its mask.
+fn lost() -> ConstraintError {
+    ConstraintError::Vocabulary { reason: "the thread that computes masks has ended".into() }
+}
+
+/// Refuses a token that was come to after `written` ones, and that the request rules out: by its `below`, or by a bias of minus
+/// infinity on its logit. `chosen` is the logit of one that was chosen; one that a grammar forces has none.
+fn permit(request: &Request, written: usize, id: u32, chosen: Option<f32>) -> Result<(), Failure> {
     let biases = &request.sampling.logit_bias;
     let logit = chosen.unwrap_or(0.0) + biases.get(&id).copied().unwrap_or(0.0);
     let out = request.below.is_some_and(|below| id as usize >= below) || logit == f32::NEG_INFINITY;
-    match request.grammar.as_ref().filter(|_| out) {
-        Some(grammar) => Err(ConstraintError::RuledOut {
+    if !out {
+        return Ok(());
+    }
+    Err(match &request.grammar {
+        Some(grammar) => Failure::Constraint(ConstraintError::RuledOut {
             kind: grammar.constraint().kind(),
             tokens: written,
             // What is chosen where nothing is left may be any token.
             token: chosen.is_none().then_some(id),
             biased: biases.values().any(|bias| *bias == f32::NEG_INFINITY),
         }),
-        None => Ok(()),
-    }
+        None => Failure::Refused { what: format!("after {written} tokens its logit_bias rules out every token") },
+    })
 }
 
 type Events = Vec<(Ticket, Event)>;
@@ -585,7 +600,7 @@ impl Scheduler {
             let before = &request.prompt[base..request.prompt.len() - 1];
             let mut known: Vec<State> = request.state.take().into_iter().collect();
             known.iter_mut().for_each(|state| state.keep_common(before));
-            known.extend(self.prefix.lookup(before, before.len()));
+            known.extend(self.prefix.lookup(&self.plan, before, before.len()));
             let state = known.into_iter().max_by_key(State::len).unwrap_or_else(|| self.plan.state());
             let tokens = request.prompt.clone();
             // Not before: what waits takes no memory for its matcher.
@@ -727,19 +742,12 @@ pub(crate) fn prepare(
     request: Request,
 ) -> Result<Prepared> {
     let (vocab, prompt) = (plan.config().vocab, &request.prompt);
-    if prompt.is_empty() {
-        return Err(Error::Tokens { what: "there is nothing to continue: the prompt has no tokens".into() });
-    }
-    if let Some(id) = prompt.iter().find(|id| **id as usize >= vocab) {
-        return Err(Error::Tokens { what: format!("token {id} is outside the vocabulary of {vocab}") });
-    }
+    check_tokens(PROMPT, vocab, prompt)?;
     let room = plan.most();
     if prompt.len() > room && !request.slide {
         return Err(Error::TooLong { tokens: prompt.len(), room });
     }
-    if request.below == Some(0) {
-        return Err(Error::Request { what: "below = 0 leaves no token to choose".into() });
-    }
+    choices(vocab, request.below)?;
     if request.logprobs.is_some_and(|n| n > MOST_LOGPROBS) {
         return Err(Error::Request { what: format!("logprobs is more than {MOST_LOGPROBS}") });
     }

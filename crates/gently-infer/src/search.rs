@@ -4,9 +4,9 @@
 //! common. Not here: choosing token by token (see [`crate::Scheduler`]), and text: where one ends before a token says so, the
 //! caller is asked ([`Ends`]).
 
-use crate::error::{Error, Result, check_logits};
+use crate::error::{Error, Result, check_logits, check_tokens, choices};
 use crate::plan::{CHUNK, Piece, Plan, Wanted};
-use crate::schedule::End;
+use crate::schedule::{End, PROMPT};
 use crate::state::State;
 use crate::work::Work;
 use gently_models::sampling::logprobs;
@@ -19,11 +19,11 @@ pub struct BeamOptions {
     /// Write at most this many tokens.
     pub max_tokens: usize,
     /// A hypothesis of n tokens scores `log-probability / n^length_penalty`: above 0 longer ones win, below 0 shorter ones
-    /// do (as Python `transformers` has it; Wu et al. 2016 have `((5 + n)/6)^α`).
+    /// do (as Python `transformers` has it; Wu et al. 2016 have `((5 + n)/6)^α`). A finite number.
     pub length_penalty: f64,
     /// Tokens that end a hypothesis; the one that does counts, and is its last.
     pub stop: Vec<u32>,
-    /// Never choose a token of this id or above.
+    /// Never choose a token of this id or above. Log-probabilities count all.
     pub below: Option<usize>,
 }
 
@@ -70,8 +70,8 @@ struct Ended {
 /// The likeliest continuations of `prompt` that beam search finds, best first.
 ///
 /// # Errors
-/// [`Error::Request`] for a width of 0 or above 256; [`Error::Tokens`] and [`Error::TooLong`] for a prompt that the model cannot
-/// read; [`Error::NotNumbers`] for a model whose logits mean nothing.
+/// [`Error::Request`] for a width of 0 or above 256, a length penalty that is not finite, or a `below` of 0; [`Error::Tokens`] and
+/// [`Error::TooLong`] for a prompt that the model cannot read; [`Error::NotNumbers`] for a model whose logits mean nothing.
 pub fn beam_search(
     plan: &Plan,
     work: &mut Work,
@@ -83,8 +83,12 @@ pub fn beam_search(
     if width == 0 || width > MOST {
         return Err(Error::Request { what: format!("a beam of {width} is not between 1 and {MOST}") });
     }
+    if !length_penalty.is_finite() {
+        return Err(Error::Request { what: format!("a length penalty of {length_penalty} is not a finite number") });
+    }
     let score = |logprob: f64, n: usize| logprob / (n as f64).powf(length_penalty);
-    let (vocab, below) = limits(plan, options.below);
+    let vocab = plan.config().vocab;
+    let below = choices(vocab, options.below)?;
     let room = room_for(plan, prompt)?;
     // The last token is chosen where the context is full, and not read.
     let steps = max_tokens.min(room.saturating_sub(prompt.len()).saturating_add(1));
@@ -102,7 +106,7 @@ pub fn beam_search(
         let mut next: Vec<(usize, u32, f64)> = Vec::new();
         for (i, (beam, row)) in beams.iter().zip(logits.chunks_exact(vocab)).enumerate() {
             check_logits(&row[..below], prompt.len() + beam.tokens.len())?;
-            let (_, top) = logprobs(&row[..below], 0, most);
+            let (_, top) = likeliest(row, below, 0, most);
             next.extend(top.into_iter().map(|(id, p)| (i, id, beam.logprob + f64::from(p))));
         }
         next.retain(|n| n.2 > f64::NEG_INFINITY);
@@ -144,6 +148,16 @@ pub fn beam_search(
     Ok(done.into_iter().map(|one| one.found).collect())
 }
 
+/// Log-probabilities under the model as [`logprobs`] gives them: of `chosen`, and of the `n` likeliest tokens below `below`. Those
+/// from `below` on are never chosen, but a part of the probability is theirs.
+pub(crate) fn likeliest(row: &[f32], below: usize, chosen: u32, n: usize) -> (f32, Vec<(u32, f32)>) {
+    let beyond = if n > 0 { row.len().saturating_sub(below) } else { 0 };
+    let (logprob, mut top) = logprobs(row, chosen, n.saturating_add(beyond));
+    top.retain(|one| (one.0 as usize) < below);
+    top.truncate(n);
+    (logprob, top)
+}
+
 /// Adds a text that has ended, unless a better one that is there comes to the same.
 fn keep(done: &mut Vec<Ended>, one: Ended) {
     match done.iter_mut().find(|other| one.text.is_some() && other.text == one.text) {
@@ -164,15 +178,11 @@ fn pass(plan: &Plan, work: &mut Work, beams: &mut [Beam]) -> Result<Vec<f32>> {
 
 /// The model's context, which the whole prompt must fit into.
 fn room_for(plan: &Plan, prompt: &[u32]) -> Result<usize> {
+    check_tokens(PROMPT, plan.config().vocab, prompt)?;
     match plan.most() {
         room if prompt.len() > room => Err(Error::TooLong { tokens: prompt.len(), room }),
         room => Ok(room),
     }
-}
-
-fn limits(plan: &Plan, below: Option<usize>) -> (usize, usize) {
-    let vocab = plan.config().vocab;
-    (vocab, below.unwrap_or(vocab).clamp(1, vocab))
 }
 
 /// How likelihood and variety are weighed.
@@ -186,7 +196,7 @@ pub struct ContrastiveOptions {
     pub max_tokens: usize,
     /// Tokens that end the text; the one that does is given back as [`End::Stop`].
     pub stop: Vec<u32>,
-    /// Never choose a token of this id or above.
+    /// Never choose a token of this id or above. Likelihoods count all.
     pub below: Option<usize>,
 }
 
@@ -202,8 +212,8 @@ impl Default for ContrastiveOptions {
 /// ended: [`End::Stop`], [`End::Complete`] where `ends` said so, [`End::Length`] or [`End::Context`].
 ///
 /// # Errors
-/// [`Error::Request`] for candidates or a weight out of range; [`Error::Tokens`] and [`Error::TooLong`] for a prompt that the
-/// model cannot read; [`Error::NotNumbers`] for a model whose logits mean nothing.
+/// [`Error::Request`] for candidates or a weight out of range, or a `below` of 0; [`Error::Tokens`] and [`Error::TooLong`] for a
+/// prompt that the model cannot read; [`Error::NotNumbers`] for a model whose logits mean nothing.
 pub fn contrastive_search(
     plan: &Plan,
     work: &mut Work,
@@ -216,7 +226,8 @@ pub fn contrastive_search(
         let what = format!("{k} candidates with a weight of {alpha}: 1 to {MOST} and 0 to 1 are needed");
         return Err(Error::Request { what });
     }
-    let (vocab, below) = limits(plan, options.below);
+    let vocab = plan.config().vocab;
+    let below = choices(vocab, options.below)?;
     let room = room_for(plan, prompt)?;
     let c = plan.config().width;
 
@@ -230,13 +241,10 @@ pub fn contrastive_search(
         logits = all[all.len().saturating_sub(vocab)..].to_vec();
         work.features().chunks_exact(c).for_each(|h| before.extend(direction(h)));
     }
-    if logits.is_empty() {
-        return Err(Error::Tokens { what: "there is nothing to continue: the prompt has no tokens".into() });
-    }
     check_logits(&logits[..below], prompt.len())?;
     let mut tokens = Vec::new();
     while tokens.len() < options.max_tokens {
-        let (_, top) = logprobs(&logits[..below], 0, k);
+        let (_, top) = likeliest(&logits, below, 0, k);
         if state.len() >= room {
             let Some(&(id, _)) = top.first() else { break };
             if options.stop.contains(&id) {

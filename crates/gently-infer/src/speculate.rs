@@ -105,11 +105,8 @@ impl Draft {
             return (guess, 0.0);
         }
         let mut begun = Instant::now();
-        let known = state.tokens().iter().zip(tokens).take_while(|(a, b)| a == b).count();
         // The last token is read again if it was the last one: its logits are needed.
-        if state.truncate(known.min(tokens.len().saturating_sub(1))).is_err() {
-            return (guess, 0.0);
-        }
+        state.keep_common(&tokens[..tokens.len().saturating_sub(1)]);
         let mut next = tokens[state.len()..].to_vec();
         // A guess that was right leaves as many unread: with a smaller chunk it would never catch up.
         let longest = (*chunk).max(self.most.saturating_add(2));
@@ -212,9 +209,7 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::PlanOptions;
-    use gently_models::{Decoder, DecoderConfig};
-    use gently_tensor::{Device, Rng};
+    use crate::testing;
 
     #[test]
     fn the_longest_and_latest_run_is_continued() {
@@ -261,15 +256,9 @@ mod tests {
         }
     }
 
-    fn model() -> Arc<Plan> {
-        let cfg = DecoderConfig { vocab: 16, layers: 1, heads: 2, width: 8, ..DecoderConfig::named("gpt2").unwrap() };
-        let model = Decoder::new(&cfg, &Rng::new(0), &Device::Cpu).unwrap();
-        Arc::new(Plan::new(&model, PlanOptions::default()).unwrap())
-    }
-
     #[test]
     fn a_model_that_guesses_reads_a_long_text_in_pieces() {
-        let plan = model();
+        let plan = testing::plan();
         let mut draft = Draft::new(&plan, plan.clone(), 3).unwrap();
         let tokens: Vec<u32> = (0..50).map(|i| i % 11).collect();
         let mut state = draft.state();

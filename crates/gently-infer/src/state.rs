@@ -3,7 +3,7 @@
 //! Here: forking, cutting, saving, loading. A fork shares all pages; a page is copied when one of its sharers is
 //! about to write into it. Not here: what is written (see [`crate::Plan`]).
 
-use crate::error::{Error, Result, no_memory};
+use crate::error::{Error, Result, no_memory, outside};
 use crate::plan::Plan;
 use gently_formats::Limits;
 use gently_formats::safetensors::{Dtype, SafeTensors, Spec, Writer};
@@ -43,7 +43,7 @@ impl fmt::Debug for State {
 impl PartialEq for State {
     /// Whether both have read the same tokens by the same model: then their numbers are the same.
     fn eq(&self, other: &Self) -> bool {
-        self.belongs(other.shape, other.identity) && self.tokens == other.tokens
+        self.alike(other) && self.tokens == other.tokens
     }
 }
 
@@ -98,6 +98,11 @@ impl State {
     fn cut(&mut self, len: usize) {
         self.tokens.truncate(len);
         self.pages.truncate(len.div_ceil(PAGE));
+    }
+
+    /// Whether another state is of the same model, and has the same cache type.
+    pub(crate) fn alike(&self, other: &Self) -> bool {
+        self.belongs(other.shape, other.identity)
     }
 
     pub(crate) fn belongs(&self, shape: PageShape, identity: u64) -> bool {
@@ -233,8 +238,8 @@ impl State {
         }
         // It is no proof of good will: the numbers are checked as if it were not there.
         let vocab = plan.config().vocab;
-        if let Some(id) = tokens.iter().find(|id| **id as usize >= vocab) {
-            return Err(wrong(format!("token {id} is outside the vocabulary of {vocab}")));
+        if let Some(what) = outside(vocab, &tokens) {
+            return Err(wrong(what));
         }
         if tokens.len() > plan.most() {
             return Err(wrong(format!("{} tokens do not fit into the model's context", tokens.len())));
@@ -280,7 +285,7 @@ pub(crate) mod left {
     }
 
     pub fn take_one() -> Result<()> {
-        let left = LEFT.get().checked_sub(1).ok_or(Error::NoMemory { of: PAGES, bytes: 0 })?;
+        let left = LEFT.get().checked_sub(1).ok_or(Error::NoMemory { of: PAGES.into(), bytes: 0 })?;
         LEFT.set(left);
         Ok(())
     }

@@ -3,11 +3,12 @@
 //! Here: taking a [`Decoder`], or the files of a published model, apart by the names of our parameters. Not here: what is
 //! computed with them (see [`crate::pass`]).
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, no_parameter};
 use crate::matrix::{Matrix, Stored};
-use gently_kernels::gemm::Activation;
+use gently_kernels::activation::Activation;
+use gently_kernels::buffer::OutOfMemory;
 use gently_kernels::norm;
-use gently_kernels::quant::{BlockType, PackArena};
+use gently_kernels::quant::{BlockType, PackArena, dequantize};
 use gently_models::config::{DecoderConfig, MlpKind, NormKind};
 use gently_models::weights::WeightSource;
 use gently_models::{Decoder, Param};
@@ -81,8 +82,12 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    /// Packs the parameters of a decoder.
+    /// Packs the parameters of a decoder, whose configuration says all that is computed with them.
     pub fn of_decoder(model: &Decoder) -> Result<Self> {
+        // Their parameters may be named like the block's own: only the model knows.
+        if model.has_other_mixers() {
+            return Err(Error::Lowering { what: "it has mixers from elsewhere".into() });
+        }
         let params = model.params().iter().map(|p| (p.name.clone(), p)).collect();
         Self::of(model.config(), Source::Memory(params))
     }
@@ -208,8 +213,7 @@ impl<'a> Source<'a> {
                 let values = param.tensor.to_dtype(DType::F32)?.to_vec::<f32>()?;
                 let rows = param.tensor.dims().first().copied().unwrap_or(1);
                 let cols = values.len() / rows.max(1);
-                let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-                Ok((vec![Stored { ty: BlockType::F32, rows, bytes: Cow::Owned(bytes) }], cols))
+                Ok((vec![Stored { ty: BlockType::F32, rows, bytes: bytes_of(name, &values)? }], cols))
             }
             Self::Files(files) => {
                 let parts = files.parts(name)?;
@@ -218,10 +222,7 @@ impl<'a> Source<'a> {
                     Ok(match BlockType::from_ggml_id(p.kind.id()) {
                         Some(ty) => Stored { ty, rows: p.rows, bytes: p.bytes },
                         // Types that products do not know become numbers.
-                        None => {
-                            let bytes = p.to_f32()?.iter().flat_map(|v| v.to_le_bytes()).collect();
-                            Stored { ty: BlockType::F32, rows: p.rows, bytes: Cow::Owned(bytes) }
-                        }
+                        None => Stored { ty: BlockType::F32, rows: p.rows, bytes: bytes_of(name, &p.to_f32()?)? },
                     })
                 };
                 Ok((parts.into_iter().map(stored).collect::<Result<_>>()?, cols))
@@ -262,12 +263,11 @@ impl<'a> Parts<'a> {
     /// A parameter that is computed with as it is.
     fn vector(&mut self, name: &str) -> Result<Option<Vec<f32>>> {
         let Some((parts, cols)) = self.take(name)? else { return Ok(None) };
-        let mut all = Vec::new();
+        let mut all = room::<f32>(name, parts.iter().map(|p| p.rows * cols).sum())?;
         for part in parts {
-            let mut values = vec![0.0; part.rows * cols];
-            gently_kernels::quant::dequantize(part.ty, &part.bytes, &mut values)
-                .map_err(|e| Error::Lowering { what: format!("{name}: {e}") })?;
-            all.extend(values);
+            let at = all.len();
+            all.resize(at + part.rows * cols, 0.0);
+            dequantize(part.ty, &part.bytes, &mut all[at..]).map_err(no_parameter(name))?;
         }
         Ok(Some(all))
     }
@@ -339,6 +339,27 @@ impl<'a> Parts<'a> {
     }
 }
 
+/// Room for `len` elements of a parameter.
+///
+/// # Errors
+/// [`Error::NoMemory`].
+fn room<T>(name: &str, len: usize) -> Result<Vec<T>> {
+    let mut room = Vec::new();
+    let refused = OutOfMemory { bytes: len.saturating_mul(size_of::<T>()) };
+    room.try_reserve_exact(len).map_err(|_| no_parameter(name)(refused.into()))?;
+    Ok(room)
+}
+
+/// Numbers of a parameter as they are stored.
+///
+/// # Errors
+/// [`Error::NoMemory`].
+fn bytes_of(name: &str, values: &[f32]) -> Result<Cow<'static, [u8]>> {
+    let mut bytes = room::<u8>(name, size_of_val(values))?;
+    bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    Ok(Cow::Owned(bytes))
+}
+
 /// Cuts parts of `[2·rows, cols]` after `rows`.
 fn halves<'a>(
     name: &str,
@@ -359,10 +380,36 @@ fn halves<'a>(
             let Some(cut) = part.ty.row_bytes(cols).map(|b| b * here) else {
                 return Err(Error::Lowering { what: format!("{name} has rows of no whole number of blocks") });
             };
-            let (a, b) = part.bytes.split_at(cut);
-            first.push(Stored { ty: part.ty, rows: here, bytes: Cow::Owned(a.to_vec()) });
-            second.push(Stored { ty: part.ty, rows: part.rows - here, bytes: Cow::Owned(b.to_vec()) });
+            let (above, below) = match part.bytes {
+                Cow::Borrowed(bytes) => {
+                    let (above, below) = bytes.split_at(cut);
+                    (Cow::Borrowed(above), Cow::Borrowed(below))
+                }
+                Cow::Owned(mut bytes) => {
+                    let mut below = room(name, bytes.len() - cut)?;
+                    below.extend_from_slice(&bytes[cut..]);
+                    bytes.truncate(cut);
+                    (Cow::Owned(bytes), Cow::Owned(below))
+                }
+            };
+            first.push(Stored { ty: part.ty, rows: here, bytes: above });
+            second.push(Stored { ty: part.ty, rows: part.rows - here, bytes: below });
         }
     }
     Ok((first, second))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_that_no_machine_has_is_refused_by_name() {
+        for len in [1 << 46, usize::MAX] {
+            let said = room::<f32>("w", len).unwrap_err();
+            let wanted = format!("there is no memory for {} bytes of weights (w)", len.saturating_mul(4));
+            assert!(matches!(said, Error::NoMemory { .. }) && said.to_string() == wanted, "{said}");
+        }
+        assert_eq!(bytes_of("w", &[1.0, -2.0]).unwrap()[..], [0, 0, 128, 63, 0, 0, 0, 192]);
+    }
 }

@@ -18,8 +18,8 @@ pub struct Work {
     pub(crate) heads_normed: Buffer,
     /// Attention's output, `[N, H·D]`.
     pub(crate) mixed: Buffer,
-    /// Log-sum-exp of attention's rows, which a pass over documents leaves unread, `[H, N]`.
-    pub(crate) lse: Buffer,
+    /// Statistics of attention's rows, which a pass over documents leaves unread, `[H, N, 2]`.
+    pub(crate) stats: Buffer,
     /// Hidden rows of the MLP, `[N, M]`, and those of a gate with a matrix of its own.
     pub(crate) hidden: Buffer,
     pub(crate) up: Buffer,
@@ -68,7 +68,7 @@ impl Work {
             &self.heads,
             &self.heads_normed,
             &self.mixed,
-            &self.lse,
+            &self.stats,
             &self.hidden,
             &self.up,
             &self.features,

@@ -1,6 +1,9 @@
 //! Texts that are held to a grammar: whatever the seed, the vocabulary, the sampler and the batch mates, they are what was
 //! asked for; and what cannot be had is said.
 
+mod common;
+
+use common::options;
 use gently_infer::{
     Constraint, ConstraintError, Elem, End, Engine, EngineOptions, Error, Event, Failure, Grammar, Grammars, Lookup,
     Plan, PlanOptions, Request, Scheduler, Ticket, Work,
@@ -10,10 +13,18 @@ use gently_models::config::{DecoderConfig, Family};
 use gently_models::sampling::{Mirostat, Sampler, SamplingParams};
 use gently_tensor::{Device, Rng};
 use gently_text::{BpeOptions, Tokenizer, Vocabulary, train_bpe};
+use peak_alloc::PeakAlloc;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
+
+/// Counts what is allocated and not freed, to the byte.
+#[global_allocator]
+static HEAP: PeakAlloc = PeakAlloc;
+
+/// What a grammar that means harm, and a text held to it, may take, with whatever tests run beside.
+const MOST: usize = 1 << 30;
 
 /// A tiny random model with its tokenizer, and grammars over it.
 struct Tiny {
@@ -96,10 +107,6 @@ struct Written {
     ids: Vec<u32>,
     error: Option<Failure>,
     end: Option<End>,
-}
-
-fn options() -> EngineOptions {
-    EngineOptions { threads: Some(1), lookup: None, prefix_bytes: 0, ..EngineOptions::default() }
 }
 
 fn bytes() -> &'static Tiny {
@@ -333,6 +340,19 @@ fn forced_tokens_give_the_same_text_in_fewer_passes() {
 }
 
 #[test]
+fn while_a_token_is_forced_no_other_is_taken() {
+    let mut guide = bytes().grammar(Constraint::choice(["yes", "yellow"])).guide();
+    assert_eq!(guide.forced().unwrap(), Some(u32::from(b'y')));
+    // `e` is forced as well, and was not given out.
+    let said = guide.take(b's'.into()).unwrap_err();
+    assert!(matches!(said, ConstraintError::Stuck { tokens: 1, .. }), "{said}");
+    guide.take(b'e'.into()).unwrap();
+    assert_eq!(guide.forced().unwrap(), None);
+    guide.take(b's'.into()).unwrap();
+    assert!(guide.is_complete());
+}
+
+#[test]
 fn a_text_without_choices_needs_no_model() {
     let tiny = bpe();
     let grammar = tiny.grammar(Constraint::choice(["yes, {\"name\": 2026}"]));
@@ -536,11 +556,15 @@ fn what_cannot_be_compiled_is_named() {
     refused(tiny, js(r#"{"type": "array", "uniqueItems": true}"#), &["uniqueItems"]);
     refused(tiny, js(r#"{"type": "integer", "minimum": 3, "maximum": 2}"#), &["minimum (3)"]);
     refused(tiny, js(r#"{"$ref": "https://example.com/a.json"}"#), &["https://example.com/a.json"]);
-    refused(tiny, js(r##"{"$ref": "#"}"##), &["no token"]);
+    refused(tiny, js(r##"{"$ref": "#"}"##), &["no text that has an end"]);
     let lark = Constraint::lark;
     refused(tiny, lark("start: \"a\"\n  | b"), &["the grammar", "line 1, column 8", "\"b\""]);
     refused(tiny, lark("start: ((("), &["the grammar", "line 1"]);
-    refused(tiny, lark("start: start"), &["no token"]);
+    refused(tiny, lark("start: start"), &["no text that has an end"]);
+    // Without advice that cannot be taken.
+    let one = r#"{"oneOf": [{"type": "integer"}, {"type": "number"}]}"#;
+    refused(tiny, js(one), &["oneOf with schemas that may hold together", "anyOf"]);
+    refused(tiny, Constraint::gbnf("root ::= <think> \"a\""), &["<think>"]);
 
     // A model of letters has no braces, and no é.
     let letters = Tiny::new(Tokenizer::characters("ab".chars()));
@@ -591,6 +615,25 @@ fn a_grammar_that_gets_stuck_ends_its_own_request_with_an_error() {
     assert!((3..=5).contains(&stream.by_ref().filter(Result::is_ok).count()), "the engine goes on");
 }
 
+/// What leaves no choice is forced as far as its length has a bound; beyond it the mask alone says so.
+#[test]
+fn long_texts_are_not_forced() {
+    let tiny = bytes();
+    let all = |rules: &str| {
+        let mut guide = tiny.grammar(Constraint::lark(rules)).guide();
+        let forced: Vec<u32> = std::iter::from_fn(|| guide.forced().unwrap()).collect();
+        let mut masked = Vec::new();
+        let more = guide.mask(&vec![0.0; tiny.grammars.vocab()], &mut masked).unwrap();
+        (forced.len(), masked.iter().filter(|&&logit| more && logit == 0.0).count())
+    };
+    let word = |count: usize| format!("start: A{{{count}}} /[bc]/\nA: \"{}\"", "a".repeat(1000));
+    assert_eq!(all(&word(50)), (50_000, 2));
+    assert_eq!(all(&word(1000)), (0, 1));
+    // Strings count as the shortest that they may be.
+    let text = "start: (\"(\" S \")\"){1000}\nS: /\"[a-z]{0,500}\"/";
+    assert_eq!(all(text), (2, 27));
+}
+
 /// Grammars that would take hours or gigabytes: an error comes, when they are compiled or while a text is written.
 #[test]
 fn hostile_grammars_end_with_an_error() {
@@ -615,6 +658,7 @@ fn hostile_grammars_end_with_an_error() {
         Constraint::lark(&deep("start: (", "\"a\"", ")", 5000)),
         Constraint::lark(&powers("R", "/\\w/*")),
         Constraint::lark(&powers("r", "\"a\"")),
+        Constraint::lark(&powers("r", "A\nA: /(a{144}){12}/")),
         Constraint::lark("start: \"a\" start"),
         Constraint::lark("start: %json {\"multipleOf\": 1000003}"),
         Constraint::json_schema(&deep("{\"type\":\"array\",\"items\":", "{}", "}", 300)),
@@ -622,8 +666,28 @@ fn hostile_grammars_end_with_an_error() {
         Constraint::json_schema(r#"{"type": "integer", "multipleOf": 1000003}"#),
         Constraint::json_schema(r#"{"type": "integer", "minimum": -1e300}"#),
     ];
-    for constraint in never_compile {
-        refused(tiny, constraint, &["cannot be used"]);
+    let cheap = |what: &str, run: &mut dyn FnMut()| {
+        HEAP.reset_peak_usage();
+        let before = HEAP.current_usage();
+        run();
+        let taken = HEAP.peak_usage().saturating_sub(before);
+        assert!(taken < MOST, "{what}: {taken} bytes");
+    };
+    for (case, constraint) in never_compile.into_iter().enumerate() {
+        cheap(&format!("case {case}"), &mut || refused(tiny, constraint.clone(), &["cannot be used"]));
+    }
+    // Megabytes that leave no choice: each token is as cheap as if it had been one among others.
+    for text in [
+        "start: (A{100}){100}\nA: /a{5000}/",
+        "start: \"b\" | (A{100}){100}\nA: /a{5000}/",
+        "start: \"a\" start t | \"b\"\nt: (A{50}){3}\nA: /a{5000}/",
+    ] {
+        cheap(text, &mut || {
+            let grammar = tiny.grammar(Constraint::lark(text));
+            let (written, _) = tiny.run(vec![Request { max_tokens: 20, ..tiny.request(&grammar, 0) }], options());
+            let text = tiny.text(&written[0].ids);
+            assert!(text == "b" || text.len() == 20, "{text}");
+        });
     }
     for constraint in [Constraint::regex("(a{1,1000}){1,1000}"), Constraint::lark("start: start start | \"a\" | \"b\"")]
     {

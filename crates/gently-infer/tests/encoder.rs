@@ -1,5 +1,8 @@
 //! The pass over documents against the model on the tape, published files, and any company.
 
+mod common;
+
+use common::model;
 use gently_formats::gguf::TensorType;
 use gently_formats::safetensors::{SafeTensors, Spec, Writer};
 use gently_infer::{Encoder, Error, Plan, PlanOptions, Work};
@@ -26,16 +29,6 @@ fn bert() -> DecoderConfig {
         bidirectional: true,
         ..DecoderConfig::preset(Family::Gpt2)
     }
-}
-
-/// A model whose biases and scales are not the zeros and ones they start as.
-fn model(cfg: &DecoderConfig) -> Decoder {
-    let model = Decoder::new(cfg, &Rng::new(5), &Device::Cpu).unwrap();
-    for (i, param) in model.params().iter().enumerate().filter(|(_, p)| p.tensor.dims().len() == 1) {
-        let shake = |(n, v): (usize, &mut f32)| *v += ((n * 31 + i * 17) % 13) as f32 * 0.05 - 0.3;
-        param.tensor.with_data_mut(|d: &mut [f32]| d.iter_mut().enumerate().for_each(shake)).unwrap();
-    }
-    model
 }
 
 /// Documents of these lengths.

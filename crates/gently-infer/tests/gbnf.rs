@@ -3,9 +3,17 @@
 
 use gently_infer::{Constraint, Grammar, Grammars};
 use gently_text::{BpeOptions, Tokenizer, train_bpe};
+use peak_alloc::PeakAlloc;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
+
+/// Counts what is allocated and not freed, to the byte.
+#[global_allocator]
+static HEAP: PeakAlloc = PeakAlloc;
+
+/// What a grammar and a text held to it may take, with whatever tests run beside.
+const MOST: usize = 1 << 30;
 
 /// A grammar and what it derives, checked without what constraints are made of.
 #[derive(Debug, Clone)]
@@ -404,6 +412,25 @@ fn hostile_grammars_cost_little() {
         |count: usize, of: &dyn Fn(usize) -> String, with: &str| (0..count).map(of).collect::<Vec<_>>().join(with);
     let cases = [
         ("powers", chain(40, &|i| format!("r{0} r{0}", i + 1), "[a-z]")),
+        ("powers that are forced", chain(40, &|i| format!("r{0} r{0}", i + 1), "\"a\"")),
+        ("powers of twelve", chain(40, &|i| format!("r{} ", i + 1).repeat(12), "\"a\"")),
+        ("powers of four", chain(40, &|i| format!("r{} ", i + 1).repeat(4), "\"a\"")),
+        ("powers by counting", chain(40, &|i| format!("r{}{{2}}", i + 1), "\"a\"")),
+        ("some powers", chain(22, &|i| format!("r{0} r{0}", i + 1), "\"a\"")),
+        ("some powers of a word", chain(16, &|i| format!("r{0} r{0}", i + 1), &format!("\"{}\"", "a".repeat(1000)))),
+        (
+            "powers behind a choice",
+            chain(24, &|i| format!("r{0} r{0}", i + 1), "\"a\"").replace("root ::= r0", "root ::= \"b\" r0 | \"c\""),
+        ),
+        (
+            "long ends of a chain",
+            chain(2000, &|i| format!("r{} t | \"z\"", i + 1), "\"q\"")
+                + &format!("t ::= u{{60}} | u{{60}} \"!\"\nu ::= \"{}\"\n", "a".repeat(1000)),
+        ),
+        (
+            "long ends of recursion",
+            format!("root ::= \"a\" root t | \"b\"\nt ::= u{{60}} \"!\"\nu ::= \"{}\"", "a".repeat(1000)),
+        ),
         ("powers that may be empty", chain(40, &|i| format!("r{0}? r{0}?", i + 1), "[a-z]")),
         ("powers of ways", chain(40, &|i| format!("r{0} | r{0} [ab]", i + 1), "[a-z]")),
         ("a chain", chain(3000, &|i| format!("\"a\" r{}", i + 1), "\"b\"")),
@@ -475,30 +502,39 @@ fn hostile_grammars_cost_little() {
         ),
     ];
     for (name, text) in cases {
-        let compiled = Constraint::gbnf(&text).map_err(gently_infer::Error::from).and_then(|c| bytes().1.compile(&c));
-        let grammar = match compiled {
-            Ok(grammar) => grammar,
+        HEAP.reset_peak_usage();
+        let before = HEAP.current_usage();
+        follow(name, &text);
+        let taken = HEAP.peak_usage().saturating_sub(before);
+        assert!(taken < MOST, "{name}: {taken} bytes");
+    }
+}
+
+/// Compiles a grammar and goes some steps, as far as there is no error.
+fn follow(name: &str, text: &str) {
+    let compiled = Constraint::gbnf(text).map_err(gently_infer::Error::from).and_then(|c| bytes().1.compile(&c));
+    let grammar = match compiled {
+        Ok(grammar) => grammar,
+        Err(e) => {
+            assert!(e.to_string().contains("cannot be used: ") && e.hint().is_some(), "{name}: {e}");
+            return;
+        }
+    };
+    let (mut guide, mut masked) = (grammar.guide(), Vec::new());
+    let logits = vec![0.0; grammar.vocab()];
+    for taken in 0..6 {
+        let more = match guide.mask(&logits, &mut masked) {
+            Ok(more) => more,
             Err(e) => {
-                assert!(e.to_string().contains("cannot be used: ") && e.hint().is_some(), "{name}: {e}");
-                continue;
+                assert!(e.to_string().contains("cannot go on after"), "{name}: {e}");
+                false
             }
         };
-        let (mut guide, mut masked) = (grammar.guide(), Vec::new());
-        let logits = vec![0.0; grammar.vocab()];
-        for taken in 0..6 {
-            let more = match guide.mask(&logits, &mut masked) {
-                Ok(more) => more,
-                Err(e) => {
-                    assert!(e.to_string().contains("cannot go on after"), "{name}: {e}");
-                    false
-                }
-            };
-            let allowed: Vec<u32> = (0..256).filter(|&id| more && masked[id as usize] == 0.0).collect();
-            let Some(&id) = allowed.get(taken * 31 % allowed.len().max(1)) else { break };
-            if let Err(e) = guide.take(id) {
-                assert!(e.to_string().contains("cannot go on after"), "{name}: {e}");
-                break;
-            }
+        let allowed: Vec<u32> = (0..256).filter(|&id| more && masked[id as usize] == 0.0).collect();
+        let Some(&id) = allowed.get(taken * 31 % allowed.len().max(1)) else { break };
+        if let Err(e) = guide.take(id) {
+            assert!(e.to_string().contains("cannot go on after"), "{name}: {e}");
+            break;
         }
     }
 }

@@ -1,7 +1,15 @@
 //! The plan against the model on the tape, for every choice of the decoder block; and the laws of states.
 
-use gently_infer::{Elem, Error, Piece, Plan, PlanOptions, PrefixCache, State, Wanted, Work};
+mod common;
+
+use common::model;
+use gently_formats::gguf::TensorType;
+use gently_infer::{Elem, Encoder, Error, Piece, Plan, PlanOptions, PrefixCache, State, Wanted, Work};
+use gently_kernels::quant::BlockType;
 use gently_models::config::{DecoderConfig, Family, MlpKind, NormKind, NormPlace, Position};
+use gently_models::mixers::SoftmaxAttention;
+use gently_models::params::Builder;
+use gently_models::weights::Storage;
 use gently_models::{Decoder, ForwardCx, WeightSource};
 use gently_tensor::{Device, Rng};
 
@@ -64,16 +72,6 @@ fn configs() -> Vec<DecoderConfig> {
     all
 }
 
-/// A model whose biases and scales are not the zeros and ones they start as.
-fn model(cfg: &DecoderConfig) -> Decoder {
-    let model = Decoder::new(cfg, &Rng::new(5), &Device::Cpu).unwrap();
-    for (i, param) in model.params().iter().enumerate().filter(|(_, p)| p.tensor.dims().len() == 1) {
-        let shake = |(n, v): (usize, &mut f32)| *v += ((n * 31 + i * 17) % 13) as f32 * 0.05 - 0.3;
-        param.tensor.with_data_mut(|d: &mut [f32]| d.iter_mut().enumerate().for_each(shake)).unwrap();
-    }
-    model
-}
-
 fn tokens(n: usize, seed: u64) -> Vec<u32> {
     let mut rng = Rng::new(seed);
     (0..n).map(|_| rng.below(VOCAB as u64) as u32).collect()
@@ -119,7 +117,7 @@ fn logits_are_the_models_for_every_configuration() {
 #[test]
 fn published_files_give_the_logits_of_their_models() {
     let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../gently-models/tests/golden");
-    let mut seen = 0;
+    let (mut seen, mut encoders) = (0, 0);
     for dir in std::fs::read_dir(golden).unwrap().map(|d| d.unwrap().path()).filter(|d| d.is_dir()) {
         for path in [dir.clone(), dir.join("model.gguf")] {
             if !(path.is_file() || path.join("config.json").is_file()) {
@@ -128,6 +126,7 @@ fn published_files_give_the_logits_of_their_models() {
             let source = WeightSource::open(&path).unwrap();
             if source.config().bidirectional {
                 assert!(matches!(Plan::of_files(&source, PlanOptions::default()), Err(Error::Lowering { .. })));
+                encoders += 1;
                 continue;
             }
             let model = source.decoder(&Device::Cpu).unwrap();
@@ -144,7 +143,56 @@ fn published_files_give_the_logits_of_their_models() {
             seen += 1;
         }
     }
-    assert!(seen >= 10, "{seen} models");
+    // Every folder there, and the file that most have: a new fixture is counted here.
+    assert_eq!((seen, encoders), (32, 2));
+}
+
+/// Every type that files are written in, tables included. Integer weights are multiplied with rows that are rounded to a byte for a
+/// number, which costs some percent of a logit; floats are not rounded beyond their own type.
+#[test]
+fn every_type_of_weights_gives_the_logits_of_its_numbers() {
+    let cfg = DecoderConfig {
+        layers: 1,
+        width: 256,
+        mlp_width: Some(256),
+        kv_heads: Some(2),
+        init_std: 0.0625,
+        ..base(Family::Llama)
+    };
+    let dir = tempfile::tempdir().unwrap();
+    Decoder::new(&cfg, &Rng::new(3), &Device::Cpu).unwrap().save_pretrained(dir.path().join("m")).unwrap();
+    let exact = WeightSource::open(dir.path().join("m")).unwrap();
+    let ids = tokens(20, 3);
+    for &kind in TensorType::ALL.iter().filter(|kind| BlockType::from_ggml_id(kind.id()).is_some()) {
+        let file = dir.path().join(format!("{}.gguf", kind.name()));
+        exact.write_gguf(&file, Storage { matrices: kind, tables: kind }, &[], |_, _| ()).unwrap();
+        let source = WeightSource::open(&file).unwrap();
+        let plan = Plan::of_files(&source, PlanOptions::default()).unwrap();
+        assert_eq!(plan.weight_types().into_keys().collect::<Vec<_>>(), [kind.name()]);
+        let model = source.decoder(&Device::Cpu).unwrap();
+        let want = model.logits(&model.ids(&ids, 1).unwrap(), &ForwardCx::default()).unwrap();
+        let want = want.to_vec::<f32>().unwrap();
+        let got = read(&plan, &mut plan.state(), &ids, &[1, 19]);
+        let rms = |values: &[f32]| (values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32).sqrt();
+        let apart: Vec<f32> = got.iter().zip(&want).map(|(a, b)| a - b).collect();
+        let (mean, most) = (rms(&apart) / rms(&want), apart.iter().fold(0.0f32, |m, v| m.max(v.abs())) / rms(&want));
+        let allowed = if kind.block_len() > 1 { (0.02, 0.08) } else { (1e-4, 1e-4) };
+        assert!(mean <= allowed.0 && most <= allowed.1, "{}: {mean} in the mean, {most} at most", kind.name());
+    }
+}
+
+#[test]
+fn mixers_from_elsewhere_are_refused_whatever_their_parameters_are_called() {
+    let cfg = base(Family::Gpt2);
+    let model = Decoder::with_mixers(&cfg, Builder::new(Some(&Rng::new(5)), &Device::Cpu), |b, layer| {
+        let window = (layer == 0).then_some(3);
+        Ok(Box::new(SoftmaxAttention::new(b, &DecoderConfig { window, ..cfg.clone() }, None)?))
+    })
+    .unwrap();
+    let refused = [Plan::new(&model, PlanOptions::default()).err(), Encoder::new(&model).err()];
+    for error in refused.map(Option::unwrap) {
+        assert!(matches!(&error, Error::Lowering { what } if what.contains("mixers")), "{error}");
+    }
 }
 
 #[test]
@@ -335,12 +383,12 @@ fn beginnings_are_shared_within_a_budget() {
     // The longest common beginning, token by token, and never all of it when the last logits are needed.
     let mut other = ids[..100].to_vec();
     other.extend([ids[100] ^ 1, 5, 6]);
-    let mut found = cache.lookup(&other, other.len() - 1).unwrap();
+    let mut found = cache.lookup(&plan, &other, other.len() - 1).unwrap();
     assert_eq!(found.tokens(), &ids[..100]);
-    assert_eq!(cache.lookup(&ids, ids.len() - 1).unwrap().len(), 129);
+    assert_eq!(cache.lookup(&plan, &ids, ids.len() - 1).unwrap().len(), 129);
     let fresh = plan.read(&mut work, &mut plan.state(), &other).unwrap().to_vec();
     assert_eq!(plan.read(&mut work, &mut found, &other[100..]).unwrap(), fresh);
-    assert!(cache.lookup(&[ids[0] ^ 1], 1).is_none());
+    assert!(cache.lookup(&plan, &[ids[0] ^ 1], 1).is_none());
 
     // The second shares a page with the first; a third needs the oldest's place.
     cache.insert(found);
@@ -350,14 +398,39 @@ fn beginnings_are_shared_within_a_budget() {
     cache.insert(third);
     assert_eq!(cache.len(), 2);
     assert!(cache.bytes() <= 4 * page);
-    assert!(cache.lookup(&ids, 129).unwrap().len() < 129, "the first is gone");
+    assert!(cache.lookup(&plan, &ids, 129).unwrap().len() < 129, "the first is gone");
 
     // A beginning of a kept state adds nothing; a continuation takes its place.
-    let mut longer = cache.lookup(&[9; 60], 60).unwrap();
+    let mut longer = cache.lookup(&plan, &[9; 60], 60).unwrap();
     cache.insert(longer.clone());
     plan.read(&mut work, &mut longer, &[1, 2]).unwrap();
     cache.insert(longer);
     assert_eq!(cache.len(), 2);
     cache.clear();
     assert!(cache.is_empty());
+}
+
+#[test]
+fn beginnings_are_not_shared_with_other_plans() {
+    let cfg = base(Family::Llama);
+    let model = model(&cfg);
+    let [ours, theirs] = [Elem::F32, Elem::F16].map(|cache| Plan::new(&model, PlanOptions { cache }).unwrap());
+    let (mut work, ids) = (Work::new(), tokens(20, 2));
+    let mut cache = PrefixCache::new(1 << 20);
+    for (plan, read) in [(&ours, 20), (&theirs, 10)] {
+        let mut state = plan.state();
+        plan.read(&mut work, &mut state, &ids[..read]).unwrap();
+        assert!(cache.lookup(plan, &ids, 20).is_none());
+        cache.insert(state);
+        // Neither takes the other's place.
+        let mut found = cache.lookup(plan, &ids, 20).unwrap();
+        assert_eq!(found.len(), read);
+        plan.read(&mut work, &mut found, &[1]).unwrap();
+    }
+    assert_eq!((cache.len(), cache.lookup(&ours, &ids, 20).unwrap().len()), (2, 20));
+    // A longer one of theirs stands in place of theirs alone.
+    let mut state = theirs.state();
+    theirs.read(&mut work, &mut state, &[&ids[..], &[3]].concat()).unwrap();
+    cache.insert(state);
+    assert_eq!((cache.len(), cache.lookup(&ours, &ids, 20).unwrap().len()), (2, 20));
 }

@@ -1,12 +1,17 @@
 //! Whatever runs beside a request, however passes are cut, and whatever is guessed or found in the cache: the same text.
 
+mod common;
+
+use common::options;
+use gently_formats::gguf::TensorType;
 use gently_infer::{
     Constraint, Elem, End, Engine, EngineOptions, Error, Event, Failure, Grammar, Grammars, Lookup, Plan, PlanOptions,
     Request, Scheduler, Ticket, Work,
 };
-use gently_models::Decoder;
 use gently_models::config::{DecoderConfig, Family, Position};
-use gently_models::sampling::SamplingParams;
+use gently_models::sampling::{SamplingParams, logprobs};
+use gently_models::weights::Storage;
+use gently_models::{Decoder, WeightSource};
 use gently_tensor::{Device, Rng};
 use gently_text::Tokenizer;
 use proptest::prelude::*;
@@ -49,8 +54,32 @@ fn weights(seed: u64) -> Decoder {
     Decoder::new(&cfg, &Rng::new(seed), &Device::Cpu).unwrap()
 }
 
-fn options() -> EngineOptions {
-    EngineOptions { threads: Some(1), lookup: None, prefix_bytes: 0, ..EngineOptions::default() }
+/// Of integer weights, with a context of several pages.
+fn large() -> Arc<Plan> {
+    static PLAN: OnceLock<Arc<Plan>> = OnceLock::new();
+    let make = || {
+        let cfg = DecoderConfig {
+            vocab: VOCAB as usize,
+            context: 160,
+            layers: 1,
+            heads: 2,
+            kv_heads: Some(1),
+            width: 32,
+            mlp_width: Some(32),
+            init_std: 0.3,
+            ..DecoderConfig::preset(Family::Llama)
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, file) = (dir.path().join("m"), dir.path().join("m.gguf"));
+        Decoder::new(&cfg, &Rng::new(3), &Device::Cpu).unwrap().save_pretrained(&folder).unwrap();
+        let storage = Storage::new(TensorType::Q4_0);
+        WeightSource::open(&folder).unwrap().write_gguf(&file, storage, &[], |_, _| ()).unwrap();
+        let source = WeightSource::open(&file).unwrap();
+        let plan = Plan::of_files(&source, PlanOptions { cache: Elem::F16 }).unwrap();
+        assert!(plan.weight_types().contains_key("Q4_0"), "{:?}", plan.weight_types());
+        Arc::new(plan)
+    };
+    PLAN.get_or_init(make).clone()
 }
 
 /// Grammars over the thirteen tokens, with texts that are forced in part and come again.
@@ -82,19 +111,32 @@ fn request(which: u64) -> Request {
     }
 }
 
+/// The same behind a beginning of a page or two, for the large model.
+fn long_request(which: u64) -> Request {
+    let asked = request(which);
+    let begin = (0..60 + which % 3 * 30).map(|i| (i * i % 11) as u32);
+    Request { prompt: begin.chain(asked.prompt.iter().copied()).collect(), ..asked }
+}
+
 type Text = (Vec<u32>, End);
 
 /// What the request writes alone, with nothing guessed or remembered.
 fn alone(which: u64) -> Text {
-    static KNOWN: OnceLock<Mutex<HashMap<u64, Text>>> = OnceLock::new();
+    alone_of(which, false)
+}
+
+/// What it writes so, or the long one of its number.
+fn alone_of(which: u64, long: bool) -> Text {
+    static KNOWN: OnceLock<Mutex<HashMap<(u64, bool), Text>>> = OnceLock::new();
     let known = KNOWN.get_or_init(Mutex::default);
-    if let Some(text) = known.lock().unwrap().get(&which) {
+    if let Some(text) = known.lock().unwrap().get(&(which, long)) {
         return text.clone();
     }
-    let mut scheduler = Scheduler::new(tiny(), options());
-    let ticket = scheduler.submit(request(which)).unwrap();
+    let (plan, request) = if long { (large(), long_request(which)) } else { (tiny(), request(which)) };
+    let mut scheduler = Scheduler::new(plan, options());
+    let ticket = scheduler.submit(request).unwrap();
     let text = run(&mut scheduler).remove(&ticket.id()).unwrap();
-    known.lock().unwrap().insert(which, text.clone());
+    known.lock().unwrap().insert((which, long), text.clone());
     text
 }
 
@@ -147,26 +189,31 @@ proptest! {
         prefix_pages in 0usize..6,
         draft in 0usize..6,
         guesser in 0usize..6,
+        // Few, since they take long: texts of several pages and quantized weights, on two threads.
+        long in prop::bool::weighted(1.0 / 64.0),
     ) {
-        let plan = tiny();
+        let plan = if long { large() } else { tiny() };
         let page = 64 * plan.cache_bytes_per_token();
-        let mut scheduler = Scheduler::new(plan, EngineOptions {
+        let pages = if long { 3 } else { 1 };
+        let ask = if long { long_request } else { request };
+        let mut scheduler = Scheduler::new(plan.clone(), EngineOptions {
             batch,
             chunk,
             prefix_bytes: prefix_pages * page,
             // The model that guesses has as large a cache.
-            cache_bytes: if guesser < 2 { 6 * page } else { 3 * page },
+            cache_bytes: if guesser < 2 { 6 * pages * page } else { 3 * pages * page },
             lookup: (draft > 0).then_some(Lookup { longest: 3, shortest: 1, draft }),
+            threads: Some(if long { 2 } else { 1 }),
             ..options()
         });
         // Mostly none; a model that guesses wrong, or the model itself.
-        if let Some(model) = [other(), tiny()].get(guesser) {
+        if let Some(model) = [other(), plan].get(guesser) {
             scheduler = scheduler.with_draft(model.clone(), 1 + draft).unwrap();
         }
         let (mut asked, mut texts) = (Vec::new(), HashMap::new());
         for act in acts {
             match act {
-                Act::Submit(which) => asked.push((scheduler.submit(request(which)).unwrap(), which, false)),
+                Act::Submit(which) => asked.push((scheduler.submit(ask(which)).unwrap(), which, false)),
                 Act::Step => note(&mut texts, scheduler.step(&|| true)),
                 Act::Cancel(n) => if let Some(request) = asked.get_mut(n) {
                     request.0.cancel();
@@ -180,7 +227,7 @@ proptest! {
         }
         for (ticket, which, cancelled) in asked {
             let (got, end) = &texts[&ticket.id()];
-            let (want, want_end) = alone(which);
+            let (want, want_end) = alone_of(which, long);
             if cancelled && *end == End::Cancelled {
                 prop_assert!(want.starts_with(got));
             } else {
@@ -242,6 +289,32 @@ fn requests_that_cannot_be_served_are_refused_by_name() {
     assert!(matches!(scheduler.submit(Request::new(vec![1])), Err(Error::Busy { waiting: 1 })));
     let mut small = Scheduler::new(tiny(), EngineOptions { cache_bytes: 10, ..options() });
     assert!(refuse(&mut small, Request::new(vec![1])).contains("bytes"));
+}
+
+#[test]
+fn a_request_that_rules_out_every_token_fails() {
+    let ask = |ids: std::ops::Range<u32>, below| {
+        let logit_bias = ids.map(|id| (id, f32::NEG_INFINITY)).collect();
+        let sampling = SamplingParams { logit_bias, ..SamplingParams::default() };
+        Request { max_tokens: 3, sampling, below, ..Request::new(vec![1]) }
+    };
+    let engine = Engine::new(tiny(), options());
+    let all = VOCAB as u32;
+    let cases = [(ask(0..all, None), 0), (ask(0..2, Some(2)), 0), (ask(1..all, None), 3), (ask(0..2, None), 3)];
+    for (request, tokens) in cases {
+        let mut stream = engine.submit(request).unwrap();
+        let (written, errors): (Vec<_>, Vec<_>) = stream.by_ref().partition(Result::is_ok);
+        assert_eq!(written.len(), tokens);
+        let end = match &errors[..] {
+            [] => End::Length,
+            [Err(error @ Error::Request { what })] => {
+                assert!(what.contains("logit_bias") && error.hint().is_some(), "{error}");
+                End::Failed
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((stream.end(), end == End::Failed), (Some(end), tokens == 0));
+    }
 }
 
 #[test]
@@ -419,4 +492,36 @@ fn log_probabilities_come_with_the_tokens() {
         }
     }
     assert_eq!(tokens, 4);
+}
+
+#[test]
+fn log_probabilities_count_tokens_that_are_never_chosen() {
+    let (plan, below) = (tiny(), 9);
+    let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
+    let ask = |logprobs, constrained: Option<Grammar>| Request {
+        logprobs: Some(logprobs),
+        max_tokens: 6,
+        below: Some(below),
+        sampling: sampling.clone(),
+        grammar: constrained,
+        ..Request::new(vec![5, 1])
+    };
+    for (n, constrained) in [(3, None), (0, None), (100, None), (2, grammar(0))] {
+        let mut scheduler = Scheduler::new(plan.clone(), options());
+        scheduler.submit(ask(n, constrained)).unwrap();
+        let mut ids = vec![5, 1];
+        while !scheduler.is_idle() {
+            for (_, event) in scheduler.step(&|| true) {
+                let Event::Token(token) = event else { continue };
+                let row = plan.read(&mut Work::new(), &mut plan.state(), &ids).unwrap().to_vec();
+                let (own, mut all) = logprobs(&row, token.id, VOCAB as usize);
+                assert!(own < logprobs(&row[..below], token.id, 0).0, "the others have a part of it");
+                all.retain(|one| (one.0 as usize) < below);
+                all.truncate(n);
+                assert_eq!((token.logprob, &token.top), (Some(own), &all));
+                ids.push(token.id);
+            }
+        }
+        assert!(ids.len() > 2);
+    }
 }

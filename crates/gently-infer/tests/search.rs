@@ -128,6 +128,27 @@ fn a_beam_of_one_is_greedy() {
 }
 
 #[test]
+fn what_no_search_can_do_is_refused() {
+    let plan = plan();
+    let beam = |options: &BeamOptions| beam_search(&plan, &mut Work::new(), &[1], options, &never);
+    let none = BeamOptions { below: Some(0), ..BeamOptions::default() };
+    let said = beam(&none).unwrap_err().to_string();
+    assert!(said.contains("below = 0"), "{said}");
+    for length_penalty in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let said = beam(&BeamOptions { length_penalty, ..BeamOptions::default() }).unwrap_err();
+        assert!(matches!(&said, Error::Request { what } if what.contains("length penalty")), "{said}");
+    }
+    let contrastive = |options: &ContrastiveOptions| contrastive_search(&plan, &mut Work::new(), &[1], options, &never);
+    let said = contrastive(&ContrastiveOptions { below: Some(0), ..ContrastiveOptions::default() }).unwrap_err();
+    assert!(matches!(&said, Error::Request { what } if what.contains("below = 0")), "{said}");
+    // One token is a choice.
+    let one = beam(&BeamOptions { below: Some(1), max_tokens: 3, ..none }).unwrap();
+    assert_eq!(one[0].tokens, [0u32; 3]);
+    let one = ContrastiveOptions { below: Some(1), max_tokens: 3, ..ContrastiveOptions::default() };
+    assert_eq!(contrastive(&one).unwrap(), (vec![0; 3], End::Length));
+}
+
+#[test]
 fn a_prompt_of_several_passes_is_one_prompt() {
     let plan = Plan::new(&model_of(600), PlanOptions::default()).unwrap();
     let options = BeamOptions { width: 1, max_tokens: 1, ..BeamOptions::default() };
@@ -247,4 +268,50 @@ fn contrastive_search_is_the_papers() {
     let stopped = ContrastiveOptions { stop: vec![got[3]], max_tokens: first + 1, ..options };
     let found = contrastive_search(&plan, &mut Work::new(), &[1, 4], &stopped, &never).unwrap();
     assert_eq!(found, (got[..first].to_vec(), End::Stop(got[3])));
+}
+
+#[test]
+fn likelihoods_count_tokens_that_are_never_chosen() {
+    let plan = plan();
+    let below = 3;
+    let row = |ids: &[u32]| plan.read(&mut Work::new(), &mut plan.state(), ids).unwrap().to_vec();
+    let options =
+        BeamOptions { width: 9, max_tokens: 2, length_penalty: 0.0, below: Some(below), ..BeamOptions::default() };
+    let found = beam_search(&plan, &mut Work::new(), &[1], &options, &never).unwrap();
+    assert_eq!(found.len(), 9, "all texts of two of three tokens");
+    for text in found {
+        let [a, b] = text.tokens[..] else { panic!("{text:?}") };
+        assert!(a.max(b) < below as u32);
+        let want = f64::from(logprobs(&row(&[1]), a, 0).0) + f64::from(logprobs(&row(&[1, a]), b, 0).0);
+        assert!((text.logprob - want).abs() < 1e-5 && text.score == text.logprob, "{text:?}: {want}");
+    }
+    // With half of the weight on likelihood a candidate is weighed by its part of all.
+    let options = ContrastiveOptions {
+        candidates: 3,
+        alpha: 0.5,
+        max_tokens: 8,
+        below: Some(below),
+        ..ContrastiveOptions::default()
+    };
+    let (got, _) = contrastive_search(&plan, &mut Work::new(), &[1, 2], &options, &never).unwrap();
+    let unit = |ids: &[u32]| {
+        let mut work = Work::new();
+        plan.read(&mut work, &mut plan.state(), ids).unwrap();
+        let length = work.features().iter().map(|v| v * v).sum::<f32>().sqrt();
+        work.features().iter().map(|v| v / length).collect::<Vec<f32>>()
+    };
+    let mut ids = vec![1, 2];
+    for id in got {
+        let logits = row(&ids);
+        let before: Vec<Vec<f32>> = (1..=ids.len()).map(|n| unit(&ids[..n])).collect();
+        let score = |id: u32| {
+            let own = unit(&[&ids[..], &[id]].concat());
+            let cosine = |b: &Vec<f32>| b.iter().zip(&own).map(|(a, b)| a * b).sum::<f32>();
+            let alike = before.iter().map(cosine).fold(-1.0, f32::max);
+            0.5 * logprobs(&logits, id, 0).0.exp() - 0.5 * alike
+        };
+        let best = (0..below as u32).map(score).fold(f32::NEG_INFINITY, f32::max);
+        assert!(score(id) >= best - 1e-5, "{id} after {ids:?}");
+        ids.push(id);
+    }
 }

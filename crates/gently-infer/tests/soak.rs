@@ -5,6 +5,8 @@
 //! `GENTLY_SOAK_SECONDS=600 cargo test --release --workspace --test soak -- --nocapture`. Alone in its process, because both
 //! accounts of memory, the heap's and the system's, are the process's.
 
+mod common;
+
 use gently_infer::{
     Constraint, Elem, End, Engine, EngineOptions, Error, Event, Grammar, Grammars, Lookup, Plan, PlanOptions, Request,
     Scheduler, Stream,
@@ -119,8 +121,7 @@ type Text = (Vec<u32>, End);
 /// What each request writes alone, with nothing guessed or remembered.
 fn texts(plan: &Arc<Plan>) -> Vec<Text> {
     let alone = |which| {
-        let options = EngineOptions { threads: Some(1), lookup: None, prefix_bytes: 0, ..EngineOptions::default() };
-        let mut scheduler = Scheduler::new(plan.clone(), options);
+        let mut scheduler = Scheduler::new(plan.clone(), common::options());
         scheduler.submit(request(which)).unwrap();
         let (mut tokens, mut ended) = (Vec::new(), None);
         while !scheduler.is_idle() {

@@ -114,7 +114,7 @@ pub struct DecoderConfig {
     pub head_width: Option<usize>,
     /// C: channels of the residual stream.
     pub width: usize,
-    /// Hidden channels of the MLP. Absent: `4·width`, or for SwiGLU `8/3·width` rounded up to a multiple of 64.
+    /// Hidden channels of the MLP. Absent: `4·width`, or for SwiGLU and GEGLU `8/3·width` rounded up to a multiple of 64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mlp_width: Option<usize>,
     /// Kind of normalisation.
@@ -381,9 +381,15 @@ impl DecoderConfig {
         ];
         // A declared size is believed only up to a bound, so that products of two sizes cannot overflow.
         const MOST: usize = 1 << 28;
+        // Each layer is built before memory can be planned: some 20 KiB and a fifth of a millisecond.
+        const MOST_LAYERS: usize = 1 << 14;
         for (key, value) in sizes {
-            if value == 0 || value > MOST {
-                return bad(key, value.to_string(), "must be between 1 and 2^28");
+            let (most, rule) = match key {
+                "layers" => (MOST_LAYERS, "must be between 1 and 16384"),
+                _ => (MOST, "must be between 1 and 2^28"),
+            };
+            if value == 0 || value > most {
+                return bad(key, value.to_string(), rule);
             }
         }
         if self.head_width.is_none() && !self.width.is_multiple_of(self.heads) {

@@ -83,6 +83,7 @@ pub struct Decoder {
     /// `[V,C]`; the same tensor as `tokens` when tied.
     head: Tensor,
     params: Vec<Param>,
+    other_mixers: bool,
 }
 
 impl Decoder {
@@ -113,17 +114,31 @@ impl Decoder {
             [only] => Some(only.clone()),
             several => several.iter().find(|table| table.is_of(cfg, layer)).cloned(),
         };
-        Self::with_mixers(cfg, b, |b, layer| Ok(Box::new(SoftmaxAttention::of_layer(b, cfg, layer, rotary(layer))?)))
+        Self::assemble(cfg, b, false, |b, layer| {
+            Ok(Box::new(SoftmaxAttention::of_layer(b, cfg, layer, rotary(layer))?))
+        })
     }
 
     /// A model with other mixers: `mixer` makes the one of each layer under the builder's scope. What the mixers
     /// do with positions is theirs; learned and sinusoidal positions are added to the embedding here.
     ///
+    /// No configuration says what such a model computes, whatever its mixers are: it is saved under our own names, its
+    /// folder is read by [`Decoder::load_weights`] into a model made in the same way, and no engine lowers it.
+    ///
     /// # Errors
-    /// [`Error::Config`] from the validation of `cfg`.
+    /// [`Error::Config`] from the validation of `cfg`; [`Error::NameTaken`].
     pub fn with_mixers(
         cfg: &DecoderConfig,
+        b: Builder,
+        mixer: impl Fn(&mut Builder, usize) -> Result<Box<dyn AnyMixer>>,
+    ) -> Result<Self> {
+        Self::assemble(cfg, b, true, mixer)
+    }
+
+    fn assemble(
+        cfg: &DecoderConfig,
         mut b: Builder,
+        other_mixers: bool,
         mixer: impl Fn(&mut Builder, usize) -> Result<Box<dyn AnyMixer>>,
     ) -> Result<Self> {
         cfg.validate()?;
@@ -153,12 +168,18 @@ impl Decoder {
             false => b.scope("head").param("weight", &[v, c], init::matrix(cfg), table)?,
         };
         let cfg = cfg.clone();
-        Ok(Self { cfg, device, tokens, positions, embed_norm, blocks, final_norm, head, params: b.into_params() })
+        let params = b.into_params();
+        Ok(Self { cfg, device, tokens, positions, embed_norm, blocks, final_norm, head, params, other_mixers })
     }
 
     /// The configuration.
     pub fn config(&self) -> &DecoderConfig {
         &self.cfg
+    }
+
+    /// Whether it was made by [`Decoder::with_mixers`]: its configuration does not say what its mixers compute.
+    pub fn has_other_mixers(&self) -> bool {
+        self.other_mixers
     }
 
     /// Where the parameters live.
@@ -199,12 +220,12 @@ impl Decoder {
     /// # Errors
     /// [`Error::Tokens`] for shapes that do not fit the model; and ids outside the vocabulary.
     pub fn loss(&self, batch: &Batch, scale: f64, cx: &ForwardCx) -> Result<Tensor> {
+        if batch.targets.dims() != batch.ids.dims() {
+            let (ids, targets) = (batch.ids.dims(), batch.targets.dims());
+            return Err(Error::Tokens { what: format!("tokens {ids:?} were given with targets {targets:?}") });
+        }
         let x = self.hidden(batch.ids, batch.docs, None, cx)?; // [B,T,C]
         let n = batch.ids.numel();
-        if batch.targets.numel() != n {
-            let what = format!("{n} tokens were given with {} targets", batch.targets.numel());
-            return Err(Error::Tokens { what });
-        }
         let x = x.reshape([n, self.cfg.width])?; // [N,C]
         let targets = batch.targets.reshape([n])?; // [N]
         let _part = profile::part("head");
@@ -217,14 +238,6 @@ impl Decoder {
     /// As [`Decoder::loss`].
     pub fn logits(&self, ids: &Tensor, cx: &ForwardCx) -> Result<Tensor> {
         self.head(&self.hidden(ids, None, None, cx)?, cx.compute)
-    }
-
-    /// The logits of every position of packed documents, `[B,T]` to `[B,T,V]`.
-    ///
-    /// # Errors
-    /// As [`Decoder::loss`].
-    pub fn logits_packed(&self, ids: &Tensor, docs: &Tensor, cx: &ForwardCx) -> Result<Tensor> {
-        self.head(&self.hidden(ids, Some(docs), None, cx)?, cx.compute)
     }
 
     /// What goes into the head, `[B,T]` ids to `[B,T,C]`: an encoder's answer. `docs` as in [`Batch::docs`].

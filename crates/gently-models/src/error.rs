@@ -37,8 +37,8 @@ pub enum Error {
     /// A sampling parameter out of range.
     #[error(transparent)]
     Sampling(#[from] crate::sampling::SamplingError),
-    /// A name that is no preset.
-    #[error("no model preset is called {name:?}")]
+    /// A name that is no published size.
+    #[error("no published size is called {name:?}")]
     UnknownPreset {
         /// The name given.
         name: String,
@@ -54,6 +54,26 @@ pub enum Error {
     NoParameter {
         /// The name asked for.
         name: String,
+    },
+    /// A second parameter of a name.
+    #[error("the model has a parameter {name:?} already")]
+    NameTaken {
+        /// The whole name.
+        name: String,
+    },
+    /// A model with mixers that its configuration does not say.
+    #[error("{}: the model has mixers from elsewhere, which only the code that made it has", path.display())]
+    OtherMixers {
+        /// The `config.json`.
+        path: PathBuf,
+    },
+    /// The system has no memory for what is asked.
+    #[error("there is no memory for {bytes} bytes of {of}")]
+    NoMemory {
+        /// What they were to hold.
+        of: String,
+        /// Bytes asked for.
+        bytes: usize,
     },
     /// A `config.json` or index that is not the JSON expected.
     #[error("{}: {message}", path.display())]
@@ -183,11 +203,16 @@ impl Error {
     /// What to do about it, where there is something to do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::UnknownPreset { .. } => Some(format!("known presets: {}", NAMED.join(", "))),
+            Self::UnknownPreset { .. } => Some(format!("published sizes: {}", NAMED.join(", "))),
             Self::UnknownModelType { .. } => {
                 let types: Vec<&str> = FAMILIES.iter().flat_map(|e| e.model_types).copied().collect();
                 Some(format!("supported model types: {}, and gently (written by this program)", types.join(", ")))
             }
+            Self::NameTaken { .. } => Some("give each part a scope of its own (Builder::scope)".to_owned()),
+            Self::OtherMixers { .. } => {
+                Some("build it with Decoder::with_mixers, and read the folder with Decoder::load_weights".to_owned())
+            }
+            Self::NoMemory { .. } => Some("take a smaller model, or stop other programs".to_owned()),
             Self::NonZeroBias { .. } => {
                 Some("remove the \"gently\" entry from config.json to load the model with its biases".to_owned())
             }

@@ -58,9 +58,15 @@ impl<'m> Generator<'m> {
     }
 
     /// Never chooses a token of id `n` or above: models pad their vocabulary beyond the tokenizer's.
-    pub fn only_below(mut self, n: usize) -> Self {
-        self.choices = n.clamp(1, self.model.config().vocab);
-        self
+    ///
+    /// # Errors
+    /// [`Error::Tokens`] for 0, which leaves none.
+    pub fn only_below(mut self, n: usize) -> Result<Self> {
+        if n == 0 {
+            return Err(Error::Tokens { what: "only_below(0) leaves no token to choose".into() });
+        }
+        self.choices = n.min(self.model.config().vocab);
+        Ok(self)
     }
 
     /// Reads what is unread and chooses the next token.
@@ -95,5 +101,30 @@ impl<'m> Generator<'m> {
     /// What was written after the prompt.
     pub fn written(&self) -> &[u32] {
         &self.tokens[self.prompt..]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{DecoderConfig, Family};
+    use gently_tensor::Rng;
+
+    #[test]
+    fn some_token_must_be_left_to_choose() {
+        let cfg = DecoderConfig {
+            vocab: 16,
+            layers: 1,
+            heads: 2,
+            width: 8,
+            context: 8,
+            ..DecoderConfig::preset(Family::Gpt2)
+        };
+        let model = Decoder::new(&cfg, &Rng::new(0), &Device::Cpu).unwrap();
+        let below =
+            |n| Generator::new(&model, &[1], SamplingParams::default(), ForwardCx::default()).unwrap().only_below(n);
+        assert!(matches!(below(0), Err(Error::Tokens { .. })));
+        assert_eq!(below(1).unwrap().next_token().unwrap(), 0);
+        assert!(below(usize::MAX).unwrap().next_token().unwrap() < 16);
     }
 }

@@ -13,9 +13,10 @@
 //! assert_eq!(b.into_params()[0].name, "mlp.up.weight");
 //! ```
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::init::Init;
 use gently_tensor::{DType, Device, Rng, Tensor};
+use std::collections::BTreeSet;
 
 /// What a parameter is to an optimizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,26 @@ pub struct Param {
     pub group: ParamGroup,
 }
 
+impl Param {
+    /// Its rows in a file: the first dimension, one for a single number.
+    pub(crate) fn rows(&self) -> usize {
+        self.tensor.dims().first().copied().unwrap_or(1)
+    }
+
+    /// Numbers of a row.
+    pub(crate) fn columns(&self) -> usize {
+        self.tensor.numel() / self.rows().max(1)
+    }
+
+    /// Some of its rows.
+    pub(crate) fn narrow(&self, first: usize, rows: usize) -> Result<Tensor> {
+        Ok(match self.tensor.dims() {
+            [] => self.tensor.reshape([1])?.narrow(0, first, rows)?,
+            _ => self.tensor.narrow(0, first, rows)?,
+        })
+    }
+}
+
 /// Makes parameters, names them by scope and keeps the list.
 pub struct Builder {
     rng: Option<Rng>,
@@ -59,13 +80,15 @@ pub struct Builder {
     device: Device,
     prefix: String,
     params: Vec<Param>,
+    names: BTreeSet<String>,
 }
 
 impl Builder {
     /// Parameters in f32. Without `rng` they are all zeros, to be filled from a file.
     pub fn new(rng: Option<&Rng>, device: &Device) -> Self {
         let rng = rng.map(|r| r.stream("init"));
-        Self { rng, dtype: DType::F32, device: *device, prefix: String::new(), params: Vec::new() }
+        let (prefix, params, names) = Default::default();
+        Self { rng, dtype: DType::F32, device: *device, prefix, params, names }
     }
 
     /// The same with another dtype; f64 is for checking gradients.
@@ -99,9 +122,13 @@ impl Builder {
     /// changes nothing in this one.
     ///
     /// # Errors
-    /// From the tensor crate.
+    /// [`Error::NameTaken`]: two of a name would start with the same numbers, and one would be lost in a file. From the
+    /// tensor crate.
     pub fn param(&mut self, name: &str, shape: &[usize], init: Init, kind: ParamKind) -> Result<Tensor> {
         let name = if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) };
+        if !self.names.insert(name.clone()) {
+            return Err(Error::NameTaken { name });
+        }
         let values = match &self.rng {
             Some(rng) => init.draw(shape, rng.stream(&name), self.dtype, &self.device)?,
             None => Tensor::zeros(shape, self.dtype, &self.device)?,
@@ -115,5 +142,22 @@ impl Builder {
     /// The parameters made, in order.
     pub fn into_params(self) -> Vec<Param> {
         self.params
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_given_once() {
+        let mut b = Builder::new(Some(&Rng::new(1)), &Device::Cpu);
+        let mut make = |scope: &str| b.scope(scope).param("weight", &[2], Init::Ones, ParamKind::Vector);
+        make("a").unwrap();
+        make("b").unwrap();
+        let error = make("a").unwrap_err();
+        assert!(matches!(&error, Error::NameTaken { name } if name == "a.weight"), "{error}");
+        assert!(error.hint().is_some());
+        assert_eq!(b.into_params().len(), 2);
     }
 }

@@ -16,6 +16,40 @@ use crate::error::{Error, Result};
 use gently_tensor::{DType, Device, Rope, RopeStyle, Tensor};
 use std::sync::{PoisonError, RwLock};
 
+/// What there is for the positions below some end, made anew when more of them are asked for. Cloning it should be cheap.
+pub struct Growing<T>(RwLock<Option<(usize, T)>>);
+
+impl<T> Default for Growing<T> {
+    fn default() -> Self {
+        Self(RwLock::new(None))
+    }
+}
+
+impl<T: Clone> Growing<T> {
+    /// What there is for the positions below `end` at least. `make` is asked for more of them than that, up to `most`, so that
+    /// it is asked seldom.
+    ///
+    /// # Errors
+    /// Those of `make`; what was there before stays.
+    pub fn reaching<E>(&self, end: usize, most: usize, make: impl FnOnce(usize) -> Result<T, E>) -> Result<T, E> {
+        if let Some((reach, made)) = &*self.0.read().unwrap_or_else(PoisonError::into_inner)
+            && *reach >= end
+        {
+            return Ok(made.clone());
+        }
+        let rows = end.checked_next_power_of_two().unwrap_or(end).max(64).min(most.max(end));
+        let made = make(rows)?;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some((rows, made.clone()));
+        Ok(made)
+    }
+}
+
+/// The number of a channel of `width` at a position: a sine in even channels, a cosine in odd ones (Vaswani et al. 2017, §3.5).
+pub fn sinusoid(position: usize, channel: usize, width: usize) -> f64 {
+    let angle = position as f64 / 10000f64.powf((channel / 2 * 2) as f64 / width as f64);
+    if channel.is_multiple_of(2) { angle.sin() } else { angle.cos() }
+}
+
 /// A table `[context, width]` of numbers computed in f64 from position and channel. Rows appear when first asked
 /// for, so a long context costs nothing until it is used.
 pub struct PositionTable {
@@ -24,7 +58,7 @@ pub struct PositionTable {
     dtype: DType,
     device: Device,
     value: Box<dyn Fn(usize, usize) -> f64 + Send + Sync>,
-    rows: RwLock<Option<Tensor>>,
+    rows: Growing<Tensor>,
 }
 
 impl PositionTable {
@@ -36,15 +70,12 @@ impl PositionTable {
         device: Device,
         value: impl Fn(usize, usize) -> f64 + Send + Sync + 'static,
     ) -> Self {
-        Self { context, width, dtype, device, value: Box::new(value), rows: RwLock::new(None) }
+        Self { context, width, dtype, device, value: Box::new(value), rows: Growing::default() }
     }
 
-    /// Sines in even channels, cosines in odd ones (Vaswani et al. 2017, §3.5).
+    /// The table of [`sinusoid`]s.
     pub fn sinusoids(context: usize, width: usize, dtype: DType, device: Device) -> Self {
-        Self::new(context, width, dtype, device, move |t, i| {
-            let angle = t as f64 / 10000f64.powf((i / 2 * 2) as f64 / width as f64);
-            if i % 2 == 0 { angle.sin() } else { angle.cos() }
-        })
+        Self::new(context, width, dtype, device, move |t, i| sinusoid(t, i, width))
     }
 
     /// The table, `[at least end, width]`.
@@ -52,15 +83,8 @@ impl PositionTable {
     /// # Errors
     /// [`Error::Tokens`] past the context; [`Error::Tensor`] without memory.
     pub fn reaching(&self, end: usize) -> Result<Tensor> {
-        let rows = rows_for(end, self.context)?;
-        if let Some(table) = &*self.rows.read().unwrap_or_else(PoisonError::into_inner)
-            && table.dims()[0] >= end
-        {
-            return Ok(table.clone());
-        }
-        let table = self.build(rows)?;
-        *self.rows.write().unwrap_or_else(PoisonError::into_inner) = Some(table.clone());
-        Ok(table)
+        check(end, self.context)?;
+        self.rows.reaching(end, self.context, |rows| self.build(rows))
     }
 
     fn build(&self, rows: usize) -> Result<Tensor> {
@@ -91,14 +115,14 @@ pub struct Rotary {
     context: usize,
     frequencies: Vec<f64>,
     scale: f64,
-    table: RwLock<Option<Rope>>,
+    table: Growing<Rope>,
 }
 
 impl Rotary {
     /// The angles of a layer, counted from 0: see [`DecoderConfig::rope_frequencies`] and [`DecoderConfig::rope_scale`].
     pub fn of_layer(cfg: &DecoderConfig, layer: usize) -> Self {
         let (frequencies, scale) = (cfg.rope_frequencies(layer), cfg.rope_scale(layer));
-        Self { context: cfg.context, frequencies, scale, table: RwLock::new(None) }
+        Self { context: cfg.context, frequencies, scale, table: Growing::default() }
     }
 
     /// Whether a layer of the same model has these angles too.
@@ -111,24 +135,17 @@ impl Rotary {
     /// # Errors
     /// [`Error::Tokens`] past the context.
     pub fn reaching(&self, end: usize) -> Result<Rope> {
-        let rows = rows_for(end, self.context)?;
-        if let Some(rope) = &*self.table.read().unwrap_or_else(PoisonError::into_inner)
-            && rope.positions() >= end
-        {
-            return Ok(rope.clone());
-        }
-        let rope = Rope::with_frequencies(rows, self.frequencies.clone(), self.scale, RopeStyle::Half);
-        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Some(rope.clone());
-        Ok(rope)
+        check(end, self.context)?;
+        let make = |rows| Ok(Rope::with_frequencies(rows, self.frequencies.clone(), self.scale, RopeStyle::Half));
+        self.table.reaching(end, self.context, make)
     }
 }
 
-/// How many rows to compute so that the positions before `end` are there: growth doubles, up to the context.
-fn rows_for(end: usize, context: usize) -> Result<usize> {
-    if end > context {
-        return Err(Error::Tokens { what: format!("{end} tokens do not fit into a context of {context}") });
+fn check(end: usize, context: usize) -> Result<()> {
+    match end > context {
+        true => Err(Error::Tokens { what: format!("{end} tokens do not fit into a context of {context}") }),
+        false => Ok(()),
     }
-    Ok(end.next_power_of_two().clamp(context.min(64), context))
 }
 
 /// The slope of each head: `2^(-8i/H)` for a power of two; otherwise those of the next lower power, then every

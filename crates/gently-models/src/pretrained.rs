@@ -21,9 +21,10 @@
 use crate::config::DecoderConfig;
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
-use crate::families::{self, Layout, NameTable, Order, Rows};
+use crate::families::{self, Layout, NameTable, Order, Rows, native};
 use crate::params::Param;
-use crate::weights::{WeightSource, encode};
+use crate::weights::{WeightSource, encode, zeros};
+use gently_formats::files::{self, CONFIG, INDEX, WEIGHTS};
 use gently_formats::gguf::{Gguf, TensorType};
 use gently_formats::safetensors::{Dtype, Spec, Writer};
 use gently_formats::{Limits, atomic, bounded};
@@ -31,10 +32,6 @@ use gently_tensor::{DType, Device};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-
-pub(crate) const CONFIG: &str = "config.json";
-pub(crate) const WEIGHTS: &str = "model.safetensors";
-pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// Reads only the configuration of a model folder or GGUF file.
 ///
@@ -61,20 +58,36 @@ impl Decoder {
         WeightSource::open(path)?.decoder(device)
     }
 
-    /// Fills the parameters in place from a folder of the same configuration: resuming.
+    /// Fills the parameters in place from a folder of the same configuration: resuming. A model of
+    /// [`Decoder::with_mixers`] is filled from what [`Decoder::save_pretrained`] wrote of one made in the same way, or, where
+    /// its parameters have their names and shapes, from a folder of a published family.
     ///
     /// # Errors
-    /// As [`Decoder::load_pretrained`].
+    /// As [`Decoder::load_pretrained`]; [`Error::NoParameter`] and [`Error::MissingTensor`] where the model has other
+    /// parameters than the folder's layout; [`Error::OtherMixers`] for a folder of a model with other mixers, if this has none.
     pub fn load_weights(&self, dir: impl AsRef<Path>) -> Result<()> {
-        WeightSource::of_folder(dir.as_ref(), Layout::of(self.config()), self.config())?.fill(self)
+        let dir = dir.as_ref();
+        let path = dir.join(CONFIG);
+        let json = read_json(&path)?;
+        if native::has_other_mixers(&json) && !self.has_other_mixers() {
+            return Err(Error::OtherMixers { path });
+        }
+        let layout = if native::is_native(&json) { self.layout() } else { Layout::of(self.config()) };
+        WeightSource::of_folder(dir, layout, self)?.fill(self)
+    }
+
+    /// The layout that the model is saved in. A published one holds mixers that the configuration says, and no others.
+    fn layout(&self) -> Layout {
+        if self.has_other_mixers() { Layout::Native } else { Layout::of(self.config()) }
     }
 
     /// Writes a model folder in f32: `config.json` and `model.safetensors`, each complete or absent. The layout is
     /// that of the first published family that holds the model exactly, and our own otherwise. Read again, every parameter has
-    /// the same bits, but those that [`Decoder::rounded_when_saved`] names.
+    /// the same bits, but those that [`Decoder::rounded_when_saved`] names. The folder of a model of [`Decoder::with_mixers`]
+    /// says that its mixers are from elsewhere: [`Decoder::load_weights`] alone reads it.
     ///
     /// # Errors
-    /// [`Error::Format`] if a file cannot be written.
+    /// [`Error::Format`] if a file cannot be written; [`Error::NoMemory`].
     pub fn save_pretrained(&self, dir: impl AsRef<Path>) -> Result<()> {
         self.save_sharded(dir, u64::MAX)
     }
@@ -108,7 +121,7 @@ impl Decoder {
     pub fn rounded_when_saved(&self) -> Result<Vec<&Param>> {
         let params = by_name(self.params());
         let mut rounded = Vec::new();
-        for mapping in Layout::of(self.config()).names(self.config(), self.params()).mappings {
+        for mapping in self.layout().names(self.config(), self.params()).mappings {
             let Some(param) = params.get(mapping.ours.as_str()) else { continue };
             let mut row = 0;
             for Rows { rows, shift, .. } in mapping.theirs {
@@ -117,7 +130,7 @@ impl Decoder {
                 if shift == 0.0 {
                     continue;
                 }
-                let values = param.tensor.narrow(0, first, rows)?.to_dtype(DType::F32)?.to_vec::<f32>()?;
+                let values = param.narrow(first, rows)?.to_dtype(DType::F32)?.to_vec::<f32>()?;
                 if values.iter().any(|v| (v - shift + shift).to_bits() != v.to_bits()) {
                     rounded.push(*param);
                     break;
@@ -128,15 +141,15 @@ impl Decoder {
     }
 
     fn save_files(&self, dir: &Path, max_bytes: u64, dtype: Dtype) -> Result<()> {
-        std::fs::create_dir_all(dir).map_err(io(dir, "create"))?;
-        let layout = Layout::of(self.config());
+        std::fs::create_dir_all(dir).map_err(gently_formats::Error::io(dir, "create"))?;
+        let layout = self.layout();
         let table = layout.names(self.config(), self.params());
 
         // The published tensors in order, cut into shards.
         let mut shards: Vec<Vec<Out>> = vec![Vec::new()];
         let mut bytes = 0;
         let params = by_name(self.params());
-        for out in Out::all(&table, &params) {
+        for out in Out::all(&table, &params)? {
             let size = dtype.size() as u64 * out.shape().iter().product::<usize>() as u64;
             let now = shards.len() - 1;
             if bytes > 0 && bytes + size > max_bytes {
@@ -155,7 +168,7 @@ impl Decoder {
         for (i, shard) in shards.iter().enumerate() {
             let file = match count {
                 1 => WEIGHTS.to_owned(),
-                _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
+                _ => files::part(i + 1, count),
             };
             let specs: Vec<Spec> =
                 shard.iter().map(|o| Spec { name: o.rows.name.clone(), dtype, shape: o.shape() }).collect();
@@ -180,6 +193,9 @@ impl Decoder {
             write_json(&dir.join(INDEX), &index)?;
         }
         let mut config = layout.to_json(self.config());
+        if self.has_other_mixers() {
+            native::put_other_mixers(&mut config);
+        }
         let name = match dtype {
             Dtype::F16 => "float16",
             Dtype::Bf16 => "bfloat16",
@@ -207,23 +223,27 @@ struct Out<'a> {
 }
 
 impl<'a> Out<'a> {
-    fn all(table: &NameTable, params: &BTreeMap<&str, &'a Param>) -> Vec<Self> {
+    /// # Errors
+    /// [`Error::NoParameter`] for a name in the table that the model has no parameter of.
+    fn all(table: &NameTable, params: &BTreeMap<&str, &'a Param>) -> Result<Vec<Self>> {
         let mut all = Vec::new();
         for mapping in &table.mappings {
+            let Some(param) = params.get(mapping.ours.as_str()).copied() else {
+                return Err(Error::NoParameter { name: mapping.ours.clone() });
+            };
             let mut row = 0;
             for rows in &mapping.theirs {
-                let from = params.get(mapping.ours.as_str()).map(|p| (*p, row));
                 // What was added to ours when it was read is written as a tensor of zeros, and ours as it is.
                 if let Some(plus) = &rows.plus {
-                    let width = from.map_or(0, |(p, _)| p.tensor.numel() / p.tensor.dims()[0].max(1));
-                    all.push(Self { rows: Rows { name: plus.clone(), rows: 1, ..rows.clone() }, from: None, width });
+                    let rows = Rows { name: plus.clone(), rows: 1, ..rows.clone() };
+                    all.push(Self { rows, from: None, width: param.columns() });
                 }
-                all.push(Self { rows: rows.clone(), from, width: 0 });
+                all.push(Self { rows: rows.clone(), from: Some((param, row)), width: 0 });
                 row += rows.rows;
             }
         }
         all.extend(table.zeros.iter().map(|(name, n)| Self { rows: Rows::plain(name, *n), from: None, width: 0 }));
-        all
+        Ok(all)
     }
 
     fn shape(&self) -> Vec<usize> {
@@ -251,37 +271,30 @@ impl<'a> Out<'a> {
 
     /// Numbers in a row of ours.
     fn columns(&self) -> usize {
-        self.from.map_or(self.width, |(p, _)| p.tensor.numel() / p.tensor.dims()[0].max(1)).max(1)
+        self.from.map_or(self.width, |(p, _)| p.columns()).max(1)
     }
 
     /// Columns `first .. first + columns` of a matrix that is written turned, as the file's rows.
     fn turned(&self, first: usize, columns: usize) -> Result<Vec<f32>> {
         let Some((param, row)) = self.from else { return Ok(Vec::new()) };
-        let part = param.tensor.narrow(0, row, self.rows.rows)?.narrow(1, first, columns)?;
+        let part = param.narrow(row, self.rows.rows)?.narrow(1, first, columns)?;
         let mut values = part.to_dtype(DType::F32)?.to_vec::<f32>()?;
         if self.rows.shift != 0.0 {
             values.iter_mut().for_each(|v| *v -= self.rows.shift);
         }
-        Ok(transpose(&values, self.rows.rows))
+        transpose(&self.rows.name, &values, self.rows.rows)
     }
 
     /// Rows `first .. first + rows` of `width` numbers.
     fn values(&self, first: usize, rows: usize, width: usize) -> Result<Vec<f32>> {
-        let Rows { transposed, order, shift, .. } = self.rows;
-        let Some((param, row)) = self.from else { return Ok(vec![0.0; rows * width]) };
-        let row = row + first;
-        let mut values = param.tensor.narrow(0, row, rows)?.to_dtype(DType::F32)?.to_vec::<f32>()?;
-        if shift != 0.0 {
+        let Rows { name, transposed, order, shift, .. } = &self.rows;
+        let Some((param, row)) = self.from else { return zeros(name, rows * width) };
+        let mut values = param.narrow(row + first, rows)?.to_dtype(DType::F32)?.to_vec::<f32>()?;
+        if *shift != 0.0 {
             values.iter_mut().for_each(|v| *v -= shift);
         }
-        if order != Order::Same {
-            let mut theirs = vec![0.0; values.len()];
-            for (row, ours) in values.chunks_exact(width).enumerate() {
-                theirs[order.source(row) * width..][..width].copy_from_slice(ours);
-            }
-            values = theirs;
-        }
-        Ok(if transposed { transpose(&values, rows) } else { values })
+        let values = order.to_theirs(name, values, width)?;
+        if *transposed { transpose(name, &values, rows) } else { Ok(values) }
     }
 }
 
@@ -294,11 +307,14 @@ pub(crate) fn published_shape(ours: &[usize], rows: usize, transposed: bool) -> 
     }
 }
 
-/// `[rows, n]` to `[n, rows]`, by squares that fit the cache.
-pub(crate) fn transpose(values: &[f32], rows: usize) -> Vec<f32> {
+/// `[rows, n]` to `[n, rows]`, by squares that fit the cache. `name` is that of the tensor.
+///
+/// # Errors
+/// [`Error::NoMemory`].
+pub(crate) fn transpose(name: &str, values: &[f32], rows: usize) -> Result<Vec<f32>> {
     const SQUARE: usize = 32;
     let columns = values.len() / rows.max(1);
-    let mut out = vec![0.0; values.len()];
+    let mut out = zeros(name, values.len())?;
     for r0 in (0..rows).step_by(SQUARE) {
         for c0 in (0..columns).step_by(SQUARE) {
             for r in r0..rows.min(r0 + SQUARE) {
@@ -308,7 +324,7 @@ pub(crate) fn transpose(values: &[f32], rows: usize) -> Vec<f32> {
             }
         }
     }
-    out
+    Ok(out)
 }
 
 /// The files an index names; each must be a plain name inside the folder.
@@ -325,7 +341,8 @@ pub(crate) fn shard_names(index: &Value, path: &Path) -> Result<BTreeSet<String>
     Ok(names)
 }
 
-fn by_name(params: &[Param]) -> BTreeMap<&str, &Param> {
+/// Parameters by their names, each of which there is once.
+pub(crate) fn by_name(params: &[Param]) -> BTreeMap<&str, &Param> {
     params.iter().map(|p| (p.name.as_str(), p)).collect()
 }
 
@@ -333,17 +350,13 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let bad = |message: String| Error::Json { path: path.to_owned(), message };
     let text = bounded::read(path, Limits::default().header_bytes).map_err(|e| match e.kind() {
         std::io::ErrorKind::InvalidData => bad(e.to_string()),
-        _ => io(path, "read")(e),
+        _ => gently_formats::Error::io(path, "read")(e).into(),
     })?;
     serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {
     Ok(atomic::write(path, format!("{value:#}\n").as_bytes())?)
-}
-
-fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
-    move |source| Error::Format(gently_formats::Error::Io { path: path.into(), action, source })
 }
 
 #[cfg(test)]
@@ -353,9 +366,9 @@ mod tests {
     #[test]
     fn transposing_twice_is_nothing() {
         let values: Vec<f32> = (0..35 * 70).map(|v| v as f32).collect();
-        let turned = transpose(&values, 35);
+        let turned = transpose("w", &values, 35).unwrap();
         assert_eq!(turned[1], 70.0);
-        assert_eq!(transpose(&turned, 70), values);
+        assert_eq!(transpose("w", &turned, 70).unwrap(), values);
     }
 
     #[test]
@@ -372,13 +385,30 @@ mod tests {
         let table = Layout::of(&config).names(&config, model.params());
         let params = by_name(model.params());
         let mut turned = 0;
-        for out in Out::all(&table, &params) {
+        for out in Out::all(&table, &params).unwrap() {
             let bands = out.bands().collect::<Result<Vec<_>>>().unwrap();
             assert!(bands.iter().all(|band| band.len() <= BAND), "{}", out.rows.name);
             assert_eq!(bands.concat(), out.values(0, out.rows.rows, out.columns()).unwrap(), "{}", out.rows.name);
             turned += usize::from(out.rows.transposed && bands.len() > 1);
         }
         assert!(turned > 0, "GPT-2's files have matrices turned");
+    }
+
+    #[test]
+    fn a_name_without_a_parameter_is_not_written_as_zeros() {
+        let config = DecoderConfig {
+            vocab: 8,
+            layers: 1,
+            heads: 2,
+            width: 8,
+            ..DecoderConfig::preset(crate::config::Family::Gpt2)
+        };
+        let model = Decoder::new(&config, &gently_tensor::Rng::new(3), &Device::Cpu).unwrap();
+        let table = Layout::of(&config).names(&config, model.params());
+        let mut params = by_name(model.params());
+        params.remove("blocks.0.mixer.out.weight");
+        let error = Out::all(&table, &params).err().unwrap();
+        assert!(matches!(&error, Error::NoParameter { name } if name == "blocks.0.mixer.out.weight"), "{error}");
     }
 
     #[test]

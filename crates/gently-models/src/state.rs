@@ -1,6 +1,7 @@
 //! The state of a decoder: one mixer state for each block.
 //!
-//! Here: forking, cutting, saving and loading. Not here: what a mixer keeps (see [`crate::mixers`]).
+//! Here: forking, cutting, taking apart for a file and putting together. Not here: what a mixer keeps (see [`crate::mixers`]);
+//! the file itself.
 //!
 //! ```
 //! use gently_models::{Decoder, config::*};
@@ -18,14 +19,8 @@
 
 use crate::error::{Error, Result};
 use crate::mixers::AnyState;
-use gently_formats::Limits;
-use gently_formats::safetensors::{Dtype, SafeTensors, Spec, Writer};
-use gently_tensor::{DType, Device, Tensor};
-use std::collections::BTreeMap;
-use std::path::Path;
-
-/// Marks a file as a saved state.
-const KIND: &str = "gently decoder state";
+use gently_tensor::Tensor;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a decoder remembers of the tokens before. `Clone` is a fork: nothing is copied until one is written.
 #[derive(Clone)]
@@ -77,54 +72,7 @@ impl DecoderState {
         Ok(())
     }
 
-    /// Writes the state to one safetensors file, complete or absent. Values are stored as f32.
-    ///
-    /// # Errors
-    /// [`Error::State`] after a failed step; [`Error::Format`] if the file cannot be written.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let tensors = self.to_tensors()?;
-        let spec =
-            |(name, t): (&String, &Tensor)| Spec { name: name.clone(), dtype: Dtype::F32, shape: t.dims().to_vec() };
-        let specs: Vec<Spec> = tensors.iter().map(spec).collect();
-        let about = BTreeMap::from([
-            ("kind".to_owned(), KIND.to_owned()),
-            ("tokens".to_owned(), self.len.to_string()),
-            ("batch".to_owned(), self.batch.to_string()),
-        ]);
-        let mut file = Writer::create(path, &specs, &about)?;
-        for tensor in tensors.values() {
-            file.write_f32(&tensor.to_dtype(DType::F32)?.to_vec::<f32>()?)?;
-        }
-        Ok(file.finish()?)
-    }
-
-    /// Takes over the state in a file; `self` must come from [`crate::Decoder::init_state`] of the same model, with
-    /// the same batch.
-    ///
-    /// # Errors
-    /// [`Error::Format`] for a broken file; [`Error::State`] for one that is no state, or of another model or
-    /// batch. Then the state is unchanged.
-    pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        let file = SafeTensors::open(path, &Limits::default())?;
-        let about = |key: &str| file.metadata().get(key).map(String::as_str);
-        let number = |key: &str| about(key).and_then(|v| v.parse::<usize>().ok());
-        let wrong = |what: &str| Err(Error::State { what: format!("{} {what}", path.display()) });
-        let (Some(KIND), Some(len), Some(batch)) = (about("kind"), number("tokens"), number("batch")) else {
-            return wrong("does not hold a decoder's state");
-        };
-        if batch != self.batch {
-            return wrong(&format!("holds a batch of {batch}, not of {}", self.batch));
-        }
-        let mut tensors = BTreeMap::new();
-        for (name, entry) in file.tensors() {
-            let tensor = Tensor::from_slice(&file.to_f32(name)?, entry.shape.clone(), &Device::Cpu)?;
-            tensors.insert(name.clone(), tensor);
-        }
-        self.restore(len, &tensors)
-    }
-
-    /// What must be saved: tensors by name (`layers.0.keys`, …).
+    /// What must be saved: tensors by name (`layers.0.keys`, …), in their own dtypes.
     ///
     /// # Errors
     /// [`Error::State`] after a failed step.
@@ -141,25 +89,31 @@ impl DecoderState {
         Ok(all)
     }
 
-    /// Takes over saved tensors; `self` must come from [`crate::Decoder::init_state`] with the same batch, and
-    /// `len` tokens were seen.
+    /// Takes over saved tensors; `self` must come from [`crate::Decoder::init_state`] of the same model with the same batch,
+    /// and `len` tokens were seen. Of a model the tensors tell no more than their names and shapes: that it has the same
+    /// weights is for the caller to know.
     ///
     /// # Errors
-    /// [`Error::State`] if a tensor is missing or has another shape; then the state is unchanged.
+    /// [`Error::State`] if a tensor is missing, left over or of another shape; then the state is unchanged.
     pub fn restore(&mut self, len: usize, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
         // The bound of positions in attention; a file could say anything.
         if len >= 1 << 31 {
             return Err(Error::State { what: format!("{len} tokens are more than any sequence has") });
         }
         let mut layers = self.layers.clone();
+        let mut rest: BTreeSet<&str> = tensors.keys().map(String::as_str).collect();
         for (i, layer) in layers.iter_mut().enumerate() {
             layer.load(len, &mut |name| {
                 let name = format!("layers.{i}.{name}");
+                rest.remove(name.as_str());
                 match tensors.get(&name) {
                     Some(tensor) => Ok(tensor.clone()),
                     None => Err(Error::State { what: format!("tensor {name} is missing") }),
                 }
             })?;
+        }
+        if let Some(name) = rest.first() {
+            return Err(Error::State { what: format!("tensor {name} has no place in it") });
         }
         self.layers = layers;
         self.len = len;

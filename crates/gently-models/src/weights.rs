@@ -30,8 +30,9 @@ use crate::decoder::Decoder;
 use crate::error::{Error, Result};
 use crate::families::{self, Layout, NameTable, Order, Rows};
 use crate::params::{Builder, Param};
-use crate::pretrained::{CONFIG, published_shape, read_json, transpose};
+use crate::pretrained::{by_name, published_shape, read_json, transpose};
 use gently_formats::Limits;
+use gently_formats::files::CONFIG;
 use gently_formats::gguf::{Gguf, TensorType};
 use gently_kernels::quant::{self, BlockType};
 use gently_tensor::{DType, Device, memory};
@@ -42,9 +43,6 @@ use store::{Raw, Store};
 
 pub(crate) use write::encode;
 pub use write::{Storage, requantize};
-
-/// The most layers believed, as in a recipe: a file may have tensors enough for more, and each layer is made.
-const MOST_LAYERS: usize = 1 << 14;
 
 /// Some rows of a parameter, stacked below those of the part before, as they are stored.
 #[derive(Debug, Clone)]
@@ -63,11 +61,16 @@ impl Part<'_> {
     /// The elements as f32.
     ///
     /// # Errors
-    /// [`Error::Format`] for a type of integers.
+    /// [`Error::Format`] for a type of integers; [`Error::NoMemory`].
     pub fn to_f32(&self) -> Result<Vec<f32>> {
-        let mut out = vec![0.0; self.rows * self.cols];
-        decode(Path::new(""), "", self.kind, &self.bytes, &mut out)?;
+        let mut out = zeros("", self.rows * self.cols)?;
+        self.read("", &mut out)?;
         Ok(out)
+    }
+
+    /// The same of the parameter `name`, into their place.
+    fn read(&self, name: &str, out: &mut [f32]) -> Result<()> {
+        decode(Path::new(""), name, self.kind, &self.bytes, out)
     }
 }
 
@@ -101,7 +104,7 @@ impl WeightSource {
     ///
     /// # Errors
     /// [`Error::NoModel`]; [`Error::UnknownModelType`], [`Error::UnsupportedOption`], [`Error::Setting`] and [`Error::Json`] for
-    /// the configuration; [`Error::Pickle`]; [`Error::MissingTensor`], [`Error::UnexpectedTensor`],
+    /// the configuration; [`Error::OtherMixers`]; [`Error::Pickle`]; [`Error::MissingTensor`], [`Error::UnexpectedTensor`],
     /// [`Error::TensorShape`] and [`Error::NonZeroBias`] for weights that are not this configuration's;
     /// [`Error::Format`] for broken files.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
@@ -130,20 +133,23 @@ impl WeightSource {
     /// As [`WeightSource::open`].
     pub fn of_gguf(file: Gguf) -> Result<Self> {
         let (entry, cfg) = families::read_gguf_config(&file)?;
-        let key = format!("{}.block_count", file.metadata().text("general.architecture")?);
-        Self::check_layers(&cfg, file.tensors().len(), &key, file.path())?;
+        Self::check_layers(&cfg, file.tensors().len(), file.path())?;
         let table = (entry.gguf_names)(&cfg);
-        let source = Self::new(cfg, entry.layout, Store::Gguf(Box::new(file)), table)?;
+        let shapes = shapes_of(&cfg)?;
+        let source = Self::new(cfg, entry.layout, Store::Gguf(Box::new(file)), table, shapes.params())?;
         source.check()?;
         Ok(source)
     }
 
-    /// The folder of a model whose configuration is known.
+    /// The folder of a model that there is, whose parameters' names and shapes count.
     ///
     /// # Errors
-    /// As [`WeightSource::open`]; [`Error::UntiedHead`] where the configuration has no place for the files' head.
-    pub fn of_folder(dir: &Path, layout: Layout, cfg: &DecoderConfig) -> Result<Self> {
-        let source = Self::of_store(Store::open_folder(dir)?, layout, cfg.clone())?;
+    /// As [`WeightSource::open`]; [`Error::UntiedHead`] where the configuration has no place for the files' head;
+    /// [`Error::NoParameter`] where the layout has another parameter than the model.
+    pub(crate) fn of_folder(dir: &Path, layout: Layout, model: &Decoder) -> Result<Self> {
+        let (cfg, params) = (model.config().clone(), model.params());
+        let table = layout.names(&cfg, params);
+        let source = Self::new(cfg, layout, Store::open_folder(dir)?, table, params)?;
         if let (Head::Own, Some(name)) = (source.found_head()?, &source.table.head) {
             return Err(Error::UntiedHead { path: dir.into(), name: name.clone() });
         }
@@ -153,10 +159,10 @@ impl WeightSource {
 
     /// The same, unchecked.
     fn of_store(store: Store, layout: Layout, cfg: DecoderConfig) -> Result<Self> {
-        Self::check_layers(&cfg, store.len(), "the number of layers", &store.path().join(CONFIG))?;
+        Self::check_layers(&cfg, store.len(), &store.path().join(CONFIG))?;
         let shapes = shapes_of(&cfg)?;
         let table = layout.names(&cfg, shapes.params());
-        Self::new(cfg, layout, store, table)
+        Self::new(cfg, layout, store, table, shapes.params())
     }
 
     /// The same files for a model whose head is the embedding table or its own, unchecked.
@@ -166,23 +172,26 @@ impl WeightSource {
     }
 
     /// Each layer has tensors: a number of layers over theirs is not believed, and nothing is made by it. `key` says it.
-    fn check_layers(cfg: &DecoderConfig, tensors: usize, key: &str, path: &Path) -> Result<()> {
-        let message = match cfg.layers {
-            n if n > tensors => format!("{n} layers, but the files hold {tensors} tensors"),
-            n if n > MOST_LAYERS => format!("{key} is {n}, over the limit of {MOST_LAYERS}"),
-            _ => return Ok(()),
-        };
+    fn check_layers(cfg: &DecoderConfig, tensors: usize, path: &Path) -> Result<()> {
+        if cfg.layers <= tensors {
+            return Ok(());
+        }
+        let message = format!("{} layers, but the files hold {tensors} tensors", cfg.layers);
         Err(Error::Json { path: path.into(), message })
     }
 
-    fn new(cfg: DecoderConfig, layout: Layout, store: Store, table: NameTable) -> Result<Self> {
-        let shapes = shapes_of(&cfg)?;
-        let shape_of: BTreeMap<&str, &Param> = shapes.params().iter().map(|p| (p.name.as_str(), p)).collect();
+    /// `params` are the model's, of which the names and shapes are taken.
+    fn new(cfg: DecoderConfig, layout: Layout, store: Store, table: NameTable, params: &[Param]) -> Result<Self> {
+        let mut unnamed = by_name(params);
         let mut params = BTreeMap::new();
         for (i, mapping) in table.mappings.iter().enumerate() {
-            if let Some(param) = shape_of.get(mapping.ours.as_str()) {
-                params.insert(mapping.ours.clone(), (i, param.tensor.dims().to_vec()));
-            }
+            let Some(param) = unnamed.remove(mapping.ours.as_str()) else {
+                return Err(Error::NoParameter { name: mapping.ours.clone() });
+            };
+            params.insert(mapping.ours.clone(), (i, param.tensor.dims().to_vec()));
+        }
+        if let Some(name) = unnamed.keys().next() {
+            return Err(Error::MissingTensor { path: store.path().into(), name: (*name).to_owned() });
         }
         Ok(Self { cfg, layout, store, table, params, lost_head: None })
     }
@@ -239,6 +248,13 @@ impl WeightSource {
         self.store.files()
     }
 
+    /// Bytes of the parameters as they are stored, without what else the files have: headers, a tokenizer, other tensors.
+    pub fn stored_bytes(&self) -> u64 {
+        let rows = self.table.mappings.iter().flat_map(|mapping| &mapping.theirs);
+        let names: BTreeSet<&str> = rows.map(|rows| rows.name.as_str()).collect();
+        names.into_iter().filter_map(|name| self.store.get(name)).map(|raw| raw.bytes.len() as u64).sum()
+    }
+
     /// Our parameters' names with their shapes, as [`Decoder::params`] has them.
     pub fn params(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.params.iter().map(|(name, (_, shape))| (name.as_str(), shape.as_slice()))
@@ -253,14 +269,14 @@ impl WeightSource {
     /// `embed.tokens`. Parts that must be computed on the way (transposed, or shifted) come as F32.
     ///
     /// # Errors
-    /// [`Error::NoParameter`]; [`Error::Format`] for a type that cannot be read as numbers.
+    /// [`Error::NoParameter`]; [`Error::Format`] for a type that cannot be read as numbers; [`Error::NoMemory`].
     pub fn parts(&self, name: &str) -> Result<Vec<Part<'_>>> {
         let tied = name == "head.weight" && self.cfg.tied_head;
         let name = if tied { "embed.tokens" } else { name };
         let Some((index, shape)) = self.params.get(name) else {
             return Err(Error::NoParameter { name: name.to_owned() });
         };
-        let cols = shape[1..].iter().product();
+        let cols = shape.iter().skip(1).product();
         self.table.mappings[*index].theirs.iter().map(|rows| self.part(rows, cols)).collect()
     }
 
@@ -275,9 +291,13 @@ impl WeightSource {
     /// # Errors
     /// As [`WeightSource::parts`].
     pub fn to_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let mut all = Vec::new();
-        for part in self.parts(name)? {
-            all.extend(part.to_f32()?);
+        let parts = self.parts(name)?;
+        let mut all = zeros(name, parts.iter().map(|p| p.rows * p.cols).sum())?;
+        let mut rest = all.as_mut_slice();
+        for part in parts {
+            let (here, after) = rest.split_at_mut(part.rows * part.cols);
+            part.read(name, here)?;
+            rest = after;
         }
         Ok(all)
     }
@@ -319,13 +339,13 @@ impl WeightSource {
         if !computed && !unordered {
             let bytes = match rows.order {
                 Order::Same => Cow::Borrowed(raw.bytes),
-                order => Cow::Owned(reorder(raw.bytes, rows.rows, order)),
+                order => Cow::Owned(reorder(raw.name, raw.bytes, rows.rows, order)?),
             };
             return Ok(Part { kind: raw.kind, rows: rows.rows, cols, bytes });
         }
         let mut values = raw.to_f32()?;
         if rows.transposed {
-            values = transpose(&values, values.len() / rows.rows.max(1));
+            values = transpose(raw.name, &values, values.len() / rows.rows.max(1))?;
         }
         if let Some(plus) = &rows.plus {
             let first = self.find(plus)?.to_f32()?;
@@ -335,8 +355,11 @@ impl WeightSource {
         if rows.shift != 0.0 {
             values.iter_mut().for_each(|v| *v += rows.shift);
         }
-        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let bytes = if rows.order == Order::Same { bytes } else { reorder(&bytes, rows.rows, rows.order) };
+        let mut bytes = room::<u8>(raw.name, size_of_val(values.as_slice()))?;
+        bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        if rows.order != Order::Same {
+            bytes = reorder(raw.name, &bytes, rows.rows, rows.order)?;
+        }
         Ok(Part { kind: TensorType::F32, rows: rows.rows, cols, bytes: Cow::Owned(bytes) })
     }
 
@@ -400,15 +423,38 @@ fn shapes_of(cfg: &DecoderConfig) -> Result<Decoder> {
     memory::uncounted(|| Decoder::build(cfg, Builder::new(None, &Device::Meta)))
 }
 
+/// Room for `len` elements of the tensor or parameter `name`: how many, a file says.
+///
+/// # Errors
+/// [`Error::NoMemory`].
+fn room<T>(name: &str, len: usize) -> Result<Vec<T>> {
+    let mut room = Vec::new();
+    room.try_reserve_exact(len).map_err(|_| {
+        let of = if name.is_empty() { "weights".into() } else { format!("weights ({name})") };
+        Error::NoMemory { of, bytes: len.saturating_mul(size_of::<T>()) }
+    })?;
+    Ok(room)
+}
+
+/// The same, filled with zeros.
+///
+/// # Errors
+/// [`Error::NoMemory`].
+pub(crate) fn zeros(name: &str, len: usize) -> Result<Vec<f32>> {
+    let mut zeros = room(name, len)?;
+    zeros.resize(len, 0.0);
+    Ok(zeros)
+}
+
 /// Whole rows in our order.
-fn reorder(bytes: &[u8], rows: usize, order: Order) -> Vec<u8> {
+fn reorder(name: &str, bytes: &[u8], rows: usize, order: Order) -> Result<Vec<u8>> {
     let width = bytes.len() / rows.max(1);
-    let mut out = Vec::with_capacity(bytes.len());
+    let mut out = room::<u8>(name, bytes.len())?;
     for row in 0..rows {
         let from = order.source(row) * width;
         out.extend_from_slice(&bytes[from..from + width]);
     }
-    out
+    Ok(out)
 }
 
 /// Elements of any type of numbers as f32; `path` and `name` are for messages.
@@ -423,4 +469,21 @@ pub(crate) fn decode(path: &Path, name: &str, kind: TensorType, bytes: &[u8], ou
         return Err(bad(format!("it is {kind}, which is not read as numbers")).into());
     };
     quant::dequantize(block, bytes, out).map_err(|e| bad(e.to_string()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_that_no_machine_has_is_refused_by_name() {
+        for len in [1 << 46, usize::MAX] {
+            let error = zeros("w", len).unwrap_err();
+            let wanted = format!("there is no memory for {} bytes of weights (w)", len.saturating_mul(4));
+            assert!(matches!(error, Error::NoMemory { .. }) && error.to_string() == wanted, "{error}");
+            assert!(error.hint().is_some());
+        }
+        let part = Part { kind: TensorType::F32, rows: 1 << 23, cols: 1 << 23, bytes: Cow::Borrowed(&[]) };
+        assert!(matches!(part.to_f32(), Err(Error::NoMemory { .. })));
+    }
 }

@@ -1,97 +1,43 @@
-//! A mixer written outside the crate, in a model and under its laws: the mean of all tokens so far.
+//! Mixers written outside the crate: that of `examples/custom_mixer.rs` in a model, under its laws and in folders; and
+//! others whose parameters are named like the block's own.
 
-use gently_models::config::{DecoderConfig, Family};
-use gently_models::init::Init;
-use gently_models::layers::Linear;
-use gently_models::mixers::{MixCtx, Mixer, MixerState};
-use gently_models::params::Builder;
-use gently_models::{Batch, Decoder, Error, ForwardCx, Result};
-use gently_tensor::{DType, Device, Rng, Tensor};
+// The example is written against the facade, which this crate does not know.
+extern crate self as gently;
 
-/// `y_t = W · mean(x_1 … x_t)`.
-struct RunningMean {
-    out: Linear,
-    width: usize,
+use gently_models as models;
+use gently_tensor as tensor;
+
+mod prelude {
+    pub use gently_models::{Batch, Decoder, DecoderConfig, ForwardCx};
+    pub use gently_tensor::{DType, Device, Rng, Tensor};
 }
 
-/// The sum of the tokens seen, `[B,1,C]`, and their number.
-#[derive(Clone)]
-struct Sum {
-    total: Tensor,
-    seen: usize,
+#[allow(dead_code, reason = "its main")]
+#[path = "../../../examples/custom_mixer.rs"]
+mod example;
+
+use models::config::{Family, Position};
+use models::init::Init;
+use models::mixers::SoftmaxAttention;
+use models::params::{Builder, ParamKind};
+use models::{Error, WeightSource};
+use prelude::*;
+
+fn config() -> DecoderConfig {
+    DecoderConfig { vocab: 13, context: 32, layers: 2, heads: 2, width: 8, ..DecoderConfig::preset(Family::Gpt2) }
 }
 
-impl Mixer for RunningMean {
-    type State = Sum;
-
-    fn mix(&self, x: &Tensor, state: &mut Sum, cx: &MixCtx) -> Result<Tensor> {
-        let t = x.dims()[1];
-        // Row i of the matrix takes the mean of what was seen and of the first i+1 new tokens.
-        let share = |i: usize| 1.0 / (state.seen + i + 1) as f32;
-        let rows: Vec<f32> = (0..t * t).map(|n| if n % t <= n / t { share(n / t) } else { 0.0 }).collect();
-        let shares: Vec<f32> = (0..t).map(share).collect();
-        let new = Tensor::from_slice(&rows, [t, t], &x.device())?.matmul(x)?; // [B,T,C]
-        let old = state.total.mul(&Tensor::from_slice(&shares, [t, 1], &x.device())?)?; // [B,T,C]
-        let y = new.add(&old)?;
-        if cx.keep {
-            state.total = state.total.add(&x.sum(1, true)?)?;
-            state.seen += t;
-        }
-        self.out.close_branch(&y, cx.residual.as_ref(), cx.dropout_at("branch"), cx.compute)
-    }
-
-    fn init_state(&self, batch: usize) -> Sum {
-        let total = Tensor::zeros([batch, 1, self.width], DType::F32, &Device::Cpu);
-        Sum { total: total.expect("a small tensor of zeros"), seen: 0 }
-    }
+fn model(seed: u64) -> Decoder {
+    example::model(&config(), &Rng::new(seed), &Device::Cpu).unwrap()
 }
 
-impl MixerState for Sum {
-    fn len(&self) -> usize {
-        self.seen
-    }
-
-    /// A sum does not know its parts: it can only stay or start again.
-    fn truncate(&mut self, len: usize) -> Result<()> {
-        if len == self.seen {
-            return Ok(());
-        }
-        Err(Error::State { what: format!("a sum of {} tokens cannot go back to {len}", self.seen) })
-    }
-
-    fn bytes(&self) -> usize {
-        4 * self.total.numel()
-    }
-
-    fn save(&self) -> Result<Vec<(&'static str, Tensor)>> {
-        Ok(vec![("total", self.total.clone())])
-    }
-
-    fn load(&mut self, len: usize, get: &mut dyn FnMut(&str) -> Result<Tensor>) -> Result<()> {
-        let total = get("total")?;
-        if total.dims() != self.total.dims() {
-            return Err(Error::State { what: format!("a sum of shape {:?}", total.dims()) });
-        }
-        (self.total, self.seen) = (total, len);
-        Ok(())
-    }
-}
-
-fn model() -> Decoder {
-    let cfg =
-        DecoderConfig { vocab: 13, context: 32, layers: 2, heads: 2, width: 8, ..DecoderConfig::preset(Family::Gpt2) };
-    let rng = Rng::new(6);
-    Decoder::with_mixers(&cfg, Builder::new(Some(&rng), &Device::Cpu), |b, _layer| {
-        let init = Init::Normal { std: 0.3 };
-        let path = b.path().to_owned();
-        Ok(Box::new(RunningMean { out: Linear::new(b.scope(format!("{path}.out")), 8, 8, false, init)?, width: 8 }))
-    })
-    .unwrap()
+fn values(model: &Decoder) -> Vec<(&str, Vec<f32>)> {
+    model.params().iter().map(|p| (p.name.as_str(), p.tensor.to_vec().unwrap())).collect()
 }
 
 #[test]
 fn it_trains() {
-    let model = model();
+    let model = model(6);
     let ids = model.ids(&[1, 2, 3, 4, 5, 6], 2).unwrap();
     let batch = Batch { ids: &ids, targets: &ids, docs: None };
     for recompute in [false, true] {
@@ -99,12 +45,12 @@ fn it_trains() {
         let grads = model.loss(&batch, 1.0, &cx).unwrap().backward().unwrap();
         assert!(model.params().iter().all(|p| grads.get(&p.tensor).is_some()));
     }
-    assert!(model.params().iter().any(|p| p.name == "blocks.1.mixer.out.weight"));
+    assert!(model.params().iter().any(|p| p.name == "blocks.1.mixer.weight"));
 }
 
 #[test]
 fn any_split_is_the_whole_and_states_are_kept() {
-    let model = model();
+    let model = model(6);
     let ids = [1, 5, 2, 8, 12, 3, 3, 7];
     let whole = model.logits(&model.ids(&ids, 1).unwrap(), &ForwardCx::default()).unwrap();
     let last = whole.narrow(1, 7, 1).unwrap().to_vec::<f32>().unwrap();
@@ -120,4 +66,81 @@ fn any_split_is_the_whole_and_states_are_kept() {
         assert!(a.iter().zip(&last).all(|(x, y)| (x - y).abs() < 1e-5), "{a:?} {last:?}");
         assert!(matches!(state.truncate(2), Err(Error::State { .. })));
     }
+}
+
+#[test]
+fn a_folder_holds_what_the_mixers_have() {
+    let alibi = DecoderConfig { position: Position::Alibi, ..config() };
+    for cfg in [config(), alibi] {
+        let make = |seed| example::model(&cfg, &Rng::new(seed), &Device::Cpu).unwrap();
+        let (model, again, sharded) = (make(6), make(7), make(8));
+        let (dir, shards) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        model.save_pretrained(dir.path()).unwrap();
+        again.load_weights(dir.path()).unwrap();
+        assert_eq!(values(&again), values(&model));
+        model.save_sharded(shards.path(), 1000).unwrap();
+        sharded.load_weights(shards.path()).unwrap();
+        assert_eq!(values(&sharded), values(&model));
+        assert!(model.rounded_when_saved().unwrap().is_empty());
+
+        // Without the code of the mixers it is no model.
+        let plain = Decoder::new(&cfg, &Rng::new(6), &Device::Cpu).unwrap();
+        let opened = [WeightSource::open(dir.path()).err(), plain.load_weights(dir.path()).err()];
+        for error in opened.map(Option::unwrap) {
+            assert!(matches!(error, Error::OtherMixers { .. }), "{error}");
+            assert!(error.to_string().contains("config.json"), "{error}");
+            assert!(error.hint().unwrap().contains("Decoder::with_mixers"));
+        }
+        // And the parameters of others are not its own.
+        let other = tempfile::tempdir().unwrap();
+        plain.save_pretrained(other.path()).unwrap();
+        let error = model.load_weights(other.path()).unwrap_err();
+        assert!(error.to_string().contains("blocks.0.mixer."), "{error}");
+        assert_eq!(values(&again), values(&model), "nothing was read");
+    }
+}
+
+#[test]
+fn parameters_of_any_rank_are_kept() {
+    let make = |seed| {
+        let cfg = config();
+        Decoder::with_mixers(&cfg, Builder::new(Some(&Rng::new(seed)), &Device::Cpu), |b, _| {
+            let normal = Init::Normal { std: 1.0 };
+            b.param("gain", &[], normal, ParamKind::Vector)?;
+            b.param("taps", &[3, 2, 4], normal, ParamKind::Matrix)?;
+            Ok(Box::new(SoftmaxAttention::new(b, &cfg, None)?))
+        })
+        .unwrap()
+    };
+    let (model, again, dir) = (make(6), make(7), tempfile::tempdir().unwrap());
+    model.save_pretrained(dir.path()).unwrap();
+    again.load_weights(dir.path()).unwrap();
+    assert_eq!(values(&again), values(&model));
+}
+
+#[test]
+fn mixers_with_the_usual_names_are_not_taken_for_the_usual_ones() {
+    let cfg = config();
+    let make = |seed| {
+        Decoder::with_mixers(&cfg, Builder::new(Some(&Rng::new(seed)), &Device::Cpu), |b, layer| {
+            let window = (layer == 0).then_some(3);
+            Ok(Box::new(SoftmaxAttention::new(b, &DecoderConfig { window, ..cfg.clone() }, None)?))
+        })
+        .unwrap()
+    };
+    let (model, dir) = (make(6), tempfile::tempdir().unwrap());
+    assert!(model.has_other_mixers());
+    model.save_pretrained(dir.path()).unwrap();
+    let error = Decoder::load_pretrained(dir.path(), &Device::Cpu).err().unwrap();
+    assert!(matches!(error, Error::OtherMixers { .. }), "{error}");
+    let again = make(7);
+    again.load_weights(dir.path()).unwrap();
+    assert_eq!(values(&again), values(&model));
+
+    // They may start from the weights of a published model.
+    let plain = Decoder::new(&cfg, &Rng::new(8), &Device::Cpu).unwrap();
+    assert!(!plain.has_other_mixers());
+    plain.save_pretrained(dir.path()).unwrap();
+    model.load_weights(dir.path()).unwrap();
+    assert_eq!(values(&model), values(&plain));
 }

@@ -2,12 +2,13 @@
 //! rows of a batch and packed documents do not influence each other; states fork, cut, save and load.
 
 use gently_models::config::{DecoderConfig, Family, NormPlace, Position};
-use gently_models::{Decoder, DecoderState, Error, ForwardCx};
+use gently_models::{Batch, Decoder, DecoderState, Error, ForwardCx};
 use gently_tensor::{Device, Rng, Tensor};
 use proptest::prelude::*;
 
 const VOCAB: usize = 29;
 const CONTEXT: usize = 96;
+const WIDTH: usize = 16;
 
 fn configs() -> Vec<DecoderConfig> {
     let base = |family| DecoderConfig {
@@ -16,7 +17,7 @@ fn configs() -> Vec<DecoderConfig> {
         layers: 2,
         heads: 4,
         kv_heads: None,
-        width: 16,
+        width: WIDTH,
         init_std: 0.3,
         ..DecoderConfig::preset(family)
     };
@@ -127,12 +128,12 @@ proptest! {
         let docs: Vec<u32> =
             lengths.iter().enumerate().flat_map(|(i, &n)| vec![40 + i as u32; n]).collect();
         let cx = ForwardCx::default();
-        let packed = model.logits_packed(&model.ids(&ids, 1).unwrap(), &model.ids(&docs, 1).unwrap(), &cx).unwrap();
-        let packed = values(&packed);
+        let docs = model.ids(&docs, 1).unwrap();
+        let packed = values(&model.features(&model.ids(&ids, 1).unwrap(), Some(&docs), &cx).unwrap());
         let mut at = 0;
         for n in lengths {
-            let alone = values(&model.logits(&model.ids(&ids[at..at + n], 1).unwrap(), &cx).unwrap());
-            assert_close(&packed[at * VOCAB..(at + n) * VOCAB], &alone, "document");
+            let alone = values(&model.features(&model.ids(&ids[at..at + n], 1).unwrap(), None, &cx).unwrap());
+            assert_close(&packed[at * WIDTH..(at + n) * WIDTH], &alone, "document");
             at += n;
         }
     }
@@ -145,11 +146,11 @@ fn a_document_cannot_change_another() {
         let docs = model.ids(&[0, 0, 0, 0, 1, 1, 1, 1], 1).unwrap();
         let run = |first: u32| {
             let ids = model.ids(&[first, 2, 3, first, 4, 5, 6, 7], 1).unwrap();
-            values(&model.logits_packed(&ids, &docs, &ForwardCx::default()).unwrap())
+            values(&model.features(&ids, Some(&docs), &ForwardCx::default()).unwrap())
         };
         let (a, b) = (run(1), run(20));
-        assert_eq!(a[4 * VOCAB..], b[4 * VOCAB..], "same shapes, so the same bits");
-        assert_ne!(a[..4 * VOCAB], b[..4 * VOCAB]);
+        assert_eq!(a[4 * WIDTH..], b[4 * WIDTH..], "same shapes, so the same bits");
+        assert_ne!(a[..4 * WIDTH], b[..4 * WIDTH]);
     }
 }
 
@@ -164,12 +165,13 @@ fn a_saved_state_continues_identically() {
             model.step(&columns(&model, &ids, 2, at, 1), &mut state).unwrap();
         }
         let mut loaded = model.init_state(2);
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state.safetensors");
-        state.save(&path).unwrap();
-        loaded.load(&path).unwrap();
+        let saved = state.to_tensors().unwrap();
+        loaded.restore(60, &saved).unwrap();
         assert_eq!(loaded.len(), 60);
-        assert!(matches!(model.init_state(1).load(&path), Err(Error::State { .. })), "another batch");
+        assert!(matches!(model.init_state(1).restore(60, &saved), Err(Error::State { .. })), "another batch");
+        let shorter = self::model(&DecoderConfig { layers: 1, ..cfg });
+        let error = shorter.init_state(2).restore(60, &saved).unwrap_err().to_string();
+        assert!(error.contains("layers.1.keys has no place"), "{error}");
         for at in 60..70 {
             let next = columns(&model, &ids, 2, at, 1);
             let (a, b) = (model.step(&next, &mut state).unwrap(), model.step(&next, &mut loaded).unwrap());
@@ -249,6 +251,9 @@ fn misuse_is_an_error_that_says_so() {
     assert!(error.contains("97") && error.contains("96"), "{error}");
     assert!(model.ids(&[1, 2, 3], 2).is_err());
     assert!(model.ids(&[1, 2, 3], 0).is_err());
+    let (ids, targets) = (model.ids(&[1, 2, 3, 4], 2).unwrap(), model.ids(&[2, 3, 4, 5], 1).unwrap());
+    let error = model.loss(&Batch { ids: &ids, targets: &targets, docs: None }, 1.0, &cx).unwrap_err().to_string();
+    assert!(error.contains("[2, 2]") && error.contains("[1, 4]"), "{error}");
     let outside = model.ids(&[VOCAB as u32], 1).unwrap();
     assert!(model.logits(&outside, &cx).is_err());
     let mut state = model.init_state(2);
@@ -257,4 +262,7 @@ fn misuse_is_an_error_that_says_so() {
     assert!(state.restore(1, &Default::default()).is_err());
     assert!(state.restore(usize::MAX, &Default::default()).is_err());
     assert_eq!(state.len(), 1);
+    // Cut to nothing it is as one before the first token.
+    state.truncate(0).unwrap();
+    model.init_state(2).restore(0, &state.to_tensors().unwrap()).unwrap();
 }

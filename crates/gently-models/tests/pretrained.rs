@@ -143,7 +143,7 @@ fn what_is_wrong_is_named() {
         (Family::Gpt2, |j| j["scale_attn_by_inverse_layer_idx"] = json!(true), "scale_attn_by_inverse_layer_idx"),
         (Family::Gpt2, |j| j["activation_function"] = json!("mish"), "mish"),
         (Family::Gpt2, |j| j["n_head"] = json!("two"), "n_head"),
-        (Family::Gpt2, |j| j["n_layer"] = json!(1u64 << 27), "layers"),
+        (Family::Gpt2, |j| j["n_layer"] = json!(1u64 << 27), "n_layer = 134217728"),
         (Family::Gpt2, |j| j["n_embd"] = json!(1u64 << 14), "wte.weight"),
         (Family::Gpt2, |j| j["vocab_size"] = json!(1u64 << 28), "wte.weight"),
         (Family::Llama, |j| j["rope_parameters"] = json!({"rope_type": "dynamic"}), "rope_parameters"),

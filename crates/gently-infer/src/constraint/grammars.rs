@@ -1,6 +1,7 @@
 //! Grammars of one vocabulary.
 
-use super::{Constraint, ConstraintError, Guide, Kind};
+use super::forces::{Forces, MOST_TERMINAL};
+use super::{Constraint, ConstraintError, Guide, Kind, schema};
 use crate::error::Result;
 use gently_text::Tokenizer;
 use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
@@ -8,6 +9,7 @@ use llguidance::earley::lexerspec::LexerSpec;
 use llguidance::toktrie::{INVALID_TOKEN, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
 use llguidance::{Logger, Matcher, ParserFactory};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,6 +19,8 @@ const MOST_TOKEN: usize = 1000;
 const MOST_BYTES: usize = (1 << 22) - 1;
 /// Grammars kept for a next request.
 const KEPT: usize = 8;
+/// Most terminals of the shortest text that a grammar allows, each a byte at least: no model writes as many.
+const MOST_SHORTEST: u64 = 1 << 20;
 /// Room for grammars that are nested deeply.
 const STACK: usize = 64 << 20;
 
@@ -32,7 +36,7 @@ fn limits(kind: Kind) -> ParserLimits {
             Kind::Choice | Kind::Gbnf => 1_000_000,
         },
         // 1 to 2 KiB each, for every text that is held to it: tens of megabytes.
-        max_lexer_states: 20_000,
+        max_lexer_states: MOST_TERMINAL as usize,
         verbose_errors: false,
         ..ParserLimits::default()
     }
@@ -60,13 +64,15 @@ impl Grammars {
     /// [`crate::Error::Text`] for a tokenizer whose tokens have no bytes of their own; [`ConstraintError::Vocabulary`] for an
     /// oversized one.
     pub fn new(tokenizer: &Tokenizer) -> Result<Self> {
-        let vocab = tokenizer.vocab_size();
+        let (vocab, choosable) = (tokenizer.vocab_size(), tokenizer.choosable());
         let ends: Arc<[u32]> = tokenizer.ends().iter().copied().filter(|&id| (id as usize) < vocab).collect();
         let mut words = Vec::with_capacity(vocab);
         let mut bytes = 0usize;
         for id in 0..vocab as u32 {
             let own = tokenizer.bytes_within(id)?.filter(|_| !ends.contains(&id));
             let word = match own {
+                // Padding is spelled, and is no text.
+                _ if id as usize >= choosable => Vec::new(),
                 Some(word) if word.len() <= MOST_TOKEN && word.first() != Some(&TokTrie::SPECIAL_TOKEN_MARKER) => word,
                 // Never chosen.
                 Some(_) => Vec::new(),
@@ -145,25 +151,41 @@ impl Grammars {
             Kind::Regex => TopLevelGrammar::from_regex(text),
             Kind::Lark | Kind::Gbnf | Kind::Choice => TopLevelGrammar::from_lark(text.to_owned()),
             Kind::JsonSchema => {
-                let mut schema: Value = serde_json::from_str(text).map_err(|e| failed(&e))?;
-                if schema == Value::Bool(true) {
-                    schema = json!({});
+                let mut wanted: Value = serde_json::from_str(text).map_err(|e| failed(&e))?;
+                if wanted == Value::Bool(true) {
+                    wanted = json!({});
                 }
-                if let Some(object) = schema.as_object_mut() {
-                    // With free white space a model may write it for ever; this is how most JSON that it read is spaced.
-                    object.entry("x-guidance").or_insert_with(
-                        || json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "}),
-                    );
+                if let Some(object) = wanted.as_object_mut() {
+                    schema::space(object);
                 }
-                TopLevelGrammar::from_json_schema(schema)
+                TopLevelGrammar::from_json_schema(wanted)
             }
         };
-        let parser = self.factory.create_parser_from_init_ext(
-            GrammarInit::Serialized(grammar),
-            Logger::new(0, 0),
-            InferenceCapabilities { ff_tokens: true, ..InferenceCapabilities::default() },
-            limits(constraint.kind),
-        );
+        let parse = |init: GrammarInit| {
+            let caps = InferenceCapabilities { ff_tokens: true, ..InferenceCapabilities::default() };
+            self.factory.create_parser_from_init_ext(init, Logger::new(0, 0), caps, limits(constraint.kind))
+        };
+        let init = GrammarInit::Serialized(grammar);
+        let mut parser = parse(init.clone());
+        let forces = parser.as_ref().ok().map(|p| Forces::of(p.parser.grammar()));
+        if let Some(Forces { shortest, little }) = forces {
+            match shortest {
+                None => return Err(failed(&"it allows no text that has an end")),
+                Some(most) if most > MOST_SHORTEST => {
+                    return Err(failed(&format!("each text that it allows is longer than {MOST_SHORTEST} bytes")));
+                }
+                // The matcher would follow a forced text to its end before its first token. Without that its masks still allow
+                // nothing else, token by token.
+                Some(_) if !little => {
+                    let env = self.factory.tok_env().clone();
+                    parser = init.to_internal(Some(env), limits(constraint.kind)).and_then(|(rules, mut lexer)| {
+                        lexer.no_forcing = true;
+                        parse(GrammarInit::Internal(rules, lexer))
+                    });
+                }
+                Some(_) => {}
+            }
+        }
         if parser.as_ref().is_ok_and(|p| takes_back(p.parser.grammar().lexer_spec())) {
             return Err(failed(&"a rule of it takes back what was written: suffix= in place of stop= does not"));
         }
@@ -175,11 +197,26 @@ impl Grammars {
             }
             // The place is one in what was made of it.
             Some(e) if matches!(constraint.kind, Kind::Regex | Kind::Gbnf | Kind::Choice) => {
-                Err(failed(&e.split_once("): ").map_or(e.as_str(), |(_, rest)| rest)))
+                Err(failed(&in_our_words(e.split_once("): ").map_or(e.as_str(), |(_, rest)| rest))))
             }
-            Some(e) => Err(failed(&e)),
+            Some(e) => Err(failed(&in_our_words(&e))),
             None => Ok(matcher),
         }
+    }
+}
+
+/// What the library says, without advice that cannot be taken here: options that constraints refuse, features that it was built
+/// without, and a list of tokens that is cut in its middle.
+fn in_our_words(said: &str) -> Cow<'_, str> {
+    if said.contains("coerce_one_of") {
+        return "oneOf with schemas that may hold together is not supported; anyOf is".into();
+    }
+    if let Some((_, reference)) = said.split_once("without 'referencing' feature; ref ") {
+        return format!("$ref {reference} leads out of the schema; only those that begin with #/ are followed").into();
+    }
+    match said.split_once("; following special tokens are available") {
+        Some((unknown, _)) => unknown.into(),
+        None => said.into(),
     }
 }
 

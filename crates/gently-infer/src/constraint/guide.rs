@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-/// Forced tokens looked at before a grammar is believed.
+/// Forced tokens taken before a grammar is believed. (How many may be found at once was bounded when it was compiled.)
 const MOST_TRIED: usize = 1024;
 /// How the matcher calls a place where no token may come; an error leaves nothing else of it.
 const NOTHING: &str = "NoExtensionBias";
@@ -101,11 +101,21 @@ impl Guide {
         Ok(true)
     }
 
-    /// Goes on by a token that was chosen.
+    /// Goes on by a token that was chosen. While one is [forced](Guide::forced) and was not given out, it is the only one that may
+    /// come.
     ///
     /// # Errors
     /// [`ConstraintError::Stuck`] for a token that may not come next.
     pub fn take(&mut self, id: u32) -> Result<()> {
+        match self.forced.front().copied() {
+            None => {}
+            // The matcher has it already.
+            Some(next) if next == id => {
+                self.forced.pop_front();
+                return Ok(());
+            }
+            Some(next) => return Err(self.stuck(&format!("token {id} was chosen, and token {next} is forced"))),
+        }
         // A sampler must choose something even if it is left no finite logit.
         if let Some(Ok(allowed)) = &self.mask
             && ((id as usize) >= allowed.len() || !allowed.is_allowed(id))

@@ -22,6 +22,7 @@
 //! ```
 
 mod ahead;
+mod forces;
 mod gbnf;
 mod grammars;
 mod guide;

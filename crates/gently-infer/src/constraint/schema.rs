@@ -31,12 +31,25 @@ const OWN: [&str; 7] = [
 
 /// Refuses what would take too long, and what texts would not be held to.
 pub(super) fn check(schema: &Value) -> Result<(), String> {
-    if let Some(Value::Object(guidance)) = schema.get("x-guidance") {
-        spacing(guidance)?;
+    match schema.get("x-guidance") {
+        Some(Value::Object(guidance)) => spacing(guidance)?,
+        Some(other) => return Err(format!("x-guidance is {other}, no object")),
+        None => {}
     }
     let mut walk = Walk { refers: refers(schema), ..Walk::default() };
     walk.visit(schema, false)?;
     if walk.refers && walk.joins { within(&walk.found) } else { Ok(()) }
+}
+
+/// Says how a text is spaced where the schema's `x-guidance` does not: on one line, as most JSON that a model has read. With free
+/// white space it may write that for ever. Who asks for free white space gets it around bare separators.
+pub(super) fn space(schema: &mut Map<String, Value>) {
+    let guidance = schema.entry("x-guidance").or_insert_with(|| Value::Object(Map::new()));
+    let Some(guidance) = guidance.as_object_mut() else { return };
+    if guidance.entry("whitespace_flexible").or_insert(Value::Bool(false)) == &Value::Bool(false) {
+        guidance.entry("item_separator").or_insert_with(|| ", ".into());
+        guidance.entry("key_separator").or_insert_with(|| ": ".into());
+    }
 }
 
 /// Refuses what `x-guidance` may ask of the compiler beyond white space: some of it makes texts no JSON, or ignores keywords.
@@ -213,6 +226,7 @@ fn common(a: u64, b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn said(schema: &str) -> String {
         check(&serde_json::from_str(schema).unwrap()).map_or_else(|e| e, |()| String::new())
@@ -289,6 +303,7 @@ mod tests {
             (r#"{"x-guidance": {"lenient": true}}"#, "x-guidance has \"lenient\""),
             (r#"{"x-guidance": {"coerce_one_of": true}}"#, "coerce_one_of"),
             (r#"{"x-guidance": {"whitespace_pattern": "abc"}}"#, "whitespace_pattern"),
+            (r#"{"x-guidance": []}"#, "x-guidance is [], no object"),
         ] {
             assert!(said(schema).contains(part), "{schema}: {}", said(schema));
         }
@@ -299,6 +314,26 @@ mod tests {
         ] {
             assert_eq!(said(schema), "", "{schema}");
         }
+    }
+
+    #[test]
+    fn what_a_schema_does_not_say_of_its_spacing_is_filled_in() {
+        let spaced = |guidance: Value| {
+            let mut schema = Map::from_iter([("x-guidance".to_owned(), guidance)]);
+            space(&mut schema);
+            schema.remove("x-guidance").unwrap()
+        };
+        let line = json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
+        for part in [json!({}), json!({"whitespace_flexible": false}), json!({"item_separator": ", "})] {
+            assert_eq!(spaced(part), line);
+        }
+        let tight = json!({"whitespace_flexible": false, "item_separator": ",", "key_separator": ": "});
+        assert_eq!(spaced(json!({"item_separator": ","})), tight);
+        let free = json!({"whitespace_flexible": true});
+        assert_eq!(spaced(free.clone()), free);
+        let mut none = Map::new();
+        space(&mut none);
+        assert_eq!(none["x-guidance"], line);
     }
 
     #[test]

@@ -1,15 +1,7 @@
 use super::*;
-use crate::plan::PlanOptions;
 use crate::speculate::Lookup;
 use crate::state::left;
-use gently_models::{Decoder, DecoderConfig};
-use gently_tensor::{Device, Rng};
-
-fn plan() -> Arc<Plan> {
-    let cfg = DecoderConfig { vocab: 16, layers: 1, heads: 2, width: 8, ..DecoderConfig::named("gpt2").unwrap() };
-    let model = Decoder::new(&cfg, &Rng::new(0), &Device::Cpu).unwrap();
-    Arc::new(Plan::new(&model, PlanOptions::default()).unwrap())
-}
+use crate::testing::plan;
 
 /// Always chooses token 5.
 fn fives() -> SamplingParams {
@@ -53,7 +45,7 @@ fn wrong_guesses_are_not_kept_for_others() {
     scheduler.step(&|| true);
     assert_eq!(scheduler.running[0].tokens[70..], [5]);
     let guessed = [&prompt[..], &[11, 12, 13, 14]].concat();
-    assert_eq!(scheduler.prefix.lookup(&guessed, usize::MAX).unwrap().tokens(), prompt);
+    assert_eq!(scheduler.prefix.lookup(&scheduler.plan, &guessed, usize::MAX).unwrap().tokens(), prompt);
 }
 
 #[test]
@@ -105,4 +97,41 @@ fn a_request_without_memory_for_its_pages_fails_alone() {
         events.extend(scheduler.step(&|| true));
     }
     assert!(matches!(events.last(), Some((_, Event::End(End::Length)))), "{events:?}");
+}
+
+#[test]
+fn prompts_that_are_read_together_go_on_together() {
+    // A share for each of three, and less than a token for each: then they take turns.
+    for (chunk, most_apart) in [(9, 0), (2, 1), (1, 1)] {
+        let options =
+            EngineOptions { chunk, threads: Some(1), prefix_bytes: 0, lookup: None, ..EngineOptions::default() };
+        let mut scheduler = Scheduler::new(plan(), options);
+        for first in 1..=3 {
+            scheduler.submit(Request { max_tokens: 1, sampling: fives(), ..Request::new(vec![first; 40]) }).unwrap();
+        }
+        for pass in 1..=12 {
+            scheduler.step(&|| true);
+            let read: Vec<usize> = scheduler.running.iter().map(|r| r.state.len()).collect();
+            assert_eq!((read.len(), read.iter().sum::<usize>()), (3, pass * chunk));
+            let apart = read.iter().max().unwrap() - read.iter().min().unwrap();
+            assert!(apart <= most_apart, "{read:?} after {pass} passes of {chunk} rows");
+        }
+    }
+}
+
+#[test]
+fn a_sequence_whose_guesses_are_wrong_makes_none_for_a_while() {
+    let lookup = Some(Lookup { longest: 2, shortest: 1, draft: 4 });
+    let options = EngineOptions { threads: Some(1), prefix_bytes: 0, lookup, ..EngineOptions::default() };
+    let mut scheduler = Scheduler::new(plan(), options);
+    let prompt: Vec<u32> = (1..=15).chain(1..=15).collect();
+    scheduler.submit(Request { max_tokens: 40, sampling: fives(), ..Request::new(prompt) }).unwrap();
+    // The prompt is read. After the 5 that is written stood other tokens, and that guess is wrong; those of later passes, a 5
+    // after a 5, would be right.
+    let mut written = Vec::new();
+    for _ in 0..11 {
+        let events = scheduler.step(&|| true);
+        written.push(events.iter().filter(|(_, e)| matches!(e, Event::Token(_))).count());
+    }
+    assert_eq!(written, [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2]);
 }

@@ -67,7 +67,7 @@ pub enum Layout {
     NeoX,
     /// BERT encoders without their heads: MiniLM and other sentence embedders.
     Bert,
-    /// Configurations that no published family covers, under our own names.
+    /// Configurations that no published family covers, and models with mixers from elsewhere, under our own names.
     Native,
 }
 
@@ -268,7 +268,8 @@ impl Layout {
 ///
 /// # Errors
 /// [`Error::UnknownModelType`], [`Error::UnsupportedOption`] for a published option that would be silently
-/// wrong, [`Error::Json`] for missing keys, wrong types and impossible values.
+/// wrong, [`Error::OtherMixers`] for a model that the configuration does not say wholly, [`Error::Json`] for missing keys,
+/// wrong types and impossible values.
 pub fn read_config(json: &Value, path: &Path) -> Result<(Layout, DecoderConfig)> {
     let keys = Keys::new(json, path)?;
     let own = || match json.get("gently") {
@@ -282,7 +283,8 @@ pub fn read_config(json: &Value, path: &Path) -> Result<(Layout, DecoderConfig)>
     };
     let model_type = keys.text("model_type")?;
     let (layout, cfg) = match Entry::of_model_type(model_type) {
-        None if model_type == "gently" => (Layout::Native, own()?),
+        None if native::has_other_mixers(json) => return Err(Error::OtherMixers { path: path.to_owned() }),
+        None if native::is_native(json) => (Layout::Native, own()?),
         None => return Err(Error::UnknownModelType { path: path.to_owned(), model_type: model_type.to_owned() }),
         Some(entry) => {
             let published = (entry.from_json)(&keys)?;

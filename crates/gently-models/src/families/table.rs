@@ -1,6 +1,8 @@
 //! The table that joins our parameters to published tensors.
 
 use crate::config::DecoderConfig;
+use crate::error::Result;
+use crate::weights::zeros;
 
 /// Where the rows of one of our parameters lie in published tensors.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +62,21 @@ impl Order {
                 (3 * head + part) * d + within
             }
         }
+    }
+
+    /// Rows of `width` numbers in our order, put in theirs. `name` is that of their tensor.
+    ///
+    /// # Errors
+    /// [`crate::Error::NoMemory`].
+    pub(crate) fn to_theirs(self, name: &str, ours: Vec<f32>, width: usize) -> Result<Vec<f32>> {
+        if self == Self::Same {
+            return Ok(ours);
+        }
+        let mut theirs = zeros(name, ours.len())?;
+        for (row, numbers) in ours.chunks_exact(width.max(1)).enumerate() {
+            theirs[self.source(row) * width..][..width].copy_from_slice(numbers);
+        }
+        Ok(theirs)
     }
 }
 

@@ -31,7 +31,7 @@ struct Store {
 }
 
 impl KvCache {
-    /// An empty cache. `window` is the number of tokens a token can see, itself included.
+    /// An empty cache. `window` is the number of tokens a token can see, itself included; with 0 or 1 it sees none before it.
     pub fn new(batch: usize, kv_heads: usize, head_width: usize, window: Option<usize>) -> Self {
         Self { batch, kv_heads, head_width, window, start: 0, rows: 0, store: None }
     }
@@ -97,8 +97,8 @@ impl KvCache {
     /// With a window: once half of the rows are out of sight of the next token, lets go of them.
     fn drop_unseen(&mut self) -> Result<()> {
         let (Some(window), Some(store)) = (self.window, &self.store) else { return Ok(()) };
-        let seen = window - 1;
-        if self.rows <= 2 * seen.max(16) {
+        let seen = window.saturating_sub(1);
+        if self.rows <= seen.max(16).saturating_mul(2) {
             return Ok(());
         }
         let (dtype, device) = (store.keys.dtype(), store.keys.device());
@@ -121,7 +121,7 @@ fn copy_rows(from: &Tensor, at: usize, into: &Tensor, to: usize, n: usize) -> Re
             Ok(())
         })?
     }
-    if n == 0 || into.device() == Device::Meta {
+    if n == 0 || into.numel() == 0 || into.device() == Device::Meta {
         return Ok(());
     }
     let from = from.narrow(1, at, n)?;
@@ -142,7 +142,7 @@ impl MixerState for KvCache {
             return Err(Error::State { what });
         }
         // The next token must still find all it can see.
-        let sees = self.window.map_or(len, |w| len.min(w - 1));
+        let sees = self.window.map_or(len, |w| len.min(w.saturating_sub(1)));
         if len - sees < self.start {
             let what = format!("it keeps tokens from {} on and cannot go back to {len}", self.start);
             return Err(Error::State { what });
@@ -157,7 +157,8 @@ impl MixerState for KvCache {
     }
 
     fn save(&self) -> Result<Vec<(&'static str, Tensor)>> {
-        let Some(store) = &self.store else { return Ok(Vec::new()) };
+        // Cut to nothing it may have a store, of which a fresh one takes nothing.
+        let Some(store) = self.store.as_ref().filter(|_| !self.is_empty()) else { return Ok(Vec::new()) };
         let rows = |t: &Tensor| -> Result<Tensor> { Ok(t.narrow(1, 0, self.rows)?.copy()?) };
         Ok(vec![("keys", rows(&store.keys)?), ("values", rows(&store.values)?)])
     }
@@ -169,7 +170,7 @@ impl MixerState for KvCache {
         }
         let (keys, values) = (get("keys")?, get("values")?);
         let rows = keys.dims().get(1).copied().unwrap_or(0);
-        let needed = self.window.map_or(len, |w| len.min(w - 1));
+        let needed = self.window.map_or(len, |w| len.min(w.saturating_sub(1)));
         if rows > len || rows < needed {
             let what = format!("{rows} rows of keys were saved for {len} tokens, {needed} are needed");
             return Err(Error::State { what });
@@ -177,5 +178,27 @@ impl MixerState for KvCache {
         self.start = len - rows;
         self.append(&keys, &values)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_and_sizes_of_nothing_hold_nothing_too_many() {
+        for (heads, width, window) in
+            [(1, 2, Some(0)), (1, 2, Some(1)), (1, 2, Some(usize::MAX)), (1, 0, Some(3)), (0, 2, None)]
+        {
+            let mut cache = KvCache::new(2, heads, width, window);
+            let token = Tensor::ones([2, 1, heads, width], DType::F32, &Device::Cpu).unwrap();
+            for seen in 1..60 {
+                let (keys, values) = cache.append(&token, &token).unwrap();
+                assert_eq!((keys.dims(), cache.len()), (values.dims(), seen));
+                let least = window.map_or(seen, |w| seen.min(w.max(1)));
+                assert!((least..=seen).contains(&keys.dims()[1]), "{window:?}: {keys:?}");
+            }
+            cache.truncate(59).unwrap();
+        }
     }
 }

@@ -444,12 +444,21 @@ impl Sampler {
 /// Natural log-probabilities under the model itself, before temperature, filters and penalties: of `chosen`, and of the
 /// `n` likeliest tokens, likeliest first. `logits` is `[V]`; tokens without a finite logit have minus infinity.
 pub fn logprobs(logits: &[f32], chosen: u32, n: usize) -> (f32, Vec<(u32, f32)>) {
-    let clean = |z: f32| if z.is_nan() { f32::NEG_INFINITY } else { z };
-    let largest = logits.iter().fold(f32::NEG_INFINITY, |m, &z| m.max(clean(z)));
+    let clean = |z: f32| if z.is_finite() { z } else { f32::NEG_INFINITY };
+    // Not-a-numbers are passed over.
+    let largest = match logits.iter().copied().fold(f32::NEG_INFINITY, f32::max) {
+        f32::INFINITY => return logprobs(&Vec::from_iter(logits.iter().map(|&z| clean(z))), chosen, n),
+        // No token has a probability: any number will do.
+        f32::NEG_INFINITY => 0.0,
+        largest => largest,
+    };
     let (mut weights, mut sums) = (vec![0.0; logits.len()], Vec::new());
     choice::weights(logits, largest, 1.0, &mut weights, &mut sums);
     let total: f64 = sums.iter().sum();
-    let logprob = |z: f32| (f64::from(clean(z)) - f64::from(largest) - total.ln()) as f32;
+    let logprob = |z: f32| match z.is_finite() {
+        true => (f64::from(z) - f64::from(largest) - total.ln()) as f32,
+        false => f32::NEG_INFINITY,
+    };
     let mut top: Vec<(u32, f32)> = Vec::new();
     if n > 0 {
         top.extend(logits.iter().enumerate().map(|(i, &z)| (i as u32, clean(z))));

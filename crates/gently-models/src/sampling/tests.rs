@@ -213,7 +213,12 @@ fn log_probabilities_are_the_models_own() {
     assert!((f64::from(chosen) - p[3].ln()).abs() < 1e-6);
     assert_eq!(top.iter().map(|t| t.0).collect::<Vec<_>>(), [1, 4]);
     assert!((f64::from(top[1].1) - p[4].ln()).abs() < 1e-6);
-    assert_eq!(logprobs(&[f32::NAN, 0.0], 0, 0), (f32::NEG_INFINITY, vec![]));
+    const NONE: f32 = f32::NEG_INFINITY;
+    assert_eq!(logprobs(&[f32::NAN, 0.0], 0, 0), (NONE, vec![]));
+    // A logit that is not finite has no probability, the largest neither.
+    assert_eq!(logprobs(&[NONE, NONE], 1, 2), (NONE, vec![(0, NONE), (1, NONE)]));
+    assert_eq!(logprobs(&[f32::INFINITY, 1.0], 0, 2), (NONE, vec![(1, 0.0), (0, NONE)]));
+    assert_eq!(logprobs(&[f32::INFINITY, f32::NAN], 1, 1), (NONE, vec![(0, NONE)]));
 }
 
 #[test]

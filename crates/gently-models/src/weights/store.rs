@@ -1,9 +1,10 @@
 //! Tensors by published name, from safetensors files or a GGUF file.
 
-use super::decode;
+use super::{decode, zeros};
 use crate::error::{Error, Result};
-use crate::pretrained::{INDEX, WEIGHTS, read_json, shard_names};
+use crate::pretrained::{read_json, shard_names};
 use gently_formats::Limits;
+use gently_formats::files::{INDEX, WEIGHTS};
 use gently_formats::gguf::{Gguf, TensorType};
 use gently_formats::safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, BTreeSet};
@@ -144,7 +145,7 @@ impl Raw<'_> {
         }
         let cols: usize = self.shape.iter().skip(1).product();
         let (Some(a), Some(b)) = (self.kind.row_bytes(cols), other.kind.row_bytes(cols)) else { return Ok(false) };
-        let mut rows = [vec![0.0; cols], vec![0.0; cols]];
+        let mut rows = [zeros(self.name, cols)?, zeros(other.name, cols)?];
         for bytes in self.bytes.chunks(a.max(1)).zip(other.bytes.chunks(b.max(1))) {
             decode(self.path, self.name, self.kind, bytes.0, &mut rows[0])?;
             decode(other.path, other.name, other.kind, bytes.1, &mut rows[1])?;
@@ -156,7 +157,7 @@ impl Raw<'_> {
     }
 
     pub fn to_f32(&self) -> Result<Vec<f32>> {
-        let mut out = vec![0.0; self.shape.iter().product()];
+        let mut out = zeros(self.name, self.shape.iter().product())?;
         decode(self.path, self.name, self.kind, self.bytes, &mut out)?;
         Ok(out)
     }

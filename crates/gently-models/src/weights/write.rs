@@ -3,11 +3,11 @@
 //! Here: which tensor gets which type, the keys that a family's file has, and whether they say all of the model. Not here: the
 //! blocks themselves (`gently-kernels::quant`), tokenizers' keys (the caller gives them).
 
-use super::{WeightSource, decode};
+use super::{WeightSource, decode, room, zeros};
 use crate::config::{DecoderConfig, Position};
 use crate::error::{Error, Result};
 use crate::families::rope::{FREQS, InGguf, has_no_freqs};
-use crate::families::{self, Entry, GgufKeys, NameTable, Order, Rows};
+use crate::families::{self, Entry, GgufKeys, NameTable, Rows};
 use crate::pretrained::published_shape;
 use gently_formats::gguf::{Gguf, Metadata, Spec, TensorType, Value, Writer};
 use gently_kernels::quant::{self, BlockType};
@@ -76,7 +76,8 @@ fn file_type(kind: TensorType) -> u32 {
 /// Rows of f32 in another type; `path` and `name` are for messages.
 ///
 /// # Errors
-/// [`gently_formats::Error::Request`] for a type that is not written, and for numbers that it does not hold.
+/// [`gently_formats::Error::Request`] for a type that is not written, and for numbers that it does not hold;
+/// [`Error::NoMemory`].
 pub(crate) fn encode(path: &Path, name: &str, kind: TensorType, values: &[f32]) -> Result<Vec<u8>> {
     let bad = |reason: String| {
         let reason = format!("tensor {name:?}: {reason}");
@@ -86,7 +87,8 @@ pub(crate) fn encode(path: &Path, name: &str, kind: TensorType, values: &[f32]) 
         return Err(bad(format!("{kind} is not a type that can be written")).into());
     };
     let bytes = block.row_bytes(values.len()).ok_or_else(|| bad(format!("it is no whole number of {kind} blocks")))?;
-    let mut out = vec![0; bytes];
+    let mut out = room::<u8>(name, bytes)?;
+    out.resize(bytes, 0);
     quant::quantize(block, values, &mut out).map_err(|e| bad(e.to_string()))?;
     Ok(out)
 }
@@ -126,7 +128,7 @@ pub fn requantize(
         if entry.kind == spec.kind {
             writer.write(bytes)?;
         } else {
-            let mut values = vec![0.0; entry.len()];
+            let mut values = zeros(&spec.name, entry.len())?;
             decode(input.path(), &spec.name, entry.kind, bytes, &mut values)?;
             writer.write(&encode(input.path(), &spec.name, spec.kind, &values)?)?;
         }
@@ -150,7 +152,9 @@ impl WeightSource {
     ) -> Result<()> {
         self.check_head()?;
         let Some(entry) = self.layout.gguf_entry() else {
-            let value = format!("{:?}", self.layout);
+            // As `config.json` names it.
+            let published = self.layout.entry().and_then(|entry| entry.model_types.first());
+            let value = published.copied().unwrap_or("gently").to_owned();
             return Err(Error::UnsupportedOption { path: self.path().into(), key: "layout (for GGUF)", value });
         };
         let architecture = entry.architectures[0];
@@ -191,8 +195,9 @@ impl WeightSource {
         self.check_read_back(entry, &keys, &specs, &table)?;
         keys.extend(more.iter().cloned());
         let mut writer = Writer::create(output, &keys, &specs)?;
+        let mut held = Held::default();
         for (i, (spec, source)) in tensors.iter().enumerate() {
-            let values = self.values(spec, source)?;
+            let values = self.values(spec, source, &mut held)?;
             writer.write(&encode(self.path(), &spec.name, spec.kind, &values)?)?;
             progress(i + 1, specs.len());
         }
@@ -245,25 +250,31 @@ impl WeightSource {
         }
     }
 
-    /// The numbers of a tensor as the file has them.
-    fn values(&self, spec: &Spec, source: &Source) -> Result<Vec<f32>> {
+    /// The numbers of a tensor as the file has them. `held` keeps the parameter for the tensors that have its other rows.
+    fn values(&self, spec: &Spec, source: &Source, held: &mut Held) -> Result<Vec<f32>> {
         let (ours, first, rows) = match source {
-            Source::Zeros => return Ok(vec![0.0; spec.shape.iter().product()]),
+            Source::Zeros => return zeros(&spec.name, spec.shape.iter().product()),
             Source::Factors(factors) => return Ok(factors.iter().map(|f| *f as f32).collect()),
-            Source::Rows { ours, first, rows } => (ours, *first, rows),
+            Source::Rows { ours, first, rows } => (*ours, *first, *rows),
         };
-        let all = self.to_f32(ours)?;
-        let total: usize = self.params.get(*ours).map_or(0, |(_, shape)| shape[0]);
-        let width = all.len() / total.max(1);
-        let part = &all[first * width..(first + rows.rows) * width];
-        let mut values: Vec<f32> = part.iter().map(|v| v - rows.shift).collect();
-        if rows.order != Order::Same {
-            for (row, numbers) in part.chunks_exact(width).enumerate() {
-                values[rows.order.source(row) * width..][..width].copy_from_slice(numbers);
-            }
+        if held.name != ours {
+            // Two of them are never held.
+            *held = Held::default();
+            *held = Held { name: ours.to_owned(), values: self.to_f32(ours)? };
         }
-        Ok(values)
+        let total: usize = self.params.get(ours).map_or(0, |(_, shape)| shape[0]);
+        let width = held.values.len() / total.max(1);
+        let mut values = room::<f32>(&spec.name, rows.rows * width)?;
+        values.extend(held.values[first * width..(first + rows.rows) * width].iter().map(|v| v - rows.shift));
+        rows.order.to_theirs(&spec.name, values, width)
     }
+}
+
+/// A parameter whose tensors are being written.
+#[derive(Default)]
+struct Held {
+    name: String,
+    values: Vec<f32>,
 }
 
 /// Where a tensor's numbers come from.
@@ -296,4 +307,42 @@ fn common_keys(cfg: &DecoderConfig) -> Vec<(&'static str, Value)> {
         keys.push(("rope.dimension_count", size(cfg.rotary_width())));
     }
     keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Decoder;
+    use crate::config::Family;
+    use crate::families::Order;
+    use gently_tensor::{Device, Rng};
+
+    #[test]
+    fn rows_of_another_order_are_shifted_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let cfg = DecoderConfig {
+            vocab: 8,
+            layers: 1,
+            heads: 2,
+            kv_heads: None,
+            width: 8,
+            ..DecoderConfig::preset(Family::Llama)
+        };
+        Decoder::new(&cfg, &Rng::new(3), &Device::Cpu).unwrap().save_pretrained(dir.path()).unwrap();
+        let source = WeightSource::open(dir.path()).unwrap();
+        let ours = "blocks.0.mixer.qkv.weight";
+        let all = source.to_f32(ours).unwrap();
+        let mut held = Held::default();
+        // Queries, keys and values: the second finds the parameter held.
+        for first in [0, 8, 16] {
+            let rows = Rows { order: Order::Pairs { head_width: 4 }, shift: 1.0, ..Rows::plain("w", 8) };
+            let spec = Spec { name: "w".into(), kind: TensorType::F32, shape: vec![8, 8] };
+            let values = source.values(&spec, &Source::Rows { ours, first, rows: &rows }, &mut held).unwrap();
+            for row in 0..8 {
+                let numbers = all[(first + row) * 8..][..8].iter().map(|v| v - 1.0);
+                assert!(values[rows.order.source(row) * 8..][..8].iter().copied().eq(numbers), "{first} {row}");
+            }
+        }
+        assert!(held.name == ours && held.values == all);
+    }
 }
