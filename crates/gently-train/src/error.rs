@@ -195,10 +195,10 @@ pub enum Error {
     /// The validation split has no token to evaluate.
     #[error("the validation split has no token to evaluate on")]
     NothingToEvaluate,
-    /// A number that is none. The update was not made.
-    #[error("step {step}: {}; no update was made; {}", non_finite_text(what, tensor.as_deref(), *layer, *micro_batch), last_good_text(last_good.as_deref()))]
+    /// A number that is none. No update was made with it; a weight that is none was in no checkpoint.
+    #[error("step {step}: {}; {}", non_finite_text(what, tensor.as_deref(), *layer, *micro_batch), last_good_text(last_good.as_deref()))]
     NonFinite {
-        /// The step whose update was not made.
+        /// The step whose update was not made; of a checkpoint that was not saved, its step.
         step: u64,
         /// `weight`, `loss` or `gradient`.
         what: &'static str,
@@ -239,6 +239,28 @@ pub enum Error {
     NotAFolder {
         /// The file.
         path: PathBuf,
+    },
+    /// A folder without the files of a run where one is wanted.
+    #[error("{} is no run folder", path.display())]
+    NotARun {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A batch that is not what the run was planned for.
+    #[error("step {step}: a batch {why}")]
+    Batch {
+        /// The step that could not be made.
+        step: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A parameter that no optimizer takes.
+    #[error("parameter {tensor} {why}")]
+    Parameter {
+        /// The parameter.
+        tensor: String,
+        /// What is wrong with it.
+        why: String,
     },
     /// A folder that holds a run already.
     #[error("{} holds a run already", folder.display())]
@@ -311,8 +333,7 @@ impl Error {
                     "a file stands where a folder is wanted: give another path (the run's with --out), or move the file"
                         .into(),
                 ),
-                io::ErrorKind::NotFound => Some("check the path".into()),
-                _ => None,
+                kind => gently_formats::io_hint(kind).map(str::to_owned),
             },
             Self::UnknownKey { suggestion: Some(key), .. } => Some(format!("did you mean {key}?")),
             Self::UnknownKey { key, keys, .. } if !keys.is_empty() => {
@@ -339,6 +360,15 @@ impl Error {
                 Some("put a whole copy of the checkpoint back, or begin a new run in another folder with --out".into())
             }
             Self::NotAFolder { .. } => Some("name another folder with --out".into()),
+            Self::NotARun { .. } => {
+                Some("name the folder that a run was trained in (`gently train --out`), such as runs/quickstart".into())
+            }
+            Self::Batch { .. } => Some(
+                "a source gives train.batch rows of train.block tokens: ids, targets and, where there are any, docs, \
+                 row after row"
+                    .into(),
+            ),
+            Self::Parameter { .. } => Some("optimizers work on f32 parameters".into()),
             Self::NotAnAssignment { .. } => Some("write it as section.key=value, such as train.steps=500".into()),
             Self::NotASection { .. } => Some(SECTIONS.into()),
             Self::ConfigMismatch { .. } => {
@@ -424,8 +454,8 @@ fn missing_text(assignment: &str) -> &'static str {
 
 fn last_good_text(path: Option<&Path>) -> String {
     match path {
-        Some(path) => format!("the last good one is {}", path.display()),
-        None => "there is no earlier one".into(),
+        Some(path) => format!("the last good checkpoint is {}", path.display()),
+        None => "no checkpoint was saved yet".into(),
     }
 }
 
@@ -443,5 +473,47 @@ fn non_finite_text(what: &str, tensor: Option<&str>, layer: Option<usize>, micro
     if let Some(micro) = micro_batch {
         text += &format!(" in micro-batch {micro}");
     }
-    text
+    text + if what == "weight" { "; it was not saved" } else { "; no update was made" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_fails_before_its_first_checkpoint_says_so() {
+        let refused = |last_good: Option<&str>| Error::OutOfMemory {
+            step: 1,
+            last_good: last_good.map(PathBuf::from),
+            source: Box::new(Error::NoData),
+        };
+        assert_eq!(refused(None).to_string(), "step 1: memory ran out; no checkpoint was saved yet");
+        let said = refused(Some("step-4")).to_string();
+        assert_eq!(said, "step 1: memory ran out; the last good checkpoint is step-4");
+    }
+
+    #[test]
+    fn every_crate_knows_what_to_do_where_the_system_refuses() {
+        use std::io::ErrorKind::*;
+        let refused = |kind: io::ErrorKind| gently_formats::Error::io(Path::new("x"), "read")(kind.into());
+        for kind in [
+            PermissionDenied,
+            ReadOnlyFilesystem,
+            StorageFull,
+            QuotaExceeded,
+            FileTooLarge,
+            NotFound,
+            IsADirectory,
+            NotADirectory,
+            AlreadyExists,
+            InvalidInput,
+            NotSeekable,
+        ] {
+            let hint = gently_formats::io_hint(kind);
+            assert!(hint.is_some(), "{kind}");
+            assert_eq!(gently_text::Error::from(refused(kind)).hint().as_deref(), hint);
+            assert_eq!(crate::data::Error::from(refused(kind)).hint().as_deref(), hint);
+            assert!(Error::io("cannot read", Path::new("x"), kind.into()).hint().is_some(), "{kind}");
+        }
+    }
 }

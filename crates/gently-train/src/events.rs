@@ -65,6 +65,9 @@ pub enum Event {
     },
     /// Sent once, after the last checkpoint is saved.
     Finished(Finished),
+    /// Sent last where an error ends a run that has started; there is no [`Event::Finished`] then, unless the error is what an
+    /// observer answered to it. What observers answer to this is not looked at.
+    Failed(Failed),
 }
 
 /// How far the preparation of the data is.
@@ -89,8 +92,8 @@ pub struct RunStarted {
     pub start_step: u64,
     /// Whether what belongs to `start_step` is still to come: in a new run, and where the process before ended in its evaluation
     /// or its samples. The events of that step, its update's too, are sent then.
-    #[serde(default)]
-    pub owed: bool,
+    #[serde(default, alias = "owed")]
+    pub pending: bool,
     /// The lowest validation loss so far and its step; none where nothing was measured on the present validation batches.
     #[serde(default)]
     pub best: Option<(u64, f64)>,
@@ -270,6 +273,15 @@ pub enum Reason {
     Complete,
     /// A person or the system asked (SIGINT, SIGTERM, or [`crate::StopHandle::stop`]); the state is saved.
     Stopped,
+}
+
+/// The end of a run that an error stopped.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// Updates completed.
+    pub step: u64,
+    /// The error and its causes, a sentence.
+    pub message: String,
 }
 
 /// The end of a run.

@@ -9,12 +9,14 @@ pub mod events;
 pub mod folder;
 pub mod optim;
 pub mod plan;
+pub mod process_memory;
 pub mod profile;
 pub mod recipe;
 pub mod schedule;
 pub mod source;
 pub mod spike;
 mod stop;
+pub mod terminal;
 pub mod trainer;
 pub mod watch;
 

@@ -43,7 +43,7 @@ impl Schedule {
     /// at `decay_steps`, then `min_lr`.
     pub fn rate(&self, it: u64) -> f64 {
         if it < self.warmup {
-            return self.peak * (it + 1) as f64 / (self.warmup + 1) as f64;
+            return self.peak * (it + 1) as f64 / self.warmup.saturating_add(1) as f64;
         }
         if self.kind == ScheduleKind::Constant {
             return self.peak;
@@ -123,6 +123,10 @@ mod tests {
             let optimizer = Optimizer { schedule: kind, warmup: 50, ..Optimizer::default() };
             let schedule = Schedule::new(&optimizer, 20);
             assert!((0..100).all(|it| schedule.rate(it).is_finite() && schedule.rate(it) > 0.0));
+            let endless = Schedule::new(&Optimizer { schedule: kind, warmup: u64::MAX, ..Optimizer::default() }, 20);
+            assert!(
+                endless.rate(0) > 0.0 && endless.rate(u64::MAX - 1).is_finite() && endless.rate(u64::MAX).is_finite()
+            );
         }
     }
 

@@ -36,11 +36,11 @@ use crate::data::{
 };
 use crate::events::DataSummary;
 use crate::recipe::{self, Config, Documents, Resolved, Source, TokenizerKind};
-use crate::{Error, Result};
+use crate::{Error, Recipe, Result};
 
 /// An endless, seekable sequence of batches that is the same each time.
 pub trait BatchSource: Send {
-    /// The next batch.
+    /// The next batch: `train.batch` rows of `train.block` tokens; the trainer refuses others.
     ///
     /// # Errors
     /// Data that cannot be read any more.
@@ -108,8 +108,8 @@ pub struct TrainData {
 /// again (standard input, pipes, files that are gone), and whether they are those is found out when the run seeks its place.
 ///
 /// # Errors
-/// [`Error::NoData`] if nothing is named; [`crate::data::Error::Gone`] for a text that is not there and of which no shards were
-/// made; [`Error::OtherPrepared`] for a setting of a new run that is not that of a folder
+/// [`Error::NoData`] if nothing is named; [`crate::data::Error::Gone`] for a text of the run that is not there any more and of which no
+/// shards were made; [`Error::OtherPrepared`] for a setting of a new run that is not that of a folder
 /// prepared before; [`Error::ShortValidation`]; what is wrong with the texts, by file; what `progress` answers.
 pub fn open(resolved: &Resolved, folder: &Path, progress: &mut Report<'_>) -> Result<TrainData> {
     let config = &resolved.config;
@@ -123,6 +123,7 @@ pub fn open(resolved: &Resolved, folder: &Path, progress: &mut Report<'_>) -> Re
         "" => Shards::new(folder.join("data"), own, begins),
         path => Shards::new(path.into(), Replace::Any, begins),
     };
+    let shards = Shards { named: if begins { Vec::new() } else { named(folder) }, ..shards };
     let prepared = prepared(resolved, begins)?;
     // Beside shards that are there already each path has its own.
     let several = data.path.len() > 1 && data.path.iter().any(Dataset::is_at);
@@ -283,19 +284,27 @@ fn prepared(resolved: &Resolved, begins: bool) -> Result<Option<recipe::Tokenize
     Ok(Some(tokenizer))
 }
 
+/// The texts that the run in `folder` names. None where its configuration cannot be read.
+fn named(folder: &Path) -> Vec<String> {
+    let saved = Recipe::reload(folder).and_then(|saved| saved.resolve_unchecked());
+    saved.map_or_else(|_| Vec::new(), |saved| [saved.config.data.path, saved.config.data.val_path].concat())
+}
+
 /// Where token shards are kept, and what may take the place of those that are there.
 struct Shards {
     path: PathBuf,
     replace: Replace,
     /// Whether the run has no checkpoint yet: then nothing says which shards are its own.
     begins: bool,
+    /// The texts that the run names, where it goes on: what is not there and not among them was never there.
+    named: Vec<String>,
     /// Whether a text that somebody sent into standard input is left there.
     unread: Cell<bool>,
 }
 
 impl Shards {
     fn new(path: PathBuf, replace: Replace, begins: bool) -> Self {
-        Self { path, replace, begins, unread: Cell::new(false) }
+        Self { path, replace, begins, named: Vec::new(), unread: Cell::new(false) }
     }
 
     /// The dataset of `texts` that a run which goes on has in `folder`, where they cannot be read again; see [`Prepare::kept`].
@@ -303,7 +312,7 @@ impl Shards {
         if self.begins {
             return Ok(None);
         }
-        let kept = texts.kept(folder, progress)?;
+        let kept = texts.kept(folder, &self.named, progress)?;
         if kept.is_some() && texts.inputs.iter().chain(&texts.val_inputs).any(Input::is_sent) {
             self.unread.set(true);
         }
@@ -476,7 +485,6 @@ fn plan(config: &Config, paths: &[String]) -> Prepare {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Recipe;
 
     /// A folder with two texts to learn from and one of 70 characters to validate on, and a recipe that names them.
     fn folder() -> (tempfile::TempDir, Recipe) {
@@ -621,9 +629,16 @@ mod tests {
         assert!(said.contains("one.txt leaves no token to learn from"), "{said}");
     }
 
-    /// Notes that the run of `folder` has a checkpoint.
-    fn has_begun(folder: &Path) {
+    /// Notes that the run of `folder` has a checkpoint, and the recipe.
+    fn has_begun(recipe: &Recipe, folder: &Path) {
+        is_configured(recipe, folder);
         Checkpoints::of_run(&folder.join("run")).save(1, &"any state", |_| Ok(())).unwrap();
+    }
+
+    /// Notes the recipe of the run of `folder`.
+    fn is_configured(recipe: &Recipe, folder: &Path) {
+        let config = recipe.resolve().unwrap().to_toml();
+        std::fs::write(folder.join("run").join(recipe::CONFIG_FILE), config).unwrap();
     }
 
     #[test]
@@ -634,7 +649,7 @@ mod tests {
             assert_eq!(tokens(&recipe, folder.path()), (1300, 70));
             std::fs::remove_file(folder.path().join("a.txt")).unwrap();
             assert!(refused(&recipe, folder.path()).contains("a.txt"), "a run that begins needs it");
-            has_begun(folder.path());
+            has_begun(&recipe, folder.path());
             assert_eq!(tokens(&recipe, folder.path()), (1300, 70));
             std::fs::write(folder.path().join("v.txt"), "the sea. a the sea. a").unwrap();
             assert_eq!(tokens(&recipe, folder.path()), (1300, 21), "other texts to validate on");
@@ -643,8 +658,11 @@ mod tests {
             let mut other = recipe.clone();
             other.set(&format!("data.val_path=['{}']", folder.path().join("w.txt").display())).unwrap();
             let said = refused(&other, folder.path());
-            assert!(said.contains("w.txt is not there any more") && said.contains("data.val_path"), "{said}");
+            assert!(said.contains("cannot read") && said.contains("w.txt"), "it never was: {said}");
             other.set(&format!("data.path=['{0}', '{0}']", folder.path().join("c.txt").display())).unwrap();
+            let said = refused(&other, folder.path());
+            assert!(said.contains("cannot read") && said.contains("c.txt"), "{said}");
+            is_configured(&other, folder.path());
             let said = refused(&other, folder.path());
             assert!(said.contains("c.txt is not there any more; hint: ") && said.contains("--data"), "{said}");
         }
@@ -658,7 +676,7 @@ mod tests {
         std::fs::write(folder.path().join("v.txt"), "the sea? a the sea. a").unwrap();
         assert_eq!(tokens(&recipe, folder.path()), (1300, 21));
         std::fs::remove_file(folder.path().join("v.txt")).unwrap();
-        has_begun(folder.path());
+        has_begun(&recipe, folder.path());
         assert_eq!(tokens(&recipe, folder.path()), (1300, 21));
     }
 
@@ -666,7 +684,7 @@ mod tests {
     fn a_misspelt_set_is_no_text_that_is_gone() {
         let (folder, mut recipe) = folder();
         tokens(&recipe, folder.path());
-        has_begun(folder.path());
+        has_begun(&recipe, folder.path());
         recipe.set("data.path=['tinyshakespear']").unwrap();
         let said = refused(&recipe, folder.path());
         assert!(said.contains("no public set") && said.ends_with("did you mean tinyshakespeare?"), "{said}");
@@ -676,8 +694,11 @@ mod tests {
     fn a_file_that_was_never_prepared_names_the_tokens_that_are_there() {
         let (folder, mut recipe) = folder();
         tokens(&recipe, folder.path());
-        has_begun(folder.path());
+        has_begun(&recipe, folder.path());
         recipe.set("data.path=['elsewhere/a.txt']").unwrap();
+        let said = refused(&recipe, folder.path());
+        assert!(said.contains("cannot read elsewhere/a.txt"), "it is mistyped: {said}");
+        is_configured(&recipe, folder.path());
         let said = refused(&recipe, folder.path());
         assert!(said.contains("elsewhere/a.txt is not there any more") && said.contains("--data"), "{said}");
         let shards = folder.path().join("run").join("data");

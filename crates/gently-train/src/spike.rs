@@ -52,9 +52,11 @@ impl Window {
         (deviation > 0.0).then(|| (value - mean) / deviation)
     }
 
-    /// Whether the window has the length that the configuration asks for.
-    pub(crate) fn fits(&self, length: usize) -> bool {
-        self.length == length && self.values.len() <= length
+    /// A window of `length` with the newest values of this one, as many as it has room for.
+    pub(crate) fn resized(mut self, length: usize) -> Self {
+        self.values.drain(..self.values.len().saturating_sub(length));
+        self.length = length;
+        self
     }
 }
 
@@ -81,6 +83,21 @@ mod tests {
         for _ in 0..20 {
             assert_eq!(window.push(2.0), None);
         }
+    }
+
+    #[test]
+    fn another_length_keeps_the_newest_values() {
+        let mut window = Window::new(4);
+        for value in [1.0, 2.0, 3.0, 4.0] {
+            window.push(value);
+        }
+        let mut shorter = window.clone().resized(2);
+        assert_eq!(shorter.values, [3.0, 4.0]);
+        assert_eq!(shorter.push(4.0), Some(1.0));
+        let mut longer = window.clone().resized(5);
+        assert_eq!((longer.push(5.0), longer.push(6.0).is_some()), (None, true));
+        assert_eq!(longer.values, [2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(window.clone().resized(4), window);
     }
 
     #[test]

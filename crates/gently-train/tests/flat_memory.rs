@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use gently_train::{Event, Observer, Recipe, Result, Trainer, plan};
+use gently_train::{Event, Observer, Recipe, Result, Trainer, process_memory};
 use peak_alloc::PeakAlloc;
 
 /// Counts what is allocated and not freed, to the byte.
@@ -52,7 +52,7 @@ impl Observer for Watch {
             && STEPS.iter().any(|(at, _)| *at == step.step)
         {
             let heap = HEAP.current_usage() as u64;
-            self.0.lock().unwrap().0.push((step.step, heap, plan::resident()));
+            self.0.lock().unwrap().0.push((step.step, heap, process_memory::resident()));
         }
         Ok(())
     }

@@ -35,6 +35,9 @@ impl Batch {
 
     /// The batch in pieces of at most `rows` rows, as even as they can be, in order.
     ///
+    /// # Panics
+    /// Where `ids`, `targets` or `docs` have fewer than B·T numbers.
+    ///
     /// ```
     /// # use gently_train::data::Batch;
     /// let batch = Batch { ids: vec![1, 2, 3, 4, 5, 6], targets: vec![2, 3, 4, 5, 6, 7], docs: None, batch: 3, block: 2 };

@@ -147,40 +147,45 @@ impl Corpus {
         self.parts.len()
     }
 
-    /// Tokens in part `part`.
+    /// Tokens in part `part`; none in one that is not there.
     pub fn part_len(&self, part: usize) -> u64 {
-        self.parts[part].len()
+        self.parts.get(part).map_or(0, Part::len)
     }
 
-    /// Documents in part `part`.
+    /// Documents in part `part`; none in one that is not there.
     pub fn part_documents(&self, part: usize) -> u64 {
-        self.parts[part].documents()
+        self.parts.get(part).map_or(0, Part::documents)
     }
 
-    /// The tokens of a document of a part.
+    /// The tokens of a document of a part; none, at its end, of one that is not there.
     pub fn document(&self, part: usize, document: u64) -> Range<u64> {
-        match &self.parts[part] {
-            Part::Shard(s) => s.document(document),
-            Part::Memory { ends, .. } => {
-                let at = document as usize;
-                (if at == 0 { 0 } else { ends[at - 1] })..ends[at]
+        match self.parts.get(part) {
+            Some(Part::Shard(s)) => s.document(document),
+            Some(Part::Memory { ends, .. }) => {
+                let end = |at: u64| usize::try_from(at).ok().and_then(|at| ends.get(at).copied());
+                let last = ends.last().copied().unwrap_or(0);
+                let start = document.checked_sub(1).map_or(0, |before| end(before).unwrap_or(last));
+                start..end(document).unwrap_or(last)
             }
+            None => 0..0,
         }
     }
 
-    /// The document of a part that a token belongs to.
+    /// The document of a part that a token belongs to: how many documents end before it.
     pub fn document_of(&self, part: usize, token: u64) -> u64 {
-        match &self.parts[part] {
-            Part::Shard(s) => s.document_of(token),
-            Part::Memory { ends, .. } => ends.partition_point(|&end| end <= token) as u64,
+        match self.parts.get(part) {
+            Some(Part::Shard(s)) => s.document_of(token),
+            Some(Part::Memory { ends, .. }) => ends.partition_point(|&end| end <= token) as u64,
+            None => 0,
         }
     }
 
-    /// Whether a token counts in the loss as a target.
+    /// Whether a token counts in the loss as a target; none of a part that is not there does.
     pub fn counts(&self, part: usize, token: u64) -> bool {
-        match &self.parts[part] {
-            Part::Shard(s) => s.counts(token),
-            Part::Memory { .. } => true,
+        match self.parts.get(part) {
+            Some(Part::Shard(s)) => s.counts(token),
+            Some(Part::Memory { .. }) => true,
+            None => false,
         }
     }
 
@@ -205,19 +210,30 @@ impl Corpus {
     }
 
     pub(crate) fn part_is_masked(&self, part: usize) -> bool {
-        self.parts[part].is_masked()
+        self.parts.get(part).is_some_and(Part::is_masked)
     }
 
     /// Appends tokens of a part.
     ///
     /// # Errors
-    /// [`Error::File`] when the shard is damaged there.
+    /// [`Error::File`] when the shard is damaged there or has no such tokens; [`Error::Option`] for tokens in memory, or a part,
+    /// that are not there. Nothing is appended then.
     pub fn read(&self, part: usize, range: Range<u64>, out: &mut Vec<u32>) -> Result<()> {
-        match &self.parts[part] {
-            Part::Shard(s) => s.read(range, out)?,
-            Part::Memory { tokens, .. } => out.extend_from_slice(&tokens[range.start as usize..range.end as usize]),
+        let outside = |reason: String| Err(Error::Option { option: "tokens", reason });
+        match self.parts.get(part) {
+            Some(Part::Shard(s)) => Ok(s.read(range, out)?),
+            Some(Part::Memory { tokens, .. }) => {
+                let within = || Some(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?);
+                match within().and_then(|range| tokens.get(range)) {
+                    Some(some) => {
+                        out.extend_from_slice(some);
+                        Ok(())
+                    }
+                    None => outside(format!("{range:?} are outside the {} of part {part}", tokens.len())),
+                }
+            }
+            None => outside(format!("part {part} is not among the {} of the {} split", self.parts.len(), self.name)),
         }
-        Ok(())
     }
 
     /// Verifies all tokens of all shards.

@@ -65,7 +65,7 @@ impl TokenizerInfo {
         let kind = match tokenizer.kind() {
             Kind::Bytes => "bytes",
             Kind::Characters => "characters",
-            _ => "tokenizer.json",
+            _ => gently_formats::files::TOKENIZER,
         };
         let hash = format!("{:016x}", tokenizer.hash());
         Self { kind: kind.into(), hash, vocab: tokenizer.vocab_size(), end_of_text }

@@ -1,8 +1,9 @@
 //! What can go wrong between a file of text and a batch.
 
 use super::read::is_gzip;
+use crate::terminal::{quoted, quoted_path};
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The result of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -14,16 +15,6 @@ pub const NO_CURL: &str = "the program curl is not installed";
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The system refused.
-    #[error("cannot {action} {}", path.display())]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// "read", "write" …
-        action: &'static str,
-        /// The system's reason.
-        source: std::io::Error,
-    },
     /// Somebody asked to stop while texts were prepared.
     #[error("stopped while the texts were prepared")]
     Stopped,
@@ -35,7 +26,7 @@ pub enum Error {
         /// "is a device …"
         reason: &'static str,
     },
-    /// A weight or token file is wrong.
+    /// A file or folder could not be read or written, or a file of weights or tokens is wrong.
     #[error(transparent)]
     File(#[from] gently_formats::Error),
     /// A tokenizer is wrong, or a text is wrong for it.
@@ -168,6 +159,9 @@ pub enum Error {
         /// In what it differs.
         reason: String,
     },
+    /// A run that goes on would learn from another part of its texts.
+    #[error("of its texts the run would learn from another part than it was begun with")]
+    OtherPart,
     /// An option is impossible.
     #[error("{option}: {reason}")]
     Option {
@@ -234,31 +228,24 @@ impl Error {
     /// What the person can do, where that is known.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            // What unpacking says.
+            Self::File(gently_formats::Error::Io { path, source, .. })
+                if is_gzip(path)
+                    && matches!(
+                        source.kind(),
+                        ErrorKind::UnexpectedEof | ErrorKind::InvalidInput | ErrorKind::InvalidData
+                    ) =>
+            {
+                "it is cut off, damaged or not packed by gzip: fetch or pack it again, or take .gz off the name of a plain file"
+                    .into()
+            }
             Self::File(e) => return e.hint().map(Into::into),
             Self::Text { source, .. } => return source.hint(),
-            Self::Io { path, source, .. } => match source.kind() {
-                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-                    "choose a folder that you may write to, or change its permissions".into()
-                }
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space, or choose another disk".into(),
-                ErrorKind::FileTooLarge => "raise the limit on the size of files (ulimit -f)".into(),
-                ErrorKind::NotFound => "check the path".into(),
-                ErrorKind::IsADirectory => "this is a folder: give the name of a file in it".into(),
-                ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
-                    "a file stands where a folder is wanted: give another path, or move the file".into()
-                }
-                // What unpacking says.
-                ErrorKind::UnexpectedEof | ErrorKind::InvalidInput | ErrorKind::InvalidData if is_gzip(path) => {
-                    "it is cut off, damaged or not packed by gzip: fetch or pack it again, or take .gz off the name of a plain file"
-                        .into()
-                }
-                _ => return None,
-            },
             Self::Stopped => "nothing of it is kept but what was fetched; the same command begins again".into(),
             Self::Unreadable { .. } => "save the text to a file first".into(),
             Self::Empty { .. } => "give a file with text in it".into(),
             Self::NotUtf8 { source_name, .. } => {
-                format!("convert it first, for example: iconv -f latin1 -t utf-8 {source_name} > converted.txt")
+                format!("convert it first, for example: iconv -f latin1 -t utf-8 {} > converted.txt", quoted(source_name))
             }
             Self::NoFiles { .. } => {
                 "name the file itself if it has another ending; it is then read as plain text".into()
@@ -278,7 +265,7 @@ impl Error {
                 "give more text, leave the path out, or lower data.val_fraction: the part kept for validation".into()
             }
             Self::Gone { dataset: Some(dataset), .. } => {
-                format!("put it back, or go on with the tokens that the run has: --data {}", dataset.display())
+                format!("put it back, or go on with the tokens that the run has: --data {}", quoted_path(dataset))
             }
             Self::Gone { .. } => "put it back, or say where it is now: --data, or data.val_path".into(),
             Self::OnlyPrompts { .. } => {
@@ -289,8 +276,13 @@ impl Error {
                 "learn from one of them alone, or prepare the texts of {} again with the other's tokenizer: \
                  gently data prepare TEXTS --tokenizer-file {} --out DIR",
                 second.display(),
-                first.display()
+                quoted_path(first)
             ),
+            Self::OtherPart => {
+                "texts for validation of its own (data.val_path) leave all of the others to learn from: give none where config.toml \
+                 in the run folder has none, or begin a new run in another folder with --out"
+                    .into()
+            }
             Self::State { .. } => "resume with the same data, seed, batch and block, or start a new run".into(),
             Self::NotDataset { .. } => "prepare it with `gently data prepare`, or give a text file".into(),
             Self::Feature { feature, .. } => {
@@ -312,8 +304,9 @@ impl Error {
         })
     }
 
-    pub(crate) fn io(path: &std::path::Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Io { path: path.into(), action, source }
+    /// That the system refused to do this with the file or folder, for `map_err`.
+    pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| gently_formats::Error::io(path, action)(source).into()
     }
 }
 

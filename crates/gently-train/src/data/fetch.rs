@@ -171,7 +171,7 @@ impl Fetcher {
     /// wait, by a lock on `TARGET.lock`.
     ///
     /// # Errors
-    /// [`Error::Fetch`], [`Error::Digest`], [`Error::Io`], and those of `report`.
+    /// [`Error::Fetch`], [`Error::Digest`], [`Error::File`], and those of `report`.
     pub fn get(
         &self,
         url: &str,
@@ -220,7 +220,7 @@ impl Fetcher {
     /// its size alone does not say that it is the same. A download that was cut off goes on where it stopped.
     ///
     /// # Errors
-    /// [`Error::Fetch`], also for another size; [`Error::Digest`]; [`Error::Io`]; those of `report`. What is wrong is removed.
+    /// [`Error::Fetch`], also for another size; [`Error::Digest`]; [`Error::File`]; those of `report`. What is wrong is removed.
     pub fn exact(&self, file: Exact<'_>, target: &Path, report: &mut FetchReport<'_>) -> Result<()> {
         let Exact { url, bytes, sha256 } = file;
         let mut listener = Listener::new(target, bytes, report);
@@ -431,7 +431,7 @@ impl Alone {
     /// Where the file system has no locks the right is anybody's.
     ///
     /// # Errors
-    /// [`Error::Io`], and those of `report`.
+    /// [`Error::File`], and those of `report`.
     pub fn wait(target: &Path, bytes: u64, report: &mut FetchReport<'_>) -> Result<Self> {
         alone(target, &mut Listener::new(target, bytes, report))
     }

@@ -229,17 +229,4 @@ impl Loader {
         let rows = |o: &Order| o.rows_per_epoch().unwrap_or(o.corpus.tokens().div_ceil(self.options.block as u64));
         self.orders.iter().map(rows).sum::<u64>().div_ceil(self.options.batch as u64).max(1)
     }
-
-    /// How often the corpora have been gone through, in the mean over their weights; with a fraction where rows of an
-    /// epoch are known.
-    pub fn epochs(&self) -> f64 {
-        let of = |o: &Order| match o.rows_per_epoch() {
-            Some(rows) => o.cursor.epoch as f64 + o.cursor.position as f64 / rows.max(1) as f64,
-            None if self.options.mode == Mode::Replacement => {
-                (o.taken * self.options.block as u64) as f64 / o.corpus.tokens().max(1) as f64
-            }
-            None => o.cursor.epoch as f64,
-        };
-        self.orders.iter().zip(&self.weights).map(|(o, w)| of(o) * w).sum()
-    }
 }

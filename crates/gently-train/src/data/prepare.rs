@@ -8,11 +8,12 @@ use super::encode::{self, Encoded, Side};
 use super::read::{Input, LOOKING, Layout, Source, resolve};
 use super::scan::Scan;
 use super::shards::SplitWriter;
-use super::{Corpus, Error, Result, sets};
+use super::{Corpus, Error, Result, SourceInfo};
 use crate::folder::Lock;
 use gently_formats::shard::ShardInfo;
 use gently_formats::unfinished::Unfinished;
 use gently_text::{BpeOptions, END_OF_TEXT, Tokenizer, train_bpe};
+use serde_json::json;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -248,7 +249,7 @@ impl Prepare {
             return Err(Error::OnlyPrompts { source_name: names.join(", ") });
         }
         if self.replace == Replace::SameTokens {
-            expect_same(dir, &work.path, &train)?;
+            expect_same(dir, &work.path, &train, &scan.sources)?;
         }
         tokenizer.save(&work.path)?;
         let info = DatasetInfo {
@@ -286,12 +287,17 @@ impl Prepare {
 
     /// The dataset in `dir` where something it was made of cannot be read again, such as standard input or a file that was moved,
     /// and whether it holds the texts for validation too and not others. `None` where all texts can be read again, or where one
-    /// that can be read once was not among them.
+    /// that can be read once was not among them. `named` are the texts that the run names which goes on.
     ///
     /// # Errors
-    /// [`Error::Gone`] for a text that is not there and of which the dataset was not made, [`Error::UnknownSet`] where it seems to
-    /// be a public set's; those of reading.
-    pub(crate) fn kept(&self, dir: &Path, progress: &mut Report<'_>) -> Result<Option<(Dataset, bool)>> {
+    /// [`Error::Gone`] for one of those that is not there and of which the dataset was not made; those of reading, also for any
+    /// other that is not there.
+    pub(crate) fn kept(
+        &self,
+        dir: &Path,
+        named: &[String],
+        progress: &mut Report<'_>,
+    ) -> Result<Option<(Dataset, bool)>> {
         let gone: Vec<&Input> = self.inputs.iter().chain(&self.val_inputs).filter(|input| !input.lasts()).collect();
         if gone.is_empty() {
             return Ok(None);
@@ -304,11 +310,10 @@ impl Prepare {
         };
         let unknown: Vec<&Input> = gone.into_iter().filter(|input| !known(input)).collect();
         if let Some(&input) = unknown.iter().find(|input| !input.is_there()) {
-            // A set's name, misspelt, was never there.
-            if let Input::Set(name) = input
-                && let Err(misspelt @ Error::UnknownSet { near: Some(_), .. }) = sets::find(name)
-            {
-                return Err(misspelt);
+            if !named.contains(&input.name()) {
+                // It never was one of the run's: what is wrong with it is told as of any text.
+                resolve(std::slice::from_ref(input), None, progress)?;
+                return Ok(None);
             }
             // One to learn from: the dataset can be named in its place.
             let learned = self.inputs.iter().any(|own| std::ptr::eq(own, input));
@@ -381,8 +386,16 @@ impl Prepare {
         Ok(if self.end_of_text == Some(true) { made.with_end_of_text(END_OF_TEXT) } else { made })
     }
 
-    /// Names everything that the shards depend on.
+    /// Names everything that the shards depend on: a hash of [`Prepare::spelled`].
     fn key(&self, train: (&[Source], &Scan), val: Option<(&[Source], &Scan)>) -> Result<String> {
+        let spelled = self.spelled(train, val)?;
+        Ok(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(spelled.as_bytes())))
+    }
+
+    /// Everything that the shards depend on, as text. Every dataset is prepared anew where it changes.
+    fn spelled(&self, train: (&[Source], &Scan), val: Option<(&[Source], &Scan)>) -> Result<String> {
+        // Counted up with every change of what the same settings give.
+        const VERSION: u32 = 2;
         let tokenizer = match &self.tokenizer {
             TokenizerSpec::Characters => "characters".to_owned(),
             TokenizerSpec::Bytes => "bytes".into(),
@@ -395,33 +408,46 @@ impl Prepare {
             let pairs = scan.sources.iter().zip(sources);
             pairs.map(|(info, source)| info.sha256.clone() + &source.manner()).collect::<Vec<_>>()
         };
-        let all = format!(
-            "{tokenizer} {} {:?} {} {:?} {:?} {} {:?} {:?}",
+        let split = match self.split {
+            SplitRule::Auto => "auto",
+            SplitRule::Tail => "tail",
+            SplitRule::Documents => "documents",
+        };
+        let Layout { field, prompt, completion, separator } = &self.layout;
+        let all = json!([
+            VERSION,
+            tokenizer,
             self.val_fraction,
-            self.split,
+            split,
             self.seed,
-            self.layout,
+            [field, prompt, completion],
+            separator,
             self.end_of_text,
             self.shard_tokens,
             hashes(train),
             val.map(hashes),
-        );
-        Ok(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(all.as_bytes())))
+        ]);
+        Ok(all.to_string())
     }
 }
 
-/// Compares the tokens to learn from that `made` holds with those of the dataset in `dir`, if there is one.
-fn expect_same(dir: &Path, made: &Path, train: &SplitInfo) -> Result<()> {
+/// Compares the tokens to learn from that `made` holds, of `sources`, with those of the dataset in `dir`, if there is one.
+fn expect_same(dir: &Path, made: &Path, train: &SplitInfo, sources: &[SourceInfo]) -> Result<()> {
     // What cannot be opened is of no use to anybody.
-    let Ok(old) = Dataset::open(dir).and_then(|dataset| dataset.train()) else {
-        return Ok(());
-    };
+    let Ok(dataset) = Dataset::open(dir) else { return Ok(()) };
+    let Ok(old) = dataset.train() else { return Ok(()) };
     let new = Corpus::open("train", train.shards.iter().map(|name| made.join(name)))?;
     let identity = |corpus: &Corpus| (corpus.tokens(), corpus.tokenizer(), corpus.content());
-    match identity(&old) == identity(&new) {
-        true => Ok(()),
-        false => Err(Error::State { reason: "the texts are not those that the run was begun with".into() }),
+    if identity(&old) == identity(&new) {
+        return Ok(());
     }
+    let same = |(old, new): (&SourceInfo, &SourceInfo)| old.sha256 == new.sha256;
+    let known = &dataset.info().sources;
+    // The same bytes in the same tokens: what differs is how much of them is kept for validation.
+    if old.tokenizer() == new.tokenizer() && known.len() == sources.len() && known.iter().zip(sources).all(same) {
+        return Err(Error::OtherPart);
+    }
+    Err(Error::State { reason: "the texts are not those that the run was begun with".into() })
 }
 
 /// Trains a BPE on the sources' text, which is read beside it; `read` hears of the bytes so far, also while merges are looked for.
@@ -554,5 +580,34 @@ impl Drop for Workspace {
     fn drop(&mut self) {
         // Nothing in it is of use any more; a leftover costs space only.
         let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A key that changes by itself has every dataset prepared anew.
+    #[test]
+    fn what_a_key_is_made_of_is_pinned() {
+        let prepare = Prepare::new([Input::text("a text", "abc")]);
+        let (sources, _) = resolve(&prepare.inputs, None, &mut |_| Ok(())).unwrap();
+        let scan = Scan::run(&sources, &prepare.layout, 0.1, 1337, MANY, &mut |_| Ok(())).unwrap();
+        let text = "ce91dc5eec0139adf091900d225971d6ad246a845bad791b5693a9d0d55dd391";
+        let expected = format!(
+            r#"[2,"characters",0.1,"auto",1337,["text","prompt","completion"],null,null,100000000,["{text}"],null]"#
+        );
+        assert_eq!(prepare.spelled((sources.as_slice(), &scan), None).unwrap(), expected);
+        let other = Prepare {
+            split: SplitRule::Documents,
+            layout: Layout { separator: Some("<|end|>".into()), ..Layout::default() },
+            end_of_text: Some(true),
+            ..prepare
+        };
+        let expected = format!(
+            r#"[2,"characters",0.1,"documents",1337,["text","prompt","completion"],"<|end|>",true,100000000,["{text}"],["{text}"]]"#
+        );
+        let both = || (sources.as_slice(), &scan);
+        assert_eq!(other.spelled(both(), Some(both())).unwrap(), expected);
     }
 }

@@ -3,10 +3,11 @@
 //! A reader hands out [`Chunk`]s of about a megabyte, in order, that together are the documents.
 
 use super::{Dataset, Error, Progress, Report, Result, SourceInfo, sets};
+use gently_formats::bounded::{Lines, is_too_long};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -418,15 +419,17 @@ impl Source {
         let Body::File(path, format) = &self.body else {
             return String::new();
         };
-        let mut manner = String::new();
-        if *format != Format::Text {
-            manner += &format!(" {format:?}");
-        }
+        // Part of what a dataset is known by: names that stay, whatever those of the program become.
+        let mut manner = String::from(match format {
+            Format::Text => "",
+            Format::JsonLines => " JsonLines",
+            Format::Parquet => " Parquet",
+        });
         if is_gzip(path) {
             manner += " gzip";
         }
         if let Some(separator) = self.separator.as_ref().filter(|_| *format == Format::Text) {
-            manner += &format!(" separated by {separator:?}");
+            manner += &format!(" separated by {}", serde_json::Value::from(separator.as_str()));
         }
         manner
     }
@@ -513,28 +516,26 @@ impl Source {
     }
 
     fn json_lines(&self, file: Box<dyn Read>, path: &Path, layout: &Layout, sink: &mut Sink<'_>) -> Result<()> {
-        let mut reader = BufReader::with_capacity(CHUNK, file);
-        let (mut line, mut offset, mut number) = (Vec::new(), 0u64, 0u64);
+        let mut lines = Lines::new(BufReader::with_capacity(CHUNK, file), MAX_LINE);
+        let (mut line, mut offset) = (Vec::new(), 0u64);
         loop {
-            line.clear();
-            let read =
-                (&mut reader).take(MAX_LINE + 1).read_until(b'\n', &mut line).map_err(Error::io(path, "read"))?;
-            if read == 0 {
-                return Ok(());
-            }
-            number += 1;
+            let read = lines.next_into(&mut line);
+            let number = lines.number();
             let bad = |reason: String| Error::Line { source_name: self.name.clone(), line: number, reason };
-            if line.len() as u64 > MAX_LINE {
-                return Err(bad(format!("the line is over {MAX_LINE} bytes")));
+            match read {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(e) if is_too_long(&e) => return Err(bad(format!("the line is over {MAX_LINE} bytes"))),
+                Err(e) => return Err(Error::io(path, "read")(e)),
             }
             let text = std::str::from_utf8(&line).map_err(|e| not_utf8(&self.name, offset, &line, e.valid_up_to()))?;
-            offset += read as u64;
+            offset += line.len() as u64;
             let text = text.trim_start_matches('\u{feff}').trim();
             if text.is_empty() {
                 continue;
             }
             let object: serde_json::Value =
-                serde_json::from_str(text).map_err(|e| bad(format!("column {}: {e}", e.column())))?;
+                serde_json::from_str(text).map_err(|e| bad(format!("column {}: {}", e.column(), without_place(&e))))?;
             let Some(object) = object.as_object() else {
                 return Err(bad("it is not a JSON object".into()));
             };
@@ -556,6 +557,12 @@ impl Source {
             }
         }
     }
+}
+
+/// What is wrong with a line of JSON, without the place that is told already: the parser knows of that line alone.
+fn without_place(error: &serde_json::Error) -> String {
+    let (text, place) = (error.to_string(), format!(" at line {} column {}", error.line(), error.column()));
+    text.strip_suffix(place.as_str()).unwrap_or(&text).to_owned()
 }
 
 /// A file's text, in pieces that are whole characters.

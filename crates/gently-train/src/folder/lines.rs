@@ -63,12 +63,13 @@ fn cut(path: &Path, last: Option<u64>) -> Result<()> {
     };
     let mut new = AtomicFile::create(path)?;
     if let Some(last) = last {
-        while let Some(line) = old.next_line().map_err(|e| Error::io("cannot read", path, e))? {
+        let mut line = Vec::new();
+        while old.next_into(&mut line).map_err(|e| Error::io("cannot read", path, e))? {
             if line.last() != Some(&b'\n') {
                 break;
             }
-            if step_of(line).is_some_and(|step| step <= last) {
-                new.write_all(line).map_err(|e| Error::io("cannot write", path, e))?;
+            if step_of(&line).is_some_and(|step| step <= last) {
+                new.write_all(&line).map_err(|e| Error::io("cannot write", path, e))?;
             }
         }
     }

@@ -29,11 +29,11 @@ use gently_kernels::gemm::Compute;
 use gently_kernels::optim::{AdamW, Lion, Moment, Muon, Noise};
 use gently_kernels::scratch::Scratch;
 use gently_models::params::Param;
-use gently_tensor::{Device, Element, Grads, Tensor, bf16, profile};
+use gently_tensor::{DType, Device, Element, Grads, Tensor, bf16, profile};
 
 pub use groups::Method;
 
-use crate::recipe::{Moments, Optimizer};
+use crate::recipe::{Moments, Optimizer, Refused, Source, check_optimizer};
 use crate::{Error, Result};
 
 /// One parameter with what its updates need.
@@ -63,8 +63,19 @@ impl Optim {
     /// An optimizer with all states zero. States live where their parameters live.
     ///
     /// # Errors
-    /// From the tensor crate.
+    /// [`Error::Value`] for a setting that no update can be made with, as in a recipe; [`Error::Parameter`] for one that is not
+    /// f32; those of the tensor crate.
     pub fn new(params: &[Param], settings: &Optimizer) -> Result<Self> {
+        check_optimizer(settings).map_err(|Refused { key, value, rule }| Error::Value {
+            key: format!("optimizer.{key}"),
+            value,
+            place: Source::Derived("the optimizer's settings".into()),
+            why: rule,
+        })?;
+        if let Some(param) = params.iter().find(|param| param.tensor.dtype() != DType::F32) {
+            let why = format!("is {}", param.tensor.dtype());
+            return Err(Error::Parameter { tensor: param.name.clone(), why });
+        }
         let slots = params.iter().map(|param| groups::slot(param, settings)).collect::<Result<Vec<_>>>()?;
         Ok(Self { slots, settings: settings.clone(), compute: Compute::F32, updates: 0 })
     }
@@ -84,28 +95,37 @@ impl Optim {
     /// every gradient (clipping). On `Device::Meta` nothing is computed.
     ///
     /// # Errors
-    /// [`Error::NoGradient`] if the loss does not depend on a parameter; no parameter is changed then.
+    /// [`Error::NoGradient`] if the loss does not depend on a parameter; no parameter is changed then. Those of the tensor crate,
+    /// after which the update does not count, though some parameters may be changed.
     pub fn step(&mut self, grads: &Grads, lr: f64, grad_scale: f64) -> Result<()> {
         if let Some(slot) = self.slots.iter().find(|slot| grads.get(&slot.param).is_none()) {
             return Err(Error::NoGradient { tensor: slot.name.clone() });
         }
-        self.updates += 1;
+        let update = self.updates + 1;
         for (i, slot) in self.slots.iter().enumerate() {
             if let Some(grad) = grads.get(&slot.param)
                 && slot.param.device() != Device::Meta
             {
-                let noise = [i as u32, self.updates as u32];
+                let noise = [i as u32, update as u32];
                 match self.settings.moments {
-                    Moments::F32 => self.update::<f32>(slot, grad, lr, grad_scale, noise)?,
-                    Moments::Bf16 => self.update::<bf16>(slot, grad, lr, grad_scale, noise)?,
+                    Moments::F32 => self.update::<f32>(update, slot, grad, (lr, grad_scale), noise)?,
+                    Moments::Bf16 => self.update::<bf16>(update, slot, grad, (lr, grad_scale), noise)?,
                 }
             }
         }
+        self.updates = update;
         Ok(())
     }
 
-    /// One parameter's update, with states of type `M`.
-    fn update<M: Element>(&self, slot: &Slot, grad: &Tensor, lr: f64, grad_scale: f64, noise: Noise) -> Result<()>
+    /// One parameter's part of update `update`, counted from 1, with states of type `M`.
+    fn update<M: Element>(
+        &self,
+        update: u64,
+        slot: &Slot,
+        grad: &Tensor,
+        (lr, grad_scale): (f64, f64),
+        noise: Noise,
+    ) -> Result<()>
     where
         for<'a> Moment<'a>: From<&'a mut [M]>,
     {
@@ -121,7 +141,7 @@ impl Optim {
                 let weight_decay = slot.weight_decay;
                 let method = AdamW { lr: lr_here, beta1, beta2, eps: set.eps, weight_decay, grad_scale, noise };
                 let step = |w: &mut [f32], g: &[f32]| {
-                    m.with_data_mut::<M, _>(|m| v.with_data_mut::<M, _>(|v| method.step(self.updates, w, g, m, v)))?
+                    m.with_data_mut::<M, _>(|m| v.with_data_mut::<M, _>(|v| method.step(update, w, g, m, v)))?
                 };
                 with_all(&slot.param, &grad, step)?;
             }

@@ -1,4 +1,6 @@
 use crate::recipe::OptimizerKind;
+use gently_models::Decoder;
+use gently_models::config::{DecoderConfig, Family};
 use gently_models::init::Init;
 use gently_models::params::{Builder, Param, ParamKind};
 use gently_tensor::{Device, Grads, Rng, Tensor};
@@ -71,6 +73,20 @@ fn groups_follow_kind_and_rank() {
     assert_eq!(decays(Decay::Matrices), [false, true, false]);
     assert_eq!(decays(Decay::All), [true, true, true]);
     assert_eq!(decays(Decay::None), [false, false, false]);
+}
+
+#[test]
+fn a_head_of_its_own_decays_as_a_table_of_embeddings_does() {
+    let preset = DecoderConfig::preset(Family::Gpt2);
+    let cfg = DecoderConfig { layers: 1, heads: 2, width: 8, vocab: 10, context: 4, tied_head: false, ..preset };
+    let model = Decoder::new(&cfg, &Rng::new(1), &Device::Meta).unwrap();
+    for (decay, wanted) in [(Decay::Matrices, false), (Decay::AllMatrices, true)] {
+        let optim = Optim::new(model.params(), &Optimizer { decay, ..Optimizer::default() }).unwrap();
+        for name in ["embed.tokens", "head.weight"] {
+            let decays = optim.groups().find(|group| group.0 == name).map(|group| group.2);
+            assert_eq!(decays, Some(wanted), "{name} with {decay:?}");
+        }
+    }
 }
 
 #[test]
@@ -179,4 +195,31 @@ fn the_first_bad_value_is_found() {
     assert_eq!(first_non_finite(&t).unwrap(), Some((1, f32::INFINITY)));
     let t = Tensor::from_slice(&[1.0f32, 2.0], [2], &Device::Cpu).unwrap();
     assert_eq!(first_non_finite(&t).unwrap(), None);
+}
+
+#[test]
+fn settings_that_make_no_update_are_refused() {
+    let usual = settings(OptimizerKind::Muon);
+    for (bad, key) in [
+        (Optimizer { lr: 0.0, ..usual.clone() }, "optimizer.lr = 0"),
+        (Optimizer { muon_lr: 0.0, ..usual.clone() }, "optimizer.muon_lr = 0"),
+        (Optimizer { betas: [0.9, 1.0], ..usual.clone() }, "optimizer.betas = 1"),
+        (Optimizer { betas: [1.0, 0.9], ..usual.clone() }, "optimizer.betas = 1"),
+        (Optimizer { weight_decay: f64::NAN, ..usual.clone() }, "optimizer.weight_decay = NaN"),
+        (Optimizer { momentum: 1.0, ..usual.clone() }, "optimizer.momentum = 1"),
+        (Optimizer { eps: -1e-8, ..usual.clone() }, "optimizer.eps = -0.00000001"),
+        (Optimizer { newton_schulz: 0, ..usual.clone() }, "optimizer.newton_schulz = 0"),
+    ] {
+        let error = Optim::new(&params(), &bad).unwrap_err();
+        assert!(error.to_string().starts_with(key) && error.hint().is_some(), "{error}");
+    }
+}
+
+#[test]
+fn a_parameter_of_another_type_is_refused() {
+    let mut params = params();
+    params[1].tensor = Tensor::zeros([4, 3], DType::F64, &Device::Cpu).unwrap();
+    let error = Optim::new(&params, &settings(OptimizerKind::Adamw)).unwrap_err();
+    assert_eq!(error.to_string(), "parameter w is f64");
+    assert!(error.hint().unwrap().contains("f32"));
 }

@@ -35,6 +35,7 @@ use gently_tensor::profile::{Call, Recording, Work};
 use serde::{Deserialize, Serialize};
 
 use crate::events::Machine;
+use crate::watch::format;
 pub use timeline::{CallOnLine, Timeline};
 
 /// The file with the numbers, in the run folder.
@@ -49,12 +50,12 @@ pub struct Peaks {
     pub products: f64,
     /// Operations per second in f32, all threads.
     pub f32: f64,
-    /// Bytes per second from memory, all threads.
+    /// Bytes per second from memory, all threads; 0 where there was no memory to measure it, and then holds nothing back.
     pub bytes_per_second: f64,
 }
 
 impl Peaks {
-    /// Measures them; takes about a fifth of a second and, for that time, 256 MiB.
+    /// Measures them; takes about a fifth of a second and, for that time, 256 MiB if there are.
     pub fn measure(compute: Compute) -> Self {
         let threads = pool::threads() as f64;
         let f32 = peak::f32_gflops() * 1e9 * threads;
@@ -63,7 +64,15 @@ impl Peaks {
             // Where the machine does not multiply bf16 the kernels round and multiply in f32.
             Compute::Bf16 => peak::bf16_gflops().map_or(f32, |g| g * 1e9 * threads),
         };
-        Self { products, f32, bytes_per_second: peak::read_gbps() * 1e9 }
+        Self { products, f32, bytes_per_second: peak::read_gbps().unwrap_or(0.0) * 1e9 }
+    }
+
+    /// The rate from memory in words.
+    pub(crate) fn memory(&self) -> String {
+        match self.bytes_per_second > 0.0 {
+            true => format::quantity(self.bytes_per_second, "B/s"),
+            false => "not measured".to_owned(),
+        }
     }
 
     /// Seconds that the work needs at the least.
@@ -169,7 +178,8 @@ pub struct Profile {
     pub phases: Vec<PhaseRow>,
     /// Calls, by phase, pass, layer, part, operation and kernel.
     pub calls: Vec<CallRow>,
-    /// Calls that found no room in the recording.
+    /// Calls that found no room in the recording, which ended with the update in which it was full: none of those that are
+    /// summed up here is missing.
     pub lost: u64,
     /// Single calls on a line of time, as many as a page holds.
     pub timeline: Timeline,

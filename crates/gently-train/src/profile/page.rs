@@ -17,19 +17,18 @@ impl Profile {
         let mut html = String::from("<main>\n");
         let _ = write!(
             html,
-            "<header>\n<p class=\"kicker\">profile</p>\n<h1>{}</h1>\n<p class=\"facts\">{}<br>updates {} to {}, {} tokens each<br>{}{}, {} threads, compute {}; \
+            "<header>\n<p class=\"kicker\">profile</p>\n<h1>{}</h1>\n<p class=\"facts\">{}<br>{}, {} tokens each<br>{}{}, {} threads, compute {}; \
              measured: {} in products, {} from memory</p>\n</header>\n",
             escape(&facts.name),
             escape(&facts.model),
-            facts.first_step,
-            facts.first_step + facts.steps.saturating_sub(1),
+            format::updates(facts.first_step, facts.steps),
             facts.tokens_per_step,
             facts.processor.as_ref().map_or(String::new(), |p| format!("{}, ", escape(p))),
             escape(&facts.machine.path),
             facts.machine.threads,
             escape(&facts.machine.compute),
             format::quantity(facts.peaks.products, "FLOP/s"),
-            format::quantity(facts.peaks.bytes_per_second, "B/s"),
+            facts.peaks.memory(),
         );
         self.tiles(&mut html);
         self.timeline_section(&mut html);

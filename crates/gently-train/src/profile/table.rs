@@ -69,10 +69,11 @@ impl Profile {
             "roofline: {} in products, {} else, {} from memory, measured; bytes that a cache kept can show more than 100 %\n",
             format::quantity(peaks.products, "FLOP/s"),
             format::quantity(peaks.f32, "FLOP/s"),
-            format::quantity(peaks.bytes_per_second, "B/s"),
+            peaks.memory(),
         );
         if self.lost > 0 {
-            text += &format!("{} calls found no room and are not in these sums\n", self.lost);
+            let whole = format::updates(self.facts.first_step, self.facts.steps);
+            text += &format!("the recording was full: of {whole} it has all calls, of later ones none are counted\n");
         }
         text
     }

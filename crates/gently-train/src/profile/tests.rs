@@ -63,6 +63,7 @@ fn bf16_products_are_held_to_their_own_peak() {
     assert_eq!(peaks.floor(&Work::products(1_000_000, 1, Compute::Bf16)), 2e6 / 4e9);
     assert_eq!(peaks.floor(&Work::products(1_000_000, 1, Compute::F32)), 2e6 / 2e9);
     assert_eq!(Peaks::default().floor(&Work::pass(5, 5)), 0.0, "no peak, no floor");
+    assert_eq!([Peaks::default(), peaks].map(|peaks| peaks.memory()), ["not measured", "1.00 PB/s"]);
 }
 
 #[test]
@@ -115,6 +116,9 @@ fn the_table_and_the_page_say_everything_and_pass_nothing_through() {
     for word in ["linear dw (gemm)", "backward", "all kernels", "outside of kernels", "roofline"] {
         assert!(table.contains(word), "{word} in\n{table}");
     }
+    assert!(!table.contains("was full"));
+    let full = Profile { lost: 7, ..p.clone() }.table();
+    assert!(full.contains("the recording was full: of updates 4 to 5 it has all calls"), "{full}");
     let page = p.html();
     assert!(!page.contains("<up>") && !page.contains("<b>"), "names are escaped, in the data too");
     assert!(page.contains("\\u003cup>") && page.contains("&lt;up&gt;"));

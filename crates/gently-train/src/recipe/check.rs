@@ -34,10 +34,6 @@ pub(super) fn ranges(resolved: &Resolved) -> Result<()> {
             "must be false: a model that sees the next token does not learn to tell it",
         );
     }
-    // Each layer is built before memory can be planned: some 20 KiB and a fifth of a millisecond.
-    if config.model.layers > 1 << 14 {
-        return refuse("model.layers", "must be between 1 and 16384");
-    }
     let counts = [
         ("train.batch", config.train.batch),
         ("train.block", config.train.block),
@@ -74,9 +70,8 @@ pub(super) fn ranges(resolved: &Resolved) -> Result<()> {
     }
 
     let optimizer = &config.optimizer;
-    // Five are usual, and more only turn singular values about 1: a limit on what one update may cost.
-    if !(1..=100).contains(&optimizer.newton_schulz) {
-        return refuse("optimizer.newton_schulz", "must be between 1 and 100");
+    if let Err(Refused { key, rule, .. }) = check_optimizer(optimizer) {
+        return refuse(&format!("optimizer.{key}"), &rule);
     }
     // The loop compares these two in f64; the kernels take the others as f32.
     if !config.train.clip.is_finite() || config.train.clip < 0.0 {
@@ -85,28 +80,12 @@ pub(super) fn ranges(resolved: &Resolved) -> Result<()> {
     if !config.spike.z.is_finite() || config.spike.z <= 0.0 {
         return refuse("spike.z", "must be finite and above 0");
     }
-    let positive =
-        [("optimizer.lr", optimizer.lr), ("optimizer.eps", optimizer.eps), ("optimizer.muon_lr", optimizer.muon_lr)];
-    for (key, value) in positive {
-        if !is_positive(value) {
-            return refuse(key, POSITIVE);
-        }
-    }
-    let not_negative = [
-        ("optimizer.min_lr", optimizer.min_lr.unwrap_or(0.0)),
-        ("optimizer.weight_decay", optimizer.weight_decay),
-        ("sample.temperature", config.sample.temperature),
-    ];
+    let not_negative =
+        [("optimizer.min_lr", optimizer.min_lr.unwrap_or(0.0)), ("sample.temperature", config.sample.temperature)];
     for (key, value) in not_negative {
-        if !fits_f32(value) || value < 0.0 {
-            return refuse(key, "must be finite and not negative, as a number of 32 bits too");
+        if !is_not_negative(value) {
+            return refuse(key, NOT_NEGATIVE);
         }
-    }
-    if !optimizer.betas.iter().all(|&b| is_below_one(b)) {
-        return refuse("optimizer.betas", &format!("each {BELOW_ONE}"));
-    }
-    if !is_below_one(optimizer.momentum) {
-        return refuse("optimizer.momentum", BELOW_ONE);
     }
     if !(0.0..=1.0).contains(&optimizer.cooldown) {
         return refuse("optimizer.cooldown", "must be between 0 and 1");
@@ -144,6 +123,48 @@ pub(super) fn ranges(resolved: &Resolved) -> Result<()> {
         return refuse("sample.prompts", "must hold a text when sample.every is above 0 or sample.at_start is true");
     }
     Ok(())
+}
+
+/// A value of `[optimizer]` that no update can be made with.
+pub(crate) struct Refused {
+    /// Its key in the section.
+    pub key: &'static str,
+    /// The value.
+    pub value: String,
+    /// The rule it breaks.
+    pub rule: String,
+}
+
+/// Checks what an optimizer computes with: all but the keys of the schedule.
+pub(crate) fn check_optimizer(optimizer: &Optimizer) -> Result<(), Refused> {
+    let [beta1, beta2] = optimizer.betas;
+    // The key, the value, whether it is in range, and the rule.
+    let values = [
+        ("lr", optimizer.lr, is_positive(optimizer.lr), POSITIVE.to_owned()),
+        ("eps", optimizer.eps, is_positive(optimizer.eps), POSITIVE.to_owned()),
+        ("muon_lr", optimizer.muon_lr, is_positive(optimizer.muon_lr), POSITIVE.to_owned()),
+        ("weight_decay", optimizer.weight_decay, is_not_negative(optimizer.weight_decay), NOT_NEGATIVE.to_owned()),
+        ("betas", beta1, is_below_one(beta1), format!("each {BELOW_ONE}")),
+        ("betas", beta2, is_below_one(beta2), format!("each {BELOW_ONE}")),
+        ("momentum", optimizer.momentum, is_below_one(optimizer.momentum), BELOW_ONE.to_owned()),
+    ];
+    for (key, value, fits, rule) in values {
+        if !fits {
+            return Err(Refused { key, value: value.to_string(), rule });
+        }
+    }
+    // Five are usual, and more only turn singular values about 1: a limit on what one update may cost.
+    if !(1..=100).contains(&optimizer.newton_schulz) {
+        let value = optimizer.newton_schulz.to_string();
+        return Err(Refused { key: "newton_schulz", value, rule: "must be between 1 and 100".into() });
+    }
+    Ok(())
+}
+
+const NOT_NEGATIVE: &str = "must be finite and not negative, as a number of 32 bits too";
+
+fn is_not_negative(value: f64) -> bool {
+    fits_f32(value) && value >= 0.0
 }
 
 /// Refuses values that a person chose and that change nothing beside the others, but those that the run was begun with (`saved`).

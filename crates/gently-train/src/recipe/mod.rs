@@ -27,7 +27,7 @@ use std::path::Path;
 use gently_models::config::DecoderConfig;
 use serde_json::{Map, Value};
 
-pub(crate) use check::MOST_STEPS;
+pub(crate) use check::{MOST_STEPS, Refused, check_optimizer};
 pub use resolved::{CONFIG_FILE, Resolved};
 pub use sections::{
     Checkpoint, ComputeKind, Config, Data, Decay, Documents, Eval, Moments, Optimizer, OptimizerKind, Sample,
@@ -274,9 +274,22 @@ fn read_tree(tree: &Map<String, Value>) -> Result<Config, String> {
     }
     serde_json::from_value(Value::Object(tree)).map_err(|e| {
         let text = e.to_string();
-        text.strip_prefix("model configuration: ").map_or(text.clone(), str::to_owned)
+        in_words(text.strip_prefix("model configuration: ").unwrap_or(&text))
     })
 }
+
+/// What serde says of a value of a wrong type, without the names that numbers have in Rust.
+fn in_words(text: &str) -> String {
+    let names = [("usize", WHOLE), ("u64", WHOLE), ("u32", WHOLE), ("f64", "a number"), ("f32", "a number")];
+    let told = names.iter().find_map(|(name, words)| {
+        let start = text.strip_suffix(name)?;
+        start.ends_with("expected ").then(|| format!("{start}{words}"))
+    });
+    told.unwrap_or_else(|| text.to_owned())
+}
+
+/// A count, in words.
+const WHOLE: &str = "a whole number, 0 or more";
 
 fn known_keys() -> Vec<String> {
     let tree = template(&FAMILY.into()).unwrap_or_default();

@@ -160,7 +160,9 @@ impl Resolved {
         let (now, was) = (self.tree(), saved.tree());
         // Packed documents are always drawn at random: what was said of their order never counted.
         let packs = [self, saved].iter().all(|r| r.config.data.documents == Documents::Pack);
-        for (key, _) in &self.sources {
+        // What a person gave first: what is worked out from it differs as well, and nobody knows it by that name.
+        let given = |of: bool| self.sources.iter().filter(move |(_, source)| source.is_given() == of);
+        for (key, _) in given(true).chain(given(false)) {
             if packs && key == "data.shuffle" {
                 continue;
             }
@@ -170,13 +172,13 @@ impl Resolved {
                 continue;
             }
             let frozen = key.starts_with("model.") || key.starts_with("tokenizer.") || FROZEN.contains(&key.as_str());
-            let text = |tree| lookup(tree, key).and_then(toml_text).unwrap_or_default();
+            let text = |tree| lookup(tree, key).and_then(toml_text);
             // The vocabulary of the saved run is settled only once its tokenizer is read; that check comes there.
             if frozen && key != "model.vocab" && text(&now) != text(&was) {
                 return Err(Error::ConfigMismatch {
                     key: key.clone(),
-                    saved: text(&was),
-                    now: text(&now),
+                    saved: text(&was).unwrap_or_else(|| "it unset".into()),
+                    now: text(&now).unwrap_or_else(|| "unset".into()),
                     place: self.source(key),
                 });
             }

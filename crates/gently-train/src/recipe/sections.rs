@@ -3,6 +3,7 @@
 //! Here: one struct for each TOML section but `[model]`, which is [`gently_models::DecoderConfig`]. The defaults are
 //! those of a small character model on a CPU. Not here: reading, checking and writing recipes.
 
+use gently_kernels::gemm::Compute;
 use gently_models::config::{DecoderConfig, Family};
 use serde::{Deserialize, Serialize};
 
@@ -143,6 +144,25 @@ pub enum ComputeKind {
     Bf16,
 }
 
+impl ComputeKind {
+    /// The name in a recipe.
+    pub fn name(self) -> &'static str {
+        match self {
+            ComputeKind::F32 => "f32",
+            ComputeKind::Bf16 => "bf16",
+        }
+    }
+}
+
+impl From<ComputeKind> for Compute {
+    fn from(kind: ComputeKind) -> Self {
+        match kind {
+            ComputeKind::F32 => Compute::F32,
+            ComputeKind::Bf16 => Compute::Bf16,
+        }
+    }
+}
+
 /// `[optimizer]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -196,7 +216,7 @@ pub enum OptimizerKind {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decay {
-    /// Weight matrices; not embeddings, norms and biases.
+    /// Weight matrices; not embeddings, a head of its own, norms and biases.
     Matrices,
     /// All parameters of two or more dimensions, as nanoGPT does: matrices and embeddings.
     #[default]

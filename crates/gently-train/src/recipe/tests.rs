@@ -135,6 +135,19 @@ fn values_out_of_range_are_refused_with_their_place() {
     }
     let message = refused("[model]\nheads = 5\nwidth = 32\n");
     assert!(message.contains("r.toml:2"), "{message}");
+    // One rule, at both of its ends; and no names of a language's types.
+    for layers in [0, 16385] {
+        let message = refused(&format!("[model]\nlayers = {layers}\n"));
+        assert!(message.ends_with("must be between 1 and 16384"), "{message}");
+    }
+    for (text, words) in [
+        ("[model]\nlayers = -1\n", "a whole number, 0 or more"),
+        ("[train]\nsteps = 1.5\n", "a whole number, 0 or more"),
+        ("[optimizer]\nlr = \"x\"\n", "a number"),
+    ] {
+        let message = refused(text);
+        assert!(message.ends_with(&format!("expected {words}")), "{message}");
+    }
     // What nobody gave has a value all the same.
     let message = refused("[model]\nheads = 2\nwidth = 34\nposition = \"rotary\"\n");
     assert!(message.starts_with("model.head_width = 17 (model.width / model.heads): must be even"), "{message}");
@@ -282,6 +295,17 @@ fn a_resumed_run_keeps_what_was_set_and_refuses_another_model() {
     other.set("model.width=64").unwrap();
     let error = other.over(&reloaded).resolve().unwrap().continues(&saved).unwrap_err().to_string();
     assert!(error.contains("model.width") && error.contains("32"), "{error}");
+
+    // The key that was given, and not what is worked out from it.
+    let refused = |assignment: &str| {
+        let mut other = tiny();
+        other.set(assignment).unwrap();
+        other.over(&reloaded).resolve().unwrap().continues(&saved).unwrap_err().to_string()
+    };
+    let error = refused("train.block=32");
+    assert!(error.starts_with("train.block is 32 (--set), but the run was begun with "), "{error}");
+    let error = refused("model.window=3");
+    assert_eq!(error, "model.window is 3 (--set), but the run was begun with it unset");
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! Where a loss or a gradient stopped being a number.
+//! Where a loss, a gradient or a weight stopped being a number.
 //!
-//! Runs only after that has happened and before anything is changed by it: the weights are still those of the last
-//! good update, and every pass can be repeated exactly.
+//! Of losses and gradients: runs only after that has happened and before anything is changed by it, so that every pass can be
+//! repeated exactly. Weights are looked at then, and before each checkpoint.
 
 use gently_models::Decoder;
 use gently_models::params::Param;
@@ -19,7 +19,7 @@ pub(super) const DIAGNOSTIC_FILE: &str = "diagnostic.json";
 /// The first thing that was not finite.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Diagnosis {
-    /// The step whose update was not made.
+    /// The step whose update was not made; of a checkpoint that was not saved, its step.
     pub step: u64,
     /// `weight`, `loss` or `gradient`.
     pub what: &'static str,
@@ -39,25 +39,10 @@ pub(super) struct Diagnosis {
 
 /// Finds the first bad weight, else the first micro-batch whose loss or gradient is bad and the first bad tensor in it.
 pub(super) fn diagnose(model: &Decoder, passes: &Passes, step: u64, batches: &[Batch]) -> Result<Diagnosis> {
-    let mut found = Diagnosis {
-        step: step + 1,
-        what: "gradient",
-        tensor: None,
-        index: None,
-        value: None,
-        micro_batch: None,
-        losses: Vec::new(),
-        tokens: Vec::new(),
-    };
-    for param in model.params() {
-        if let Some((index, value)) = first_non_finite(&param.tensor)? {
-            found.what = "weight";
-            found.tensor = Some(param.name.clone());
-            found.index = Some(index);
-            found.value = Some(value.to_string());
-            return Ok(found);
-        }
+    if let Some(found) = bad_weight(model, step + 1)? {
+        return Ok(found);
     }
+    let mut found = Diagnosis::new(step + 1, "gradient");
     let counted: usize = batches.iter().map(Batch::counted).sum();
     for (micro, batch) in batches.iter().enumerate() {
         let mut grads = Grads::new();
@@ -72,9 +57,7 @@ pub(super) fn diagnose(model: &Decoder, passes: &Passes, step: u64, batches: &[B
             found.what = "loss";
         }
         if let Some((name, index, value)) = bad {
-            found.tensor = Some(name);
-            found.index = Some(index);
-            found.value = Some(value.to_string());
+            found = found.at(name, index, value);
         }
         found.micro_batch = Some(micro);
         found.tokens = batch.ids.chunks(batch.block.max(1)).map(<[u32]>::to_vec).collect();
@@ -82,6 +65,16 @@ pub(super) fn diagnose(model: &Decoder, passes: &Passes, step: u64, batches: &[B
     }
     // Each micro-batch is finite on its own: their sum overflowed.
     Ok(found)
+}
+
+/// The first weight that is not finite, found at `step`; `None` where all are.
+pub(super) fn bad_weight(model: &Decoder, step: u64) -> Result<Option<Diagnosis>> {
+    for param in model.params() {
+        if let Some((index, value)) = first_non_finite(&param.tensor)? {
+            return Ok(Some(Diagnosis::new(step, "weight").at(param.name.clone(), index, value)));
+        }
+    }
+    Ok(None)
 }
 
 /// The backward pass makes gradients from the last parameter to the first, and what is bad spreads that way.
@@ -97,6 +90,24 @@ fn first_bad_gradient(params: &[Param], grads: &Grads) -> Result<Option<(String,
 }
 
 impl Diagnosis {
+    fn new(step: u64, what: &'static str) -> Self {
+        Self {
+            step,
+            what,
+            tensor: None,
+            index: None,
+            value: None,
+            micro_batch: None,
+            losses: Vec::new(),
+            tokens: Vec::new(),
+        }
+    }
+
+    /// With the first bad value.
+    fn at(self, tensor: String, index: usize, value: f32) -> Self {
+        Self { tensor: Some(tensor), index: Some(index), value: Some(value.to_string()), ..self }
+    }
+
     /// The error that stops the run.
     pub fn into_error(self, saved: Option<std::path::PathBuf>) -> Error {
         let layer = self.tensor.as_deref().and_then(layer_of);

@@ -57,10 +57,6 @@ fn peak_of_a_core(compute: ComputeKind) -> f64 {
 }
 
 fn described(compute: ComputeKind, core: f64) -> Machine {
-    let name = match compute {
-        ComputeKind::F32 => "f32",
-        ComputeKind::Bf16 => "bf16",
-    };
     let peak_flops = core * 1e9 * pool::threads() as f64;
-    Machine { path: cpu::path().name().into(), threads: pool::threads(), compute: name.into(), peak_flops }
+    Machine { path: cpu::path().name().into(), threads: pool::threads(), compute: compute.name().into(), peak_flops }
 }

@@ -45,19 +45,19 @@ use crate::stop::StopHandle;
 use crate::{Observer, Result};
 
 /// Makes the model: on `Device::Meta` for the memory plan, then on the device it is trained on.
-pub type Build = dyn Fn(&DecoderConfig, &Rng, &Device) -> gently_models::Result<Decoder>;
+pub type Build = dyn Fn(&DecoderConfig, &Rng, &Device) -> gently_models::Result<Decoder> + Send;
 
 /// Opens the data of a run whose configuration is known, in its folder, and tells how far it is.
-pub type OpenData = dyn FnOnce(&Resolved, &Path, &mut Report<'_>) -> Result<TrainData>;
+pub type OpenData = dyn FnOnce(&Resolved, &Path, &mut Report<'_>) -> Result<TrainData> + Send;
 
-/// A run that has not begun.
+/// A run that has not begun. It can be handed to another thread and run there.
 pub struct Trainer {
     recipe: Recipe,
     folder: PathBuf,
     resume: bool,
     data: Box<OpenData>,
     build: Box<Build>,
-    observers: Vec<Box<dyn Observer>>,
+    observers: Vec<Box<dyn Observer + Send>>,
     stop: StopHandle,
     profile: u64,
 }
@@ -85,7 +85,7 @@ impl Trainer {
     }
 
     /// Somebody to tell what happens.
-    pub fn observe(mut self, observer: impl Observer + 'static) -> Self {
+    pub fn observe(mut self, observer: impl Observer + Send + 'static) -> Self {
         self.observers.push(Box::new(observer));
         self
     }
@@ -97,14 +97,17 @@ impl Trainer {
     }
 
     /// Record where the time of this many updates goes, after three that warm up; then write `profile.json` and
-    /// `profile.html` into the run folder and train on. The results are the same bits with and without. 0 is none.
+    /// `profile.html` into the run folder and train on. A run that ends before has fewer: of one with three updates or less
+    /// the last is recorded. Where none is, a warning says so. A
+    /// recording that is full ends early: it holds [`CAPACITY`](gently_tensor::profile::CAPACITY) kernel calls, whose memory is not
+    /// in the plan. The results are the same bits with and without. 0 is none.
     pub fn profile(mut self, steps: u64) -> Self {
         self.profile = steps;
         self
     }
 
     /// Other data than what `[data]` says.
-    pub fn data(mut self, open: impl FnOnce(&Resolved, &Path) -> Result<TrainData> + 'static) -> Self {
+    pub fn data(mut self, open: impl FnOnce(&Resolved, &Path) -> Result<TrainData> + Send + 'static) -> Self {
         self.data = Box::new(|resolved, folder, _| open(resolved, folder));
         self
     }
@@ -113,7 +116,7 @@ impl Trainer {
     /// change between two calls.
     pub fn model(
         mut self,
-        build: impl Fn(&DecoderConfig, &Rng, &Device) -> gently_models::Result<Decoder> + 'static,
+        build: impl Fn(&DecoderConfig, &Rng, &Device) -> gently_models::Result<Decoder> + Send + 'static,
     ) -> Self {
         self.build = Box::new(build);
         self

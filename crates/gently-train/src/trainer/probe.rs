@@ -13,7 +13,7 @@ use crate::data::Batch;
 use crate::events::{Machine, Split};
 use crate::optim::Optim;
 use crate::optim::norm::{clip_factor, global_norm};
-use crate::plan;
+use crate::process_memory;
 use crate::recipe::{Config, Documents};
 use crate::schedule::Schedule;
 use crate::stop::StopHandle;
@@ -50,13 +50,13 @@ impl Probe {
     pub fn new(config: &Config) -> Result<Self> {
         let mut config = config.clone();
         config.sample.every = 0;
-        plan::forget_peak();
+        process_memory::forget_peak();
         let build = |model: &_, rng: &_, device: &_| Decoder::new(model, rng, device);
         let plan =
             rehearsal::plan(&config, &build, &Tokenizer::bytes(), &[], DataMemory::default(), &StopHandle::new())?;
         let planned = plan.total();
-        let needed = plan.needed_beside(plan::resident().unwrap_or(0));
-        if let Some(available) = plan::available()
+        let needed = plan.needed_beside(process_memory::resident().unwrap_or(0));
+        if let Some(available) = process_memory::available()
             && needed > available
         {
             return Err(Error::Memory { needed, available, resumed: false, lasting: plan.is_mostly_lasting() });

@@ -14,6 +14,7 @@ use crate::Result;
 use crate::data::{Batch, IGNORE};
 use crate::optim::Optim;
 use crate::plan::{self, MemoryPlan};
+use crate::process_memory;
 use crate::recipe::{Config, Sample};
 use crate::stop::StopHandle;
 
@@ -65,7 +66,7 @@ pub(super) fn plan(
     memory::reset(Device::Meta);
 
     let activations = peak.saturating_sub(parameters + states + gradients);
-    let base = plan::resident().unwrap_or(0);
+    let base = process_memory::resident().unwrap_or(0);
     let recompute = if config.train.recompute { "recomputed by block" } else { "" };
     let lines: [_; plan::LINES] = [
         ("parameters", parameters, "f32"),
@@ -77,7 +78,11 @@ pub(super) fn plan(
         ("process", base, "program, libraries and tokenizer, measured before the first tensor"),
         // An estimate: of 4.9 MB that were not in memory here a run of 8,000 steps with validation brought in 0.8. The rest is
         // other commands', and grows with them.
-        ("program to come", plan::unread_program() / 4, "a quarter of the program's code that is not in memory yet"),
+        (
+            "program to come",
+            process_memory::unread_program() / 4,
+            "a quarter of the program's code that is not in memory yet",
+        ),
         ("heap", HEAP, "small allocations and the holes between them, an estimate"),
         (plan::MAPPED, data.mapped, "token shards in the system's cache; they need not fit"),
     ];

@@ -54,7 +54,8 @@ pub(super) fn write(
             seed: seed.wrapping_add(number as u64),
             ..SamplingParams::default()
         };
-        let mut generator = Generator::new(model, &prompt.ids, params, cx.clone())?.only_below(tokenizer.vocab_size());
+        let mut generator =
+            Generator::new(model, &prompt.ids, params, cx.clone())?.only_below(tokenizer.choosable())?;
         for _ in 0..settings.tokens {
             if stop.is_asked() {
                 return Ok(None);

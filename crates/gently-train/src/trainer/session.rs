@@ -6,6 +6,7 @@ use std::time::Instant;
 use gently_models::Decoder;
 use gently_tensor::{Device, Rng, profile};
 
+use super::diagnose::bad_weight;
 use super::profiling::Profiling;
 use super::rehearsal::DataMemory;
 use super::sample::{self, Prompt};
@@ -14,10 +15,11 @@ use super::step::Passes;
 use super::{OpenData, Trainer, machine, rehearsal};
 use crate::checkpoint::{Checkpoints, STATE_FILE, Verified};
 use crate::data;
-use crate::events::{CheckpointSaved, Machine, Preparing, RunStarted};
+use crate::events::{CheckpointSaved, Failed, Machine, Preparing, RunStarted};
 use crate::folder::{LOG_FILE, Lines, Lock, Log, METRICS_FILE, SAMPLES_FILE};
 use crate::optim::Optim;
-use crate::plan::{self, MemoryPlan};
+use crate::plan::MemoryPlan;
+use crate::process_memory;
 use crate::recipe::{CONFIG_FILE, Config, Recipe, Resolved};
 use crate::schedule::Schedule;
 use crate::source::TrainData;
@@ -49,7 +51,7 @@ pub(super) struct Session {
     pub begun: Instant,
     /// The step of the newest complete checkpoint.
     pub saved: Option<u64>,
-    observers: Vec<Box<dyn Observer>>,
+    observers: Vec<Box<dyn Observer + Send>>,
     log: Log,
     _lock: Lock,
 }
@@ -109,11 +111,11 @@ impl Session {
             warnings.extend(complaints);
         }
         let profiling = (trainer.profile > 0).then(|| Profiling::new(trainer.profile, &config));
-        plan::forget_peak();
+        process_memory::forget_peak();
         let reading = DataMemory { owned: data.memory, mapped: data.mapped };
         let plan = rehearsal::plan(&config, &trainer.build, &data.tokenizer, &prompts, reading, &trainer.stop)?;
-        let needed = plan.needed_beside(plan::resident().unwrap_or(0));
-        if let Some(free) = plan::available()
+        let needed = plan.needed_beside(process_memory::resident().unwrap_or(0));
+        if let Some(free) = process_memory::available()
             && needed > free
         {
             let (resumed, lasting) = (saved_config.is_some(), plan.is_mostly_lasting());
@@ -129,8 +131,8 @@ impl Session {
             state = take_up(good, state, &config, &model, &mut optim, &mut data)?;
         }
         warnings.extend(state.measure_on(data.val.as_ref().map(|val| format!("{:016x}", val.identity()))));
-        // A step whose line and samples are still owed has none.
-        let written = if state.owed.is_some() { last.and_then(|step| step.checked_sub(1)) } else { last };
+        // A step whose line and samples are still pending has none.
+        let written = if state.pending.is_some() { last.and_then(|step| step.checked_sub(1)) } else { last };
         // From here on the run's files change. Logs first: one that cannot be opened leaves the configuration as it was.
         let metrics = Lines::open(&folder.join(METRICS_FILE), written)?;
         let samples = Lines::open(&folder.join(SAMPLES_FILE), written)?;
@@ -162,28 +164,36 @@ impl Session {
             profiling,
             _lock: lock,
         };
-        session.announce(&resolved)?;
+        match session.begin(&resolved, warnings) {
+            Ok(()) => Ok(session),
+            Err(error) => Err(session.failed(error)),
+        }
+    }
+
+    /// Tells that the run starts, and what a person should know of it.
+    fn begin(&mut self, resolved: &Resolved, warnings: Vec<String>) -> Result<()> {
+        self.announce(resolved)?;
         for message in warnings {
-            session.warn(message)?;
+            self.warn(message)?;
         }
         // Not before it was told: what is set aside is warned of no more.
-        if let Some(step) = last {
-            session.checkpoints.set_aside_after(step)?;
+        match self.saved {
+            Some(step) => self.checkpoints.set_aside_after(step),
+            None => Ok(()),
         }
-        Ok(session)
     }
 
     fn announce(&mut self, resolved: &Resolved) -> Result<()> {
         let train = &self.config.train;
         let name = resolved.name.clone();
-        let owed = self.saved.is_none() || self.state.owed.is_some();
+        let pending = self.saved.is_none() || self.state.pending.is_some();
         let started = RunStarted {
             name,
             folder: self.folder.clone(),
             start_step: self.state.step,
-            owed,
+            pending,
             best: self.state.best.map(|best| (best.step, best.loss)),
-            best_since: self.state.step + u64::from(!owed),
+            best_since: self.state.step + u64::from(!pending),
             total_steps: train.steps,
             tokens_per_step: (train.batch * train.block * train.accumulate) as u64,
             config: resolved.lines(),
@@ -213,6 +223,18 @@ impl Session {
         Ok(())
     }
 
+    /// Tells every observer and the log what ended the run, and gives it back.
+    pub fn failed(&mut self, error: Error) -> Error {
+        let message = in_words(&error);
+        // Neither may hide the error itself, which may be theirs.
+        let _ = self.log.say(&format!("failed: {message}"));
+        let event = Event::Failed(Failed { step: self.state.step, message });
+        for observer in &mut self.observers {
+            let _ = observer.on(&event);
+        }
+        error
+    }
+
     /// Tells every observer and the log what a person should read.
     pub fn warn(&mut self, message: String) -> Result<()> {
         self.log.say(&format!("warning: {message}"))?;
@@ -226,9 +248,16 @@ impl Session {
     }
 
     /// Saves a checkpoint of the present step and removes those that are no longer kept.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] for a weight that is no number: the checkpoints before stay as they are, the last of them a good one.
     pub fn save(&mut self) -> Result<()> {
         let _phase = profile::phase("checkpoint");
         let begun = Instant::now();
+        // A good checkpoint must not make way for a broken one. A look at each weight costs little beside writing it.
+        if let Some(found) = bad_weight(&self.model, self.state.step)? {
+            return Err(self.not_finite(found)?);
+        }
         // Lines up to this step must be there when the checkpoint is.
         self.metrics.sync()?;
         self.samples.sync()?;
@@ -250,6 +279,21 @@ impl Session {
         self.say(&format!("checkpoint {}", event.path.display()))?;
         self.tell(&Event::CheckpointSaved(event))
     }
+}
+
+/// An error with its causes, in a sentence.
+fn in_words(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        let why = cause.to_string();
+        // Some errors say what their source says.
+        if !text.contains(&why) {
+            text += &format!(": {why}");
+        }
+        next = cause.source();
+    }
+    text
 }
 
 /// Puts model, optimizer and data where a checkpoint says they were, and gives the numbers that belong to it. `fresh` are those of
@@ -274,10 +318,8 @@ fn take_up(
     model.load_weights(&path)?;
     // After the weights, of which it has those that are rounded there.
     optim.load(&path.join(OPTIMIZER_FILE), state.updates)?;
-    match state.losses.fits(config.spike.window) && state.norms.fits(config.spike.window) {
-        true => Ok(state),
-        false => Ok(State { losses: fresh.losses, norms: fresh.norms, ..state }),
-    }
+    let window = config.spike.window;
+    Ok(State { losses: state.losses.resized(window), norms: state.norms.resized(window), ..state })
 }
 
 /// Opens the data and lets the observers see how far that is. Ends with an observer's error, or when somebody asks to stop.
@@ -285,7 +327,7 @@ fn open_data(
     open: Box<OpenData>,
     resolved: &Resolved,
     folder: &Path,
-    observers: &mut [Box<dyn Observer>],
+    observers: &mut [Box<dyn Observer + Send>],
     stop: &StopHandle,
 ) -> Result<TrainData> {
     let mut told = Ok(());

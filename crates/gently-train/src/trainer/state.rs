@@ -95,9 +95,9 @@ pub(super) struct State {
     pub val_loss: Option<f64>,
     /// The present step's line, while its evaluation and its samples are not done: a stop does not wait for them, and a run that
     /// goes on begins with them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub owed: Option<Line>,
-    /// What was told of the spike that the present step is, while the step is owed.
+    #[serde(default, alias = "owed", skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Line>,
+    /// What was told of the spike that the present step is, while the step is pending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spike: Option<SpikeSkipped>,
     /// [`gently_text::Tokenizer::hash`], as hexadecimal digits.
@@ -120,7 +120,7 @@ impl State {
             best: None,
             train_loss: None,
             val_loss: None,
-            owed: None,
+            pending: None,
             spike: None,
             tokenizer,
             validation: None,
@@ -170,10 +170,10 @@ impl State {
             return Err(format!("the best loss is of step {}, after step {step}", best.step));
         }
         if let Some(spike) = self.spike.filter(|spike| spike.step != step) {
-            return Err(format!("a spike that is owed is of step {}, not of step {step}", spike.step));
+            return Err(format!("a spike that is pending is of step {}, not of step {step}", spike.step));
         }
-        match self.owed.as_ref().filter(|line| line.step != step) {
-            Some(line) => Err(format!("what is owed is of step {}, not of step {step}", line.step)),
+        match self.pending.as_ref().filter(|line| line.step != step) {
+            Some(line) => Err(format!("what is pending is of step {}, not of step {step}", line.step)),
             None => Ok(()),
         }
     }
@@ -233,7 +233,7 @@ mod tests {
         bad(|s| s.updates = u64::MAX, "updates");
         bad(|s| s.tokens = u64::MAX, "tokens");
         bad(|s| s.best = Some(Best { step: 9, loss: 1.0 }), "best");
-        bad(|s| s.owed = Some(Line { step: 3, ..Line::default() }), "owed");
+        bad(|s| s.pending = Some(Line { step: 3, ..Line::default() }), "pending");
         bad(|s| s.spike = Some(SpikeSkipped { step: 3, ..SpikeSkipped::default() }), "spike");
         assert!(State { step: u64::MAX, ..state() }.check(u64::MAX).is_err());
     }

@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use gently_kernels::gemm::Compute;
+use gently_models::flops::Cost;
 use gently_models::{Decoder, ForwardCx};
 use gently_tensor::{Device, Grads, Rng, Tensor, no_grad, profile};
 
 use crate::data::Batch;
-use crate::recipe::{ComputeKind, Train};
+use crate::recipe::Train;
 use crate::source::BatchSource;
 use crate::stop::StopHandle;
 use crate::{Error, Result};
@@ -17,6 +18,8 @@ use crate::{Error, Result};
 pub(super) struct Passes {
     compute: Compute,
     recompute: bool,
+    /// Rows and tokens of a row of the batches that the run was planned for.
+    shape: (usize, usize),
     /// Most rows of a micro-batch.
     rows: usize,
     /// The stream below which every micro-batch of every step has its own: nothing to save for a resumed run.
@@ -35,8 +38,9 @@ pub(super) struct Measured {
 impl Passes {
     pub fn new(train: &Train) -> Self {
         Self {
-            compute: compute(train.compute),
+            compute: train.compute.into(),
             recompute: train.recompute,
+            shape: (train.batch, train.block),
             rows: train.rows(),
             dropout: Rng::new(train.seed).stream("dropout"),
         }
@@ -53,7 +57,8 @@ impl Passes {
     /// `None` when somebody asks to stop meanwhile: the source is somewhere further on then.
     ///
     /// # Errors
-    /// [`Error::NothingToLearn`] where two epochs, and at least a thousand batches, have been passed over; those of the source.
+    /// [`Error::NothingToLearn`] where two epochs, and at least a thousand batches, have been passed over; [`Error::Batch`] for one
+    /// that is not of the recipe's size; those of the source.
     pub fn draw(
         &self,
         source: &mut dyn BatchSource,
@@ -69,7 +74,9 @@ impl Passes {
         loop {
             let mut batches = Vec::new();
             for _ in 0..accumulate {
-                batches.extend(self.micro_batches(source.next_batch()?));
+                let batch = source.next_batch()?;
+                self.expect(&batch).map_err(|why| Error::Batch { step: step + 1, why })?;
+                batches.extend(self.micro_batches(batch));
             }
             drawn += accumulate as u64;
             if batches.iter().any(|batch| batch.counted() > 0) {
@@ -82,6 +89,25 @@ impl Passes {
                 return Ok(None);
             }
         }
+    }
+
+    /// What is wrong with a batch, in words: the plan, the tokens of an update and the cuts into micro-batches take its size for
+    /// granted.
+    fn expect(&self, batch: &Batch) -> Result<(), String> {
+        let (rows, width) = self.shape;
+        if (batch.batch, batch.block) != self.shape {
+            return Err(format!(
+                "has {} rows of {} tokens, and the recipe says {rows} of {width} (train.batch, train.block)",
+                batch.batch, batch.block
+            ));
+        }
+        let docs = batch.docs.as_ref().unwrap_or(&batch.ids);
+        for (name, list) in [("ids", &batch.ids), ("targets", &batch.targets), ("docs", docs)] {
+            if list.len() != rows * width {
+                return Err(format!("of {rows} rows of {width} tokens has {} {name}", list.len()));
+            }
+        }
+        Ok(())
     }
 
     /// A batch in the micro-batches that go through the model.
@@ -166,18 +192,25 @@ impl Passes {
     }
 }
 
+/// Operations of forward and backward over `batches`: attention's of each document by itself, where documents of a row do not see
+/// each other.
+pub(super) fn operations(cost: &Cost, batches: &[Batch]) -> f64 {
+    let of = |tokens: usize| tokens as f64 * cost.training_flops_per_token(tokens);
+    let of_batch = |batch: &Batch| match &batch.docs {
+        None => batch.batch as f64 * of(batch.block),
+        Some(docs) => {
+            let rows = docs.chunks(batch.block.max(1));
+            rows.flat_map(|row| row.chunk_by(|a, b| a == b)).map(|document| of(document.len())).sum()
+        }
+    };
+    batches.iter().map(of_batch).sum()
+}
+
 /// A loss as a number; 0 on `Device::Meta`, where there are none.
 fn value(loss: &Tensor) -> Result<f64> {
     match loss.device() {
         Device::Meta => Ok(0.0),
         _ => Ok(f64::from(loss.item::<f32>()?)),
-    }
-}
-
-pub(super) fn compute(kind: ComputeKind) -> Compute {
-    match kind {
-        ComputeKind::F32 => Compute::F32,
-        ComputeKind::Bf16 => Compute::Bf16,
     }
 }
 
@@ -199,5 +232,30 @@ impl Tensors {
 
     fn batch(&self) -> gently_models::Batch<'_> {
         gently_models::Batch { ids: &self.ids, targets: &self.targets, docs: self.docs.as_ref() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gently_models::config::{DecoderConfig, Family};
+
+    use super::*;
+
+    #[test]
+    fn attention_across_borders_of_documents_is_no_work() {
+        let preset = DecoderConfig::preset(Family::Gpt2);
+        let cfg = DecoderConfig { layers: 2, heads: 2, width: 16, vocab: 10, context: 8, ..preset };
+        let cost = Cost::of(&cfg);
+        let batch = |docs: Option<Vec<u32>>| Batch { ids: vec![0; 16], targets: vec![0; 16], docs, batch: 2, block: 8 };
+        let of = |docs| operations(&cost, &[batch(docs)]);
+        let weights = 16.0 * 6.0 * cost.matmul_parameters as f64;
+        // 12·L·H·D for each visible pair.
+        let pairs = |docs| (of(docs) - weights) / (12.0 * 2.0 * 16.0);
+        assert_eq!(pairs(None), 2.0 * 36.0);
+        assert_eq!(pairs(Some(vec![0; 16])), 2.0 * 36.0);
+        // Documents of 3, 5, 8 and, in a row by itself, of 1 and 7: neighbours of two rows are never one.
+        let docs = |second: [u32; 8]| Some([[4, 4, 4, 5, 5, 5, 5, 5], second].concat());
+        assert_eq!(pairs(docs([5; 8])), 6.0 + 15.0 + 36.0);
+        assert_eq!(pairs(docs([5, 6, 6, 6, 6, 6, 6, 6])), 6.0 + 15.0 + 1.0 + 28.0);
     }
 }

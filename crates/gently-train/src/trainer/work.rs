@@ -2,17 +2,18 @@
 
 use std::time::Instant;
 
+use gently_models::flops::Cost;
 use gently_tensor::{Grads, profile};
 use serde::Serialize;
 
-use super::diagnose::{DIAGNOSTIC_FILE, diagnose};
+use super::diagnose::{DIAGNOSTIC_FILE, Diagnosis, diagnose};
 use super::session::Session;
 use super::state::Line;
+use super::step::operations;
 use super::{evaluate, sample};
-use crate::data::Batch;
 use crate::events::{Evaluated, Finished, Reason, Sampled, SpikeSkipped, Split, Step};
 use crate::optim::norm::{clip_factor, global_norm};
-use crate::plan;
+use crate::process_memory;
 use crate::profile::STEP;
 use crate::{Error, Event, Result};
 
@@ -27,7 +28,11 @@ struct SampleLine<'a> {
 impl Session {
     /// Runs to the end.
     pub fn run(mut self) -> Result<Finished> {
-        self.work().map_err(|error| self.explained(error)).and_then(|total| self.finish(total))
+        let ended = match self.work() {
+            Ok(total) => self.finish(total),
+            Err(error) => Err(self.explained(error)),
+        };
+        ended.map_err(|error| self.failed(error))
     }
 
     /// An error with where it left the run, if it does not say so itself.
@@ -45,12 +50,12 @@ impl Session {
     fn work(&mut self) -> Result<Split> {
         let first = self.state.step;
         let mut total = Split::default();
-        // A run taken up at step 0 has what belongs to it, or owes it.
+        // A run taken up at step 0 has what belongs to it, or has it pending.
         if self.saved.is_none() {
-            self.state.owed = Some(Line::default());
+            self.state.pending = Some(Line::default());
         }
-        self.tell_owed()?;
-        let mut going = self.settle()?;
+        self.tell_pending()?;
+        let mut going = self.flush()?;
         let begun = Instant::now();
         while going && self.state.step < self.config.train.steps && !self.stop.is_asked() {
             self.begin_profile();
@@ -63,8 +68,8 @@ impl Session {
             step.eta = begun.elapsed().as_secs_f64() / done as f64 * left as f64;
             self.tell(&Event::Step(step.clone()))?;
 
-            self.state.owed = Some(Line::from(&step));
-            going = self.settle()?;
+            self.state.pending = Some(Line::from(&step));
+            going = self.flush()?;
             self.note_profile()?;
         }
         // Also where an update was given up: those before it took their time all the same.
@@ -75,10 +80,10 @@ impl Session {
         Ok(total)
     }
 
-    /// What the process before knew of the step that is still owed: its line is in no file yet, and who watched that process is
+    /// What the process before knew of the step that is still pending: its line is in no file yet, and who watched that process is
     /// gone. Who keeps a file of its own, which may have the step, hears of it in `RunStarted`.
-    fn tell_owed(&mut self) -> Result<()> {
-        let Some(line) = self.state.owed.clone() else {
+    fn tell_pending(&mut self) -> Result<()> {
+        let Some(line) = self.state.pending.clone() else {
             return Ok(());
         };
         let train = &self.config.train;
@@ -97,9 +102,9 @@ impl Session {
     }
 
     /// What is due after the present step: evaluation, samples, its line, a checkpoint. False when somebody asked to stop before
-    /// that was done, so that the run still owes it.
-    fn settle(&mut self) -> Result<bool> {
-        let Some(mut line) = self.state.owed.clone() else {
+    /// that was done, so that it stays pending.
+    fn flush(&mut self) -> Result<bool> {
+        let Some(mut line) = self.state.pending.clone() else {
             return Ok(true);
         };
         let (now, last) = (self.state.step, self.state.step == self.config.train.steps);
@@ -115,18 +120,18 @@ impl Session {
             if line.val_loss.is_none() {
                 return Ok(false);
             }
-            self.state.owed = Some(line.clone());
+            self.state.pending = Some(line.clone());
         }
         if writes && !self.sample()? {
             return Ok(false);
         }
-        (self.state.owed, self.state.spike) = (None, None);
+        (self.state.pending, self.state.spike) = (None, None);
         // Step 0 has a line only for its loss.
         if now > 0 || evaluates {
             self.metrics.append(&line)?;
         }
         let improved = evaluates && self.state.best.is_some_and(|best| best.step == now);
-        // What was owed is made again where it is taken up: its checkpoint, which says so, stays as it is.
+        // What was pending is made again where it is taken up: its checkpoint, which says so, stays as it is.
         let saves = self.saved != Some(now) && now > 0;
         if saves && (due(self.config.checkpoint.every, false) || (improved && self.config.checkpoint.best)) {
             self.save()?;
@@ -172,7 +177,8 @@ impl Session {
         drop(phase);
         if !measured.loss.is_finite() || !norm.is_finite() {
             drop(grads);
-            return Err(self.not_finite(&batches)?);
+            let found = diagnose(&self.model, &self.passes, at, &batches)?;
+            return Err(self.not_finite(found)?);
         }
         let lr = self.schedule.rate(at);
         let skipped = self.is_spike(measured.loss, norm)?;
@@ -196,7 +202,7 @@ impl Session {
             optimizer,
         };
         let tokens_per_second = tokens as f64 / seconds.total.max(1e-9);
-        let flops = self.model.flops_per_token(self.config.train.block) * tokens_per_second;
+        let flops = operations(&Cost::of(self.model.config()), &batches) / seconds.total.max(1e-9);
         let peak = self.machine.peak_flops;
         Ok(Some(Step {
             step: self.state.step,
@@ -213,14 +219,11 @@ impl Session {
         }))
     }
 
-    /// Finds out what broke, writes it down, and makes the error that stops the run.
-    fn not_finite(&mut self, batches: &[Batch]) -> Result<Error> {
-        let found = diagnose(&self.model, &self.passes, self.state.step, batches)?;
+    /// Writes down what broke, and makes the error that stops the run.
+    pub(super) fn not_finite(&self, found: Diagnosis) -> Result<Error> {
         let text = serde_json::to_vec_pretty(&found).unwrap_or_default();
         gently_formats::atomic::write(self.folder.join(DIAGNOSTIC_FILE), &text)?;
-        let error = found.into_error(self.checkpoints.latest()?);
-        self.say(&format!("stopped: {error}"))?;
-        Ok(error)
+        Ok(found.into_error(self.checkpoints.latest()?))
     }
 
     fn is_spike(&mut self, loss: f64, norm: f64) -> Result<bool> {
@@ -238,7 +241,7 @@ impl Session {
             grad_norm_z: norm_z.unwrap_or(0.0),
         };
         self.state.spike = Some(event);
-        self.say(&format!("spike at step {}: loss {loss}, gradient norm {norm}; update left out", event.step))?;
+        self.say(&format!("spike at step {}: loss {loss:.4}, gradient norm {norm:.4}; update left out", event.step))?;
         self.tell(&Event::SpikeSkipped(event))?;
         Ok(true)
     }
@@ -283,8 +286,8 @@ impl Session {
         Ok(true)
     }
 
-    fn finish(mut self, split: Split) -> Result<Finished> {
-        let complete = self.state.step >= self.config.train.steps && self.state.owed.is_none();
+    fn finish(&mut self, split: Split) -> Result<Finished> {
+        let complete = self.state.step >= self.config.train.steps && self.state.pending.is_none();
         let finished = Finished {
             step: self.state.step,
             reason: if complete { Reason::Complete } else { Reason::Stopped },
@@ -295,7 +298,7 @@ impl Session {
             seconds: self.begun.elapsed().as_secs_f64(),
             split,
             planned_bytes: self.plan.total(),
-            measured_bytes: plan::peak_resident(),
+            measured_bytes: process_memory::peak_resident(),
             checkpoint: self.checkpoints.latest()?,
         };
         let measured = finished.measured_bytes.unwrap_or(0);

@@ -139,6 +139,14 @@ pub fn printable(text: &str) -> String {
         .collect()
 }
 
+/// `update 3` or `updates 4 to 13`, of `steps` updates from `first` on.
+pub fn updates(first: u64, steps: u64) -> String {
+    match steps {
+        0 | 1 => format!("update {first}"),
+        _ => format!("updates {first} to {}", first.saturating_add(steps - 1)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,6 +188,7 @@ mod tests {
         assert_eq!(percent(0.432), "43 %");
         assert_eq!(percent(0.0432), "4.3 %");
         assert_eq!(loss(f64::NAN), "not finite");
+        assert_eq!((updates(3, 1), updates(4, 10)), ("update 3".into(), "updates 4 to 13".into()));
     }
 
     #[test]

@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::format;
 use super::series::Series;
-use crate::events::{Evaluated, Event, Finished, Preparing, RunStarted, Sampled, Split, Step};
-use crate::plan;
+use crate::events::{Evaluated, Event, Failed, Finished, Machine, Preparing, RunStarted, Sampled, Split, Step};
+use crate::plan::MemoryPlan;
+use crate::process_memory;
 
 /// Points kept of each curve.
 const POINTS: usize = 2048;
@@ -28,6 +29,8 @@ const SAMPLES: usize = 512;
 const SAMPLE_CHARS: usize = 4000;
 /// Notes kept, the newest.
 const NOTES: usize = 200;
+/// Sessions kept, the newest.
+const SESSIONS: usize = 200;
 /// The system is asked for the memory in use at most this often.
 const MEMORY_EVERY: Duration = Duration::from_millis(500);
 
@@ -47,6 +50,26 @@ pub struct Validation {
     pub step: u64,
     /// Nats per token.
     pub loss: f64,
+}
+
+/// The part of a run that one process made: at least one update.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    /// The step that it went on from.
+    pub start: u64,
+    /// Its planned memory.
+    pub plan: MemoryPlan,
+    /// What it ran on.
+    pub machine: Machine,
+    /// Its peak resident bytes, where it came to its end and the system told.
+    pub measured: Option<u64>,
+}
+
+impl Session {
+    /// That of a process that has told of its run, and of no peak yet.
+    pub fn of(run: &RunStarted) -> Self {
+        Self { start: run.start_step, plan: run.plan.clone(), machine: run.machine.clone(), measured: None }
+    }
 }
 
 /// Everything the watchers draw.
@@ -82,8 +105,16 @@ pub struct History {
     pub last: Option<Step>,
     /// Seconds in updates since the run began.
     pub seconds: f64,
+    /// The same times the threads of the session that made each update.
+    pub processor_seconds: f64,
+    /// The processes that made updates, oldest first. One that made none is not among them.
+    pub sessions: Vec<Session>,
     /// The end, once it is there.
     pub finished: Option<Finished>,
+    /// The end of a run that an error stopped.
+    pub failed: Option<Failed>,
+    /// Whether the newest session is that of the process that is watched.
+    at_work: bool,
     asked_memory: Option<Instant>,
 }
 
@@ -106,7 +137,11 @@ impl Default for History {
             notes: Vec::new(),
             last: None,
             seconds: 0.0,
+            processor_seconds: 0.0,
+            sessions: Vec::new(),
             finished: None,
+            failed: None,
+            at_work: false,
             asked_memory: None,
         }
     }
@@ -119,14 +154,24 @@ impl History {
             Event::Preparing(preparing) => self.preparing = Some(preparing.clone()),
             Event::RunStarted(run) => {
                 self.began(run);
-                self.finished = None;
+                (self.finished, self.failed, self.at_work) = (None, None, false);
                 if run.start_step > 0 {
                     self.note(run.start_step, format!("resumed from step {}", run.start_step));
                 }
             }
             Event::Step(step) => {
+                // One that was pending is the work of a process before this one.
+                if let Some(run) = self.run.as_ref().filter(|run| !self.at_work && step.step > run.start_step) {
+                    self.sessions.push(Session::of(run));
+                    self.at_work = true;
+                    if self.sessions.len() > SESSIONS {
+                        self.sessions.remove(0);
+                    }
+                }
                 self.step(step);
-                self.ask_memory(step.step);
+                if self.at_work {
+                    self.ask_memory(step.step);
+                }
             }
             Event::Evaluated(evaluated) => self.evaluated(evaluated),
             Event::Sampled(sample) => self.sampled(sample),
@@ -135,7 +180,7 @@ impl History {
                     "update left out: loss {:.4} ({:.1} standard deviations up), gradient norm {:.4} ({:.1})",
                     spike.loss, spike.loss_z, spike.grad_norm, spike.grad_norm_z
                 );
-                // That of a step that was owed is told once more, to those who remember it too.
+                // That of a step that was pending is told once more, to those who remember it too.
                 if !self.notes.iter().any(|note| note.step == spike.step && note.text == text) {
                     self.note(spike.step, text);
                 }
@@ -149,12 +194,19 @@ impl History {
             }
             Event::Profiled(profiled) => {
                 let page = profiled.page.file_name().unwrap_or(profiled.page.as_os_str()).to_string_lossy();
-                let (first, last) = (profiled.first_step, profiled.first_step + profiled.steps.saturating_sub(1));
-                self.note(last, format!("profiled updates {first} to {last}: {page}"));
+                let last = profiled.first_step + profiled.steps.saturating_sub(1);
+                self.note(last, format!("profiled {}: {page}", format::updates(profiled.first_step, profiled.steps)));
             }
             Event::Finished(end) => {
                 self.best = end.best.map(|(step, loss)| Validation { step, loss });
+                if let Some(session) = self.sessions.last_mut().filter(|_| self.at_work) {
+                    session.measured = end.measured_bytes;
+                }
                 self.finished = Some(end.clone());
+            }
+            Event::Failed(end) => {
+                self.note(end.step, format!("failed: {}", end.message));
+                self.failed = Some(end.clone());
             }
         }
     }
@@ -179,6 +231,10 @@ impl History {
         }
         if step.seconds.total.is_finite() {
             self.seconds += step.seconds.total;
+            // Of the steps before the sessions that are kept nothing else is known.
+            let of = self.sessions.iter().rev().find(|session| session.start < number);
+            let threads = of.or(self.sessions.first()).map_or(0, |session| session.machine.threads);
+            self.processor_seconds += step.seconds.total * threads as f64;
         }
         self.last = Some(step.clone());
     }
@@ -230,7 +286,7 @@ impl History {
             return;
         }
         self.asked_memory = Some(Instant::now());
-        if let Some(bytes) = plan::resident() {
+        if let Some(bytes) = process_memory::resident() {
             self.memory.push(step, bytes as f64);
         }
     }

@@ -60,8 +60,7 @@ impl Progress {
         if bar.is_hidden() || !draws(std::io::stderr().is_terminal(), std::env::var("TERM").ok().as_deref()) {
             return Self::lines(Box::new(std::io::stderr()));
         }
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        bar.set_style(style(!plain));
+        bar.set_style(style(crate::terminal::wants_colours()));
         Self::new(Output::Bar(bar))
     }
 
@@ -225,9 +224,9 @@ impl Observer for Progress {
             )),
             Event::Warning { step, message } => self.say(&format!("warning: step {step}: {message}")),
             Event::Profiled(profiled) => {
-                let last = profiled.first_step + profiled.steps.saturating_sub(1);
-                self.say(&format!("profile of updates {} to {last}, per update:\n{}", profiled.first_step, profiled.table));
-                self.say(&format!("its timeline: {}", profiled.page.display()));
+                for text in summary::profile(profiled) {
+                    self.say(&text);
+                }
             }
             Event::Finished(end) => self.finished(end),
             _ => {}

@@ -21,7 +21,7 @@ pub fn started(total_steps: u64) -> RunStarted {
         name: "shakespeare-cpu".into(),
         folder: PathBuf::from("runs/shakespeare-cpu"),
         start_step: 0,
-        owed: true,
+        pending: true,
         best: None,
         best_since: 0,
         total_steps,

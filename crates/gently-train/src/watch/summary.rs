@@ -12,7 +12,7 @@
 //! ```
 
 use super::format;
-use crate::events::{Finished, Reason, RunStarted};
+use crate::events::{Finished, Profiled, Reason, RunStarted};
 
 /// What a run is, before its first step.
 pub fn header(run: &RunStarted) -> Vec<String> {
@@ -47,6 +47,15 @@ pub fn header(run: &RunStarted) -> Vec<String> {
         run.machine.compute
     ));
     lines
+}
+
+/// Where the time of some updates went, and where the page with their timeline lies.
+pub fn profile(profiled: &Profiled) -> Vec<String> {
+    let of = format::updates(profiled.first_step, profiled.steps);
+    vec![
+        format!("profile of {of}, per update:\n{}", profiled.table),
+        format!("its timeline: {}", profiled.page.display()),
+    ]
 }
 
 /// How a run ended.

@@ -270,3 +270,19 @@ fn sets_that_evaluate_otherwise_are_others() {
     ];
     assert!(!others.contains(&one));
 }
+
+#[test]
+fn what_a_corpus_does_not_have_is_an_error_or_nothing() {
+    let corpus = Corpus::from_documents("train", [vec![1, 2, 3], vec![4]], 5, 0).unwrap();
+    assert_eq!((corpus.part_len(1), corpus.part_documents(1)), (0, 0));
+    assert_eq!([0, 1, 2, u64::MAX].map(|n| corpus.document(0, n)), [0..3, 3..4, 4..4, 4..4]);
+    assert_eq!((corpus.document(7, 0), corpus.document_of(7, 0), corpus.counts(7, 0)), (0..0, 0, false));
+    let mut out = vec![9];
+    let backwards = std::ops::Range { start: 3, end: 2 };
+    for (part, range) in [(0, 2..5), (0, backwards), (0, 0..u64::MAX), (1, 0..0)] {
+        let error = corpus.read(part, range, &mut out).unwrap_err();
+        assert!(matches!(error, Error::Option { option: "tokens", .. }), "{error}");
+    }
+    corpus.read(0, 1..4, &mut out).unwrap();
+    assert_eq!(out, [9, 2, 3, 4]);
+}

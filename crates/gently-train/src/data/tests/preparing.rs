@@ -117,7 +117,7 @@ fn gzip_is_read_as_what_it_holds() {
     for wrong in [&bytes[..bytes.len() - 6], &bytes[..bytes.len() / 2], b"not packed at all"] {
         fs::write(&file, wrong).unwrap();
         let e = run(&prepare, &dir.path().join("out")).unwrap_err();
-        assert!(matches!(&e, Error::Io { path, .. } if *path == file), "{e}");
+        assert!(matches!(&e, Error::File(gently_formats::Error::Io { path, .. }) if *path == file), "{e}");
         assert!(e.hint().is_some_and(|hint| hint.contains("gzip")), "{e}: {:?}", std::error::Error::source(&e));
     }
 }
@@ -159,7 +159,7 @@ fn links_are_followed_once_and_have_an_end() {
     // A link that leads nowhere is told by its name.
     symlink("nowhere.txt", dir.path().join("lost.txt")).unwrap();
     let e = run(&Prepare::new([dir.path().to_path_buf().into()]), &dir.path().join("none")).unwrap_err();
-    assert!(matches!(&e, Error::Io { path, .. } if path.ends_with("lost.txt")), "{e}");
+    assert!(matches!(&e, Error::File(gently_formats::Error::Io { path, .. }) if path.ends_with("lost.txt")), "{e}");
 }
 
 #[test]
@@ -278,6 +278,23 @@ fn a_dataset_of_other_texts_or_settings_is_replaced_only_where_that_may_be() {
     fs::write(&json, "{").unwrap();
     kept("the first text", 1, "dataset.json");
     assert!(!prepare("another text", 1, Replace::Any).unwrap().was_reused());
+}
+
+#[test]
+fn a_run_learns_from_the_part_that_it_was_begun_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let prepare = |text: &str, val: &[&str]| {
+        prepare_texts(dir.path(), &[text], |p| {
+            p.val_inputs = val.iter().map(|text| Input::text("other", *text)).collect();
+            p.replace = Replace::SameTokens;
+        })
+    };
+    prepare(POEM, &[]).unwrap();
+    // With texts for validation no part is kept.
+    let e = prepare(POEM, &[POEM]).unwrap_err();
+    assert!(matches!(e, Error::OtherPart) && e.hint().unwrap().contains("data.val_path"), "{e}");
+    let e = prepare(&POEM.repeat(2), &[]).unwrap_err();
+    assert!(matches!(e, Error::State { .. }), "{e}");
 }
 
 #[test]

@@ -51,6 +51,22 @@ fn a_batch_may_be_cut_into_micro_batches() {
 }
 
 #[test]
+fn products_in_bf16_learn_as_those_in_f32_do() {
+    let off = ["eval.every=0", "eval.at_start=false", "sample.every=0", "checkpoint.every=0"];
+    let losses = |compute: &str| {
+        let set = format!("train.compute={compute}");
+        losses_with(&[&off[..], &["train.steps=200", "optimizer.lr=1e-3", &set]].concat(), false)
+    };
+    let (exact, rounded) = (losses("f32"), losses("bf16"));
+    assert_eq!((exact.len(), rounded.len()), (200, 200));
+    assert!(exact[199] < 0.9 * exact[0] && exact != rounded);
+    for (step, (a, b)) in exact.iter().zip(&rounded).enumerate() {
+        let far = (a - b).abs() / a;
+        assert!(far < 2e-3, "step {step}: {a} and {b}");
+    }
+}
+
+#[test]
 fn recomputation_gives_the_same_losses() {
     let set = ["model.dropout=0.2"];
     let kept = losses_with(&set, false);

@@ -25,6 +25,28 @@ fn a_loss_that_is_no_number_stops_before_the_update() {
 }
 
 #[test]
+fn weights_that_are_no_numbers_are_never_saved() {
+    let rate = ["optimizer.lr=3e38", "optimizer.warmup=0", "optimizer.schedule=constant", "train.clip=0.0"];
+    let with = |more: [&'static str; 2]| tiny(&[&rate[..], &["sample.every=0", "train.steps=9"], &more].concat());
+    // Where nothing was saved before: neither at a step that is due nor at the end.
+    for more in [["train.steps=1", "checkpoint.every=0"], ["checkpoint.keep=1", "checkpoint.every=1"]] {
+        let folder = tempfile::tempdir().unwrap();
+        let error = trainer(with(more), folder.path()).run().unwrap_err();
+        assert!(matches!(&error, Error::NonFinite { step: 1, what: "weight", last_good: None, .. }), "{error}");
+        assert!(Checkpoints::of_run(folder.path()).steps().unwrap().is_empty());
+        let text = std::fs::read_to_string(folder.path().join("diagnostic.json")).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["what"], "weight");
+    }
+    // What was good stays.
+    let (folder, _, _) = finish(tiny(&["train.steps=2", "checkpoint.keep=1", "checkpoint.best=false"]));
+    let more = ["checkpoint.keep=1", "checkpoint.every=1"];
+    let error = trainer(with(more), folder.path()).resume(true).run().unwrap_err();
+    let Error::NonFinite { step: 3, what: "weight", last_good: Some(good), .. } = &error else { panic!("{error}") };
+    assert!(good.ends_with("step-2"), "{error}");
+    assert!(Checkpoints::of_run(folder.path()).verify(2).is_ok());
+}
+
+#[test]
 fn a_bad_token_is_an_error_and_not_a_panic() {
     let folder = tempfile::tempdir().unwrap();
     let error = Trainer::new(tiny(&[]), folder.path())
@@ -157,7 +179,7 @@ fn memory_that_runs_out_in_a_run_loses_nothing() {
     let error = hungry.run().unwrap_err();
     let Error::OutOfMemory { step: 6, last_good: Some(last_good), .. } = &error else { panic!("{error}") };
     assert!(last_good.ends_with("step-4"), "{}", last_good.display());
-    assert!(error.to_string().starts_with("step 6: memory ran out; the last good one is "), "{error}");
+    assert!(error.to_string().starts_with("step 6: memory ran out; the last good checkpoint is "), "{error}");
     assert!(error.hint().unwrap().contains("--resume"));
     assert!(std::error::Error::source(&error).unwrap().to_string().contains("262144.0 GiB"));
     // What was kept goes on to the same end as a run that was never short of memory.
@@ -320,6 +342,23 @@ fn a_state_that_no_run_can_have_saved_is_refused() {
 }
 
 #[test]
+fn a_window_of_another_length_keeps_the_newest_losses() {
+    for (window, kept) in [(8, 8), (16, 10)] {
+        let (folder, watch, _) = finish(tiny(&["train.steps=10", "spike.skip=true", "spike.window=9"]));
+        let set = format!("spike.window={window}");
+        trainer(tiny(&["train.steps=11", &set]), folder.path()).resume(true).run().unwrap();
+        let path = Checkpoints::of_run(folder.path()).latest().unwrap().unwrap();
+        let text = std::fs::read_to_string(path.join(crate::checkpoint::STATE_FILE)).unwrap();
+        let saved: Value = serde_json::from_str(&text).unwrap();
+        for name in ["losses", "norms"] {
+            assert_eq!(saved["state"][name]["values"].as_array().unwrap().len(), kept, "{name}");
+        }
+        // The last is that of the step just made.
+        assert_eq!(saved["state"]["losses"]["values"][kept - 2].as_f64(), Some(watch.losses()[9]));
+    }
+}
+
+#[test]
 fn a_run_that_may_not_go_on_is_left_as_it_was() {
     let (folder, _, _) = finish(tiny(&[]));
     // A line that going on would cut off, and what a killed process left.
@@ -443,4 +482,63 @@ fn a_best_loss_on_other_texts_counts_no_more() {
             false => assert!(loss <= before.best.unwrap().1),
         }
     }
+}
+
+#[test]
+fn batches_that_are_not_of_the_recipes_size_are_refused() {
+    /// Gives batches that something was done to.
+    struct Changed(Box<dyn BatchSource>, fn(&mut Batch));
+    impl BatchSource for Changed {
+        fn next_batch(&mut self) -> crate::Result<Batch> {
+            let mut batch = self.0.next_batch()?;
+            (self.1)(&mut batch);
+            Ok(batch)
+        }
+        fn position(&self) -> Value {
+            self.0.position()
+        }
+        fn seek(&mut self, to: &Value) -> crate::Result<()> {
+            self.0.seek(to)
+        }
+    }
+    // Four rows of eight are wanted.
+    type Change = fn(&mut Batch);
+    let cases: [(Change, &str); 6] = [
+        (|batch| batch.ids.truncate(16), "of 4 rows of 8 tokens has 16 ids"),
+        (|batch| batch.targets.truncate(31), "has 31 targets"),
+        (|batch| batch.docs = Some(vec![0; 8]), "has 8 docs"),
+        (|batch| batch.ids.push(1), "has 33 ids"),
+        (|batch| batch.block = 4, "has 4 rows of 4 tokens, and the recipe says 4 of 8"),
+        (|batch| (batch.batch, batch.block) = (8, 4), "has 8 rows of 4 tokens"),
+    ];
+    for (change, said) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Trainer::new(tiny(&["train.micro_batch=1"]), folder.path())
+            .data(move |resolved, _| {
+                let data = windows(resolved, false)?;
+                Ok(TrainData { train: Box::new(Changed(data.train, change)), ..data })
+            })
+            .run()
+            .unwrap_err();
+        assert!(matches!(error, Error::Batch { step: 1, .. }), "{error}");
+        assert!(error.to_string().contains(said) && error.hint().is_some(), "{error}");
+    }
+}
+
+#[test]
+fn those_who_watch_hear_why_a_run_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let watch = Watch::default();
+    let recipe = tiny(&["optimizer.lr=1e30", "optimizer.warmup=0", "train.clip=0.0"]);
+    let report = crate::watch::Report::new();
+    let error = trainer(recipe, folder.path()).observe(watch.clone()).observe(report).run().unwrap_err();
+    let events = watch.events();
+    let Some(Event::Failed(failed)) = events.last() else { panic!("{:?}", events.last()) };
+    assert_eq!(failed.message, error.to_string());
+    assert_eq!(metrics(folder.path()).last().unwrap()["step"], failed.step);
+    let page = std::fs::read_to_string(folder.path().join("report.html")).unwrap();
+    let badge = format!("class=\"badge failed\">failed at step {}", failed.step);
+    assert!(page.contains(&badge) && page.contains("is not finite"), "{page}");
+    let log = std::fs::read_to_string(folder.path().join("log.txt")).unwrap();
+    assert!(log.contains(&format!("failed: {error}")), "{log}");
 }

@@ -2,6 +2,7 @@
 
 mod exactness;
 mod failures;
+mod mixers;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::data::{Batch, Corpus, EvalSet, IGNORE};
-use crate::events::DataSummary;
+use crate::events::{DataSummary, SpikeSkipped};
 use crate::source::BatchSource;
 use crate::{Error, Event};
 
@@ -370,10 +371,10 @@ fn samples_may_be_written_at_the_start_alone() {
 }
 
 #[test]
-fn a_step_that_is_owed_is_told_to_those_who_watch_when_the_run_goes_on() {
+fn a_step_that_is_pending_is_told_to_those_who_watch_when_the_run_goes_on() {
     let set = ["train.steps=3", "eval.every=0", "eval.at_start=false", "sample.every=3", "sample.tokens=3"];
     let begins = |watch: &Watch| match watch.events().swap_remove(0) {
-        Event::RunStarted(run) => (run.start_step, run.owed),
+        Event::RunStarted(run) => (run.start_step, run.pending),
         other => panic!("{other:?}"),
     };
     let (mut told, mut evaluated) = (0, 0);
@@ -417,7 +418,7 @@ fn a_step_that_is_owed_is_told_to_those_who_watch_when_the_run_goes_on() {
 }
 
 #[test]
-fn a_spike_that_is_owed_is_told_once_more() {
+fn a_spike_that_is_pending_is_told_once_more() {
     // A model that hardly learns: some of its losses, which go up and down by chance, are taken for spikes.
     let set = ["model.dropout=0.1", "optimizer.lr=1e-5", "spike.skip=true", "spike.window=8", "spike.z=0.01"];
     let set = [&set[..], &["eval.every=1", "sample.every=0", "checkpoint.every=0"][..]].concat();
@@ -435,12 +436,16 @@ fn a_spike_that_is_owed_is_told_once_more() {
             break;
         }
         let Some(spike) = spikes(&first).pop().filter(|spike| spike.step == finished.step) else { continue };
+        let log = std::fs::read_to_string(folder.path().join("log.txt")).unwrap();
+        let SpikeSkipped { step, loss, grad_norm, .. } = spike;
+        let line = format!("spike at step {step}: loss {loss:.4}, gradient norm {grad_norm:.4}; update left out");
+        assert!(log.contains(&line), "{log}");
         trainer(tiny(&set), folder.path()).resume(true).observe(second.clone()).run().unwrap();
         let events = second.events();
         let Event::RunStarted(run) = &events[0] else { panic!("{:?}", events[0]) };
         let again = matches!(events[1], Event::SpikeSkipped(of) if of == spike);
-        assert_eq!(again, run.owed, "stopped at look {look}");
-        assert_eq!(spikes(&second).iter().filter(|of| of.step == spike.step).count(), usize::from(run.owed));
+        assert_eq!(again, run.pending, "stopped at look {look}");
+        assert_eq!(spikes(&second).iter().filter(|of| of.step == spike.step).count(), usize::from(run.pending));
         told += usize::from(again);
     }
     assert!(told > 0, "spikes are met, and stops in the evaluation after one");
@@ -455,4 +460,30 @@ fn prompts_for_the_start_alone_are_not_read_when_the_run_goes_on() {
     let watch = Watch::default();
     trainer(set("train.steps=4"), folder.path()).resume(true).observe(watch.clone()).run().unwrap();
     assert!(watch.warnings().is_empty(), "{:?}", watch.warnings());
+}
+
+#[test]
+fn a_run_can_be_handed_to_another_thread() {
+    fn sent<T: Send>() {}
+    sent::<Trainer>();
+}
+
+/// What was said of a profile: the table's place, and warnings.
+fn profiled(recipe: Recipe, folder: &Path, resume: bool) -> (Vec<(u64, u64)>, Vec<String>) {
+    let watch = Watch::default();
+    trainer(recipe, folder).resume(resume).profile(10).observe(watch.clone()).run().unwrap();
+    let of = |e: Event| if let Event::Profiled(of) = e { Some((of.first_step, of.steps)) } else { None };
+    (watch.events().into_iter().filter_map(of).collect(), watch.warnings())
+}
+
+#[test]
+fn a_profile_of_a_short_run_is_of_its_last_update_and_none_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = || tiny(&["train.steps=3", "sample.every=0"]);
+    assert_eq!(profiled(recipe(), folder.path(), false), (vec![(3, 1)], vec![]));
+    let log = std::fs::read_to_string(folder.path().join("log.txt")).unwrap();
+    assert!(log.contains("profile of update 3\n"), "{log}");
+    // No update is left.
+    let (none, warnings) = profiled(recipe(), folder.path(), true);
+    assert_eq!((none, warnings), (vec![], vec!["no profile is written: the run made no update".to_owned()]));
 }

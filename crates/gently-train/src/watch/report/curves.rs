@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::chart::{Axis, Chart, Ink, Layer, Shape, range};
 use super::figure::Figure;
 use crate::watch::format;
-use crate::watch::history::{History, PART_NAMES};
+use crate::watch::history::{History, PART_NAMES, Session};
 use crate::watch::series::Series;
 
 /// Points of a curve in a drawing of each width: more would not be seen.
@@ -171,6 +171,16 @@ fn time_split(history: &History, x: &Range<f64>) -> Option<String> {
     Some(figure.html())
 }
 
+/// The planned peak over the steps `x`, in bytes: a level stretch for each process that made updates.
+pub fn planned(history: &History, x: &Range<f64>) -> Vec<(f64, f64)> {
+    let ends = history.sessions.iter().skip(1).map(|next| next.start as f64).chain([x.end]);
+    let level = |(session, end): (&Session, f64)| {
+        let bytes = session.plan.total() as f64;
+        [(session.start as f64, bytes), (end, bytes)]
+    };
+    history.sessions.iter().zip(ends).flat_map(level).collect()
+}
+
 fn memory(history: &History, x: &Range<f64>) -> Option<String> {
     const MIB: f64 = 1024.0 * 1024.0;
     let points: Vec<(f64, f64)> =
@@ -178,18 +188,14 @@ fn memory(history: &History, x: &Range<f64>) -> Option<String> {
     if points.is_empty() {
         return None;
     }
-    let planned = history.run.as_ref().map(|run| run.plan.total() as f64 / MIB);
+    let planned: Vec<(f64, f64)> = planned(history, x).into_iter().map(|(step, bytes)| (step, bytes / MIB)).collect();
     let mut layers = vec![Layer { ink: Ink::Main, shape: Shape::Line(1.5), points: points.clone() }];
     let mut legend = vec![(Ink::Main, "resident".to_string())];
-    if let Some(planned) = planned {
-        layers.push(Layer {
-            ink: Ink::Limit,
-            shape: Shape::Line(1.5),
-            points: vec![(x.start, planned), (x.end, planned)],
-        });
+    let y = range(points.iter().chain(&planned).map(|&(_, v)| v), true, 0.0);
+    if !planned.is_empty() {
+        layers.push(Layer { ink: Ink::Limit, shape: Shape::Line(1.5), points: planned });
         legend.push((Ink::Limit, "planned peak".into()));
     }
-    let y = range(points.iter().map(|&(_, v)| v).chain(planned), true, 0.0);
     let figure = Figure {
         title: "Memory",
         caption: "resident MiB of the process".into(),

@@ -1,7 +1,7 @@
 //! What a run folder remembers: from its files back to a [`History`].
 //!
 //! Here: the reading of `metrics.jsonl` and `samples.jsonl`, and the reading and writing of `report.json`,
-//! which keeps what those do not hold (the facts of the run, notes, memory). Not here: the page.
+//! which keeps what those do not hold (the facts of the run and of its processes, notes, memory). Not here: the page.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -10,9 +10,9 @@ use gently_formats::{atomic, bounded};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::events::{Evaluated, Event, Finished, RunStarted, Sampled, Split, Step};
+use crate::events::{Evaluated, Event, Failed, Finished, RunStarted, Sampled, Split, Step};
 use crate::folder::{METRICS_FILE, SAMPLES_FILE};
-use crate::watch::history::{History, Note};
+use crate::watch::history::{History, Note, Session};
 use crate::watch::series::Point;
 use crate::{Error, Result};
 
@@ -31,7 +31,10 @@ struct Facts {
     memory: Vec<(u64, f64)>,
     /// Lowest and highest of each of them; a file of before has none.
     memory_range: Vec<(f64, f64)>,
+    /// A file of before has none.
+    sessions: Option<Vec<Session>>,
     finished: Option<Finished>,
+    failed: Option<Failed>,
 }
 
 /// One line of `metrics.jsonl`; keys that a report does not draw are passed over.
@@ -108,11 +111,12 @@ fn each_line<T: DeserializeOwned>(path: &Path, unread: &mut u64, mut take: impl 
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(unreadable(path, error)),
     };
-    while let Some(line) = lines.next_line().map_err(|error| unreadable(path, error))? {
+    let mut line = Vec::new();
+    while lines.next_into(&mut line).map_err(|error| unreadable(path, error))? {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        match serde_json::from_slice(line) {
+        match serde_json::from_slice(&line) {
             Ok(value) => take(value),
             Err(_) => *unread += 1,
         }
@@ -134,7 +138,17 @@ fn take_facts(history: &mut History, facts: Facts, until: u64) {
             history.memory.push_stretch(Point { step, mean, low, high });
         }
     }
+    // Where they were not noted the whole run is one.
+    let whole = || {
+        let run = facts.run.as_ref()?;
+        let measured = facts.finished.as_ref().and_then(|end| end.measured_bytes);
+        Some(Session { start: 0, measured, ..Session::of(run) })
+    };
+    history.sessions = facts.sessions.unwrap_or_else(|| whole().into_iter().collect());
+    // One whose updates are all undone goes with them.
+    history.sessions.retain(|session| session.start < until);
     history.finished = facts.finished.filter(|end| end.step <= until);
+    history.failed = facts.failed.filter(|end| end.step <= until);
 }
 
 fn take_row(history: &mut History, row: Row, until: u64) {
@@ -167,7 +181,9 @@ pub fn write_facts(folder: &Path, history: &History) -> Result<()> {
         notes: history.notes.clone(),
         memory: memory.iter().map(|point| (point.step, point.mean)).collect(),
         memory_range: memory.iter().map(|point| (point.low, point.high)).collect(),
+        sessions: Some(history.sessions.clone()),
         finished: history.finished.clone(),
+        failed: history.failed.clone(),
     };
     let path = folder.join(FACTS);
     let json = serde_json::to_vec(&facts).map_err(|error| Error::io("cannot write", &path, error.into()))?;

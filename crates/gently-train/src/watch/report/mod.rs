@@ -21,6 +21,7 @@ mod page;
 #[cfg(test)]
 mod tests;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,8 @@ use gently_formats::{atomic, bounded};
 
 use super::history::History;
 use crate::events::{Event, RunStarted};
-use crate::{Observer, Result};
+use crate::folder::METRICS_FILE;
+use crate::{Error, Observer, Result};
 
 /// The page's name in a run folder.
 pub const PAGE: &str = "report.html";
@@ -94,6 +96,7 @@ impl Observer for Report {
         match event {
             Event::RunStarted(_) | Event::Finished(_) => self.write()?,
             Event::Evaluated(_) | Event::Sampled(_) => self.stale = true,
+            // Of a failure too: what it brings is written when the run lets go of this.
             _ => {}
         }
         Ok(())
@@ -114,12 +117,27 @@ impl Drop for Report {
 /// `config.toml`, and returns its path. Without `report.json` the page has the curves and the configuration only.
 ///
 /// # Errors
-/// A file that cannot be read or written, by name.
+/// [`Error::NotARun`] for a folder that has neither `metrics.jsonl` nor `report.json`, in which nothing is written; a file that
+/// cannot be read or written, by name.
 pub fn rebuild(run: &Path) -> Result<PathBuf> {
+    // Every run has the first from its beginning on. A config.toml alone may be anybody's, and so may a report.html beside it.
+    if !(holds(run, METRICS_FILE)? || holds(run, folder::FACTS)?) {
+        return Err(Error::NotARun { path: run.into() });
+    }
     let history = folder::read(run, u64::MAX)?;
     let config = bounded::read_text(run.join("config.toml"), 1 << 20).ok();
     let html = page::page(&history, config.as_deref());
     let path = run.join(PAGE);
     atomic::write(&path, html.as_bytes())?;
     Ok(path)
+}
+
+/// Whether there is something of this name in `folder`, if that is one.
+fn holds(folder: &Path, name: &str) -> Result<bool> {
+    let path = folder.join(name);
+    match std::fs::metadata(&path) {
+        Ok(_) => Ok(true),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+        Err(e) => Err(Error::io("cannot read", &path, e)),
+    }
 }

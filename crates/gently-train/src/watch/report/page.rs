@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 
 use super::document::escape;
 use super::{curves, document};
-use crate::events::{Reason, RunStarted, Sampled};
-use crate::plan::LINES;
+use crate::events::{Machine, Reason, RunStarted, Sampled};
+use crate::plan::{LINES, MemoryPlan};
 use crate::recipe::Source;
 use crate::watch::format;
 use crate::watch::history::History;
@@ -24,9 +24,7 @@ pub fn page(history: &History, config: Option<&str>) -> String {
     header(&mut html, history, name);
     headline(&mut html, history);
     let mut figures = curves::figures(history);
-    if let Some(run) = &history.run {
-        plan(&mut figures, history, run);
-    }
+    plan(&mut figures, history);
     if figures.is_empty() {
         html.push_str("<p class=\"empty\">No update has been measured yet.</p>\n");
     } else {
@@ -44,17 +42,18 @@ pub fn page(history: &History, config: Option<&str>) -> String {
 }
 
 fn header(html: &mut String, history: &History, name: &str) {
-    let (class, status) = match history.finished.as_ref().map(|end| end.reason) {
-        Some(Reason::Complete) => ("done", "complete"),
-        Some(Reason::Stopped) => ("stopped", "stopped and saved"),
-        None => ("running", "running when this was written"),
+    let (class, status) = match (&history.failed, history.finished.as_ref().map(|end| end.reason)) {
+        (Some(failed), _) => ("failed", format!("failed at step {}", failed.step)),
+        (None, Some(Reason::Complete)) => ("done", "complete".into()),
+        (None, Some(Reason::Stopped)) => ("stopped", "stopped and saved".into()),
+        (None, None) => ("running", "running when this was written".into()),
     };
     let _ = write!(
         html,
         "<header>\n<p class=\"kicker\">training report</p>\n<h1>{}</h1>\n<p><span class=\"badge {class}\">{status}</span>",
         escape(name)
     );
-    if let Some(run) = &history.run {
+    if let (Some(run), Some(machine)) = (&history.run, machine(history)) {
         let _ = write!(
             html,
             " step {} of {}</p>\n<p class=\"facts\">{}<br>{}<br>{}, {} threads, {} measured peak ({})",
@@ -62,13 +61,23 @@ fn header(html: &mut String, history: &History, name: &str) {
             run.total_steps,
             escape(&run.model.description),
             escape(&run.data.description),
-            escape(&run.machine.path),
-            run.machine.threads,
-            format::quantity(run.machine.peak_flops, "FLOP/s"),
-            escape(&run.machine.compute)
+            escape(&machine.path),
+            machine.threads,
+            format::quantity(machine.peak_flops, "FLOP/s"),
+            escape(&machine.compute)
         );
     }
-    html.push_str("</p>\n</header>\n");
+    html.push_str("</p>\n");
+    if let Some(failed) = &history.failed {
+        let _ = writeln!(html, "<p class=\"failed\">{}</p>", escape(&failed.message));
+    }
+    html.push_str("</header>\n");
+}
+
+/// What the newest updates were made on; before there are any, what the run is on.
+fn machine(history: &History) -> Option<&Machine> {
+    let newest = history.sessions.last().map(|session| &session.machine);
+    newest.or(history.run.as_ref().map(|run| &run.machine))
 }
 
 fn headline(html: &mut String, history: &History) {
@@ -93,10 +102,9 @@ fn headline(html: &mut String, history: &History) {
         tiles.push(("tokens", format::count(last.tokens as f64), work));
     }
     if history.seconds > 0.0 {
-        let threads = history.run.as_ref().map_or(0, |run| run.machine.threads);
-        let note = match threads {
-            0 => "in updates".to_string(),
-            n => format!("in updates; {} of processor time", format::duration(history.seconds * n as f64)),
+        let note = match history.processor_seconds > 0.0 {
+            false => "in updates".to_string(),
+            true => format!("in updates; {} of processor time", format::duration(history.processor_seconds)),
         };
         tiles.push(("time", format::duration(history.seconds), note));
     }
@@ -104,18 +112,13 @@ fn headline(html: &mut String, history: &History) {
         let peak = median(history.utilisation.means().map(|(_, v)| v)).filter(|share| *share > 0.0);
         tiles.push(("tokens per second", format::count(speed.round()), "median of the updates".into()));
         if let Some(share) = peak {
-            let of = history.run.as_ref().map_or(String::new(), |run| {
-                format!("of {} measured", format::quantity(run.machine.peak_flops, "FLOP/s"))
-            });
-            tiles.push(("share of peak", format::percent(share), of));
+            tiles.push(("share of peak", format::percent(share), measured_peaks(history)));
         }
     }
-    let highest = history.finished.as_ref().and_then(|end| end.measured_bytes).or_else(|| {
-        let points = history.memory.points().iter();
-        points.map(|point| point.high as u64).max()
-    });
+    let seen = history.memory.points().iter().map(|point| point.high as u64);
+    let highest = history.sessions.iter().filter_map(|session| session.measured).chain(seen).max();
     if let Some(bytes) = highest {
-        let planned = history.run.as_ref().map(|run| run.plan.total());
+        let planned = history.sessions.iter().map(|session| session.plan.total()).max();
         let note = planned.map_or(String::new(), |planned| format!("{} planned", format::bytes(planned)));
         tiles.push(("peak memory", format::bytes(bytes), note));
     }
@@ -136,6 +139,19 @@ fn headline(html: &mut String, history: &History) {
         );
     }
     html.push_str("</section>\n");
+}
+
+/// What shares of the peak are of: each process measured its own.
+fn measured_peaks(history: &History) -> String {
+    let peaks = || history.sessions.iter().map(|session| session.machine.peak_flops);
+    let quantity = |peak| format::quantity(peak, "FLOP/s");
+    match (peaks().min_by(f64::total_cmp), peaks().max_by(f64::total_cmp)) {
+        (Some(low), Some(high)) if quantity(low) != quantity(high) => {
+            format!("of {} to {} measured", quantity(low), quantity(high))
+        }
+        (Some(low), _) => format!("of {} measured", quantity(low)),
+        _ => String::new(),
+    }
 }
 
 fn mean(values: impl ExactSizeIterator<Item = f64>) -> Option<f64> {
@@ -181,20 +197,26 @@ fn sample_block(sample: &Sampled) -> String {
     format!("<pre>\n<b>{}</b>{}</pre>", escape(prompt), escape(text))
 }
 
-fn plan(html: &mut String, history: &History, run: &RunStarted) {
-    let total = run.plan.total();
+/// The plan of the process that made the newest updates; before there are any, the run's.
+fn plan(html: &mut String, history: &History) {
+    let newest = history.sessions.last();
+    let plan: Option<&MemoryPlan> = newest.map(|session| &session.plan).or(history.run.as_ref().map(|run| &run.plan));
+    let Some(plan) = plan else {
+        return;
+    };
+    let total = plan.total();
     if total == 0 {
         return;
     }
     html.push_str(
         "<figure class=\"figure\"><figcaption><h3>Memory plan</h3><p>what the planned peak is made of</p></figcaption>\n<div class=\"bar\" aria-hidden=\"true\">",
     );
-    for (index, line) in run.plan.lines.iter().enumerate() {
+    for (index, line) in plan.lines.iter().enumerate() {
         let share = line.bytes as f64 / total as f64 * 100.0;
         let _ = write!(html, "<i class=\"part-{}\" style=\"width:{share:.2}%\"></i>", index % LINES);
     }
     html.push_str("</div>\n<div class=\"scroll\"><table class=\"plan\">\n<thead><tr><th>part</th><th class=\"number\">planned</th><th>how</th></tr></thead>\n<tbody>\n");
-    for (index, line) in run.plan.lines.iter().enumerate() {
+    for (index, line) in plan.lines.iter().enumerate() {
         let _ = writeln!(
             html,
             "<tr><td><i class=\"key part-{}\"></i>{}</td><td class=\"number\">{}</td><td>{}</td></tr>",
@@ -209,7 +231,7 @@ fn plan(html: &mut String, history: &History, run: &RunStarted) {
         "<tr class=\"sum\"><td>planned peak</td><td class=\"number\">{}</td><td></td></tr>",
         format::bytes(total)
     );
-    if let Some(measured) = history.finished.as_ref().and_then(|end| end.measured_bytes) {
+    if let Some(measured) = newest.and_then(|session| session.measured) {
         let off = (measured as f64 / total as f64 - 1.0) * 100.0;
         let _ = writeln!(
             html,

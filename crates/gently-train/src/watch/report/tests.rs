@@ -19,13 +19,14 @@ fn play(folder: &Path, steps: u64) -> String {
         match &event {
             Event::Step(s) => {
                 metrics.push_str(&format!(
-                    "{{\"step\":{},\"train_loss\":{},\"lr\":{},\"grad_norm\":{},\"tokens\":{},\"tokens_per_second\":{},\"seconds\":{}}}\n",
+                    "{{\"step\":{},\"train_loss\":{},\"lr\":{},\"grad_norm\":{},\"tokens\":{},\"tokens_per_second\":{},\"utilisation\":{},\"seconds\":{}}}\n",
                     s.step,
                     s.loss,
                     s.lr,
                     s.grad_norm,
                     s.tokens,
                     s.tokens_per_second,
+                    s.utilisation,
                     serde_json::to_string(&s.seconds).unwrap()
                 ));
             }
@@ -122,8 +123,9 @@ fn metrics_and_configuration_alone_make_a_page() {
 }
 
 #[test]
-fn an_empty_folder_and_broken_lines_are_told() {
+fn an_empty_run_and_broken_lines_are_told() {
     let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join(METRICS_FILE), "").unwrap();
     let page = fs::read_to_string(rebuild(folder.path()).unwrap()).unwrap();
     assert!(page.contains("No update has been measured yet."));
     fs::write(folder.path().join(METRICS_FILE), "{\"step\":1,\"train_loss\":2.5}\nnonsense\n{\"step\":2,\"tra")
@@ -133,6 +135,79 @@ fn an_empty_folder_and_broken_lines_are_told() {
     fs::write(folder.path().join(folder::FACTS), "{").unwrap();
     let error = rebuild(folder.path()).unwrap_err().to_string();
     assert!(error.contains("report.json"), "{error}");
+}
+
+#[test]
+fn a_folder_of_no_run_is_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join(PAGE);
+    fs::write(&page, "mine").unwrap();
+    fs::write(folder.path().join("config.toml"), "[site]\n").unwrap();
+    for path in [folder.path().to_path_buf(), page.clone(), folder.path().join("nowhere")] {
+        let error = rebuild(&path).unwrap_err();
+        assert!(matches!(&error, Error::NotARun { path: named } if *named == path), "{error}");
+        assert!(error.to_string().ends_with("is no run folder") && error.hint().is_some(), "{error}");
+    }
+    assert_eq!(fs::read_to_string(&page).unwrap(), "mine");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+/// A process that goes on with the run of `folder` after step `start`, on `threads` threads, and makes updates up to `last`.
+fn go_on(folder: &Path, start: u64, last: u64, threads: usize, planned: u64, measured: u64) -> String {
+    let mut report = Report::new();
+    let mut run = rehearsal::started(last);
+    let best = folder::read(folder, u64::MAX).unwrap().best.map(|best| (best.step, best.loss));
+    (run.best, run.best_since) = (best, start + 1);
+    (run.folder, run.start_step, run.pending) = (folder.to_path_buf(), start, false);
+    (run.machine.threads, run.machine.peak_flops) = (threads, 4.68e11);
+    run.plan = crate::plan::MemoryPlan::from_lines([("activations", planned, "")]);
+    report.on(&Event::RunStarted(Box::new(run))).unwrap();
+    for step in start + 1..=last {
+        report.on(&Event::Step(rehearsal::step(step, last))).unwrap();
+    }
+    let end = crate::events::Finished { measured_bytes: Some(measured), ..rehearsal::finished(last, best) };
+    report.on(&Event::Finished(end)).unwrap();
+    fs::read_to_string(folder.join(PAGE)).unwrap()
+}
+
+#[test]
+fn each_process_of_a_run_counts_with_its_own_plan_threads_and_peak() {
+    const MIB: u64 = 1 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let tiles = |page: &str| {
+        let (_, from) = page.split_once("class=\"tiles\"").unwrap();
+        from.split_once("</section>").unwrap().0.to_owned()
+    };
+    let before = tiles(&play(folder.path(), 100));
+    // One with nothing left to do changes nothing, however much it takes.
+    let after = tiles(&go_on(folder.path(), 100, 100, 32, 900 << 30, 800 << 30));
+    assert_eq!(before, after);
+    // One that goes on with less: the highest of both, and the time of each on its own threads.
+    let page = go_on(folder.path(), 100, 200, 4, 9 * MIB, 7 * MIB);
+    let history = folder::read(folder.path(), u64::MAX).unwrap();
+    assert_eq!(history.sessions.iter().map(|s| (s.start, s.machine.threads)).collect::<Vec<_>>(), [(0, 2), (100, 4)]);
+    assert_eq!(history.sessions[1].measured, Some(7 * MIB));
+    let seconds = |steps: std::ops::RangeInclusive<u64>, total| {
+        steps.map(|step| rehearsal::step(step, total).seconds.total).sum::<f64>()
+    };
+    let wanted = 2.0 * seconds(1..=100, 100) + 4.0 * seconds(101..=200, 200);
+    // The files of the second part are the trainer's, which does not run here.
+    let told = history.processor_seconds;
+    assert!((told - 2.0 * seconds(1..=100, 100)).abs() < 1e-9, "{told}");
+    let mut live = history.clone();
+    live.processor_seconds = 0.0;
+    (1..=100).for_each(|step| live.step(&rehearsal::step(step, 100)));
+    (101..=200).for_each(|step| live.step(&rehearsal::step(step, 200)));
+    assert!((live.processor_seconds - wanted).abs() < 1e-9);
+    let tiles = tiles(&page);
+    assert!(tiles.contains("42.3 MiB planned"), "{tiles}");
+    assert!(tiles.contains("of 234 GFLOP/s to 468 GFLOP/s measured"), "{tiles}");
+    // The plan that is drawn falls where the second began.
+    let drawn = curves::planned(&history, &(0.0..200.0));
+    let first = history.sessions[0].plan.total() as f64;
+    assert_eq!(drawn, [(0.0, first), (100.0, first), (100.0, 9.0 * MIB as f64), (200.0, 9.0 * MIB as f64)]);
+    // Undone updates go with the process that made them.
+    assert_eq!(folder::read(folder.path(), 100).unwrap().sessions.len(), 1);
 }
 
 #[test]
@@ -156,8 +231,12 @@ fn the_best_loss_is_that_of_the_present_validation_batches() {
     let folder = tempfile::tempdir().unwrap();
     play(folder.path(), 100);
     let goes_on = |best: Option<(u64, f64)>| {
-        let at =
-            RunStarted { folder: folder.path().to_path_buf(), start_step: 60, owed: false, ..rehearsal::started(100) };
+        let at = RunStarted {
+            folder: folder.path().to_path_buf(),
+            start_step: 60,
+            pending: false,
+            ..rehearsal::started(100)
+        };
         let mut report = Report::new();
         report.on(&Event::RunStarted(Box::new(RunStarted { best, best_since: 61, ..at }))).unwrap();
         report
@@ -194,8 +273,22 @@ fn a_run_that_fails_is_told_up_to_its_failure() {
     assert!(!page().contains("the loss is a cliff"), "the page is not written at each event");
     drop(report);
     assert!(page().contains("step 7 of 100") && page().contains("the loss is a cliff"));
-    assert!(page().contains("running when this was written"));
+    assert!(page().contains("running when this was written"), "a process that was killed says nothing");
     assert_eq!(folder::read(folder.path(), 7).unwrap().notes.last().unwrap().text, "warning: the loss is a cliff");
+
+    // One that says why says it on the page, until the run goes on.
+    let mut report = Report::new();
+    let mut run = rehearsal::started(100);
+    (run.folder, run.start_step) = (folder.path().to_path_buf(), 5);
+    report.on(&Event::RunStarted(Box::new(run))).unwrap();
+    let why = "step 6: the loss is not finite <x>";
+    report.on(&Event::Failed(crate::events::Failed { step: 5, message: why.into() })).unwrap();
+    drop(report);
+    for page in [page(), fs::read_to_string(rebuild(folder.path()).unwrap()).unwrap()] {
+        assert!(page.contains("class=\"badge failed\">failed at step 5</span>"));
+        assert!(page.contains("<p class=\"failed\">step 6: the loss is not finite &lt;x&gt;</p>"));
+        assert!(!page.contains("running when this was written"));
+    }
 
     // What is damaged is kept, and the run goes on.
     let facts = folder.path().join(folder::FACTS);

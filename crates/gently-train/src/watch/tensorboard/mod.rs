@@ -29,7 +29,7 @@ const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// Writes `events.out.tfevents.*` into one folder.
 ///
 /// Each run of the trainer opens a new file. It says which step comes first, so a reader drops the steps that an
-/// interrupted run made after its last checkpoint, and one that is told once more because it was still owed.
+/// interrupted run made after its last checkpoint, and one that is told once more because it was still pending.
 pub struct TensorBoard {
     folder: PathBuf,
     output: Option<Output>,
@@ -72,7 +72,7 @@ impl TensorBoard {
         let output = self.output.insert(Output { file, path, buffer: Vec::new(), flushed: Instant::now() });
         output.push(&message::version(now()));
         // The first step that comes now: what earlier files say of it and of later ones, this file says again.
-        output.push(&message::session_start(now(), run.start_step + u64::from(!run.owed)));
+        output.push(&message::session_start(now(), run.start_step + u64::from(!run.pending)));
         output.text(run.start_step, "configuration", &configuration(run));
         output.flush()
     }
@@ -251,7 +251,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut run = rehearsal::started(100);
         TensorBoard::new(folder.path()).on(&Event::RunStarted(Box::new(run.clone()))).unwrap();
-        (run.start_step, run.owed) = (60, false);
+        (run.start_step, run.pending) = (60, false);
         TensorBoard::new(folder.path()).on(&Event::RunStarted(Box::new(run))).unwrap();
         let files = files(folder.path());
         assert_eq!(files.len(), 2);
@@ -280,9 +280,9 @@ mod tests {
     #[test]
     fn a_step_that_is_told_once_more_is_shown_once() {
         let folder = tempfile::tempdir().unwrap();
-        let process = |start_step: u64, owed: bool, steps: std::ops::RangeInclusive<u64>| {
+        let process = |start_step: u64, pending: bool, steps: std::ops::RangeInclusive<u64>| {
             let mut observer = TensorBoard::new(folder.path());
-            let run = RunStarted { start_step, owed, ..rehearsal::started(9) };
+            let run = RunStarted { start_step, pending, ..rehearsal::started(9) };
             observer.on(&Event::RunStarted(Box::new(run))).unwrap();
             for step in steps {
                 observer.on(&Event::Step(rehearsal::step(step, 9))).unwrap();

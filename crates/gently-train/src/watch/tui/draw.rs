@@ -38,7 +38,7 @@ pub struct Theme {
 impl Theme {
     /// No colours when `NO_COLOR` is set to anything.
     pub fn from_environment() -> Self {
-        Self { coloured: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) }
+        Self { coloured: crate::terminal::wants_colours() }
     }
 
     /// With or without colours.

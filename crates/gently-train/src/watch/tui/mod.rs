@@ -42,6 +42,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// Draws the run in the terminal until it ends. Keys: `q` (or Ctrl-C) asks the trainer to save and stop, and a second time ends
 /// the process at once, as a second signal does (see [`StopHandle::on_signals`]); `p` pauses and resumes drawing.
 pub struct Dashboard {
+    /// What is to be said when the terminal is given back.
+    last_words: Vec<String>,
     events: Option<Sender<Event>>,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
@@ -62,7 +64,7 @@ impl Dashboard {
             .name("dashboard".into())
             .spawn(move || show(screen, &inbox, &stop))
             .map_err(failed)?;
-        Ok(Self { events: Some(events), thread: Some(thread) })
+        Ok(Self { last_words: Vec::new(), events: Some(events), thread: Some(thread) })
     }
 
     /// Ends the thread, which gives the terminal back.
@@ -87,11 +89,13 @@ impl Observer for Dashboard {
             // The thread is gone, and only an error ends it early.
             return self.close();
         }
-        if let Event::Finished(end) = event {
-            self.close()?;
-            for line in summary::farewell(end) {
-                eprintln!("{line}");
+        self.last_words.extend(last_words(event));
+        if matches!(event, Event::Finished(_) | Event::Failed(_)) {
+            let closed = self.close();
+            for text in self.last_words.drain(..) {
+                eprintln!("{text}");
             }
+            return closed;
         }
         Ok(())
     }
@@ -101,6 +105,15 @@ impl Drop for Dashboard {
     fn drop(&mut self) {
         // A run that failed has its own error to tell; the terminal must be whole before that.
         let _ = self.close();
+    }
+}
+
+/// What of an event must not go with the dashboard's screen.
+fn last_words(event: &Event) -> Vec<String> {
+    match event {
+        Event::Profiled(profiled) => summary::profile(profiled),
+        Event::Finished(end) => summary::farewell(end),
+        _ => Vec::new(),
     }
 }
 
@@ -171,6 +184,7 @@ mod tests {
     use ratatui::crossterm::event::KeyEvent;
 
     use super::*;
+    use crate::events::Profiled;
 
     #[test]
     fn keys_mean_what_the_footer_says() {
@@ -189,5 +203,19 @@ mod tests {
         assert!(!ends_at_once(Key::Stop, &mut status, &stop) && status.stopping && stop.is_asked());
         assert!(!ends_at_once(Key::Pause, &mut status, &stop));
         assert!(ends_at_once(Key::Stop, &mut status, &stop));
+    }
+
+    #[test]
+    fn a_profile_is_told_when_the_screen_is_gone() {
+        let page = "run/profile.html".into();
+        let told = last_words(&Event::Profiled(Profiled { first_step: 4, steps: 10, page, table: "a table".into() }));
+        let all = told.join("\n");
+        assert!(
+            all.contains("updates 4 to 13") && all.contains("a table") && all.contains("run/profile.html"),
+            "{all}"
+        );
+        let end = crate::watch::rehearsal::finished(10, None);
+        assert_eq!(last_words(&Event::Finished(end.clone())), summary::farewell(&end));
+        assert!(last_words(&Event::Warning { step: 1, message: "one".into() }).is_empty());
     }
 }

@@ -5,7 +5,7 @@
 
 use std::io::{self, Stderr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError, TryLockError};
 use std::time::Duration;
 
 use ratatui::backend::CrosstermBackend;
@@ -67,7 +67,7 @@ impl Drop for Screen {
 pub fn leave() {
     if ENTERED.swap(false, Ordering::SeqCst) {
         let _drawing = (0..PATIENCE).find_map(|_| {
-            let free = DRAWING.try_lock().ok();
+            let free = taken(&DRAWING);
             if free.is_none() {
                 std::thread::sleep(Duration::from_millis(2));
             }
@@ -76,5 +76,36 @@ pub fn leave() {
         // Each is tried whatever became of the others: a terminal half restored is better than none.
         let _ = execute!(io::stderr(), LeaveAlternateScreen, Show);
         let _ = disable_raw_mode();
+    }
+}
+
+/// The lock, if nobody has it. After a panic in a frame nobody draws any more.
+fn taken(lock: &Mutex<()>) -> Option<MutexGuard<'_, ()>> {
+    match lock.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_a_panic_left_is_free() {
+        let lock = Mutex::new(());
+        let held = lock.lock().unwrap();
+        assert!(taken(&lock).is_none());
+        drop(held);
+        assert!(taken(&lock).is_some());
+        std::thread::scope(|scope| {
+            let panics = scope.spawn(|| {
+                let _held = lock.lock();
+                panic!("in a frame");
+            });
+            panics.join().unwrap_err();
+        });
+        assert!(lock.is_poisoned() && taken(&lock).is_some());
     }
 }
