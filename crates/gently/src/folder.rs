@@ -4,11 +4,12 @@
 //! the newest checkpoint is taken) and loading it; making a folder ready for another model. Not here: the formats themselves.
 
 use crate::gguf;
-use crate::hub::{CONFIG, RECORD, fixed_names, is_numbered_shard, record_of_conversion};
-use gently_formats::Limits;
+use crate::hub::{RECORD, fixed_names, record_of_conversion};
 use gently_formats::atomic::is_at;
+use gently_formats::files::{self, CONFIG, POOLING};
 use gently_formats::gguf::Gguf;
 use gently_formats::unfinished::Unfinished;
+use gently_formats::{Error as FormatError, Limits};
 use gently_models::config::DecoderConfig;
 use gently_models::{Decoder, WeightSource};
 use gently_tensor::Device;
@@ -88,7 +89,7 @@ pub enum Error {
     Text(#[from] gently_text::Error),
     /// From a file's own structure.
     #[error(transparent)]
-    Format(#[from] gently_formats::Error),
+    Format(#[from] FormatError),
     /// From the checkpoints of a run folder.
     #[error(transparent)]
     Train(#[from] gently_train::Error),
@@ -191,7 +192,7 @@ pub fn locate(path: &Path) -> Result<PathBuf, Error> {
     if !path.exists() {
         return Err(Error::Absent { path: path.into() });
     }
-    if path.is_file() || path.join("config.json").is_file() {
+    if path.is_file() || path.join(CONFIG).is_file() {
         return Ok(path.into());
     }
     if !path.is_dir() {
@@ -273,7 +274,7 @@ impl NewModel {
 
     /// An error about a file in [`NewModel::path`], told of the place that the file was to take: the other is gone when it is read.
     pub fn named(&self, mut error: gently_models::Error) -> gently_models::Error {
-        use gently_formats::Error::{Io, Request};
+        use FormatError::{Io, Request};
         if let gently_models::Error::Format(Io { path, .. } | Request { path, .. }) = &mut error
             && let Ok(name) = path.strip_prefix(&self.stage)
         {
@@ -298,7 +299,7 @@ impl NewModel {
                     self.kept |= std::fs::rename(to, from).is_err();
                 }
                 // Only where nothing is in it.
-                let _ = std::fs::remove_dir(self.dir.join("1_Pooling"));
+                let _ = std::fs::remove_dir(self.dir.join(POOLING));
             }
             match self.kept {
                 true => Err(Error::Aside { path: self.stage.join(ASIDE) }),
@@ -315,7 +316,8 @@ impl NewModel {
     /// The moves that exchange the models; `moves` has those that were made, from where and to where.
     fn exchange(&self, moves: &mut Vec<(PathBuf, PathBuf)>) -> Result<(), Error> {
         let mut put = |from: PathBuf, to: PathBuf, action: &'static str| {
-            std::fs::rename(&from, &to).map_err(io(if action == "remove" { &from } else { &to }, action))?;
+            std::fs::rename(&from, &to)
+                .map_err(FormatError::io(if action == "remove" { &from } else { &to }, action))?;
             moves.push((from, to));
             Ok::<_, Error>(())
         };
@@ -323,7 +325,7 @@ impl NewModel {
         let record = self.dir.join(RECORD);
         if record.exists() {
             let new = self.stage.join(RECORD);
-            std::fs::write(&new, record_of_conversion()).map_err(io(&new, "write"))?;
+            std::fs::write(&new, record_of_conversion()).map_err(FormatError::io(&new, "write"))?;
         }
         let mut staged = staged(&self.stage)?;
         staged.sort_by_key(|path| path.ends_with(CONFIG));
@@ -331,11 +333,11 @@ impl NewModel {
         let old: Vec<PathBuf> = model_files(&self.dir).into_iter().chain([record]).collect();
         for from in old.into_iter().filter(|path| path.symlink_metadata().is_ok()) {
             if from.is_dir() {
-                return Err(io(&from, "remove")(ErrorKind::IsADirectory.into()));
+                return Err(FormatError::io(&from, "remove")(ErrorKind::IsADirectory.into()).into());
             }
             let to = aside.join(from.strip_prefix(&self.dir).unwrap_or(&from));
             let folder = to.parent().unwrap_or(&aside);
-            std::fs::create_dir_all(folder).map_err(io(folder, "create"))?;
+            std::fs::create_dir_all(folder).map_err(FormatError::io(folder, "create"))?;
             put(from, to, "remove")?;
         }
         for from in staged {
@@ -344,14 +346,14 @@ impl NewModel {
                 put(from, to, "write")?;
                 continue;
             }
-            std::fs::create_dir_all(&to).map_err(io(&to, "create"))?;
-            for entry in std::fs::read_dir(&from).map_err(io(&from, "read"))? {
-                let entry = entry.map_err(io(&from, "read"))?;
+            std::fs::create_dir_all(&to).map_err(FormatError::io(&to, "create"))?;
+            for entry in std::fs::read_dir(&from).map_err(FormatError::io(&from, "read"))? {
+                let entry = entry.map_err(FormatError::io(&from, "read"))?;
                 put(entry.path(), to.join(entry.file_name()), "write")?;
             }
         }
         // Only where nothing else is in it.
-        let _ = std::fs::remove_dir(self.dir.join("1_Pooling"));
+        let _ = std::fs::remove_dir(self.dir.join(POOLING));
         gently_formats::atomic::sync_folder(&self.dir);
         Ok(())
     }
@@ -379,9 +381,10 @@ fn hold(dir: &Path, stage: &Path) -> Result<(File, bool), Error> {
     const MOST: usize = 1000;
     let path = stage.join(LOCK);
     let open = || -> Result<File, Error> {
-        std::fs::create_dir_all(dir).map_err(io(dir, "create"))?;
-        std::fs::create_dir_all(stage).map_err(io(stage, "create"))?;
-        File::options().write(true).create(true).truncate(false).open(&path).map_err(io(&path, "write"))
+        std::fs::create_dir_all(dir).map_err(FormatError::io(dir, "create"))?;
+        std::fs::create_dir_all(stage).map_err(FormatError::io(stage, "create"))?;
+        let file = File::options().write(true).create(true).truncate(false).open(&path);
+        Ok(file.map_err(FormatError::io(&path, "write"))?)
     };
     let (mut made, mut last) = (false, Error::Busy { path: dir.into() });
     for _ in 0..MOST {
@@ -406,7 +409,7 @@ fn hold(dir: &Path, stage: &Path) -> Result<(File, bool), Error> {
 
 /// Whether something failed as it does where a folder is taken away meanwhile.
 fn is_gone(e: &Error) -> bool {
-    let Error::Format(gently_formats::Error::Io { source, .. }) = e else { return false };
+    let Error::Format(FormatError::Io { source, .. }) = e else { return false };
     // A folder that is there when it is to be made, and then is not.
     matches!(source.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists)
 }
@@ -414,8 +417,8 @@ fn is_gone(e: &Error) -> bool {
 /// What is in a stage beside its lock.
 fn staged(stage: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(stage).map_err(io(stage, "read"))? {
-        let entry = entry.map_err(io(stage, "read"))?;
+    for entry in std::fs::read_dir(stage).map_err(FormatError::io(stage, "read"))? {
+        let entry = entry.map_err(FormatError::io(stage, "read"))?;
         if entry.file_name() != LOCK {
             found.push(entry.path());
         }
@@ -430,7 +433,7 @@ fn empty(stage: &Path) -> Result<(), Error> {
             true => std::fs::remove_dir_all(&entry),
             false => std::fs::remove_file(&entry),
         };
-        done.map_err(io(&entry, "remove"))?;
+        done.map_err(FormatError::io(&entry, "remove"))?;
     }
     Ok(())
 }
@@ -453,13 +456,9 @@ fn remove_stage(stage: &Path, made: Option<&Path>) {
 pub fn model_files(dir: &Path) -> Vec<PathBuf> {
     // Parts are read where an index names them; left behind by a new model in one file they would only fill the disk.
     let parts = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    let parts = parts.filter(|name| name.to_str().is_some_and(is_numbered_shard));
+    let parts = parts.filter(|name| name.to_str().is_some_and(files::is_part));
     let fixed = [CONFIG].into_iter().chain(fixed_names(false)).map(OsString::from);
     fixed.chain(parts).map(|name| dir.join(name)).collect()
-}
-
-fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
-    move |source| gently_formats::Error::Io { path: path.into(), action, source }.into()
 }
 
 /// Removes a file; one that is not there is no error.

@@ -1,4 +1,4 @@
-//! Gently: train transformers and their recurrent cousins on an ordinary computer, and use them.
+//! Gently: train transformers on an ordinary computer, and use them.
 //!
 //! Here: one name for each crate of the toolkit, a [`prelude`], and what ties text and models together ([`folder`], [`gguf`],
 //! [`write`](mod@write), [`search`](mod@search), [`embed`], [`eval`], [`hub`]). Not here: anything that computes.

@@ -61,7 +61,7 @@ pub struct Found {
 pub fn search(model: &TextModel, prompt: Vec<u32>, options: &SearchOptions) -> Result<Vec<Found>, Error> {
     let (plan, tokenizer) = (model.engine().plan(), model.tokenizer());
     let (prompt, begins) = begun(tokenizer, prompt, options.answer)?;
-    let (stop, below, max_tokens) = (tokenizer.ends().to_vec(), Some(tokenizer.vocab_size()), options.max_tokens);
+    let (stop, below, max_tokens) = (tokenizer.ends().to_vec(), Some(tokenizer.choosable()), options.max_tokens);
     let mut work = Work::new();
     if max_tokens == 0 {
         return Ok(Vec::new());

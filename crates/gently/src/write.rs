@@ -134,18 +134,8 @@ impl Writer {
         Self::of_tokens(model, model.tokenizer().encode_prompt(prompt)?, options)
     }
 
-    /// Starts an [answer](WriteOptions::answer) after a rendered chat template, which holds every special token that it wants: for
-    /// text that was rendered elsewhere. [`TextModel::encode_chat`] renders a conversation and gives its tokens, for
-    /// [`Writer::of_tokens`].
-    ///
-    /// # Errors
-    /// As [`Writer::new`].
-    pub fn after_template(model: &TextModel, text: &str, options: &WriteOptions) -> Result<Self, Error> {
-        let options = WriteOptions { answer: true, ..options.clone() };
-        Self::of_tokens(model, model.tokenizer().encode_with_specials(text)?, &options)
-    }
-
-    /// Starts after these tokens; where there are none, as [`Writer::new`] does for an empty prompt.
+    /// Starts after these tokens; where there are none, as [`Writer::new`] does for an empty prompt. Those of a conversation, after
+    /// which an [answer](WriteOptions::answer) begins, are given by [`TextModel::encode_chat`].
     ///
     /// # Errors
     /// As [`Writer::new`].
@@ -163,7 +153,7 @@ impl Writer {
             max_tokens: options.max_tokens,
             sampling: options.sampling.clone(),
             stop: tokenizer.ends().to_vec(),
-            below: Some(tokenizer.vocab_size()),
+            below: Some(tokenizer.choosable()),
             slide: true,
             logprobs: options.logprobs,
             grammar,

@@ -1,6 +1,7 @@
-//! Holds ARCHITECTURE.md to the truth: layering, where `unsafe` may be, and the size of files.
+//! Holds ARCHITECTURE.md to the truth: layering, where `unsafe` may be, where names of files stand, the size of files,
+//! and links between pages; SECURITY.md to the tests that it names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,8 @@ fn root() -> PathBuf {
 /// Crates from the lowest to the highest; a crate may use only crates of an earlier layer.
 const LAYERS: &[&[&str]] = &[
     &["gently-kernels"],
-    &["gently-tensor", "gently-formats", "gently-text"],
+    &["gently-tensor", "gently-formats"],
+    &["gently-text"],
     &["gently-models"],
     &["gently-train", "gently-infer"],
     &["gently"],
@@ -28,12 +30,14 @@ fn crates() -> Vec<String> {
     names
 }
 
+/// The Rust files below a folder, but for what is hidden or built.
 fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    for entry in entries {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(dir).unwrap() {
+        let (path, name) = entry.map(|e| (e.path(), e.file_name())).unwrap();
         if path.is_dir() {
-            sources(&path, out);
+            if name != "target" && !name.to_string_lossy().starts_with('.') {
+                sources(&path, out);
+            }
         } else if path.extension().is_some_and(|e| e == "rs") {
             out.push(path);
         }
@@ -102,13 +106,41 @@ fn every_unsafe_block_of_the_kernels_is_argued() {
 #[test]
 fn files_stay_short() {
     let mut files = Vec::new();
-    for top in ["crates", "examples", "xtask"] {
-        sources(&root().join(top), &mut files);
+    sources(&root(), &mut files);
+    for top in ["benches", "crates", "examples", "fuzz"] {
+        assert!(files.iter().any(|path| path.starts_with(root().join(top))), "no file of {top} was seen");
     }
     for path in files {
         let lines = fs::read_to_string(&path).unwrap().lines().count();
         assert!(lines <= 800, "{} has {lines} lines: where is the seam?", path.display());
     }
+}
+
+#[test]
+fn names_of_a_models_files_stand_in_one_list() {
+    let list = root().join("crates/gently-formats/src/files.rs");
+    let text = fs::read_to_string(&list).unwrap();
+    let constants = text.lines().filter(|line| line.starts_with("pub const"));
+    let names: Vec<String> =
+        constants.flat_map(|line| line.split('"').skip(1).step_by(2)).map(|name| format!("{name:?}")).collect();
+    assert!(names.iter().any(|name| name == "\"1_Pooling\"") && names.len() > 15, "{names:?}");
+    for name in crates() {
+        let mut files = Vec::new();
+        sources(&root().join("crates").join(name).join("src"), &mut files);
+        // Tests say what they expect in their own words.
+        let is_test = |path: &Path| path.components().any(|c| c.as_os_str() == "tests" || c.as_os_str() == "tests.rs");
+        for path in files.iter().filter(|path| **path != list && !is_test(path)) {
+            let code = code(&fs::read_to_string(path).unwrap());
+            let found = names.iter().find(|name| code.contains(name.as_str()));
+            assert!(found.is_none(), "{} has {found:?}, which stands in {}", path.display(), list.display());
+        }
+    }
+}
+
+/// What a source says before its tests, without its comments.
+fn code(text: &str) -> String {
+    let lines = text.lines().take_while(|line| *line != "#[cfg(test)]");
+    lines.filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
 /// Files that the Markdown file `page` links to, relative to its folder.
@@ -139,5 +171,32 @@ fn links_between_pages_lead_somewhere() {
     let summary = links(&book.join("SUMMARY.md"));
     for page in pages.iter().filter(|p| p.starts_with(&book) && !p.ends_with("SUMMARY.md")) {
         assert!(summary.contains(page), "{} is not in the book's summary", page.display());
+    }
+}
+
+#[test]
+fn the_tests_that_the_security_page_names_are_there() {
+    let page = fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| ")).filter_map(|line| line.split(" | ").nth(1));
+    // In code spans; names of files and the like have other characters.
+    let is_name = |text: &&str| {
+        text.contains('_') && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    let named: Vec<&str> = rows.flat_map(|cell| cell.split('`').skip(1).step_by(2)).filter(is_name).collect();
+    assert!(named.len() > 40, "{named:?}");
+    let mut files = Vec::new();
+    sources(&root().join("crates"), &mut files);
+    let mut tests = BTreeSet::new();
+    for path in files {
+        let text = fs::read_to_string(path).unwrap();
+        let mut lines = text.lines().map(str::trim);
+        while let Some(line) = lines.next() {
+            // Other attributes may stand between.
+            let begins = (line == "#[test]").then(|| lines.find_map(|line| line.strip_prefix("fn "))).flatten();
+            tests.extend(begins.and_then(|name| name.split('(').next()).map(str::to_owned));
+        }
+    }
+    for name in named {
+        assert!(tests.contains(name), "SECURITY.md names the test {name}, which is not there");
     }
 }

@@ -46,10 +46,10 @@ fn smollm2_answers_from_its_file() {
     let mut generator = Generator::new(model, &ids, greedy.clone(), ForwardCx::default()).unwrap();
     let written: Vec<u32> = (0..8).map(|_| generator.next_token().unwrap()).collect();
     assert_eq!(written, [504, 3575, 282, 4649, 314, 7042, 30, 2]);
-    let options = WriteOptions { max_tokens: 30, sampling: greedy, ..WriteOptions::default() };
+    let options = WriteOptions { max_tokens: 30, sampling: greedy, answer: true, ..WriteOptions::default() };
     // The engine computes on the file's own blocks, with rows rounded to bytes.
     let speaking = TextModel::open(&path).unwrap();
-    let text = Writer::after_template(&speaking, prompt, &options).unwrap().collect_text().unwrap();
+    let text = Writer::of_tokens(&speaking, ids.clone(), &options).unwrap().collect_text().unwrap();
     assert_eq!(text, "The capital of France is Paris.");
     let plan = speaking.engine().plan();
     let quantized = plan.read(&mut Work::new(), &mut plan.state(), &ids).unwrap().to_vec();
@@ -80,11 +80,11 @@ fn smollm2_is_held_to_a_schema() {
         "required": ["name", "age"], "additionalProperties": false}"#;
     let ask = |question: &str, constraint: Result<Constraint, _>, temperature: f32, seed: u64| {
         let template = model.chat_template().unwrap().unwrap();
-        let prompt = template.render(&[Message::user(question)], &ChatOptions::default()).unwrap();
+        let prompt = model.encode_chat(template, &[Message::user(question)]).unwrap();
         let sampling = SamplingParams { temperature, seed, top_p: 0.9, ..SamplingParams::default() };
         let constraint = Some(constraint.unwrap());
-        let options = WriteOptions { sampling, constraint, max_tokens: 120, ..WriteOptions::default() };
-        let mut writer = Writer::after_template(&model, &prompt, &options).unwrap();
+        let options = WriteOptions { sampling, constraint, max_tokens: 120, answer: true, ..WriteOptions::default() };
+        let mut writer = Writer::of_tokens(&model, prompt, &options).unwrap();
         let text: String = writer.by_ref().map(Result::unwrap).collect();
         (text, writer.end().unwrap())
     };

@@ -14,6 +14,7 @@ use gently::text_model::TextModel;
 use gently::write::{End, WriteOptions, Writer};
 use gently_infer::Ticket;
 use gently_text::{ChatTemplate, Message};
+use gently_train::terminal::wants_colours;
 use rustyline::error::ReadlineError;
 use rustyline::history::MemHistory;
 use rustyline::{Config, Editor};
@@ -32,7 +33,7 @@ use std::time::Instant;
     on in the next one; a line of \"\"\" begins and ends a longer text, which is never a command; Ctrl-C in it leaves it out. Where \
     the questions are a file's, what cannot be done or answered ends the conversation with an error.\n\nExamples:\n  gently chat SmolLM2-135M-Instruct.Q4_1.gguf\n  \
     echo \"Why is the sky blue?\" | gently chat models/SmolLM2 --temperature 0\n  \
-    gently chat models/SmolLM2 --system \"Answer yes or no.\" --choice yes --choice no"
+    gently chat smollm2.gguf --system \"Answer yes or no.\" --choice yes --choice no"
 )]
 pub struct Args {
     /// A GGUF file, a Hugging Face model folder, a run folder, or a checkpoint
@@ -53,20 +54,20 @@ pub struct Args {
     #[command(flatten)]
     engine: super::engine::Options,
     #[command(flatten)]
-    guessing: super::engine::Guessing,
+    speculation: super::engine::Speculation,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     let constraint = args.constraint.read()?;
     let choice = args.sampling.choice()?;
-    let model = args.engine.open_guessing(&args.model, args.guessing, 1)?;
+    let model = args.engine.open_speculating(&args.model, args.speculation, 1)?;
     let sampling = choice.of(model.tokenizer())?;
     args.constraint.compile(constraint.as_ref(), &model)?;
     let own;
     let template = match &args.template {
         Some(file) => {
-            own = ChatTemplate::new(&input::text(file, input::PROMPT)?, model.template_tokens()?, file)?;
+            own = ChatTemplate::new(&input::text(file, input::PROMPT, "--template")?, model.template_tokens()?, file)?;
             &own
         }
         None => model.chat_template()?.ok_or_else(|| {
@@ -87,15 +88,14 @@ pub fn run(args: Args) -> Result<()> {
         say("Ctrl-C stops an answer, Ctrl-D ends the conversation, /help shows the commands.");
     }
     while let Some((text, fenced)) = lines.next()? {
-        let text = text.trim();
         match text.strip_prefix('/').filter(|_| !fenced) {
-            _ if text.is_empty() => {}
+            _ if text.trim().is_empty() => {}
             Some(command) => {
                 if !chat.command(command)? {
                     break;
                 }
             }
-            None => chat.ask(text)?,
+            None => chat.ask(&text)?,
         }
     }
     Ok(())
@@ -134,7 +134,7 @@ impl Chat<'_> {
             "quit" | "exit" => return Ok(false),
             "system" => self.system = (!rest.is_empty()).then(|| Message::system(rest)),
             "clear" => self.messages.clear(),
-            "undo" => self.forget(),
+            "undo" => self.forget()?,
             "again" => self.again()?,
             "stats" => say(self.last.as_deref().unwrap_or("nothing was answered yet")),
             "save" | "load" if rest.is_empty() => {
@@ -173,8 +173,15 @@ impl Chat<'_> {
     }
 
     /// Forgets the last question and what followed.
-    fn forget(&mut self) {
-        self.messages.truncate(self.last_question().unwrap_or(0));
+    fn forget(&mut self) -> Result<()> {
+        let Some(at) = self.last_question() else { return self.nothing() };
+        self.messages.truncate(at);
+        Ok(())
+    }
+
+    /// What is about the last question is asked where there is none.
+    fn nothing(&self) -> Result<()> {
+        self.wrong(advise("nothing was asked yet", "ask first"))
     }
 
     /// Asks, and streams the answer.
@@ -189,9 +196,7 @@ impl Chat<'_> {
 
     /// Answers the last question again. The old answer stays where there is no other.
     fn again(&mut self) -> Result<()> {
-        let Some(at) = self.last_question() else {
-            return self.wrong(advise("nothing was asked yet", "ask first"));
-        };
+        let Some(at) = self.last_question() else { return self.nothing() };
         let (before, seed) = (self.messages.clone(), self.options.sampling.seed);
         self.messages.truncate(at + 1);
         // Another answer, not the same one again.
@@ -267,32 +272,40 @@ impl Chat<'_> {
     }
 
     /// The conversation in tokens. Where it is longer than the model can read, with room for an answer, its oldest turns
-    /// are left out. A question that does not fit even alone leaves the conversation as it was.
-    fn prompt(&mut self) -> Result<Vec<u32>> {
+    /// are left out of them; the conversation keeps them. The last question may take the answer's room.
+    fn prompt(&self) -> Result<Vec<u32>> {
         let room = self.model.engine().plan().room().unwrap_or(usize::MAX);
         let answer = self.options.max_tokens.min(room / 4);
-        let mut first = 0;
-        let ids = loop {
-            let kept = &self.messages[first..];
-            let all: Vec<Message> = self.system.iter().chain(kept).cloned().collect();
-            let ids = self.model.encode_chat(self.template, &all)?;
-            if ids.len() + answer <= room {
-                break ids;
-            }
-            match kept.iter().skip(1).position(|m| m.role == "user") {
-                Some(at) => first += at + 1,
-                None if ids.len() < room => break ids,
-                None => {
-                    return Err(advise(
-                        format!("{} tokens do not fit into a context of {room}", ids.len()),
-                        "ask something shorter",
-                    ));
-                }
-            }
+        let fits = |ids: &[u32]| ids.len().saturating_add(answer) <= room;
+        let encode = |first: usize| -> Result<Vec<u32>> {
+            let all: Vec<Message> = self.system.iter().chain(&self.messages[first..]).cloned().collect();
+            Ok(self.model.encode_chat(self.template, &all)?)
         };
-        if first > 0 {
-            self.messages.drain(..first);
-            say("the conversation is longer than the model can read: its beginning is left out");
+        let mut ids = encode(0)?;
+        if fits(&ids) {
+            return Ok(ids);
+        }
+        // A later turn leaves fewer tokens: the first that fits is looked for by halves, as a long conversation has many.
+        let turns: Vec<usize> = (1..self.messages.len()).filter(|at| self.messages[*at].role == "user").collect();
+        let (mut low, mut high) = (0, turns.len().saturating_sub(1));
+        while low < high {
+            let middle = (low + high) / 2;
+            match fits(&encode(turns[middle])?) {
+                true => high = middle,
+                false => low = middle + 1,
+            }
+        }
+        if let Some(first) = turns.get(low) {
+            ids = encode(*first)?;
+        }
+        if !fits(&ids) && ids.len() >= room {
+            return Err(advise(
+                format!("{} tokens do not fit into a context of {room}", ids.len()),
+                "ask something shorter",
+            ));
+        }
+        if !turns.is_empty() {
+            say("the conversation is longer than the model can read: its beginning is left out of what it reads");
         }
         Ok(ids)
     }
@@ -335,7 +348,7 @@ fn conversation(path: &Path) -> Result<Vec<Message>> {
 }
 
 fn dim(text: &str) -> String {
-    match std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) {
+    match wants_colours() {
         true => format!("\x1b[2m{text}\x1b[0m"),
         false => text.to_owned(),
     }
@@ -345,13 +358,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From here on Ctrl-C ends the answer being written, also while the prompt is read; with none, it ends the program.
+/// From here on Ctrl-C ends the answer being written, also while the prompt is read; with none, it ends the program, as SIGTERM does
+/// always. What is half saved does not stay.
 fn stop_on_interrupt() -> Result<Arc<Mutex<Option<Ticket>>>> {
     let answering: Arc<Mutex<Option<Ticket>>> = Arc::default();
     let shared = answering.clone();
-    interrupt::each(&[SIGINT], move |signal| match lock(&shared).as_ref() {
-        Some(ticket) => ticket.cancel(),
-        None => interrupt::end(signal),
+    interrupt::each(&interrupt::ENDING, move |signal| match lock(&shared).as_ref() {
+        Some(ticket) if signal == SIGINT => ticket.cancel(),
+        _ => interrupt::end(signal),
     })?;
     Ok(answering)
 }
@@ -405,8 +419,8 @@ enum Typed {
 
 const FENCE: &str = "\"\"\"";
 
-/// The next text, and whether it stood in a fence: what was pasted there may begin with a slash and is no command. `None` at the
-/// end. `line` gives the next line, after a prompt.
+/// The next text, and whether it stood in a fence: what was pasted there may begin with a slash and is no command, and keeps the
+/// white space around it. `None` at the end. `line` gives the next line, after a prompt.
 fn gather(mut line: impl FnMut(&str) -> Result<Typed>) -> Result<Option<(String, bool)>> {
     loop {
         let first = match line("> ")? {
@@ -421,7 +435,7 @@ fn gather(mut line: impl FnMut(&str) -> Result<Typed>) -> Result<Option<(String,
         let fence = begun.is_some();
         let whole = match begun {
             Some(begun) => fenced(begun, &mut line)?,
-            None => joined(first, &mut line)?,
+            None => joined(first, &mut line)?.map(|text| text.trim().to_owned()),
         };
         match whole {
             Some(text) => return Ok(Some((text, fence))),
@@ -434,20 +448,22 @@ fn gather(mut line: impl FnMut(&str) -> Result<Typed>) -> Result<Option<(String,
 fn fenced(begun: String, line: &mut impl FnMut(&str) -> Result<Typed>) -> Result<Option<String>> {
     // A fence on a line of its own ends with one: what is pasted may have lines that end as it does.
     let alone = begun.trim().is_empty();
-    let (mut text, mut next) = (String::new(), begun);
+    // The ends of the fences' own lines are not the text's.
+    let (mut lines, mut next) = (Vec::new(), Some(begun).filter(|_| !alone));
     loop {
-        if let Some(rest) = next.trim_end().strip_suffix(FENCE)
-            && (!alone || rest.is_empty())
-        {
-            text.push_str(rest);
-            return Ok(Some(text));
+        if let Some(last) = next {
+            if let Some(rest) = last.trim_end().strip_suffix(FENCE)
+                && (!alone || rest.is_empty())
+            {
+                lines.extend(Some(rest.to_owned()).filter(|rest| !rest.trim().is_empty()));
+                return Ok(Some(lines.join("\n")));
+            }
+            lines.push(last);
         }
-        text.push_str(&next);
-        text.push('\n');
         next = match line(". ")? {
-            Typed::Line(next) => next,
+            Typed::Line(next) => Some(next),
             // What is there is all there is.
-            Typed::End => return Ok(Some(text)),
+            Typed::End => return Ok(Some(lines.join("\n"))),
             Typed::Interrupted => return Ok(None),
         };
     }
@@ -516,7 +532,7 @@ mod tests {
                 None => Typed::End,
             })
         };
-        std::iter::from_fn(|| gather(&mut line).unwrap()).map(|(text, fence)| (text.trim().to_owned(), fence)).collect()
+        std::iter::from_fn(|| gather(&mut line).unwrap()).collect()
     }
 
     #[test]
@@ -531,7 +547,10 @@ mod tests {
         all("\"\"\"two\nlines\"\"\"\nnext", &[("two\nlines", true), ("next", false)]);
         all("\"\"\"\"\"\"\nnext", &[("", true), ("next", false)]);
         all("\"\"\"\n/save x\nno end", &[("/save x\nno end", true)]);
-        all("a\\\nb\\\n\nc\\", &[("a\nb", false), ("c", false)]);
+        all("a\\\nb\\\n\n  c\\", &[("a\nb", false), ("c", false)]);
+        // What is pasted stays as it is: its indentation, and the empty lines around it.
+        all("\"\"\"\n\n    if x:\n        y \n\n\"\"\"\n  z ", &[("\n    if x:\n        y \n", true), ("z", false)]);
+        all("\"\"\"  a\n  b\n\"\"\"", &[("  a\n  b", true)]);
         // Ctrl-C gives up what was begun, and nothing else.
         all("\"\"\"\nhalf\n^C\nwhole\n^C\nlast", &[("whole", false), ("last", false)]);
         all("half\\\n^C\n\"\"\"\nwhole\n\"\"\"", &[("whole", true)]);
@@ -591,6 +610,40 @@ mod tests {
         assert_eq!(chat.messages, before);
         chat.person = false;
         assert!(chat.ask("b").is_err(), "a file's answers are counted");
+    }
+
+    #[test]
+    fn what_the_model_no_longer_reads_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (model, template) = (model(dir.path(), true), template(PLAIN));
+        let mut chat = chat(&model, &template);
+        chat.messages.clear();
+        // Twelve letters a turn, with the answer, of the 64 that the model reads.
+        for turn in 1..=20 {
+            chat.ask("abcabcab").unwrap();
+            assert_eq!(chat.messages.len(), 2 * turn);
+            let ids = chat.prompt().unwrap().len();
+            assert!(ids <= 60 && (turn < 6 || ids > 36), "as many turns as fit: {ids}");
+        }
+        chat.save(&dir.path().join("all.json")).unwrap();
+        assert_eq!(conversation(&dir.path().join("all.json")).unwrap(), chat.messages);
+        // With one question that takes the answer's room, and one that does not fit at all.
+        chat.messages.push(Message::user("a".repeat(62)));
+        assert_eq!(chat.prompt().unwrap().len(), 62);
+        chat.messages.push(Message::user("a".repeat(64)));
+        assert!(chat.prompt().unwrap_err().to_string().contains("64 tokens do not fit"));
+    }
+
+    #[test]
+    fn nothing_is_undone_where_nothing_was_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let (model, template) = (model(dir.path(), true), template(PLAIN));
+        let mut chat = chat(&model, &template);
+        assert!(chat.command("undo").unwrap());
+        assert!(chat.messages.is_empty());
+        assert!(chat.command("undo").unwrap(), "a person goes on");
+        chat.person = false;
+        assert!(chat.command("undo").is_err(), "as what was to be answered again");
     }
 
     #[test]

@@ -32,7 +32,8 @@ impl Constraint {
     /// The constraint that was asked for.
     pub fn read(&self) -> Result<Option<Constrained>> {
         let file = self.file();
-        let text = file.map(|file| input::text(file, LONGEST)).transpose()?;
+        let option = if self.json_schema.is_some() { "--json-schema" } else { "--grammar" };
+        let text = file.map(|file| input::text(file, LONGEST, option)).transpose()?;
         let made = if let Some(schema) = &self.json_schema {
             Constrained::json_schema(text.as_deref().unwrap_or(schema))
         } else if let (Some(file), Some(text)) = (file, &text) {

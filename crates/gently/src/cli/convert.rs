@@ -2,7 +2,6 @@
 
 use super::failure::advise;
 use super::input;
-use super::interrupt;
 use super::output::{bytes, data, say, table};
 use super::overwrite;
 use anyhow::Result;
@@ -10,6 +9,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use gently::embed::Settings;
 use gently::folder::{self, NewModel};
 use gently::gguf;
+use gently_formats::files;
 use gently_formats::gguf::{TensorType, is_part};
 use gently_formats::safetensors::Dtype;
 use gently_models::families::Layout;
@@ -49,7 +49,6 @@ pub fn run(args: Args) -> Result<()> {
     let source = WeightSource::open(&path)?;
     refuse_part(&args.output)?;
     overwrite::refuse(overwrite::files_of(&args.model, &path, &source), &args.output)?;
-    interrupt::leave_nothing()?;
     if is_gguf(&args.output) {
         let kind = match args.kind {
             Float::F32 => TensorType::F32,
@@ -79,7 +78,7 @@ pub fn run(args: Args) -> Result<()> {
             settings.save(new.path(), source.config().width)?;
         }
         if let Some(chat) = chat {
-            gently_formats::atomic::write(new.path().join("chat_template.jinja"), chat.source.as_bytes())?;
+            gently_formats::atomic::write(new.path().join(files::CHAT_TEMPLATE), chat.source.as_bytes())?;
         }
         decoder.save_as(new.path(), dtype).map_err(|error| new.named(error))?;
         new.commit()?;
@@ -131,7 +130,6 @@ pub fn quantize(args: QuantizeArgs) -> Result<()> {
     let mut read = overwrite::files_of(&args.model, &path, &source);
     read.extend(args.measure.clone());
     overwrite::refuse(read, &args.output)?;
-    interrupt::leave_nothing()?;
     // What cannot be measured is said before hours of writing.
     let text = args.measure.as_ref().map(|text| Measured::read(&source, &path, text, args.tokens)).transpose()?;
     let storage = Storage::new(args.kind);
@@ -140,7 +138,7 @@ pub fn quantize(args: QuantizeArgs) -> Result<()> {
         let size = size_of(source)?;
         let elements: usize = source.params().map(|(_, shape)| shape.iter().product::<usize>()).sum();
         let nats = text.as_ref().map(|text| text.nats(source)).transpose()?;
-        Ok((place.display().to_string(), size, 8.0 * size as f64 / elements as f64, nats))
+        Ok((place.display().to_string(), size, 8.0 * source.stored_bytes() as f64 / elements as f64, nats))
     };
     let before = weighed(&path, &source)?;
     write_gguf(&source, &path, &args.output, storage)?;
@@ -289,6 +287,26 @@ fn size_of(source: &WeightSource) -> Result<u64> {
     Ok(total)
 }
 
+/// The first `most` tokens of a text, or all where there are fewer; of a long text not much more is encoded.
+fn first_tokens(text: &str, most: usize, encode: impl Fn(&str) -> Result<Vec<u32>>) -> Result<Vec<u32>> {
+    // What stands before a cut may be other tokens in the whole text: a word, or its end.
+    const AT_CUT: usize = 32;
+    // Some bytes for each, and more where the text's tokens are longer.
+    let mut bytes = most.saturating_add(AT_CUT).saturating_mul(8);
+    loop {
+        let mut end = text.len().min(bytes);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let mut ids = encode(&text[..end])?;
+        if end == text.len() || ids.len() >= most.saturating_add(AT_CUT) {
+            ids.truncate(most);
+            return Ok(ids);
+        }
+        bytes = bytes.saturating_mul(2);
+    }
+}
+
 /// A text that models are measured on, as tokens.
 struct Measured {
     ids: Vec<u32>,
@@ -305,15 +323,8 @@ impl Measured {
             return Err(advise(what, "leave --measure out, and compare the vectors that gently embed gives"));
         }
         let tokenizer = tokenizer_of(source, path)?;
-        let text = input::text(text, input::BOOK)?;
-        let most = most as usize;
-        // A token has at least a byte, and no more are wanted.
-        let mut end = text.len().min(most.saturating_mul(16));
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        let mut ids = tokenizer.encode_begun(&text[..end])?;
-        ids.truncate(most.saturating_add(1));
+        let text = input::text(text, input::BOOK, "--measure")?;
+        let ids = first_tokens(&text, (most as usize).saturating_add(1), |text| Ok(tokenizer.encode_begun(text)?))?;
         if ids.len() < 2 {
             return Err(advise("the text to measure on has fewer than two tokens", "give a longer text"));
         }
@@ -346,5 +357,26 @@ impl Measured {
             }
         }
         Ok(nats / count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_tokens;
+
+    #[test]
+    fn tokens_are_as_many_as_are_asked_for_however_long_they_are() {
+        let text = "é".repeat(5000);
+        for length in [1, 7, 100] {
+            // Tokens of so many characters, each with its number.
+            let encode = |text: &str| -> anyhow::Result<Vec<u32>> {
+                Ok((0..text.chars().count().div_ceil(length) as u32).collect())
+            };
+            let all = 5000_usize.div_ceil(length);
+            for most in [1, 10, all, 2 * all] {
+                let ids = first_tokens(&text, most, encode).unwrap();
+                assert!(ids.into_iter().eq(0..most.min(all) as u32), "{most} tokens of {length}");
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@ use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use gently_train::StopHandle;
 use gently_train::data::fetch::FetchProgress;
 use gently_train::data::{Corpus, Dataset, Input, Layout, Prepare, Progress, Replace, TokenizerSpec, inspect, sets};
+use gently_train::terminal::quoted_path;
 use gently_train::watch::BytesBar;
 use serde_json::json;
 use std::path::PathBuf;
@@ -104,6 +105,13 @@ struct InspectArgs {
     json: bool,
 }
 
+impl Args {
+    /// Whether Ctrl-C and SIGTERM are heard here.
+    pub fn hears_signals(&self) -> bool {
+        matches!(self.what, What::Prepare(_))
+    }
+}
+
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     match args.what {
@@ -176,7 +184,7 @@ fn prepare(args: PrepareArgs) -> Result<()> {
     if info.tokenizer.vocab < wanted {
         say(&format!("the text gave only {} entries of the {wanted} asked for", info.tokenizer.vocab));
     }
-    say(&format!("train on it: gently train RECIPE --data {}", args.out.display()));
+    say(&format!("train on it: gently train RECIPE --data {}", quoted_path(&args.out)));
     Ok(())
 }
 

@@ -87,7 +87,7 @@ pub fn run(args: Args) -> Result<()> {
         row("f32 product, 1024 cubed", rate(f32_gemm, Some(f32_peak))),
         row("bf16 peak, measured", bf16_peak.map_or("no instruction".into(), |g| rate(g, None))),
         row("bf16 product, 1024 cubed", rate(bf16_gemm, bf16_peak)),
-        row("memory read", format!("{read:.1} GB/s")),
+        row("memory read", read.map_or("not measured: no memory for 256 MiB".into(), |read| format!("{read:.1} GB/s"))),
     ];
     if let (Some(total), Some(free)) = (total, free) {
         rows.push(row("memory", format!("{}, {} free", bytes(total), bytes(free))));

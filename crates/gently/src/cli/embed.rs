@@ -1,24 +1,24 @@
 //! `gently embed`: texts as vectors.
 
 use super::failure::advise;
-use super::interrupt;
 use super::output::{data, say, table};
 use super::overwrite;
 use anyhow::Result;
 use clap::Args as ClapArgs;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use gently::embed::{EmbedOptions, Embedder, Embeddings};
+use gently_formats::bounded::{Lines, is_too_long};
 use gently_formats::npy;
 use gently_infer::Pooling;
 use serde_json::json;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Options of `gently embed`.
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:\n  gently embed all-MiniLM-L6-v2 \"A man is eating food.\"\n  \
-    gently embed all-MiniLM-L6-v2 --similarity \"It is sunny.\" \"What lovely weather!\" \"He drove home.\"\n  \
+    gently embed all-MiniLM-L6-v2 --similarity \"It is sunny.\" \"Lovely weather!\"\n  \
     gently embed minilm.gguf --file documents.txt --npy vectors.npy")]
 pub struct Args {
     /// A GGUF file or a Hugging Face model folder, with or without the files of sentence-transformers
@@ -76,7 +76,6 @@ pub fn run(args: Args) -> Result<()> {
     };
     if let Some(output) = &args.npy {
         refuse_read(&args, output)?;
-        interrupt::leave_nothing()?;
     }
     let options = EmbedOptions { pooling: args.pooling, ..EmbedOptions::default() };
     let embedder = Embedder::open_with(&args.model, options)?;
@@ -231,7 +230,7 @@ const LONGEST: u64 = 16 << 20;
 /// Where texts come from.
 enum Source {
     Given(std::vec::IntoIter<String>),
-    Lines { name: String, reader: Box<dyn BufRead>, line: usize },
+    Lines { name: String, lines: Lines<Box<dyn BufRead>> },
 }
 
 impl Source {
@@ -242,27 +241,31 @@ impl Source {
             let failed = |e: std::io::Error| unreadable(&path.display().to_string(), &e);
             Box::new(BufReader::new(std::fs::File::open(path).map_err(failed)?))
         };
-        Ok(Self::Lines { name: shown(path), reader, line: 0 })
+        Ok(Self::Lines { name: shown(path), lines: Lines::new(reader, LONGEST) })
     }
 
     /// The next texts, `most` of them or those that are left.
     fn take(&mut self, most: usize) -> Result<Vec<String>> {
-        let (name, reader, line) = match self {
+        let (name, lines) = match self {
             Self::Given(texts) => return Ok(texts.take(most).collect()),
-            Self::Lines { name, reader, line } => (name, reader, line),
+            Self::Lines { name, lines } => (name, lines),
         };
         let mut texts = Vec::new();
         // Also by length, so that long lines are not all held at once.
         let mut held = 0;
         while texts.len() < most && (held as u64) < LONGEST {
-            *line += 1;
             let mut bytes = Vec::new();
-            let read = reader.by_ref().take(LONGEST + 1).read_until(b'\n', &mut bytes);
-            if read.map_err(|e| unreadable(name, &e))? == 0 {
-                break;
-            }
-            if bytes.len() as u64 > LONGEST {
-                return Err(advise(format!("{name}, line {line}: it is longer than 16 MiB"), "give one text a line"));
+            let read = lines.next_into(&mut bytes);
+            let number = lines.number();
+            let place = || format!("{name}, line {number}");
+            match read {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(e) if is_too_long(&e) => {
+                    let what = format!("{}: it is longer than {} MiB", place(), LONGEST >> 20);
+                    return Err(advise(what, "give one text a line"));
+                }
+                Err(e) => return Err(unreadable(name, &e)),
             }
             for end in [b'\n', b'\r'] {
                 bytes.pop_if(|b| *b == end);
@@ -270,7 +273,7 @@ impl Source {
             held += bytes.len();
             texts.push(String::from_utf8(bytes).map_err(|e| {
                 let at = e.utf8_error().valid_up_to();
-                advise(format!("{name}, line {line}: it is not UTF-8 (byte {at})"), "convert it with iconv first")
+                advise(format!("{}: it is not UTF-8 (byte {at})", place()), "convert it with iconv first")
             })?);
         }
         Ok(texts)

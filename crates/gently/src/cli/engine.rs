@@ -27,9 +27,9 @@ pub struct Options {
     no_lookup: bool,
 }
 
-/// A second model that guesses, for commands that write for one person.
+/// Speculation by a second model that guesses, for commands that write for one person.
 #[derive(Args, Clone)]
-pub struct Guessing {
+pub struct Speculation {
     /// Let this smaller model of the same vocabulary guess ahead: the text is the same
     #[arg(long, value_name = "MODEL")]
     draft: Option<PathBuf>,
@@ -38,7 +38,7 @@ pub struct Guessing {
     draft_tokens: u8,
 }
 
-impl Guessing {
+impl Speculation {
     /// The model that guesses.
     pub fn model(&self) -> Option<&Path> {
         self.draft.as_deref()
@@ -75,8 +75,8 @@ impl Cache {
 impl Options {
     /// Opens a model for one person: up to `batch` texts at a time, mostly one, of any length the model has room for. A second
     /// model may guess.
-    pub fn open_guessing(&self, path: &Path, guessing: Guessing, batch: usize) -> Result<TextModel> {
-        self.reading.open_by(path, OpenOptions { draft: guessing.draft(), ..self.opening(batch) })
+    pub fn open_speculating(&self, path: &Path, speculation: Speculation, batch: usize) -> Result<TextModel> {
+        self.reading.open_by(path, OpenOptions { draft: speculation.draft(), ..self.opening(batch) })
     }
 
     /// Opens a model for up to `batch` texts at a time.

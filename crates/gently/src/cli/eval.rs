@@ -1,15 +1,16 @@
 //! `gently eval`: how well a model does at tasks.
 
 use super::failure::advise;
-use super::interrupt;
 use super::output::{data, say, table};
+use super::overwrite;
 use anyhow::Result;
 use clap::Args as ClapArgs;
 use gently::eval::{ANSWERS, EvalOptions, Figure, Run, Task};
 use gently_formats::Error;
 use gently_formats::atomic::{self, AtomicFile};
+use gently_formats::bounded;
 use gently_train::watch::BytesBar;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -54,18 +55,18 @@ pub fn run(args: Args) -> Result<()> {
     // What is wrong with the files is said before the model is read.
     let tasks: Vec<Task> = args.task.iter().map(Task::open).collect::<Result<_, _>>()?;
     let names = names(&tasks)?;
-    let out = args.out.as_deref().map(|folder| Out { folder });
-    if let Some(out) = &out {
-        out.check(&tasks, &names)?;
-        std::fs::create_dir_all(out.folder).map_err(Error::io(out.folder, "create"))?;
-        interrupt::leave_nothing()?;
-    }
-    let model = args.engine.open_for(&args.model, ANSWERS)?;
     let options = EvalOptions {
         limit: args.limit.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
         num_fewshot: args.num_fewshot.map(|n| n as usize),
         seed: args.seed,
     };
+    tasks.iter().try_for_each(|task| task.check(&options))?;
+    let out = args.out.as_deref().map(|folder| Out { folder });
+    if let Some(out) = &out {
+        out.check(&tasks, &names)?;
+        std::fs::create_dir_all(out.folder).map_err(Error::io(out.folder, "create"))?;
+    }
+    let model = args.engine.open_for(&args.model, ANSWERS)?;
     let mut rows = vec![["task", "n", "metric", "value", "stderr"].map(String::from).to_vec()];
     let mut results = Vec::new();
     for (task, name) in tasks.iter().zip(&names) {
@@ -150,7 +151,7 @@ impl Out<'_> {
         self.folder.join("results.json")
     }
 
-    /// Refuses to write over what the tasks are read from.
+    /// Refuses to write over what the tasks are read from, and over what is not from here.
     fn check(&self, tasks: &[Task], names: &[String]) -> Result<()> {
         // What is not there is not read either.
         let place = |path: &Path| std::fs::canonicalize(path).ok();
@@ -161,7 +162,10 @@ impl Out<'_> {
                 return Err(advise(what, "choose another folder with --out"));
             }
         }
-        Ok(())
+        for name in names {
+            overwrite::refuse_others(&self.lines(name), "file of outcomes", are_outcomes)?;
+        }
+        overwrite::refuse_others(&self.results(), "file of results", are_results)
     }
 
     /// Removes old results, which are not those of the items that come.
@@ -172,4 +176,22 @@ impl Out<'_> {
             _ => Ok(()),
         }
     }
+}
+
+/// Most bytes of an outcome, or of results, that are looked at before they are replaced.
+const LONGEST: u64 = 64 << 20;
+
+/// Whether a file begins with an outcome of an item, as `--out` writes it.
+fn are_outcomes(path: &Path) -> bool {
+    let mut line = Vec::new();
+    let read = bounded::Lines::open(path, LONGEST).and_then(|mut lines| lines.next_into(&mut line));
+    let keys = ["item", "prompt", "cut", "scores"];
+    read.is_ok() && serde_json::from_slice::<Value>(&line).is_ok_and(|line| keys.iter().all(|k| line.get(k).is_some()))
+}
+
+/// Whether a file has the results of tasks, as `--out` writes them.
+fn are_results(path: &Path) -> bool {
+    let keys = ["model", "seed", "limit", "tasks"];
+    let Ok(text) = bounded::read(path, LONGEST) else { return false };
+    serde_json::from_slice::<Value>(&text).is_ok_and(|all| keys.iter().all(|k| all.get(k).is_some()))
 }

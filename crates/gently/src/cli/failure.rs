@@ -1,5 +1,6 @@
 //! How a failure is told: one sentence, the chain of causes, a hint, and the exit status.
 
+use gently_train::terminal::wants_colours;
 use std::fmt;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
@@ -28,18 +29,23 @@ pub fn advise(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Er
 
 /// Prints `error` to standard error and gives the exit status: 1, or 0 when the reader of our output went away.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    let gone = |e: &std::io::Error| e.kind() == ErrorKind::BrokenPipe;
-    if error.chain().any(|e| e.downcast_ref::<std::io::Error>().is_some_and(gone)) {
+    if is_gone(error) {
         return ExitCode::SUCCESS;
     }
     tell(error);
     ExitCode::from(1)
 }
 
+/// Whether the reader of our output went away, which is no failure.
+pub fn is_gone(error: &anyhow::Error) -> bool {
+    let gone = |e: &std::io::Error| e.kind() == ErrorKind::BrokenPipe;
+    error.chain().any(|e| e.downcast_ref::<std::io::Error>().is_some_and(gone))
+}
+
 /// Prints `error` to standard error: the sentence, its causes, a hint.
 pub fn tell(error: &anyhow::Error) {
     let stderr = std::io::stderr();
-    let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let colour = stderr.is_terminal() && wants_colours();
     let paint = |code: &str, text: &str| if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() };
     let mut text = format!("{} {error}\n", paint("1;31", "error:"));
     let mut last = error.to_string();

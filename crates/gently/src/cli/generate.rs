@@ -1,7 +1,7 @@
 //! `gently generate`: continue a prompt with a model, streaming.
 
 use super::constraint::Constraint;
-use super::failure::advise;
+use super::failure::{advise, is_gone};
 use super::input;
 use super::output::{data, rate, say};
 use super::overwrite;
@@ -19,21 +19,25 @@ use std::time::Instant;
 /// Options of `gently generate`.
 #[derive(ClapArgs)]
 #[command(allow_negative_numbers = true)]
-#[command(
-    after_help = "Examples:\n  gently generate runs/quickstart --prompt \"In the beginning \" --max-tokens 300\n  \
-    echo -n \"And God said\" | gently generate runs/quickstart --prompt - --temperature 0\n  \
-    gently generate smollm2-135m.gguf --chat --prompt \"What is photosynthesis, in one sentence?\" --temperature 0\n  \
-    gently generate smollm2-135m.gguf --chat --prompt \"Who is Ada, aged 36?\" --json-schema \\\n    \
-    '{\"type\": \"object\", \"properties\": {\"name\": {\"type\": \"string\"}, \"age\": {\"type\": \"integer\"}}, \
-    \"required\": [\"name\", \"age\"], \"additionalProperties\": false}'\n  \
-    gently generate smollm2-135m.gguf --prompt \"The sky is\" --beams 4 --max-tokens 12 --json\n  \
-    gently generate smollm2-135m.gguf --prompt \"The sky is\" --logprobs 3 --max-tokens 4 --json\n  \
-    gently generate smollm2-135m.gguf --prompt \"The sky is\" --top-p 0.9 --top-p-rule original --max-tokens 12\n  \
-    gently generate smollm2-135m.gguf --prompt \"The sky is\" --logit-bias '\" blue\"=-inf' --max-tokens 12\n  \
-    gently generate smollm2-135m.gguf --prompt \"The sky is\" --samples 3 --max-tokens 12\n  \
-    gently generate smollm2-135m.gguf --prompt - --max-tokens 0 --save-state book.state < book.txt > /dev/null\n  \
-    gently generate smollm2-135m.gguf --load-state book.state --prompt \"In short,\""
-)]
+#[command(after_help = "Examples:
+  gently generate runs/quickstart --prompt \"In the beginning \" --max-tokens 300
+  echo -n \"And God said\" | gently generate runs/quickstart --prompt - \\
+    --temperature 0
+  gently generate smollm2.gguf --chat --temperature 0 \\
+    --prompt \"What is photosynthesis, in one sentence?\"
+  gently generate smollm2.gguf --chat --prompt \"Who is Ada, aged 36?\" \\
+    --json-schema '{\"type\": \"object\", \"properties\": {\"name\": {\"type\": \"string\"},
+    \"age\": {\"type\": \"integer\"}}, \"required\": [\"name\", \"age\"],
+    \"additionalProperties\": false}'
+  gently generate smollm2.gguf --prompt \"The sky is\" --beams 4 --json
+  gently generate smollm2.gguf --prompt \"The sky is\" --logprobs 3 --json
+  gently generate smollm2.gguf --prompt \"The sky is\" --top-p 0.9 \\
+    --top-p-rule original
+  gently generate smollm2.gguf --prompt \"The sky is\" --logit-bias '\" blue\"=-inf'
+  gently generate smollm2.gguf --prompt \"The sky is\" --samples 3
+  gently generate smollm2.gguf --prompt - --max-tokens 0 \\
+    --save-state book.state < book.txt > /dev/null
+  gently generate smollm2.gguf --load-state book.state --prompt \" In short,\"")]
 pub struct Args {
     /// A GGUF file, a run folder, a checkpoint, or a Hugging Face model folder
     model: PathBuf,
@@ -71,7 +75,7 @@ pub struct Args {
     #[command(flatten)]
     engine: super::engine::Options,
     #[command(flatten)]
-    guessing: super::engine::Guessing,
+    speculation: super::engine::Speculation,
     /// With --json: the log-probability of each token, and of this many likeliest ones
     #[arg(long, value_name = "N", requires = "json", value_parser = clap::value_parser!(u8).range(..=100))]
     logprobs: Option<u8>,
@@ -83,7 +87,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     let prompt = match args.prompt.as_str() {
-        "-" => input::text(Path::new("-"), input::PROMPT)?,
+        "-" => input::text(Path::new("-"), input::PROMPT, "--prompt")?,
         text => text.to_owned(),
     };
     let constraint = args.constraint.read()?;
@@ -99,14 +103,14 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(file) = &args.save_state {
         overwrite::refuse_unwritable(file)?;
         let mut read = overwrite::files_of_named(&args.model)?;
-        if let Some(draft) = args.guessing.model() {
+        if let Some(draft) = args.speculation.model() {
             read.extend(overwrite::files_of_named(draft)?);
         }
         read.extend(args.constraint.file().map(Path::to_owned));
         overwrite::refuse(read, file)?;
         overwrite::refuse_others(file, "saved state", State::is_saved_in)?;
     }
-    let model = args.engine.open_guessing(&args.model, args.guessing, count.unwrap_or(1))?;
+    let model = args.engine.open_speculating(&args.model, args.speculation, count.unwrap_or(1))?;
     let sampling = choice.of(model.tokenizer())?;
     args.constraint.compile(constraint.as_ref(), &model)?;
     let begun = Instant::now();
@@ -141,11 +145,15 @@ pub fn run(args: Args) -> Result<()> {
         return show.several(samples(&model, &ids, &options, count)?, options.sampling.seed);
     }
     let mut writer = Writer::of_tokens(&model, ids, &options)?;
-    show.one(&mut writer)?;
-    match (&args.save_state, state) {
-        (Some(file), Some(state)) => saved(&model, &writer, state, file),
-        _ => Ok(()),
+    let shown = show.one(&mut writer);
+    if let (Some(file), Some(state)) = (&args.save_state, state)
+        && shown.as_ref().err().is_none_or(is_gone)
+    {
+        // Whoever read the text went away and wants no more of it; the state is wanted all the same.
+        writer.by_ref().try_for_each(|piece| piece.map(|_| ()))?;
+        saved(&model, &writer, state, file)?;
     }
+    shown
 }
 
 /// The state in a file, for this model to go on with.
@@ -262,15 +270,28 @@ impl Show<'_> {
     /// Writes a text to its end, streaming it unless it becomes JSON; gives it then, and when its first piece came.
     fn write(&self, writer: &mut Writer) -> Result<(String, Option<f64>)> {
         let (mut text, mut first) = (String::new(), None);
-        if !self.json {
+        let mut begun = !self.json && !self.shown.is_empty();
+        if begun {
             data(self.shown)?;
         }
         for piece in writer.by_ref() {
-            let piece = piece?;
+            let piece = match piece {
+                Ok(piece) => piece,
+                Err(error) => {
+                    // What is told of it has a line of its own.
+                    if begun {
+                        let _ = data("\n");
+                    }
+                    return Err(error.into());
+                }
+            };
             first.get_or_insert_with(|| self.begun.elapsed().as_secs_f64());
             match self.json {
                 true => text.push_str(&piece),
-                false => data(&piece)?,
+                false => {
+                    data(&piece)?;
+                    begun = true;
+                }
             }
         }
         if !self.json {

@@ -7,22 +7,32 @@ use anyhow::Result;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// Longest prompt, template or conversation.
 pub const PROMPT: u64 = 64 << 20;
 /// Longest text to measure a model on.
 pub const BOOK: u64 = 1 << 30;
 
-/// The text of a file, or of standard input for `-`.
+/// The option that has read standard input: nothing is left there for another one.
+static READ_BY: OnceLock<&'static str> = OnceLock::new();
+
+/// The text of a file, or of standard input for `-`; `option` is the one that names it.
 ///
 /// # Errors
-/// What cannot be read, is longer than `limit` bytes, or is not UTF-8. A device that never ends is too long.
-pub fn text(path: &Path, limit: u64) -> Result<String> {
+/// What cannot be read, is longer than `limit` bytes, or is not UTF-8. A device that never ends is too long. Standard input that
+/// another option has read.
+pub fn text(path: &Path, limit: u64, option: &'static str) -> Result<String> {
     let or = ", or - for standard input";
-    match path == Path::new("-") {
-        true => read("the text on standard input", || Ok(std::io::stdin().lock()), limit, or),
-        false => read(&path.display().to_string(), || File::open(path), limit, or),
+    if path != Path::new("-") {
+        return read(&path.display().to_string(), || File::open(path), limit, or);
     }
+    let first = *READ_BY.get_or_init(|| option);
+    if first != option {
+        let what = format!("{first} and {option} both read standard input");
+        return Err(advise(what, "give - to one of them alone"));
+    }
+    read("the text on standard input", || Ok(std::io::stdin().lock()), limit, or)
 }
 
 /// The text of a file alone, where standard input has something else: `-` is a name as any other.

@@ -52,8 +52,16 @@ pub fn run(args: Args) -> Result<()> {
     let training = cost.training_flops_per_token(context);
     // Shapes only: nothing is allocated, whatever the file says its sizes are.
     let shapes = Decoder::build(&config, Builder::new(None, &Device::Meta))?;
-    let files = folder_files(&args.model)?;
     let gguf = gguf_file::open(&args.model)?;
+    let files: Vec<(String, u64)> = match &gguf {
+        Some(file) => file.parts().map(|(path, size)| (file_name(path), size as u64)).collect(),
+        None => folder_files(&args.model)?,
+    };
+    // What `generate --cache` may be, the default first. An encoder reads a text at once and keeps none.
+    let kept = match config.bidirectional {
+        true => Vec::new(),
+        false => vec![("f16", cost.kv_bytes_per_token() / 2), ("f32", cost.kv_bytes_per_token())],
+    };
     if args.json {
         let mut report = json!({
             "model": name, "layout": layout_key(layout), "config": config, "parameters": cost.parameters,
@@ -62,11 +70,14 @@ pub fn run(args: Args) -> Result<()> {
             "forward_flops_per_token": training / 3.0,
             "training_flops_per_token": training,
             "weight_bytes_f32": cost.weight_bytes(4), "weight_bytes_bf16": cost.weight_bytes(2),
-            "kv_bytes_per_token": cost.kv_bytes_per_token(), "training_state_bytes": cost.adamw_bytes(),
+            "training_state_bytes": cost.adamw_bytes(),
             "files": files.iter().map(|(n, b)| json!({"name": n, "bytes": b})).collect::<Vec<_>>(),
             "tensors": shapes.params().iter()
                 .map(|p| json!({"name": p.name, "shape": p.tensor.dims()})).collect::<Vec<_>>(),
         });
+        for (kind, one) in &kept {
+            report[format!("kv_bytes_per_token_{kind}")] = json!(one);
+        }
         if let Some(file) = &gguf {
             report["gguf"] = gguf_file::to_json(file);
         }
@@ -75,20 +86,25 @@ pub fn run(args: Args) -> Result<()> {
     }
     let mut text = format!("{name}\n\n{}\n", summary(layout, &config));
     text.push_str(&table(&parameters(shapes.params())));
-    let rows = [
+    let mut rows: Vec<(String, String)> = [
         ("parameters", count(cost.parameters as f64)),
         ("  of them in matrix products", count(cost.matmul_parameters as f64)),
         ("operations per token, forward", count(training / 3.0)),
         ("operations per token, training", count(training)),
         ("weights in f32", bytes(cost.weight_bytes(4))),
         ("weights in bf16", bytes(cost.weight_bytes(2))),
-        ("keys and values, one token", bytes(cost.kv_bytes_per_token())),
-        ("keys and values, whole context", bytes(cost.kv_bytes_per_token().saturating_mul(context as u64))),
         ("weights, gradients, AdamW state", bytes(cost.adamw_bytes())),
-    ];
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    for (kind, one) in kept {
+        rows.push((format!("keys and values in {kind}, one token"), bytes(one)));
+        rows.push((format!("keys and values in {kind}, whole context"), bytes(one.saturating_mul(context as u64))));
+    }
     text.push_str(&format!("\nfor sequences of {context} tokens\n"));
-    text.push_str(&table(&rows.map(|(k, v)| vec![k.to_string(), v])));
-    if !files.is_empty() {
+    text.push_str(&table(&rows.into_iter().map(|(k, v)| vec![k, v]).collect::<Vec<_>>()));
+    // A GGUF file lists its own.
+    if gguf.is_none() && !files.is_empty() {
         text.push_str("\nfiles\n");
         let rows: Vec<_> = files.iter().map(|(n, b)| vec![n.clone(), bytes(*b)]).collect();
         text.push_str(&table(&rows));
@@ -147,16 +163,17 @@ fn parameters(params: &[Param]) -> Vec<Vec<String>> {
     rows
 }
 
-/// The files of the folder that `model` means, with their sizes; none for a named size.
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The files of the folder that `model` means, with their sizes in bytes; none for a named size.
 fn folder_files(model: &str) -> Result<Vec<(String, u64)>> {
     if !Path::new(model).exists() {
         return Ok(Vec::new());
     }
     let mut files = Vec::new();
     let place = folder::locate(Path::new(model))?;
-    if place.is_file() {
-        return Ok(Vec::new());
-    }
     for entry in std::fs::read_dir(place)? {
         let entry = entry?;
         let meta = entry.metadata()?;

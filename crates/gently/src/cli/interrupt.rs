@@ -6,10 +6,24 @@ use anyhow::Result;
 use gently_formats::unfinished;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+/// Signals that ask a program to end.
+pub const ENDING: [i32; 2] = [SIGINT, SIGTERM];
+
 /// From here on Ctrl-C and SIGTERM end the program, and files that are half written are removed first: they may be as large as a
 /// model.
+///
+/// A signal that the program was begun without, as a script's background jobs are without Ctrl-C, stays unheard.
 pub fn leave_nothing() -> Result<()> {
-    each(&[SIGINT, SIGTERM], end)
+    let ignored = ignored();
+    let heard: Vec<i32> = ENDING.into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0).collect();
+    each(&heard, end)
+}
+
+/// Bit n - 1 is set for each signal n that this process ignores, where the system tells (Linux).
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// Calls `act` with each of these signals that comes, on a thread of its own. Where a system has no such signals, it ends the
@@ -26,9 +40,12 @@ pub fn each(signals: &[i32], act: impl FnMut(i32) + Send + 'static) -> Result<()
     Ok(())
 }
 
-/// Ends the program as the shell expects of one that this signal ended.
+/// Removes what is half written and ends the program by this very signal: a shell that saw a mere status would go on with the next
+/// round of its loop after Ctrl-C.
 pub fn end(signal: i32) {
     unfinished::abandon(|| {
+        let _ = signal_hook::low_level::emulate_default_handler(signal);
+        // Not come to, where the system does as it is told.
         std::process::exit(128 + signal);
     });
 }

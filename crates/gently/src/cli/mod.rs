@@ -87,8 +87,23 @@ enum Command {
     Doctor(doctor::Args),
 }
 
+impl Command {
+    /// Whether it hears Ctrl-C and SIGTERM itself: one that stops and saves, or ends an answer. Two that hear one signal would
+    /// be in each other's way.
+    fn hears_signals(&self) -> bool {
+        match self {
+            Self::Quickstart(_) | Self::Train(_) | Self::Chat(_) => true,
+            Self::Data(args) => args.hears_signals(),
+            _ => false,
+        }
+    }
+}
+
 /// Runs the chosen command.
 pub fn run(cli: Cli) -> Result<()> {
+    if !cli.command.hears_signals() {
+        interrupt::leave_nothing()?;
+    }
     match cli.command {
         Command::Quickstart(args) => quickstart::run(args),
         Command::Train(args) => train::run(args),

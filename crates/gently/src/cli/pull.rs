@@ -5,6 +5,7 @@ use anyhow::Result;
 use clap::Args as ClapArgs;
 use gently::hub::{Hub, Name};
 use gently_train::data::fetch::FetchProgress;
+use gently_train::terminal::quoted_path;
 use gently_train::watch::BytesBar;
 use serde_json::json;
 use std::path::PathBuf;
@@ -47,7 +48,7 @@ pub fn run(args: Args) -> Result<()> {
         data(&format!("{report}\n"))?;
     } else {
         data(&format!("{model}\n"))?;
-        say(&format!("use it: gently generate {model} --prompt \"Once upon a time\""));
+        say(&format!("use it: gently generate {} --prompt \"Once upon a time\"", quoted_path(&pulled.model)));
     }
     Ok(())
 }

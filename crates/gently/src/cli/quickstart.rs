@@ -8,9 +8,11 @@ use clap::Args as ClapArgs;
 use gently::recipes;
 use gently_kernels::pool;
 use gently_text::Tokenizer;
+use gently_train::Recipe;
 use gently_train::data::Input;
-use gently_train::events::{Finished, Reason};
-use gently_train::recipe::Source;
+use gently_train::events::{Finished, Reason, RunStarted};
+use gently_train::recipe::{CONFIG_FILE, Config, Source};
+use gently_train::terminal::{quoted, quoted_path};
 use std::path::PathBuf;
 
 /// Options of `gently quickstart`.
@@ -29,8 +31,8 @@ pub struct Args {
     /// Compute threads (default: all)
     #[arg(long, value_parser = thread_count)]
     threads: Option<usize>,
-    /// Go on with an interrupted quickstart
-    #[arg(long, requires = "out")]
+    /// Go on with the quickstart that the folder --out holds
+    #[arg(long)]
     resume: bool,
 }
 
@@ -39,48 +41,76 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(n) = args.threads {
         pool::set_threads(n);
     }
-    let mut recipe = recipes::find("quickstart")?;
-    let mut words = Some(PROMPT.to_owned());
+    let out = match args.out {
+        Some(out) => out,
+        None if args.resume => {
+            return Err(advise("--resume needs the run folder", "gently quickstart --resume --out runs/quickstart"));
+        }
+        None => free_folder()?,
+    };
+    // One that was stopped before it was begun begins.
+    let goes_on = args.resume && out.join(CONFIG_FILE).exists();
+    let mut recipe = if goes_on { Recipe::reload(&out)? } else { recipes::find("quickstart")? };
     if let Some(corpus) = &args.corpus {
         if !corpus.exists() {
             return Err(advise(format!("{} does not exist", corpus.display()), "give a text file in UTF-8"));
         }
         let text = Input::Path(corpus.clone()).beginning(BEGINNING);
-        words = text.as_deref().and_then(first_words);
+        let words = text.as_deref().and_then(first_words);
         // A text without an end of a line has no such character.
-        let prompt = words.clone().filter(|_| text.is_some_and(|text| !text.contains('\n')));
+        let prompt = words.filter(|_| text.is_some_and(|text| !text.contains('\n')));
         recipe.assign("data.path", vec![corpus.display().to_string()], Source::Set)?;
         recipe.assign("sample.prompts", vec![prompt.unwrap_or_else(|| "\n".into())], Source::Set)?;
     }
     for assignment in &args.set {
         recipe.set(assignment)?;
     }
-    let out = match args.out {
-        Some(out) => out,
-        None => free_folder()?,
-    };
-    let source = args.corpus.as_ref().map_or("the King James Bible".into(), |c| c.display().to_string());
-    say(&format!(
-        "A small transformer learns to write like {source}, one character at a time.\n\
-         It begins with random weights; watch its samples. Ctrl-C saves and stops.\n"
-    ));
-    let finished = watched(recipe, out.clone(), args.resume, Watch { samples: true, ..Watch::default() })?;
-    let out = out.display();
+    // What cannot be resolved the run refuses.
+    let words = recipe.resolve().ok().and_then(|resolved| words(&resolved.config));
+    if !goes_on {
+        let source = args.corpus.as_ref().map_or(BIBLE.into(), |c| c.display().to_string());
+        say(&format!(
+            "A small transformer learns to write like {source}, one character at a time.\n\
+             It begins with random weights; watch its samples. Ctrl-C saves and stops.\n"
+        ));
+    }
+    let greeting = goes_on.then_some(going_on as fn(&RunStarted) -> String);
+    let watch = Watch { samples: true, greeting, ..Watch::default() };
+    let finished = watched(recipe, out.clone(), args.resume, watch)?;
+    let folder = quoted_path(&out);
     if finished.reason == Reason::Stopped {
-        say(&format!("\nGo on with:\n  gently quickstart --out {out} --resume"));
+        say(&format!("\nGo on with:\n  gently quickstart --out {folder} --resume"));
         return Ok(());
     }
     let prompt = prompt(&finished, words);
     let next = columns(&[
-        (format!("gently generate {out}{prompt}"), "write with the model"),
-        (format!("open {out}/report.html"), "see how it learned"),
-        (format!("gently inspect {out}"), "what it is made of"),
-        (format!("gently spec {out}"), "its algorithm, with its sizes"),
+        (format!("gently generate {folder}{prompt}"), "write with the model"),
+        (format!("open {}", quoted_path(&out.join("report.html"))), "see how it learned"),
+        (format!("gently inspect {folder}"), "what it is made of"),
+        (format!("gently spec {folder}"), "its algorithm, with its sizes"),
         ("gently quickstart --corpus FILE".into(), "learn from a text of your own"),
         ("gently train shakespeare-cpu --data FILE".into(), "a recipe that others publish numbers for"),
     ]);
-    say(&format!("\nThe run is in {out}. Next:{next}"));
+    say(&format!("\nThe run is in {}. Next:{next}", out.display()));
     Ok(())
+}
+
+/// What is said of a run that goes on, once it is known that it does.
+fn going_on(run: &RunStarted) -> String {
+    let source = if run.data.description == "kjv" { BIBLE } else { run.data.description.as_str() };
+    format!(
+        "A small transformer that learns to write like {source} goes on from step {}. Ctrl-C saves and stops.\n",
+        run.start_step
+    )
+}
+
+/// What a text of the run may begin with: its own text's first words, or the prompt of its samples.
+fn words(config: &Config) -> Option<String> {
+    let own = match config.data.path.as_slice() {
+        [path] => Input::named(path).beginning(BEGINNING).as_deref().and_then(first_words),
+        _ => None,
+    };
+    own.or_else(|| config.sample.prompts.iter().find(|prompt| !prompt.trim().is_empty()).cloned())
 }
 
 /// Commands and what they do, each on a line of its own, in two columns.
@@ -89,8 +119,8 @@ fn columns(rows: &[(String, &str)]) -> String {
     rows.iter().map(|(command, what)| format!("\n  {command:width$}    {what}")).collect()
 }
 
-/// The prompt of the recipe.
-const PROMPT: &str = "In the beginning ";
+/// The text of the recipe.
+const BIBLE: &str = "the King James Bible";
 /// Characters of a text of one's own that are looked at.
 const BEGINNING: usize = 4000;
 /// The most characters of a prompt that is made of it.
@@ -109,9 +139,7 @@ fn prompt(finished: &Finished, words: Option<String>) -> String {
     let tokenizer = finished.checkpoint.as_ref().and_then(|folder| Tokenizer::load(folder).ok());
     let spelled = |text: &str| tokenizer.as_ref().is_some_and(|tokenizer| tokenizer.encode(text).is_ok());
     match words.filter(|words| spelled(words)) {
-        Some(words) if words == PROMPT => format!(" --prompt \"{PROMPT}\""),
-        // Between these a shell reads everything as it stands but the mark itself.
-        Some(words) => format!(" --prompt '{}'", words.replace('\'', r"'\''")),
+        Some(words) => format!(" --prompt {}", quoted(&words)),
         None => String::new(),
     }
 }

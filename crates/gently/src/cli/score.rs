@@ -18,10 +18,10 @@ use std::path::PathBuf;
 pub struct Args {
     /// A GGUF file, a run folder, a checkpoint, or a Hugging Face model folder
     model: PathBuf,
-    /// Score this text
+    /// Score this text; special tokens that are spelled out in it are read as such, as in prompts
     #[arg(long, conflicts_with = "file", required_unless_present = "file", allow_hyphen_values = true)]
     text: Option<String>,
-    /// Score the text in this file
+    /// Score the text in this file, read in the same way; `-` reads standard input
     #[arg(long)]
     file: Option<PathBuf>,
     /// Print each token with its log-probability
@@ -38,7 +38,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let text = match (args.text, &args.file) {
         (Some(text), _) => text,
-        (None, Some(file)) => input::text(file, input::BOOK)?,
+        (None, Some(file)) => input::text(file, input::BOOK, "--file")?,
         (None, None) => unreachable!("one of the two is required"),
     };
     let model = args.engine.open(&args.model)?;

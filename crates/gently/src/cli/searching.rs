@@ -79,7 +79,8 @@ pub fn run(
     options: &SearchOptions,
     json: Option<&String>,
 ) -> Result<()> {
-    let begun = Instant::now();
+    // A text without a prompt begins after a token all the same.
+    let (begun, prompt_tokens) = (Instant::now(), ids.len().max(1));
     let found = search(model, ids, options)?;
     let seconds = begun.elapsed().as_secs_f64();
     if let Some(prompt) = json {
@@ -94,7 +95,9 @@ pub fn run(
                 text
             })
             .collect();
-        let report = json!({ "model": model.path(), "prompt": prompt, "texts": texts, "seconds": seconds });
+        let report = json!({
+            "model": model.path(), "prompt": prompt, "prompt_tokens": prompt_tokens, "texts": texts, "seconds": seconds,
+        });
         data(&format!("{report}\n"))?;
         return Ok(());
     }

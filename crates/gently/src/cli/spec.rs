@@ -10,9 +10,11 @@ use std::path::Path;
 
 /// Options of `gently spec`.
 #[derive(ClapArgs)]
-#[command(after_help = "Examples:\n  gently spec gpt2\n  gently spec runs/quickstart > model.txt")]
+#[command(
+    after_help = "Examples:\n  gently spec gpt2\n  gently spec smollm2.gguf\n  gently spec runs/quickstart > model.txt"
+)]
 pub struct Args {
-    /// A model's folder, a run folder, or the name of a published size (gpt2, smollm2-135m, …)
+    /// A GGUF file, a model's folder, a run folder, or the name of a published size (gpt2, smollm2-135m, …)
     model: String,
 }
 
@@ -22,7 +24,7 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// The configuration of a folder, or of a published name, with what to call it.
+/// The configuration of a folder or GGUF file, or of a published size by its name, with what to call it.
 pub fn named_or_folder(model: &str) -> Result<(String, DecoderConfig)> {
     let path = Path::new(model);
     // What looks like a path is no name of a size: where it is not there, that is what is said.
@@ -34,7 +36,7 @@ pub fn named_or_folder(model: &str) -> Result<(String, DecoderConfig)> {
     match DecoderConfig::named(model) {
         Ok(config) => Ok((model.to_owned(), config)),
         Err(error) => Err(advise(
-            format!("{model} is neither a folder nor a known model"),
+            format!("{model} is no GGUF file, no folder and no published size"),
             error.hint().unwrap_or_else(|| "give a folder with config.json".into()),
         )),
     }

@@ -6,16 +6,17 @@ use anyhow::Result;
 use clap::Args as ClapArgs;
 use gently::recipes;
 use gently_kernels::{cpu, pool};
-use gently_train::events::{Finished, Reason};
+use gently_train::events::{Event, Finished, Reason, RunStarted};
 use gently_train::recipe::{CONFIG_FILE, Source};
+use gently_train::terminal::quoted_path;
 use gently_train::watch::{Dashboard, Progress, Report, TensorBoard};
-use gently_train::{Recipe, StopHandle, Trainer};
+use gently_train::{Observer, Recipe, StopHandle, Trainer};
 use std::path::PathBuf;
 
 /// Options of `gently train`.
 #[derive(ClapArgs)]
 #[command(after_help = "Examples:\n  gently train shakespeare-cpu --data input.txt --out runs/shakespeare\n  \
-    gently train shakespeare-cpu --data input.txt --set model.layers=6 --set optimizer.kind=muon\n  \
+    gently train shakespeare-cpu --data input.txt --set optimizer.kind=muon\n  \
     gently train --resume --out runs/shakespeare\n  \
     gently train shakespeare-cpu --data input.txt --set train.steps=20 --profile\n\n\
     Built-in recipes: quickstart, shakespeare-cpu, shakespeare-baby, gpt2-124m, tinystories-15m")]
@@ -37,8 +38,8 @@ pub struct Args {
     /// Go on with the run that the folder holds
     #[arg(long)]
     resume: bool,
-    /// Record where the time of N updates goes, after three that warm up: a table, profile.html and profile.json in the
-    /// run folder; then train on
+    /// Record where the time of N updates goes, after three that warm up (of a run of three or less: the last): a table,
+    /// profile.html and profile.json in the run folder; then train on
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "10", value_parser = profiled_steps)]
     profile: Option<u64>,
     /// Show a live dashboard instead of a progress bar
@@ -101,7 +102,7 @@ pub fn run(args: Args) -> Result<()> {
     for assignment in &args.set {
         recipe.set(assignment)?;
     }
-    let watch = Watch { tui: args.tui, samples: true, profile: args.profile.unwrap_or(0) };
+    let watch = Watch { tui: args.tui, samples: true, profile: args.profile.unwrap_or(0), greeting: None };
     let finished = watched(recipe, out.clone(), args.resume, watch)?;
     farewell(&finished, &out);
     Ok(())
@@ -116,6 +117,20 @@ pub struct Watch {
     pub samples: bool,
     /// Updates to profile.
     pub profile: u64,
+    /// What to say first of a run that has started; one that is refused has not.
+    pub greeting: Option<fn(&RunStarted) -> String>,
+}
+
+/// Says its greeting.
+struct Greeter(fn(&RunStarted) -> String);
+
+impl Observer for Greeter {
+    fn on(&mut self, event: &Event) -> gently_train::Result<()> {
+        if let Event::RunStarted(run) = event {
+            say(&(self.0)(run));
+        }
+        Ok(())
+    }
 }
 
 /// Runs `recipe` in `out` with everything a person may want to look at.
@@ -125,6 +140,9 @@ pub fn watched(recipe: Recipe, out: PathBuf, resume: bool, watch: Watch) -> Resu
     }
     let stop = StopHandle::on_signals()?;
     let mut trainer = Trainer::new(recipe, &out).resume(resume).stop_when(stop.clone()).profile(watch.profile);
+    if let Some(greeting) = watch.greeting {
+        trainer = trainer.observe(Greeter(greeting));
+    }
     trainer = match watch.tui {
         true => trainer.observe(Dashboard::start(stop)?),
         false => trainer.observe(Progress::stderr().samples(watch.samples)),
@@ -134,8 +152,8 @@ pub fn watched(recipe: Recipe, out: PathBuf, resume: bool, watch: Watch) -> Resu
 
 fn farewell(finished: &Finished, out: &std::path::Path) {
     if finished.reason == Reason::Stopped {
-        say(&format!("go on with: gently train --resume --out {}", out.display()));
+        say(&format!("go on with: gently train --resume --out {}", quoted_path(out)));
     } else {
-        say(&format!("write with it: gently generate {}", out.display()));
+        say(&format!("write with it: gently generate {}", quoted_path(out)));
     }
 }

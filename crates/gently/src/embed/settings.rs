@@ -15,14 +15,12 @@
 //! ```
 
 use super::Error;
+use gently_formats::files::{CONFIG, MODULES, POOLING, PROMPTS, SENTENCE};
 use gently_formats::gguf::{Gguf, Value as Meta};
 use gently_infer::Pooling;
 use serde_json::{Map, Value, json};
 use std::path::{Component, Path, PathBuf};
 
-const MODULES: &str = "modules.json";
-const SENTENCE: &str = "sentence_bert_config.json";
-const PROMPTS: &str = "config_sentence_transformers.json";
 /// These files have some hundred bytes.
 const LONGEST: u64 = 1 << 20;
 
@@ -79,7 +77,7 @@ impl Settings {
             match kind.rsplit('.').next().unwrap_or(kind) {
                 "Transformer" if i == 0 => transformer = Some(place),
                 "Pooling" if i > 0 && settings.pooling.is_empty() && !settings.normalize => {
-                    settings.pooling = pooling(&place.join("config.json"))?;
+                    settings.pooling = pooling(&place.join(CONFIG))?;
                 }
                 "Normalize" if !settings.pooling.is_empty() => settings.normalize = true,
                 _ => {
@@ -165,7 +163,7 @@ impl Settings {
         let kind = |name: &str| format!("sentence_transformers.models.{name}");
         let mut modules = vec![
             json!({"idx": 0, "name": "0", "path": "", "type": kind("Transformer")}),
-            json!({"idx": 1, "name": "1", "path": "1_Pooling", "type": kind("Pooling")}),
+            json!({"idx": 1, "name": "1", "path": POOLING, "type": kind("Pooling")}),
         ];
         if self.normalize {
             modules.push(json!({"idx": 2, "name": "2", "path": "2_Normalize", "type": kind("Normalize")}));
@@ -175,13 +173,11 @@ impl Settings {
             pooling[flag(p)] = self.pooling.contains(&p).into();
         }
         let sentence = json!({"max_seq_length": self.max_tokens, "do_lower_case": self.lowercase});
-        let folder = dir.join("1_Pooling");
-        std::fs::create_dir_all(&folder).map_err(|source| {
-            Error::Format(gently_formats::Error::Io { path: folder.clone(), action: "create", source })
-        })?;
+        let folder = dir.join(POOLING);
+        std::fs::create_dir_all(&folder).map_err(gently_formats::Error::io(&folder, "create"))?;
         let mut files = vec![
             (dir.join(MODULES), Value::Array(modules)),
-            (folder.join("config.json"), pooling),
+            (folder.join(CONFIG), pooling),
             (dir.join(SENTENCE), sentence),
         ];
         if !self.prompt.is_empty() {
@@ -273,7 +269,7 @@ pub(super) fn stated_width(dir: &Path) -> Result<Option<(PathBuf, usize)>, Error
     let is_pooling = |m: &&Value| m["type"].as_str().is_some_and(|t| t.rsplit('.').next() == Some("Pooling"));
     let module = modules.as_array().and_then(|m| m.iter().find(is_pooling));
     let Some(place) = module.and_then(|m| below(dir, m["path"].as_str()?)) else { return Ok(None) };
-    let path = place.join("config.json");
+    let path = place.join(CONFIG);
     let Some(file) = read(&path)? else { return Ok(None) };
     let keys = Keys::of(&file, &path)?;
     let width = match keys.size_if("word_embedding_dimension")? {
@@ -286,7 +282,8 @@ pub(super) fn stated_width(dir: &Path) -> Result<Option<(PathBuf, usize)>, Error
 /// A path below `dir`: no way out of it.
 fn below(dir: &Path, path: &str) -> Option<PathBuf> {
     let inside = Path::new(path).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
-    inside.then(|| dir.join(path))
+    // Joined to nothing, a folder's name would end in a slash.
+    inside.then(|| if path.is_empty() { dir.to_owned() } else { dir.join(path) })
 }
 
 /// A small JSON file; `None` where it is not there.
@@ -296,7 +293,7 @@ fn read(path: &Path) -> Result<Option<Value>, Error> {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) if e.kind() == std::io::ErrorKind::InvalidData => return Err(wrong(e.to_string())),
-        Err(source) => return Err(gently_formats::Error::Io { path: path.into(), action: "read", source }.into()),
+        Err(e) => return Err(gently_formats::Error::io(path, "read")(e).into()),
     };
     serde_json::from_slice(&bytes).map(Some).map_err(|e| wrong(format!("it is not JSON: {e}")))
 }
@@ -340,9 +337,8 @@ impl<'a> Keys<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gently_formats::files::POOLING_CONFIG;
     use std::fs;
-
-    const POOLING: &str = "1_Pooling/config.json";
 
     fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -369,20 +365,20 @@ mod tests {
         let dir = folder(&[
             (MODULES, &usual()),
             (
-                POOLING,
+                POOLING_CONFIG,
                 r#"{"word_embedding_dimension": 384, "pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true}"#,
             ),
             (SENTENCE, r#"{"max_seq_length": 256, "do_lower_case": false}"#),
             (PROMPTS, r#"{"prompts": {"query": "q: "}, "default_prompt_name": null}"#),
         ]);
         let (transformer, found) = Settings::of_folder(dir.path()).unwrap();
-        assert_eq!(transformer, dir.path());
+        assert_eq!(transformer.as_os_str(), dir.path().as_os_str(), "as it was given");
         assert_eq!(found.unwrap(), Settings { max_tokens: Some(256), ..Settings::default() });
         assert_eq!(stated_width(dir.path()).unwrap().unwrap().1, 384);
 
         let dir = folder(&[
             (MODULES, &modules(&[("Transformer", "0_Transformer"), ("Pooling", "1_Pooling")])),
-            (POOLING, r#"{"pooling_mode_cls_token": true, "pooling_mode_max_tokens": true}"#),
+            (POOLING_CONFIG, r#"{"pooling_mode_cls_token": true, "pooling_mode_max_tokens": true}"#),
             ("0_Transformer/sentence_bert_config.json", r#"{"max_seq_length": null, "do_lower_case": true}"#),
             (PROMPTS, r#"{"prompts": {"query": "q: "}, "default_prompt_name": "query"}"#),
         ]);
@@ -394,7 +390,7 @@ mod tests {
 
         for (said, way) in [("\"lasttoken\"", Pooling::Last), ("[\"mean_sqrt_len\"]", Pooling::MeanSqrtLength)] {
             let text = format!("{{\"pooling_mode\": {said}, \"embedding_dimension\": 8}}");
-            let dir = folder(&[(MODULES, &usual()), (POOLING, &text)]);
+            let dir = folder(&[(MODULES, &usual()), (POOLING_CONFIG, &text)]);
             assert_eq!(Settings::of_folder(dir.path()).unwrap().1.unwrap().pooling, [way]);
             assert_eq!(stated_width(dir.path()).unwrap().unwrap().1, 8);
         }
@@ -450,23 +446,23 @@ mod tests {
         refused(&[(MODULES, &modules(&[("Transformer", "/etc")]))], &["out of the folder"]);
         refused(&[(MODULES, &modules(&[("Transformer", "")]))], &["no Transformer and Pooling"]);
         let dense = modules(&[("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense")]);
-        refused(&[(MODULES, &dense), (POOLING, mean)], &["Dense", "not supported"]);
+        refused(&[(MODULES, &dense), (POOLING_CONFIG, mean)], &["Dense", "not supported"]);
         let late = modules(&[("Pooling", "1_Pooling"), ("Transformer", "")]);
-        refused(&[(MODULES, &late), (POOLING, mean)], &["module 0"]);
-        refused(&[(MODULES, &usual())], &[POOLING, "missing"]);
-        refused(&[(MODULES, &usual()), (POOLING, "[]")], &[POOLING, "object"]);
-        refused(&[(MODULES, &usual()), (POOLING, "{}")], &[POOLING, "no way of pooling"]);
-        refused(&[(MODULES, &usual()), (POOLING, "{\"pooling_mode\": \"median\"}")], &["median"]);
-        refused(&[(MODULES, &usual()), (POOLING, "{\"pooling_mode\": [\"cls\", \"cls\"]}")], &["twice"]);
-        refused(&[(MODULES, &usual()), (POOLING, "{\"pooling_mode_cls_token\": 1}")], &["cls_token = 1"]);
+        refused(&[(MODULES, &late), (POOLING_CONFIG, mean)], &["module 0"]);
+        refused(&[(MODULES, &usual())], &[POOLING_CONFIG, "missing"]);
+        refused(&[(MODULES, &usual()), (POOLING_CONFIG, "[]")], &[POOLING_CONFIG, "object"]);
+        refused(&[(MODULES, &usual()), (POOLING_CONFIG, "{}")], &[POOLING_CONFIG, "no way of pooling"]);
+        refused(&[(MODULES, &usual()), (POOLING_CONFIG, "{\"pooling_mode\": \"median\"}")], &["median"]);
+        refused(&[(MODULES, &usual()), (POOLING_CONFIG, "{\"pooling_mode\": [\"cls\", \"cls\"]}")], &["twice"]);
+        refused(&[(MODULES, &usual()), (POOLING_CONFIG, "{\"pooling_mode_cls_token\": 1}")], &["cls_token = 1"]);
         let without = r#"{"pooling_mode_mean_tokens": true, "include_prompt": false}"#;
-        refused(&[(MODULES, &usual()), (POOLING, without)], &["include_prompt"]);
+        refused(&[(MODULES, &usual()), (POOLING_CONFIG, without)], &["include_prompt"]);
         for size in ["0", "-3", "\"long\"", "1e300", "2.5"] {
             let text = format!("{{\"max_seq_length\": {size}}}");
-            refused(&[(MODULES, &usual()), (POOLING, mean), (SENTENCE, &text)], &[SENTENCE, "max_seq_length"]);
+            refused(&[(MODULES, &usual()), (POOLING_CONFIG, mean), (SENTENCE, &text)], &[SENTENCE, "max_seq_length"]);
         }
         let prompt = r#"{"prompts": {}, "default_prompt_name": "query"}"#;
-        refused(&[(MODULES, &usual()), (POOLING, mean), (PROMPTS, prompt)], &[PROMPTS, "query"]);
+        refused(&[(MODULES, &usual()), (POOLING_CONFIG, mean), (PROMPTS, prompt)], &[PROMPTS, "query"]);
         let long = " ".repeat(LONGEST as usize + 1);
         refused(&[(MODULES, &long)], &["has more than"]);
     }

@@ -49,6 +49,17 @@ pub enum Error {
         /// How many there are, without the item itself.
         available: usize,
     },
+    /// Solved examples are asked for of a task that takes none.
+    #[error(
+        "{}: {asked} solved examples are asked for, but a task of loglikelihood_rolling has none",
+        path.display()
+    )]
+    NoExamples {
+        /// The task file.
+        path: PathBuf,
+        /// How many are asked for.
+        asked: usize,
+    },
     /// One item does not fit the task.
     #[error("{}: item {item}: {reason}", path.display())]
     Item {
@@ -87,6 +98,9 @@ impl Error {
                 "ask for fewer with --num-fewshot or num_fewshot:, or name more with fewshot_data:; an item is no example of its own"
                     .into(),
             ),
+            Self::NoExamples { .. } => {
+                Some("leave --num-fewshot out for this task: its texts are read with nothing in front".into())
+            }
             Self::Item { .. } => Some("correct the item, or the template that reads it".into()),
             Self::Io { named_by_task: true, .. } => Some("paths in a task file are relative to the file".into()),
             Self::Io { .. } => Some("give a task file, as in examples/eval/facts.yaml".into()),

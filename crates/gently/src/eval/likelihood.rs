@@ -228,7 +228,7 @@ impl<'a> Scorer<'a> {
     }
 
     fn begun(&mut self, tokens: &[u32]) -> State {
-        self.beginnings.lookup(tokens, tokens.len()).unwrap_or_else(|| self.plan.state())
+        self.beginnings.lookup(self.plan, tokens, tokens.len()).unwrap_or_else(|| self.plan.state())
     }
 
     /// Reads all jobs to their ends and gives each wanted row of logits, by job and index of its token.

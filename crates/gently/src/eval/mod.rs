@@ -114,8 +114,9 @@ impl<'a> Run<'a> {
     /// Begins.
     ///
     /// # Errors
-    /// More examples asked for than there are; a tokenizer that fails.
+    /// More examples asked for than there are, or what [`Task::check`] refuses; a tokenizer that fails.
     pub fn new(model: &'a TextModel, task: &'a Task, options: &EvalOptions) -> Result<Self> {
+        task.check(options)?;
         let total = options.limit.unwrap_or(usize::MAX).min(task.len());
         let shots = options.num_fewshot.unwrap_or(task.num_fewshot);
         // A task that cannot be asked is refused before anything is computed.

@@ -124,7 +124,7 @@ fn examples(task: &Task, index: usize, shots: usize, seed: u64) -> Result<Vec<(&
         return Ok(Vec::new());
     }
     let (items, own) = match &task.examples {
-        Some(examples) => (examples, None),
+        Some(examples) => (examples.items()?, None),
         None => (&task.items, Some(index)),
     };
     let available = items.all.len() - usize::from(own.is_some());

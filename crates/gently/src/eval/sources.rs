@@ -8,6 +8,7 @@ use super::items;
 use super::keys::{Keys, wrong};
 use super::yaml::{Node, Value};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// How solved examples are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,14 +26,52 @@ pub(super) struct Items {
     pub all: Vec<serde_json::Value>,
 }
 
+impl Items {
+    /// The items of some files, one after another; the first file names them.
+    fn read(files: &[PathBuf]) -> Result<Self> {
+        let path = files.first().cloned().unwrap_or_default();
+        let mut all = Vec::new();
+        for file in files {
+            all.extend(items::read(file)?);
+        }
+        Ok(Self { path, all })
+    }
+}
+
+/// Solved examples that are not among the items. Those of files are read once they are wanted: how many there are to be is known
+/// only when the task is run.
+#[derive(Debug, Clone)]
+pub(super) struct Examples {
+    files: Vec<PathBuf>,
+    read: OnceLock<Items>,
+}
+
+impl Examples {
+    fn in_files(files: Vec<PathBuf>) -> Self {
+        Self { files, read: OnceLock::new() }
+    }
+
+    /// All of them.
+    pub fn items(&self) -> Result<&Items> {
+        if let Some(items) = self.read.get() {
+            return Ok(items);
+        }
+        let items = Items::read(&self.files)?;
+        Ok(self.read.get_or_init(|| items))
+    }
+}
+
+impl From<Items> for Examples {
+    fn from(items: Items) -> Self {
+        Self { files: Vec::new(), read: OnceLock::from(items) }
+    }
+}
+
 /// The items, and the examples that are not among them.
-pub(super) fn files(keys: &Keys<'_>) -> Result<(Items, Option<Items>)> {
+pub(super) fn files(keys: &Keys<'_>) -> Result<(Items, Option<Examples>)> {
     let path = keys.path;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let read = |file: &str| -> Result<Items> {
-        let path = folder.join(file);
-        Ok(Items { all: items::read(&path)?, path })
-    };
+    let read = |file: &str| Items::read(&[folder.join(file)]);
     let inline = |key: &str| -> Result<Option<Items>> { inline(keys, key) };
     let given = ["data", "items", "dataset_path"].into_iter().filter(|k| keys.get(k).is_some()).collect::<Vec<_>>();
     let mut examples = match (keys.text("fewshot_data")?, inline("fewshot_items")?) {
@@ -40,8 +79,8 @@ pub(super) fn files(keys: &Keys<'_>) -> Result<(Items, Option<Items>)> {
             let node = keys.get("fewshot_items").map_or(1, |n| n.line);
             return Err(wrong(path, node, "both fewshot_data and fewshot_items are given", None));
         }
-        (Some(file), None) => Some(read(file)?),
-        (None, shown) => shown,
+        (Some(file), None) => Some(read(file)?.into()),
+        (None, shown) => shown.map(Examples::from),
     };
     let items = match given[..] {
         ["data"] => read(keys.text("data")?.unwrap_or_default())?,
@@ -57,12 +96,9 @@ pub(super) fn files(keys: &Keys<'_>) -> Result<(Items, Option<Items>)> {
                     wrong(path, node, format!("{key}: data_files has no {name:?}, but {}", known()), None)
                 })
             };
-            let files = |split: &str| -> Result<Items> {
+            let files = |split: &str| -> Vec<PathBuf> {
                 let files = splits.iter().find(|s| s.0 == split).map_or(&[][..], |s| &s.1[..]);
-                let mut parts = files.iter().map(|f| read(f)).collect::<Result<Vec<_>>>()?;
-                let mut first = parts.remove(0);
-                parts.into_iter().for_each(|p| first.all.extend(p.all));
-                Ok(first)
+                files.iter().map(|file| folder.join(file)).collect()
             };
             let split = of("test_split")?.map_or_else(|| of("validation_split"), |s| Ok(Some(s)))?;
             let split = split.ok_or_else(|| {
@@ -72,12 +108,12 @@ pub(super) fn files(keys: &Keys<'_>) -> Result<(Items, Option<Items>)> {
                 Some(shown) => Some(shown),
                 None => of("training_split")?.map_or_else(|| of("validation_split"), |s| Ok(Some(s)))?,
             };
-            let needed = examples.is_none() && keys.whole("num_fewshot")?.unwrap_or(0) > 0;
-            let asked = keys.get("fewshot_split").is_some() || needed;
-            if let Some(shown) = shown.filter(|s| asked && *s != split) {
-                examples = Some(files(shown)?);
+            // Examples that are written down go before a split that is named for something else too.
+            let free = examples.is_none() || keys.get("fewshot_split").is_some();
+            if let Some(shown) = shown.filter(|s| free && *s != split) {
+                examples = Some(Examples::in_files(files(shown)));
             }
-            files(split)?
+            Items::read(&files(split))?
         }
         [] => {
             let hint = "data: FILE.jsonl, or items: with a list of items";

@@ -3,12 +3,13 @@
 //! Here: the keys of a task file, which are those of lm-evaluation-harness. Not here: where items are from (see
 //! [`super::sources`]), what is measured (see [`super::metric`]), making prompts of items (see [`super::prompt`]).
 
+use super::EvalOptions;
 use super::answer::{ExactMatch, Filter, Pipeline};
 use super::error::{Error, Result};
 use super::keys::{Keys, wrong};
 use super::metric::{Kind, Metric, metrics};
 use super::prompt::of_prompts;
-use super::sources::{Items, Sampler, fewshot_config, files, named};
+use super::sources::{Examples, Items, Sampler, fewshot_config, files, named};
 use super::yaml::{self, Node, Value};
 use gently_text::Template;
 use std::io::Read;
@@ -59,7 +60,7 @@ pub struct Task {
     pub(super) generation: Generation,
     pub(super) items: Items,
     /// Where solved examples are from; `None`: the items themselves, without the one that is asked.
-    pub(super) examples: Option<Items>,
+    pub(super) examples: Option<Examples>,
 }
 
 const KEYS: [&str; 32] = [
@@ -237,8 +238,15 @@ impl Task {
         keys.only("repeats", &[Value::Int(1)])?;
         let (metrics, exact) = metrics(&keys, kind)?;
         let (sampler, shown) = fewshot_config(&keys)?;
-        if let (Some(_), Some(_), Some(node)) = (&shown, &examples, keys.get("fewshot_config")) {
+        let named_too = ["fewshot_data", "fewshot_items", "fewshot_split"].iter().any(|key| keys.get(key).is_some());
+        if let (Some(_), Some(_), true, Some(node)) = (&shown, &examples, named_too, keys.get("fewshot_config")) {
             return Err(keys.wrong("fewshot_config", node, "samples, and another key that names examples"));
+        }
+        let examples = shown.map(Examples::from).or(examples);
+        let num_fewshot = keys.count("num_fewshot", MOST_EXAMPLES)?.unwrap_or(0);
+        // What the task asks for is read with it.
+        if let (Some(examples), true) = (&examples, named_too || num_fewshot > 0) {
+            examples.items()?;
         }
         let mut task = Self {
             name,
@@ -254,12 +262,12 @@ impl Task {
             metrics,
             exact,
             filters: filters(&keys, kind)?,
-            num_fewshot: keys.count("num_fewshot", MOST_EXAMPLES)?.unwrap_or(0),
+            num_fewshot,
             sampler,
             generation: generation(&keys, kind, &fewshot_delimiter)?,
             fewshot_delimiter,
             items,
-            examples: shown.or(examples),
+            examples,
         };
         task.prompts = of_prompts(&task);
         Ok(task)
@@ -298,6 +306,21 @@ impl Task {
     /// How many solved examples stand before an item, if nothing else is asked for.
     pub fn num_fewshot(&self) -> usize {
         self.num_fewshot
+    }
+
+    /// Whether it can be asked with these options, so far as files say it: the solved examples that they ask for are read now.
+    ///
+    /// # Errors
+    /// [`Error::NoExamples`]; a file of examples that cannot be read.
+    pub fn check(&self, options: &EvalOptions) -> Result<()> {
+        let asked = options.num_fewshot.unwrap_or(self.num_fewshot);
+        if asked == 0 {
+            return Ok(());
+        }
+        if self.kind == Kind::Rolling {
+            return Err(Error::NoExamples { path: self.path.clone(), asked });
+        }
+        self.examples.as_ref().map_or(Ok(()), |examples| examples.items().map(|_| ()))
     }
 
     /// The names of what is measured: metric and, where answers go through filters, the filters' name.

@@ -6,6 +6,7 @@
 use super::error::{Error, Result};
 use super::listing::Entry;
 use super::name::{Name, is_safe_path};
+use gently_formats::files::{self, CONFIG, INDEX, TOKENIZER, WEIGHTS};
 
 /// What is to be fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,29 +19,29 @@ pub struct Choice {
 
 /// Files that a model's folder may have beside its weights.
 const BESIDE: [&str; 14] = [
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    "1_Pooling/config.json",
+    files::GENERATION,
+    TOKENIZER,
+    files::TOKENIZER_CONFIG,
+    files::SPECIAL_TOKENS,
+    files::ADDED_TOKENS,
+    files::WORDS,
+    files::CHAT_TEMPLATE,
+    files::CHAT_TEMPLATE_JSON,
+    files::MODULES,
+    files::SENTENCE,
+    files::PROMPTS,
+    files::POOLING_CONFIG,
     "LICENSE",
     "LICENSE.txt",
 ];
-/// Vocabularies in other forms, for where there is no tokenizer.json.
-const VOCABULARIES: [&str; 4] = ["vocab.json", "merges.txt", "encoder.json", "vocab.bpe"];
-const INDEX: &str = "model.safetensors.index.json";
-const WEIGHTS: &str = "model.safetensors";
-/// Fetched last: a folder that has it has everything.
-pub(crate) const CONFIG: &str = "config.json";
 
-/// The files that `name` means, of those that a repository has.
+/// Vocabularies in other forms, for where there is no tokenizer.json.
+fn vocabularies() -> impl Iterator<Item = &'static str> {
+    files::GPT2.into_iter().flat_map(|(vocabulary, merges)| [vocabulary, merges])
+}
+
+/// The files that `name` means, of those that a repository has. `config.json` is fetched last: a folder that has it has
+/// everything.
 ///
 /// # Errors
 /// [`Error::NoModel`], [`Error::Several`] GGUF files and none named, [`Error::NoFile`], and [`Error::Path`] for a file that is
@@ -56,8 +57,8 @@ pub fn choose(name: &Name, entries: &[Entry]) -> Result<Choice> {
         };
         of_file(entry, entries)
     } else if let (Some(config), Some(weights)) = (find(CONFIG), weights(entries)) {
-        let has_tokenizer = find("tokenizer.json").is_some();
-        let beside = BESIDE.iter().chain(VOCABULARIES.iter().filter(|_| !has_tokenizer));
+        let has_tokenizer = find(TOKENIZER).is_some();
+        let beside = BESIDE.into_iter().chain(vocabularies().filter(|_| !has_tokenizer));
         let mut files: Vec<Entry> = beside.filter_map(|path| find(path).cloned()).collect();
         files.extend(weights);
         files.push(config.clone());
@@ -114,23 +115,16 @@ fn is_shard(path: &str) -> bool {
     path.starts_with("model-") && path.contains("-of-") && path.ends_with(".safetensors")
 }
 
-/// Whether a file has the name that writers give to a part: `model-00001-of-00002.safetensors`. Others may be anybody's.
-pub(crate) fn is_numbered_shard(name: &str) -> bool {
-    let numbers = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors")?.split_once("-of-"));
-    let five = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
-    numbers.is_some_and(|(number, of)| five(number) && five(of))
-}
-
 /// Whether a folder's choice may have a file of this path.
 pub(super) fn is_of_folder(path: &str) -> bool {
-    let named = [CONFIG, WEIGHTS, INDEX].contains(&path) || BESIDE.contains(&path) || VOCABULARIES.contains(&path);
+    let named = [CONFIG, WEIGHTS, INDEX].contains(&path) || BESIDE.contains(&path) || vocabularies().any(|v| v == path);
     (named || is_shard(path)) && is_safe_path(path)
 }
 
 /// The names that change how a folder is read, but for `config.json`; other vocabularies are not looked at where there is a
 /// `tokenizer.json`.
 pub(crate) fn fixed_names(has_tokenizer: bool) -> impl Iterator<Item = &'static str> {
-    let vocabularies = VOCABULARIES.into_iter().filter(move |_| !has_tokenizer);
+    let vocabularies = vocabularies().filter(move |_| !has_tokenizer);
     BESIDE.into_iter().filter(|path| !path.starts_with("LICENSE")).chain(vocabularies).chain([WEIGHTS, INDEX])
 }
 

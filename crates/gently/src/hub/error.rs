@@ -2,6 +2,7 @@
 
 use super::name::Name;
 use gently_train::data;
+use gently_train::terminal::quoted;
 use std::path::PathBuf;
 
 /// The result of this module.
@@ -125,10 +126,8 @@ impl Error {
             Self::Answer { .. } => "check HF_ENDPOINT; a portal of the network may have answered instead".into(),
             Self::NoModel { .. } => "look for the model as safetensors or GGUF".into(),
             Self::Several { name, has } => {
-                format!(
-                    "name one: gently pull {name}:{}",
-                    has.first().map_or("FILE".into(), |f| f.0.escape_debug().to_string())
-                )
+                let file = has.first().map_or("FILE".into(), |f| f.0.escape_debug().to_string());
+                format!("name one: gently pull {}", quoted(&format!("{name}:{file}")))
             }
             Self::NoFile { near: Some(near), .. } => format!("did you mean {}?", near.escape_debug()),
             Self::Room { .. } => "free some space, or choose another disk with --to".into(),

@@ -19,13 +19,14 @@ mod listing;
 mod name;
 mod record;
 
-pub(crate) use choice::{CONFIG, fixed_names, is_numbered_shard};
+pub(crate) use choice::fixed_names;
 pub use choice::{Choice, choose};
 pub use error::{Error, Result};
 pub use listing::Entry;
 pub use name::Name;
 pub(crate) use record::{NAME as RECORD, of_conversion as record_of_conversion};
 
+use gently_formats::files;
 use gently_train::data;
 use gently_train::data::fetch::{Alone, Exact, FetchReport, Fetcher, Token};
 use std::path::{Path, PathBuf};
@@ -108,11 +109,8 @@ impl Hub {
         let entries = self.tree(name, &revision)?;
         let choice = choose(name, &entries)?;
         let bytes = choice.files.iter().map(|f| f.size).fold(0, u64::saturating_add);
-        std::fs::create_dir_all(folder).map_err(|source| data::Error::Io {
-            path: folder.into(),
-            action: "create",
-            source,
-        })?;
+        let refused = gently_formats::Error::io(folder, "create");
+        std::fs::create_dir_all(folder).map_err(|e| data::Error::from(refused(e)))?;
         // Of a folder there is one record; a GGUF file stands for itself and its parts.
         let whole = folder.join(choice.model.as_deref().unwrap_or(RECORD));
         let _alone = Alone::wait(&whole, bytes, report)?;
@@ -120,7 +118,7 @@ impl Hub {
         // A GGUF file needs nothing beside it, and its folder may have those of other models.
         if choice.model.is_none() {
             // A list of files may be open where the files themselves ask for a token.
-            let reach = || self.ask(name, &self.address(name, &revision, choice::CONFIG)).map(drop);
+            let reach = || self.ask(name, &self.address(name, &revision, files::CONFIG)).map(drop);
             record::prepare(folder, name, &revision, &choice, reach)?;
         }
         for file in &choice.files {

@@ -6,11 +6,12 @@
 //! Only names that a pull writes are ever removed, and of those only what the record says that a pull wrote; and only for
 //! another commit of the same repository, so that a name typed wrong costs nobody a model.
 
-use super::choice::{CONFIG, Choice, fixed_names, is_of_folder};
+use super::choice::{Choice, fixed_names, is_of_folder};
 use super::error::{Error, Result};
 use super::name::Name;
 use super::part_of;
 use crate::folder;
+use gently_formats::files::{CONFIG, TOKENIZER};
 use gently_formats::{atomic, bounded};
 use gently_train::data;
 use serde_json::{Value, json};
@@ -113,11 +114,12 @@ pub(super) fn prepare(
 fn foreign(folder: &Path, wanted: &[String], brought: &[String]) -> Option<&'static str> {
     let has = |files: &[String], path: &str| files.iter().any(|f| f == path);
     let known = |path: &str| has(wanted, path) || has(brought, path);
-    fixed_names(has(wanted, "tokenizer.json")).find(|path| !known(path) && folder.join(path).exists())
+    fixed_names(has(wanted, TOKENIZER)).find(|path| !known(path) && folder.join(path).exists())
 }
 
 fn remove(path: &Path) -> Result<()> {
-    Ok(folder::remove(path).map_err(|source| data::Error::Io { path: path.into(), action: "remove", source })?)
+    let refused = gently_formats::Error::io(path, "remove");
+    Ok(folder::remove(path).map_err(|e| data::Error::from(refused(e)))?)
 }
 
 #[cfg(test)]

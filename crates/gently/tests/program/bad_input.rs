@@ -81,6 +81,10 @@ fn what_is_not_there_or_not_so_is_said() {
     let data = place.write("text.txt", text());
     let none = place.path("none").display().to_string();
     fail(&["train", "--resume", "--out", &none], &["there is no run in", "hint: name the folder of a run"]);
+    for command in ["inspect", "spec"] {
+        let words = ["nosuch is no GGUF file, no folder and no published size", "hint: published sizes: gpt2, "];
+        fail(&[command, "nosuch"], &words);
+    }
     fail(&train_args(&data, &data, &[]), &["text.txt is no folder", "hint:"]);
     let folder = place.path("d.toml");
     fs::create_dir(&folder).unwrap();

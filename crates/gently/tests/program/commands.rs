@@ -26,6 +26,7 @@ fn looks_for_texts(run: &str) {
     assert_eq!((&one["texts"][0]["text"], one["texts"].as_array().unwrap().len()), (&greedy["text"], 1));
     let sum: f64 = tokens.iter().map(|t| number(&t["logprob"])).sum();
     assert!((number(&one["texts"][0]["logprob"]) - sum).abs() < 1e-3, "{one} {sum}");
+    assert_eq!((&one["prompt_tokens"], &greedy["prompt_tokens"]), (&5.into(), &5.into()));
     let four = json(&["--beams", "4"]);
     let likelihoods: Vec<f64> = four["texts"].as_array().unwrap().iter().map(|t| number(&t["logprob"])).collect();
     assert!(likelihoods.len() == 4 && likelihoods.is_sorted_by(|a, b| a >= b), "{four}");
@@ -61,6 +62,13 @@ fn a_run_can_be_written_with_inspected_and_explained() {
     let report = fs::read_to_string(out.join("report.html")).unwrap();
     assert!(report.contains("<svg"), "the report has curves");
     assert!(!report.contains("src=\"http") && !report.contains("href=\"http"), "the report needs no network");
+    assert!(succeed(&["inspect", run, "--report"]).out.trim_end().ends_with("report.html"));
+    let checkpoint = out.join("checkpoints/step-60");
+    for other in [dir.path(), checkpoint.as_path()] {
+        fail(&["inspect", other.to_str().unwrap(), "--report"], &["is no run folder", "hint:"]);
+        assert!(!other.join("report.html").exists());
+    }
+    fail(&["inspect", "gpt2", "--report"], &["gpt2 is no run folder", "hint:"]);
 
     let write = |more: &[&str]| {
         let mut args = vec!["generate", run, "--prompt", "the sea ", "--max-tokens", "60"];
@@ -124,6 +132,8 @@ fn a_run_can_be_written_with_inspected_and_explained() {
     {
         fail(&["bench", "infer", run, option, &all], &["error: --depth", option, said, "hint:"]);
     }
+    let nothing = ["bench", "infer", run, "--prefill", "0", "--decode", "0"];
+    fail(&nothing, &["--prefill 0 and --decode 0 leave nothing to measure", "hint:"]);
     for (option, value) in [("--batch", "0"), ("--batch", &all), ("--rounds", "0"), ("--rounds", &all)] {
         assert_eq!(gently(&["bench", "infer", run, option, value]).code, Some(2), "{option} {value}");
     }
@@ -136,6 +146,14 @@ fn a_run_can_be_written_with_inspected_and_explained() {
         .map(|t| t["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).product::<u64>())
         .sum();
     assert_eq!(seen["parameters"], counted, "the formula and the tensors agree");
+    let (half, whole) = (&seen["kv_bytes_per_token_f16"], &seen["kv_bytes_per_token_f32"]);
+    assert!(half.as_u64().is_some_and(|n| n > 0 && whole.as_u64() == Some(2 * n)), "{half} {whole}");
+    let shown = succeed(&["inspect", run]).out;
+    assert!(shown.contains("keys and values in f16, one token"), "{shown}");
+    fail(
+        &["generate", run, "--prompt", "-", "--json-schema", "-"],
+        &["--prompt and --json-schema both read standard input", "hint:"],
+    );
     assert!(succeed(&["spec", run]).out.contains("ℝ^{48×16}"), "the projection of queries, keys and values");
 
     let data_seen = succeed(&["data", "inspect", run]).out;
@@ -226,6 +244,11 @@ fn every_command_has_an_example_in_its_help() {
         let help = gently(&[command, "--help"]);
         assert!(help.ok);
         assert!(help.out.contains(&format!("gently {command}")), "{command} --help shows no example");
+        // To be copied from a terminal of any usual width.
+        let examples = help.out.split("Examples:\n").nth(1).unwrap_or_default();
+        for line in examples.lines().take_while(|line| !line.is_empty()) {
+            assert!(line.starts_with("  ") && line.chars().count() <= 80, "{command} --help: {line:?}");
+        }
     }
 }
 
@@ -278,11 +301,16 @@ fn a_run_becomes_a_gguf_file_and_a_folder_again() {
     let said: serde_json::Value = serde_json::from_str(&said).unwrap();
     let (full, eight) = (&said["models"][0], &said["models"][1]);
     assert!(eight["bytes"].as_u64().unwrap() < full["bytes"].as_u64().unwrap());
+    // Of the weights alone, whatever else the files have: the first has them all in f32.
+    let bits = |model: &serde_json::Value| model["bits_per_parameter"].as_f64().unwrap();
+    assert!(bits(full) == 32.0 && (8.5..12.0).contains(&bits(eight)), "{said}");
     let apart = eight["nats_per_token"].as_f64().unwrap() - full["nats_per_token"].as_f64().unwrap();
     assert!(apart.abs() < 0.02, "{said}");
     let seen: serde_json::Value = serde_json::from_str(&succeed(&["inspect", &small, "--json"]).out).unwrap();
     assert!(seen["gguf"]["types"]["Q8_0"]["tensors"].as_u64().unwrap() > 0, "{seen}");
-    assert!(succeed(&["inspect", &small]).out.contains("tokenizer.ggml.tokens"));
+    assert_eq!(seen["files"][0]["bytes"].as_u64(), Some(fs::metadata(&small).unwrap().len()), "{seen}");
+    let shown = succeed(&["inspect", &small]).out;
+    assert!(shown.contains("tokenizer.ggml.tokens") && shown.matches("\nfiles\n").count() == 1, "{shown}");
 
     crate::run::fail(&["quantize", &file, &file, "--type", "q4_0"], &["both read and written"]);
     crate::run::fail(&["convert", &run, &run], &["both read and written"]);

@@ -1,7 +1,7 @@
 //! How texts are drawn: rules, biases, several of one prompt, and what was read before.
 
 use crate::published::{model, turns};
-use crate::run::{fail, gently as program, succeed};
+use crate::run::{Said, command, fail, gently as program, succeed};
 use gently::prelude::Tokenizer;
 use gently::text::TemplateTokens;
 use serde_json::Value;
@@ -210,6 +210,23 @@ fn a_saved_state_is_gone_on_with() {
         &["--seed", "2", "--candidates", "2"],
     ] {
         assert_eq!(program(&[&["generate", &path], clash].concat()).code, Some(2), "{clash:?}");
+    }
+}
+
+#[test]
+fn a_state_is_saved_although_nobody_reads_the_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let path = plain(&dir.path().join("m"), &letters(), 128);
+    let ways: [(&str, &[&str]); 2] = [("text", &[]), ("json", &["--json"])];
+    for (name, more) in ways {
+        let to = at(name);
+        let args = ["generate", &path, "--prompt", "the sea", "-n", "40", "-t", "0", "--save-state", &to];
+        let mut child = command(&[&args[..], more].concat()).spawn().unwrap();
+        drop(child.stdout.take());
+        let said: Said = child.wait_with_output().unwrap().into();
+        assert!(said.ok && said.err.contains("47 tokens are saved in"), "{name}: {}", said.err);
+        assert_eq!(json(&[path.as_str(), "--load-state", &to, "-n", "1"])["prompt_tokens"], 47);
     }
 }
 

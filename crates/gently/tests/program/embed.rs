@@ -104,6 +104,7 @@ fn texts_become_vectors_in_every_form() {
     assert_eq!((whole["dimension"].as_u64(), whole["max_tokens"].as_u64()), (Some(WIDTH as u64), Some(6)));
     assert_eq!((&whole["pooling"][0], &whole["normalized"]), (&"cls".into(), &true.into()));
     assert_eq!(whole["embeddings"].as_array().unwrap(), &found);
+    assert_eq!(whole["model"], model, "as it was given");
 
     let npy = dir.path().join("vectors.npy");
     let out = succeed(&["embed", model, "--file", file.to_str().unwrap(), "--npy", npy.to_str().unwrap()]);
@@ -182,13 +183,14 @@ fn vectors_go_to_standard_output_by_its_name() {
 #[cfg(unix)]
 #[test]
 fn a_signal_leaves_nothing_half_written() {
+    use std::os::unix::process::ExitStatusExt;
     let dir = tempfile::tempdir().unwrap();
     let model = encoder(dir.path(), None);
     let out = dir.path().join("out");
     fs::create_dir(&out).unwrap();
     let files = || fs::read_dir(&out).unwrap().count();
     let npy = out.join("v.npy");
-    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+    for (signal, number) in [("-INT", 2), ("-TERM", 15)] {
         let args = ["embed", model.to_str().unwrap(), "--file", "-", "--npy", npy.to_str().unwrap()];
         let mut child = command(&args).stdin(Stdio::piped()).spawn().unwrap();
         // It waits for texts, with its file begun; they do not end before it does.
@@ -199,7 +201,7 @@ fn a_signal_leaves_nothing_half_written() {
         }
         let kill = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
         assert!(kill.success());
-        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert_eq!(child.wait().unwrap().signal(), Some(number));
         drop(texts);
         assert_eq!(files(), 0);
     }
@@ -257,6 +259,9 @@ fn what_a_model_says_survives_conversion() {
         assert!(succeed(&["inspect", place]).out.contains("Bert: 2 layers"));
         let seen: Value = serde_json::from_str(&succeed(&["inspect", place, "--json"]).out).unwrap();
         assert_eq!(seen["layout"], "bert");
+        // It keeps no keys and values, and has files in either format.
+        assert!(seen.as_object().unwrap().keys().all(|key| !key.starts_with("kv_bytes")), "{seen}");
+        assert!(seen["files"][0]["bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{seen}");
     }
     let (text, none) = (dir.path().join("text.txt"), at("none.gguf"));
     fs::write(&text, "the sea is grey").unwrap();
@@ -316,6 +321,8 @@ fn what_cannot_be_embedded_is_said() {
     fail(&["embed", "/nonexistent-gently", "x"], &["nonexistent", "hint:"]);
     fail(&["embed", model, "--file", &write("empty.txt", b"")], &["empty.txt", "no lines", "hint:"]);
     fail(&["embed", model, "--file", &write("latin.txt", b"ok\ncaf\xe9\n")], &["latin.txt, line 2", "UTF-8", "hint:"]);
+    let long = [&b"ok\n"[..], &vec![b'a'; (16 << 20) + 1]].concat();
+    fail(&["embed", model, "--file", &write("long.txt", &long)], &["long.txt, line 2", "longer than 16 MiB", "hint:"]);
     fail(&["embed", model, "--file", "/nonexistent-gently"], &["cannot read /nonexistent-gently", "hint:"]);
     fail(&["embed", model, "x", "--npy", "/nonexistent-gently/x.npy"], &["/nonexistent-gently/x.npy", "hint:"]);
     fail(&["generate", model, "--prompt", "x"], &["encoder: it is an encoder", "hint:", "gently embed"]);

@@ -83,6 +83,85 @@ fn a_model_of_our_own_is_asked() {
 }
 
 #[test]
+fn examples_come_from_the_split_that_the_task_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    fs::write(at("text.txt"), text()).unwrap();
+    succeed(&train_args(Path::new(&at("text.txt")), Path::new(&at("run")), &["--set", "train.steps=7"]));
+    fs::write(at("items.jsonl"), ITEMS).unwrap();
+    fs::write(at("shown.jsonl"), "{\"q\": \"old stars\", \"c\": [\"on\", \"the night\"], \"a\": 1}\n").unwrap();
+    let (run, task, out) = (at("run"), at("t.yaml"), at("out"));
+    let splits = |named: &str| {
+        let keys = format!(
+            "dataset_path: json\ndataset_kwargs: {{data_files: {{test: items.jsonl, other: shown.jsonl}}}}\n\
+             test_split: test\n{named}\nfewshot_delimiter: ' '\n"
+        );
+        fs::write(&task, TASK.replace("data: items.jsonl\n", &keys)).unwrap();
+    };
+    let prompt = |more: &[&str]| {
+        succeed(&[&["eval", &run, "--task", &task, "--out", &out, "--limit", "1"], more].concat());
+        let line = fs::read_to_string(dir.path().join("out/sea.jsonl")).unwrap();
+        serde_json::from_str::<Value>(&line).unwrap()["prompt"].clone()
+    };
+    for named in ["training_split: other", "validation_split: other", "fewshot_split: other"] {
+        splits(named);
+        assert_eq!(prompt(&[]), "the sea", "{named}");
+        assert_eq!(prompt(&["--num-fewshot", "1"]), "old stars the night the sea", "{named}");
+        // The same where the task itself asks for it.
+        splits(&format!("{named}\nnum_fewshot: 1"));
+        assert_eq!(prompt(&[]), "old stars the night the sea", "{named}");
+    }
+    // There is one, and the items are no others. A file that is not read may be elsewhere; one that is wanted is missed.
+    splits("training_split: other");
+    let two = ["eval", &run, "--task", &task, "--num-fewshot", "2"];
+    fail(&two, &["shown.jsonl: 2 solved examples are asked for, but there are 1", "hint:"]);
+    fs::remove_file(at("shown.jsonl")).unwrap();
+    assert_eq!(prompt(&[]), "the sea");
+    fail(&["eval", "no-model", "--task", &task, "--num-fewshot", "1"], &["cannot read", "shown.jsonl", "hint:"]);
+
+    fs::write(&task, "task: r\nkind: perplexity\nitems:\n- {t: the sea}\ndoc_to_target: t\n").unwrap();
+    let words =
+        ["t.yaml: 2 solved examples are asked for, but a task of loglikelihood_rolling has none", "hint: leave"];
+    fail(&["eval", "no-model", "--task", &task, "--num-fewshot", "2"], &words);
+    succeed(&["eval", &run, "--task", &task, "--num-fewshot", "0"]);
+}
+
+#[test]
+fn what_is_not_from_here_is_not_written_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    fs::write(at("t.yaml"), TASK.replace("data: items.jsonl", "items: [{q: a, c: [b, c], a: 0}]")).unwrap();
+    let (task, out) = (at("t.yaml"), at("out"));
+    let asked = ["eval", "no-model", "--task", &task, "--out", &out];
+    fs::create_dir(&out).unwrap();
+    for (name, kind, others, own) in [
+        (
+            "out/sea.jsonl",
+            "file of outcomes",
+            ITEMS,
+            "{\"item\": 1, \"prompt\": \"a\", \"cut\": false, \"scores\": {}}\n",
+        ),
+        (
+            "out/results.json",
+            "file of results",
+            "{\"tasks\": []}",
+            "{\"model\": \"m\", \"seed\": 1, \"limit\": null, \"tasks\": []}",
+        ),
+    ] {
+        for text in [others, "mine", "[1]"] {
+            fs::write(at(name), text).unwrap();
+            fail(&asked, &[name, &format!("is no {kind}, and would be lost"), "hint:"]);
+            assert_eq!(fs::read_to_string(at(name)).unwrap(), text);
+        }
+        for text in [own, ""] {
+            fs::write(at(name), text).unwrap();
+            fail(&asked, &["no-model"]);
+        }
+        fs::remove_file(at(name)).unwrap();
+    }
+}
+
+#[test]
 fn what_a_task_is_read_from_is_not_written_over() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();

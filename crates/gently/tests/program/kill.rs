@@ -1,5 +1,5 @@
 //! `kill -9` at random moments, then `--resume`: the run ends as if nothing had happened.
-//! `GENTLY_KILLS` sets how many kills (CI: 50).
+//! `GENTLY_KILLS` sets how many kills (CI: 50). And signals that commands hear, to leave nothing half written.
 
 use crate::run::{command, succeed, text, train_args};
 use std::fs;
@@ -79,4 +79,46 @@ fn one_and_two_threads_give_the_same_bits() {
     succeed(&train_args(&data, &two, &["--threads", "2"]));
     assert_eq!(metrics(&one), metrics(&two));
     assert_eq!(weights(&one), weights(&two));
+}
+
+/// Whether a process hears Ctrl-C and SIGTERM itself, as the system tells it.
+#[cfg(target_os = "linux")]
+fn hears_signals(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or_default();
+    [2, 15].iter().all(|signal| caught >> (signal - 1) & 1 == 1)
+}
+
+/// Who hears a signal removes what is half written, whichever command it is: a saved state, a conversation.
+#[cfg(target_os = "linux")]
+#[test]
+fn commands_that_write_hear_signals_and_end_by_them() {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (run, state, template) = (at("run"), at("state"), at("template"));
+    fs::write(at("text.txt"), text()).unwrap();
+    succeed(&train_args(Path::new(&at("text.txt")), Path::new(&run), &[]));
+    fs::write(&template, "{% for m in messages %}{{ m.content }}{% endfor %}").unwrap();
+    for args in [
+        &["generate", &run, "--prompt", "-", "--save-state", &state][..],
+        &["chat", &run, "--template", &template],
+        &["score", &run, "--file", "-"],
+    ] {
+        for (signal, number) in [("-INT", 2), ("-TERM", 15)] {
+            let mut child = command(args).stdin(Stdio::piped()).spawn().unwrap();
+            // It waits for a text, which does not end before it does.
+            let texts = child.stdin.take();
+            while !hears_signals(child.id()) {
+                assert!(child.try_wait().unwrap().is_none(), "{args:?} ended before it was asked to");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+            assert_eq!(child.wait().unwrap().signal(), Some(number), "{args:?}");
+            drop(texts);
+        }
+    }
+    assert!(!Path::new(&state).exists());
 }

@@ -64,6 +64,12 @@ fn a_model_without_numbers_writes_and_scores_nothing() {
     for way in ways {
         fail(&[&["generate", &broken, "--prompt", "the", "-n", "4"], way].concat(), &words);
     }
+    // What was written has a line of its own.
+    let ways: [&[&str]; 2] = [&[], &["--samples", "2"]];
+    for more in ways {
+        let said = fail(&[&["generate", &broken, "--prompt", "the", "-n", "4"], more].concat(), &words);
+        assert_eq!(said.out, "the\n", "{more:?}");
+    }
     let said = reading(&["chat", &broken], "the\nthe\n");
     assert!(said.code == Some(1) && words.iter().all(|w| said.err.contains(w)), "{}", said.err);
     fail(&["score", &broken, "--text", "the"], &["after 1 tokens is not a number", words[1]]);

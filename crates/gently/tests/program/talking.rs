@@ -77,7 +77,7 @@ fn a_conversation_comes_through_standard_input() {
 
     fs::write(at("wrong.json"), "{\"role\": 3}").unwrap();
     let (saved, wrong) = (at("saved.json"), at("wrong.json"));
-    let lines = format!("the sea\n/save {saved}\n/again\n/undo\n/undo\n/load {saved}\n/stats\n");
+    let lines = format!("the sea\n/save {saved}\n/again\n/undo\n/load {saved}\n/stats\n");
     let said = chat(&with, &lines);
     assert!(said.ok, "{}{}", said.out, said.err);
     for word in ["saved to", "2 messages", "tokens read"] {
@@ -87,6 +87,7 @@ fn a_conversation_comes_through_standard_input() {
     for (line, word) in [
         ("/nothing or a question".to_owned(), "there is no /nothing"),
         ("/again".into(), "nothing was asked yet"),
+        ("/undo".into(), "nothing was asked yet"),
         (format!("/load {}", at("none.json")), "none.json"),
         ("/load -".into(), "cannot read -: "),
         (format!("/load {wrong}"), "wrong.json is not a list of messages"),

@@ -1,6 +1,6 @@
 //! Texts that come once, and texts that are fetched.
 
-use crate::run::{Said, command, succeed, text, train_args};
+use crate::run::{Said, command, fail, succeed, text, train_args};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -38,7 +38,8 @@ fn a_run_on_standard_input_goes_on_by_the_command_it_prints() {
 #[test]
 fn the_quickstart_takes_a_prompt_from_the_text_where_its_own_cannot_be_spelled() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, run) = (dir.path().join("text.txt"), dir.path().join("run"));
+    // The commands it prints are for a shell.
+    let (data, run) = (dir.path().join("text.txt"), dir.path().join("q s"));
     fs::write(&data, "010 020 030 040 ".repeat(300)).unwrap();
     let names = [data.to_str().unwrap(), run.to_str().unwrap()];
     let mut args = vec!["quickstart", "--corpus", names[0], "--out", names[1]];
@@ -55,11 +56,22 @@ fn the_quickstart_takes_a_prompt_from_the_text_where_its_own_cannot_be_spelled()
         args.extend(["--set", set]);
     }
     let said = succeed(&args);
-    assert!(said.err.contains("--prompt '010 020 030' "), "{}", said.err);
+    let generate = format!("gently generate '{}' --prompt '010 020 030' ", names[1]);
+    assert!(said.err.contains(&generate), "{}", said.err);
     assert!(!said.err.contains("In the beginning") && !said.err.contains("warning"), "{}", said.err);
     let samples = fs::read_to_string(run.join("samples.jsonl")).unwrap();
     assert!(samples.contains("\"prompt\":\"010 020 030\""), "{samples}");
     succeed(&["generate", names[1], "--prompt", "010 020 030", "--max-tokens", "5"]);
+
+    // One that goes on learns what it learned, and is told of once it is known to go on.
+    let on = ["quickstart", "--resume", "--out", names[1], "--set"];
+    let said = succeed(&[&on[..], &["train.steps=3"]].concat());
+    let greeting = format!("learns to write like {} goes on from step 2.", names[0]);
+    assert!(said.err.contains(&greeting) && said.err.contains(&generate), "{}", said.err);
+    assert!(!said.err.contains("King James") && !said.err.contains("random weights"), "{}", said.err);
+    let said = fail(&[&on[..], &["model.width=32"]].concat(), &["model.width is 32"]);
+    assert!(!said.err.contains("learns to write"), "{}", said.err);
+    fail(&["quickstart", "--resume"], &["--resume needs the run folder", "hint: gently quickstart --resume --out"]);
 }
 
 #[cfg(unix)]

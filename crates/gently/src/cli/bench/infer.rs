@@ -41,6 +41,10 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, threads: Option<usize>, as_json: bool) -> Result<()> {
+    if args.prefill == 0 && args.decode == 0 {
+        let what = "--prefill 0 and --decode 0 leave nothing to measure";
+        return Err(advise(what, "leave one of them out, or give it a number of tokens"));
+    }
     let begun = Instant::now();
     let plan = TextModel::plan(&args.model, PlanOptions { cache: args.cache.elem() })?;
     let load = begun.elapsed().as_secs_f64();
@@ -73,10 +77,8 @@ pub fn run(args: &Args, threads: Option<usize>, as_json: bool) -> Result<()> {
     let mut rows = vec![head.map(String::from).to_vec()];
     rows.extend(report.into_iter().map(|r| r.cells));
     data(&table(&rows))?;
-    say(&format!(
-        "peaks measured: {:.1} GB/s read, {:.0} GFLOP/s in f32; loaded in {load:.2} s",
-        peaks.read, peaks.flops
-    ));
+    let read = peaks.read.map_or("no memory to measure reads".into(), |read| format!("{read:.1} GB/s read"));
+    say(&format!("peaks measured: {read}, {:.0} GFLOP/s in f32; loaded in {load:.2} s", peaks.flops));
     Ok(())
 }
 
@@ -97,7 +99,8 @@ fn fits(args: &Args, plan: &Plan) -> Result<()> {
 /// What the machine can do at most.
 struct Peaks {
     flops: f64,
-    read: f64,
+    /// `None` where there was no memory to measure it.
+    read: Option<f64>,
 }
 
 /// One line of the table.
@@ -184,6 +187,7 @@ fn line(
     let rate = tokens as f64 / seconds;
     let read = (plan.weight_bytes() + cached) as f64;
     let gbps = read * passes as f64 / seconds / 1e9;
+    let of_read = peaks.read.map(|peak| gbps / peak);
     let cost = Cost::of(plan.config());
     // The head works for the last token of a prompt only.
     let head = 2 * (plan.config().vocab * plan.config().width) as u64;
@@ -208,13 +212,13 @@ fn line(
         format!("{:.2}", 1e3 * seconds / passes as f64),
         bytes(read as u64),
         format!("{gbps:.1}"),
-        format!("{:.0} %", 100.0 * gbps / peaks.read),
+        of_read.map_or("not measured".into(), |share| format!("{:.0} %", 100.0 * share)),
         format!("{gflops:.0}"),
         format!("{:.0} %", 100.0 * gflops / peaks.flops),
     ];
     let json = json!({
         "work": work, "tokens": tokens, "passes": passes, "seconds": seconds, "tokens_per_second": rate,
-        "bytes_per_pass": read, "gbps": gbps, "of_read_peak": gbps / peaks.read, "gflops": gflops,
+        "bytes_per_pass": read, "gbps": gbps, "of_read_peak": of_read, "gflops": gflops,
         "of_f32_peak": gflops / peaks.flops,
     });
     Line { cells, json }

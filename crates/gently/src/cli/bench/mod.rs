@@ -12,7 +12,7 @@ use gently_kernels::{cpu, pool};
 use gently_models::flops::Cost;
 use gently_tensor::{Device, memory};
 use gently_train::events::Split;
-use gently_train::plan;
+use gently_train::process_memory;
 use gently_train::profile::processor;
 use gently_train::recipe::{ComputeKind, Config};
 use gently_train::trainer::Probe;
@@ -86,13 +86,6 @@ impl ComputeChoice {
     }
 }
 
-fn compute_name(kind: ComputeKind) -> &'static str {
-    match kind {
-        ComputeKind::F32 => "f32",
-        ComputeKind::Bf16 => "bf16",
-    }
-}
-
 /// How long to measure.
 #[derive(Debug, Clone, Copy)]
 struct Effort {
@@ -134,7 +127,7 @@ impl Measured {
     fn json(&self, config: &Config) -> Value {
         let part = |f: fn(&Split) -> f64| median(self.steps.iter().map(f));
         json!({
-            "compute": compute_name(config.train.compute), "parameters": self.parameters, "layers": config.model.layers,
+            "compute": config.train.compute.name(), "parameters": self.parameters, "layers": config.model.layers,
             "width": config.model.width, "vocab": config.model.vocab, "window": config.model.window,
             "batch": config.train.batch, "block": config.train.block, "accumulate": config.train.accumulate,
             "steps": self.steps.len(), "tokens_per_second": self.tokens_per_second(),
@@ -171,7 +164,7 @@ fn measure(config: &Config, effort: Effort) -> gently_train::Result<Measured> {
         steps,
         peak_flops: probe.machine().peak_flops,
         floor_flops_per_token: Cost::of(&config.model).training_flops_per_token(train.block),
-        memory_bytes: plan::peak_resident().unwrap_or(probe.planned_bytes()),
+        memory_bytes: process_memory::peak_resident().unwrap_or(probe.planned_bytes()),
         planned_bytes: probe.planned_bytes(),
     })
 }

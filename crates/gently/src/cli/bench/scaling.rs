@@ -3,7 +3,7 @@
 //! Each row is a model in training for a few updates on random tokens. The table goes to standard output, plots and the same
 //! table to a page.
 
-use super::{ComputeChoice, Effort, Measured, compute_name, machine, machine_line, measure};
+use super::{ComputeChoice, Effort, Measured, machine, machine_line, measure};
 use crate::cli::output::{count, data, say, table};
 use anyhow::Result;
 use clap::Args as ClapArgs;
@@ -199,7 +199,7 @@ pub fn run(args: &Args, as_json: bool) -> Result<()> {
     let tokens = if args.quick { FEW_TOKENS } else { TOKENS };
     let (mut rows, mut skipped) = (Vec::new(), Vec::new());
     for &kind in args.compute.kinds() {
-        let compute = compute_name(kind);
+        let compute = kind.name();
         for series in Series::ALL {
             if args.only.is_some_and(|only| only != series) {
                 continue;

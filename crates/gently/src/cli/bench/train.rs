@@ -1,6 +1,7 @@
 //! `gently bench train`: this machine's own table of the recipes.
 
-use super::{ComputeChoice, Effort, compute_name, machine, machine_line, measure};
+use super::{ComputeChoice, Effort, machine, machine_line, measure};
+use crate::cli::failure::advise;
 use crate::cli::output::{bytes, data, say, table};
 use anyhow::Result;
 use clap::Args as ClapArgs;
@@ -30,7 +31,7 @@ pub struct Args {
     /// Keep the recipes' batches, however long an update takes
     #[arg(long)]
     full: bool,
-    /// Change one value of the recipes, such as --set train.batch=16
+    /// Change one value of the recipes, such as --set train.batch=16; the arithmetic is --compute
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
@@ -52,7 +53,7 @@ pub fn run(args: &Args, as_json: bool) -> Result<()> {
     let effort = Effort { warm_up: 2, timed: (args.steps.min(3), args.steps), seconds: args.seconds };
     for name in names {
         for &kind in args.compute.kinds() {
-            let compute = compute_name(kind);
+            let compute = kind.name();
             let given = resolved(&name, compute, &args.set)?;
             let vocab_given = given.source("model.vocab").is_given();
             let mut config = given.config;
@@ -109,12 +110,16 @@ pub fn run(args: &Args, as_json: bool) -> Result<()> {
 }
 
 /// A recipe as it is measured.
-fn resolved(name: &str, compute: &str, set: &[String]) -> Result<Resolved> {
+pub(super) fn resolved(name: &str, compute: &str, set: &[String]) -> Result<Resolved> {
     let mut recipe = recipes::find(name)?;
     recipe.assign("train.compute", compute, Source::Set)?;
     // Tokens are drawn at random: a recipe that leaves it to the person which file to read needs none here.
     recipe.assign("tokenizer.path", "none", Source::Derived("random tokens".into()))?;
     for assignment in set {
+        // Rows would say one arithmetic and be measured in another.
+        if assignment.split('=').next().map(str::trim) == Some("train.compute") {
+            return Err(advise("--set train.compute has no place here", "choose the arithmetic with --compute"));
+        }
         recipe.set(assignment)?;
     }
     Ok(recipe.resolve()?)
@@ -155,5 +160,14 @@ mod tests {
         }
         let bytes = resolved("shakespeare-cpu", "f32", &["tokenizer.kind=bytes".to_owned()]).unwrap();
         assert_eq!(vocabulary(&bytes.config), 256);
+    }
+
+    #[test]
+    fn the_arithmetic_is_not_set_twice() {
+        for assignment in ["train.compute=bf16", " train.compute = 'f32'"] {
+            let error = resolved("shakespeare-cpu", "f32", &[assignment.to_owned()]).err().unwrap();
+            assert!(error.to_string().contains("train.compute"), "{error}");
+        }
+        assert_eq!(resolved("shakespeare-cpu", "bf16", &[]).unwrap().config.train.compute.name(), "bf16");
     }
 }
