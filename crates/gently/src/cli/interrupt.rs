@@ -11,19 +11,8 @@ pub const ENDING: [i32; 2] = [SIGINT, SIGTERM];
 
 /// From here on Ctrl-C and SIGTERM end the program, and files that are half written are removed first: they may be as large as a
 /// model.
-///
-/// A signal that the program was begun without, as a script's background jobs are without Ctrl-C, stays unheard.
 pub fn leave_nothing() -> Result<()> {
-    let ignored = ignored();
-    let heard: Vec<i32> = ENDING.into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0).collect();
-    each(&heard, end)
-}
-
-/// Bit n - 1 is set for each signal n that this process ignores, where the system tells (Linux).
-fn ignored() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    each(&ENDING, end)
 }
 
 /// Calls `act` with each of these signals that comes, on a thread of its own. Where a system has no such signals, it ends the
