@@ -1,5 +1,6 @@
 //! GFLOP/s of the matrix product on the shapes of the training recipes, beside the multiply-add peak of
 //! this machine. Each figure is the best of many runs, so that other work on the machine disturbs little.
+//! `gemm_bench_torch.py` beside this file prints the same lines of linear layers for PyTorch.
 //!
 //! `cargo run --release -p gently-kernels --example gemm_bench -- [f32|bf16] [threads] [filter]`
 
