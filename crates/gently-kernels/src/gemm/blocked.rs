@@ -262,7 +262,7 @@ pub(super) unsafe fn run(path: Path, compute: Compute, a: &Mat, b: &Mat, c: *mut
         };
         let size = |phase: usize| {
             let compute = phase.checked_sub(1).map_or(0, |s| plan.tasks(&plan.step(s)));
-            let pack = if phase < steps { plan.panels(&plan.step(phase)) } else { 0 };
+            let pack = if phase < steps { job.packs(&plan.step(phase)) } else { 0 };
             compute + pack
         };
         if steps == 1 && plan.tasks(&plan.step(0)) == 1 {
@@ -288,24 +288,48 @@ pub(super) unsafe fn run(path: Path, compute: Compute, a: &Mat, b: &Mat, c: *mut
 }
 
 impl Job {
-    /// Packs one panel of a step.
-    unsafe fn pack_b(&self, step: &Step, panel: usize) {
+    /// Whether rows of B are contiguous: then they are packed across all panels, else panel after panel.
+    fn by_rows(&self) -> bool {
+        self.b_strides.1 == 1
+    }
+
+    /// Words of K in a packing task where rows are packed across panels: as many tasks as there are panels.
+    fn pack_rows(&self, step: &Step) -> usize {
+        piece(self.plan.words(step.k), self.plan.panels(step), 8).max(8)
+    }
+
+    /// Tasks of packing a step.
+    fn packs(&self, step: &Step) -> usize {
+        match self.by_rows() {
+            true => self.plan.words(step.k).div_ceil(self.pack_rows(step)),
+            false => self.plan.panels(step),
+        }
+    }
+
+    /// Packs one panel of a step, or some rows of all.
+    unsafe fn pack_b(&self, step: &Step, task: usize) {
         let plan = &self.plan;
-        let nr = plan.isa.nv * plan.isa.lanes;
-        let j = panel * nr;
-        let minors = nr.min(step.width - j);
-        // SAFETY: these columns and this block of K are inside B; the panel is inside its half.
+        let words = plan.words(step.k);
+        let all = Part {
+            src: self.b.wrapping_add(step.k0 * self.b_strides.0 + step.j0 * self.b_strides.1),
+            minor_stride: self.b_strides.1,
+            k_stride: self.b_strides.0,
+            minors: step.width,
+            k: step.k,
+            width: plan.isa.nv * plan.isa.lanes,
+        };
+        // SAFETY: these columns and this block of K are inside B; the panels are inside their half.
         unsafe {
-            let part = Part {
-                src: self.b.wrapping_add(step.k0 * self.b_strides.0 + (step.j0 + j) * self.b_strides.1),
-                minor_stride: self.b_strides.1,
-                k_stride: self.b_strides.0,
-                minors,
-                k: step.k,
-                width: minors.next_multiple_of(plan.isa.lanes),
-            };
-            let dst = self.packed.add(step.half * self.half + j * plan.words(step.k));
-            pack::pack(dst, &part, plan.mode, plan.isa.avx2);
+            let dst = self.packed.add(step.half * self.half);
+            if self.by_rows() {
+                let each = self.pack_rows(step);
+                let rows = task * each..words.min((task + 1) * each);
+                pack::pack_rows(dst, &all, plan.isa.lanes, rows, plan.mode, plan.isa.avx2);
+            } else {
+                let j = task * all.width;
+                let panel = all.panel(j, plan.isa.lanes);
+                pack::pack(dst.add(j * words), &panel, plan.mode, plan.isa.avx2);
+            }
         }
     }
 

@@ -69,7 +69,7 @@ pub(super) unsafe fn pack(dst: *mut u32, part: &Part, mode: Mode, avx2: bool) {
             return x86::pack(dst, part, mode);
         }
         let _ = avx2;
-        scalar(dst, part, mode, 0..part.width, 0);
+        scalar(dst, part, mode, 0..part.width, 0..words(mode, part.k));
     }
 }
 
@@ -106,6 +106,36 @@ pub(super) unsafe fn pack_panels(
     }
 }
 
+/// Packs the words `rows` of K of all panels of a part whose lines are contiguous (`minor_stride` 1): row after row, so
+/// that whole cache lines and pages are read once. `part` describes all the lines; panels take `part.width` of them, the
+/// last one those that are left, up to a multiple of `lanes`, and lie one after the other.
+///
+/// # Safety
+/// As for [`pack`], for all the panels.
+pub(super) unsafe fn pack_rows(
+    dst: *mut u32,
+    part: &Part,
+    lanes: usize,
+    rows: std::ops::Range<usize>,
+    mode: Mode,
+    avx2: bool,
+) {
+    debug_assert_eq!(part.minor_stride, 1);
+    // SAFETY: the caller's promise is passed on.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        if avx2 {
+            return x86::pack_rows(dst, part, lanes, rows, mode);
+        }
+        let _ = avx2;
+        let words = words(mode, part.k);
+        for j in (0..part.minors).step_by(part.width) {
+            let one = part.panel(j, lanes);
+            scalar(dst.add(j * words), &one, mode, 0..one.width, rows.clone());
+        }
+    }
+}
+
 /// One panel after the other.
 ///
 /// # Safety
@@ -135,6 +165,14 @@ pub(super) fn words(mode: Mode, k: usize) -> usize {
 }
 
 impl Part {
+    /// The panel of those that begins at line `j`.
+    #[inline(always)]
+    pub fn panel(&self, j: usize, lanes: usize) -> Part {
+        let minors = self.width.min(self.minors - j);
+        let src = self.src.wrapping_add(j * self.minor_stride);
+        Part { src, minors, width: minors.next_multiple_of(lanes), ..*self }
+    }
+
     /// The word of minor line `i` at word position `w`.
     ///
     /// # Safety
@@ -164,13 +202,13 @@ impl Part {
     }
 }
 
-/// Minor lines `lines`, words from `from` on, one at a time.
+/// Minor lines `lines`, words `rows`, one at a time.
 ///
 /// # Safety
 /// As for [`pack`].
 #[inline(always)]
-unsafe fn scalar(dst: *mut u32, part: &Part, mode: Mode, lines: std::ops::Range<usize>, from: usize) {
-    for w in from..words(mode, part.k) {
+unsafe fn scalar(dst: *mut u32, part: &Part, mode: Mode, lines: std::ops::Range<usize>, rows: std::ops::Range<usize>) {
+    for w in rows {
         for i in lines.clone() {
             // SAFETY: `dst` has room for words × width.
             unsafe { *dst.add(w * part.width + i) = part.word(mode, i, w) }
@@ -181,9 +219,14 @@ unsafe fn scalar(dst: *mut u32, part: &Part, mode: Mode, lines: std::ops::Range<
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Mode, Part, Ptr, scalar, words};
+    use crate::gemm::micro::ask_rows;
     use crate::simd::{avx2::transpose8, for_path};
     use half::bf16;
     use std::arch::x86_64::*;
+    use std::ops::Range;
+
+    /// Rows that are asked for ahead of their turn.
+    const AHEAD: usize = 16;
 
     const F32: u8 = 0;
     const ROUNDED: u8 = 1;
@@ -222,6 +265,8 @@ mod x86 {
             panel_stride: usize,
         ) {
             for p in 0..k {
+                // The processor does not see ahead of the jump from row to row.
+                ask_rows(src.wrapping_add((p + AHEAD) * k_stride), 0, 1, lines, 0, 1);
                 let mut i = 0;
                 while i < lines {
                     // SAFETY: (i + 8, p) lies inside the operand, panel i / 8 inside `dst`.
@@ -230,6 +275,23 @@ mod x86 {
                         _mm256_storeu_si256(dst.add(i / 8 * panel_stride + p * 8).cast(), x);
                     }
                     i += 8;
+                }
+            }
+        }
+    }
+
+    for_path! { avx2:
+        /// # Safety
+        /// As for [`super::pack_rows`], with AVX2.
+        pub(super) unsafe fn pack_rows(dst: *mut u32, part: &Part, lanes: usize, rows: Range<usize>, mode: Mode) {
+            // SAFETY: the caller's promise is passed on.
+            unsafe {
+                match (mode, part.src) {
+                    (Mode::F32, Ptr::F32(p)) => go_rows::<f32, F32>(dst, part, lanes, rows, mode, p),
+                    (Mode::Rounded, Ptr::F32(p)) => go_rows::<f32, ROUNDED>(dst, part, lanes, rows, mode, p),
+                    (Mode::Pairs, Ptr::F32(p)) => go_rows::<f32, PAIRS>(dst, part, lanes, rows, mode, p),
+                    (Mode::F32 | Mode::Rounded, Ptr::Bf16(p)) => go_rows::<bf16, F32>(dst, part, lanes, rows, mode, p),
+                    (Mode::Pairs, Ptr::Bf16(p)) => go_rows::<bf16, PAIRS>(dst, part, lanes, rows, mode, p),
                 }
             }
         }
@@ -331,6 +393,44 @@ mod x86 {
         }
     }
 
+    /// The rows of a part whose lines are contiguous: all panels of one word before the next word.
+    #[inline(always)]
+    unsafe fn go_rows<E: Element, const MODE: u8>(
+        dst: *mut u32,
+        part: &Part,
+        lanes: usize,
+        rows: Range<usize>,
+        mode: Mode,
+        src: *const E,
+    ) {
+        let words = words(mode, part.k);
+        let per = if MODE == PAIRS { 2 } else { 1 };
+        // SAFETY of the block: i + 8 ≤ minors and the rows end with K, so all reads are inside the operand; writes are
+        // inside the panels.
+        unsafe {
+            for w in rows {
+                let p = src.add(w * per * part.k_stride);
+                let next = (MODE == PAIRS && 2 * w + 1 < part.k).then(|| p.add(part.k_stride));
+                let mut j = 0;
+                while j < part.minors {
+                    let minors = part.width.min(part.minors - j);
+                    let width = minors.next_multiple_of(lanes);
+                    let out = dst.add(j * words + w * width);
+                    let mut i = 0;
+                    while i + 8 <= minors {
+                        let x = along_minor::<E, MODE>(p.add(j + i), next.map(|q| q.add(j + i)));
+                        _mm256_storeu_si256(out.add(i).cast(), x);
+                        i += 8;
+                    }
+                    if i < width {
+                        scalar(dst.add(j * words), &part.panel(j, lanes), mode, i..width, w..w + 1);
+                    }
+                    j += part.width;
+                }
+            }
+        }
+    }
+
     #[inline(always)]
     unsafe fn go<E: Element, const MODE: u8>(dst: *mut u32, part: &Part, mode: Mode, src: *const E) {
         let nw = words(mode, part.k);
@@ -340,18 +440,9 @@ mod x86 {
         // operand; writes are inside words × width.
         unsafe {
             if part.minor_stride == 1 {
-                for w in 0..nw {
-                    let p = src.add(w * per * part.k_stride);
-                    let next = (MODE == PAIRS && 2 * w + 1 < part.k).then(|| p.add(part.k_stride));
-                    let out = dst.add(w * part.width);
-                    let mut i = 0;
-                    while i < whole {
-                        let x = along_minor::<E, MODE>(p.add(i), next.map(|q| q.add(i)));
-                        _mm256_storeu_si256(out.add(i).cast(), x);
-                        i += 8;
-                    }
-                }
-                scalar(dst, part, mode, whole..part.width, 0);
+                // One panel, and its width is whole.
+                let lanes = part.width;
+                go_rows::<E, MODE>(dst, part, lanes, 0..nw, mode, src);
             } else if part.k_stride == 1 {
                 // Words that lie wholly inside the operand, in eights.
                 let inside = (part.k / per) / 8 * 8;
@@ -371,12 +462,12 @@ mod x86 {
                         }
                         w += 8;
                     }
-                    scalar(dst, part, mode, i..i + 8, inside);
+                    scalar(dst, part, mode, i..i + 8, inside..nw);
                     i += 8;
                 }
-                scalar(dst, part, mode, whole..part.width, 0);
+                scalar(dst, part, mode, whole..part.width, 0..nw);
             } else {
-                scalar(dst, part, mode, 0..part.width, 0);
+                scalar(dst, part, mode, 0..part.width, 0..nw);
             }
         }
     }
