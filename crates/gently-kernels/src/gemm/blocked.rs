@@ -1,7 +1,8 @@
 //! The blocked product: how C is cut into tasks, K into blocks, and operands into packed panels.
 //!
 //! The product is a sequence of steps: a chunk of columns times a block of K. In each step B's part is
-//! packed once by all threads in panels of a tile's width; then tasks of C rows × columns run: each packs
+//! packed once by all threads in panels of a tile's width (across all panels where its rows are contiguous: whole
+//! cache lines and pages are then read once); then tasks of C rows × columns run: each packs
 //! its rows of A (or reads them in place) and walks the panels, so that the rows of a tile stay in L1 and
 //! the panels of B in L2. Packing of the next step shares a phase with the computing of this one, and
 //! evens out the threads' ends. All steps are phases of one parallel loop; all cuts depend on the shape

@@ -202,8 +202,18 @@ pub(super) fn ask_rows(a: *const f32, stride: usize, rows: usize, words: usize, 
     const LINE: usize = 16;
     let lines = words.div_ceil(LINE);
     let each = (rows * lines).div_ceil(places);
-    for line in place * each..(rows * lines).min((place + 1) * each) {
-        prefetch::<true>(a.wrapping_add(line / lines * stride + line % lines * LINE), 1);
+    let asked = place * each..(rows * lines).min((place + 1) * each);
+    if asked.is_empty() {
+        return;
+    }
+    // Divided once: a division for each line would take as long as a tile's loop over eight words.
+    let (mut row, mut line) = (asked.start / lines, asked.start % lines);
+    for _ in asked {
+        prefetch::<true>(a.wrapping_add(row * stride + line * LINE), 1);
+        line += 1;
+        if line == lines {
+            (row, line) = (row + 1, 0);
+        }
     }
 }
 

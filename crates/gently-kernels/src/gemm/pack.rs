@@ -412,23 +412,42 @@ mod x86 {
                 let p = src.add(w * per * part.k_stride);
                 let next = (MODE == PAIRS && 2 * w + 1 < part.k).then(|| p.add(part.k_stride));
                 let mut j = 0;
-                while j < part.minors {
-                    let minors = part.width.min(part.minors - j);
-                    let width = minors.next_multiple_of(lanes);
-                    let out = dst.add(j * words + w * width);
-                    let mut i = 0;
-                    while i + 8 <= minors {
-                        let x = along_minor::<E, MODE>(p.add(j + i), next.map(|q| q.add(j + i)));
-                        _mm256_storeu_si256(out.add(i).cast(), x);
-                        i += 8;
-                    }
-                    if i < width {
-                        scalar(dst.add(j * words), &part.panel(j, lanes), mode, i..width, w..w + 1);
+                while j + part.width <= part.minors {
+                    let out = dst.add(j * words + w * part.width);
+                    let done = eights::<E, MODE>(out, p.add(j), next.map(|q| q.add(j)), part.width);
+                    if done < part.width {
+                        scalar(dst.add(j * words), &part.panel(j, 1), mode, done..part.width, w..w + 1);
                     }
                     j += part.width;
                 }
+                if j < part.minors {
+                    let last = part.panel(j, lanes);
+                    let out = dst.add(j * words + w * last.width);
+                    let done = eights::<E, MODE>(out, p.add(j), next.map(|q| q.add(j)), last.minors);
+                    scalar(dst.add(j * words), &last, mode, done..last.width, w..w + 1);
+                }
             }
         }
+    }
+
+    /// The eights among `n` lines at one word of K; returns how many lines they are.
+    #[inline(always)]
+    unsafe fn eights<E: Element, const MODE: u8>(
+        out: *mut u32,
+        p: *const E,
+        next: Option<*const E>,
+        n: usize,
+    ) -> usize {
+        let mut i = 0;
+        while i + 8 <= n {
+            // SAFETY: the caller promises `n` readable elements at `p` and `next`, and room for as many words.
+            unsafe {
+                let x = along_minor::<E, MODE>(p.add(i), next.map(|q| q.add(i)));
+                _mm256_storeu_si256(out.add(i).cast(), x);
+            }
+            i += 8;
+        }
+        i
     }
 
     #[inline(always)]
