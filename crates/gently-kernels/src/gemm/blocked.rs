@@ -383,7 +383,6 @@ impl Job {
         let finished = self.full && span.last;
         for r in span.rows.clone().step_by(isa.mr) {
             let down = r - span.rows.start;
-            let rows = isa.mr.min(span.rows.end - r);
             let a = match direct {
                 Some(stride) => a.wrapping_add(down * stride),
                 None => a.wrapping_add(down / PANEL_ROWS * panel_words(span.words) + down % PANEL_ROWS),
@@ -399,6 +398,12 @@ impl Job {
                 }
                 let cols = nr.min(span.cols.end - j);
                 let nv = cols.div_ceil(isa.lanes);
+                let mr = if nv == 1 { isa.mr_narrow } else { isa.mr };
+                if !down.is_multiple_of(mr) {
+                    // Done with the rows above.
+                    continue;
+                }
+                let rows = mr.min(span.rows.end - r);
                 let at = r * self.ldc + span.j0 + j;
                 let c = self.c.wrapping_add(at);
                 let (dst, ld_dst) = if finished { (scratch.as_mut_ptr().cast::<f32>(), nr) } else { (c, self.ldc) };

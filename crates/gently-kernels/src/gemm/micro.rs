@@ -40,7 +40,7 @@ pub(super) struct Tile {
     /// A row added to all rows where not null.
     pub bias: *const f32,
     pub alpha: f32,
-    /// Rows to store, 1..=MR.
+    /// Rows to store, 1..=MR, which for one vector is `mr_narrow`.
     pub rows: usize,
     /// Columns to store; the last vector may be partial.
     pub cols: usize,
@@ -69,6 +69,9 @@ pub(super) type FinishFn = unsafe fn(&Finish);
 pub(super) struct Isa {
     /// Rows of a tile; divides `PANEL_ROWS`.
     pub mr: usize,
+    /// Rows of a tile of one vector, a multiple of `mr` that divides `PANEL_ROWS`: with as few sums as four rows have, each
+    /// waits for the one before.
+    pub mr_narrow: usize,
     /// Words in a vector.
     pub lanes: usize,
     /// Vectors across a full tile.
@@ -265,15 +268,15 @@ f32_words!(Plain, Plain::TOKEN);
 
 /// Instantiates the tile functions of one instruction set with its features, those of a path in `simd::for_path`.
 macro_rules! isa {
-    ($name:ident, $path:ident, $words:ty, $mr:literal, $nv:literal, $avx2:literal) => {
+    ($name:ident, $path:ident, $words:ty, $mr:literal, $narrow:literal, $nv:literal, $avx2:literal) => {
         mod $path {
             use super::*;
             crate::simd::for_path! { $path:
                 /// # Safety
                 /// As for [`super::tile`].
-                pub(super) unsafe fn tile<const NV: usize, const PACKED: bool>(t: &Tile) {
+                pub(super) unsafe fn tile<const MR: usize, const NV: usize, const PACKED: bool>(t: &Tile) {
                     // SAFETY: the caller's promise is passed on.
-                    unsafe { super::tile::<$words, $mr, NV, PACKED>(t) }
+                    unsafe { super::tile::<$words, MR, NV, PACKED>(t) }
                 }
             }
             crate::simd::for_path! { $path:
@@ -287,23 +290,24 @@ macro_rules! isa {
         }
         pub(in crate::gemm) static $name: Isa = Isa {
             mr: $mr,
+            mr_narrow: $narrow,
             lanes: <<$words as Words>::S as Simd>::LANES,
             nv: $nv,
             avx2: $avx2,
             tile: [
-                [$path::tile::<1, true>, $path::tile::<1, false>],
+                [$path::tile::<$narrow, 1, true>, $path::tile::<$narrow, 1, false>],
                 [
-                    $path::tile::<{ if $nv >= 2 { 2 } else { 1 } }, true>,
-                    $path::tile::<{ if $nv >= 2 { 2 } else { 1 } }, false>,
+                    $path::tile::<$mr, { if $nv >= 2 { 2 } else { 1 } }, true>,
+                    $path::tile::<$mr, { if $nv >= 2 { 2 } else { 1 } }, false>,
                 ],
-                [$path::tile::<$nv, true>, $path::tile::<$nv, false>],
+                [$path::tile::<$mr, $nv, true>, $path::tile::<$mr, $nv, false>],
             ],
             finish: $path::finish,
         };
     };
 }
 
-isa!(PLAIN, plain, F32Words<Plain>, 4, 1, false);
+isa!(PLAIN, plain, F32Words<Plain>, 4, 4, 1, false);
 
 #[cfg(target_arch = "x86_64")]
 pub(in crate::gemm) use x86::{AVX2, AVX512, AVX512_BF16};
@@ -336,7 +340,7 @@ mod x86 {
         }
     }
 
-    isa!(AVX512, avx512, F32Words<Avx512>, 8, 3, true);
-    isa!(AVX512_BF16, avx512bf16, Bf16Words, 8, 3, true);
-    isa!(AVX2, avx2, F32Words<Avx2>, 4, 3, true);
+    isa!(AVX512, avx512, F32Words<Avx512>, 8, 8, 3, true);
+    isa!(AVX512_BF16, avx512bf16, Bf16Words, 8, 8, 3, true);
+    isa!(AVX2, avx2, F32Words<Avx2>, 4, 8, 3, true);
 }
