@@ -414,10 +414,8 @@ mod x86 {
                 let mut j = 0;
                 while j + part.width <= part.minors {
                     let out = dst.add(j * words + w * part.width);
-                    let done = eights::<E, MODE>(out, p.add(j), next.map(|q| q.add(j)), part.width);
-                    if done < part.width {
-                        scalar(dst.add(j * words), &part.panel(j, 1), mode, done..part.width, w..w + 1);
-                    }
+                    // All widths are multiples of eight.
+                    eights::<E, MODE>(out, p.add(j), next.map(|q| q.add(j)), part.width);
                     j += part.width;
                 }
                 if j < part.minors {
