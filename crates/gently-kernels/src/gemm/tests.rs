@@ -376,3 +376,35 @@ fn views_must_fit_their_data() {
     let a = Mat::f32(&x, 2, 2).with_strides(usize::MAX, 1);
     gemm(Compute::F32, a, Mat::f32(&x, 2, 2), &mut [0.0; 4], 2, Epilogue::default());
 }
+
+/// Rows packed across all panels are the panels packed one by one, for the widths of every instruction set: packing for
+/// AVX-512 needs AVX2 alone, so it is checked where the former is not.
+#[test]
+fn rows_across_panels_are_the_panels() {
+    use super::pack::{Mode, Part, Ptr, pack, pack_rows, words};
+    let f32s: Vec<f32> = (0..40 * 130).map(|i| (i * 7919 % 1000) as f32 * 1e-3 - 0.5).collect();
+    let bf16s: Vec<half::bf16> = f32s.iter().map(|&x| half::bf16::from_f32(x)).collect();
+    let paths: &[bool] = if crate::cpu::path() == crate::cpu::Path::Plain { &[false] } else { &[false, true] };
+    for (&avx2, (width, lanes)) in paths.iter().flat_map(|p| [(24, 8), (48, 16)].map(|w| (p, w))) {
+        for mode in [Mode::F32, Mode::Rounded, Mode::Pairs] {
+            for src in [Ptr::F32(f32s.as_ptr()), Ptr::Bf16(bf16s.as_ptr())] {
+                for (minors, k) in [(1, 1), (7, 9), (24, 8), (65, 13), (97, 40), (128, 33)] {
+                    let all = Part { src, minor_stride: 1, k_stride: 130, minors, k, width };
+                    let words = words(mode, k);
+                    let len = minors.next_multiple_of(lanes) * words;
+                    let (mut a, mut b) = (vec![u32::MAX; len], vec![u32::MAX; len]);
+                    // SAFETY: 40 rows of 130 elements hold every part, and the buffers all panels.
+                    unsafe {
+                        for j in (0..minors).step_by(width) {
+                            pack(a.as_mut_ptr().add(j * words), &all.panel(j, lanes), mode, false);
+                        }
+                        for from in (0..words).step_by(8) {
+                            pack_rows(b.as_mut_ptr(), &all, lanes, from..words.min(from + 8), mode, avx2);
+                        }
+                    }
+                    assert!(a == b, "{mode:?}, {minors} lines of {k} in panels of {width}, avx2 {avx2}");
+                }
+            }
+        }
+    }
+}
