@@ -295,14 +295,14 @@ impl Job {
     }
 
     /// Words of K in a packing task where rows are packed across panels: as many tasks as there are panels.
-    fn pack_rows(&self, step: &Step) -> usize {
+    fn rows_each(&self, step: &Step) -> usize {
         piece(self.plan.words(step.k), self.plan.panels(step), 8).max(8)
     }
 
     /// Tasks of packing a step.
     fn packs(&self, step: &Step) -> usize {
         match self.by_rows() {
-            true => self.plan.words(step.k).div_ceil(self.pack_rows(step)),
+            true => self.plan.words(step.k).div_ceil(self.rows_each(step)),
             false => self.plan.panels(step),
         }
     }
@@ -323,7 +323,7 @@ impl Job {
         unsafe {
             let dst = self.packed.add(step.half * self.half);
             if self.by_rows() {
-                let each = self.pack_rows(step);
+                let each = self.rows_each(step);
                 let rows = task * each..words.min((task + 1) * each);
                 pack::pack_rows(dst, &all, plan.isa.lanes, rows, plan.mode, plan.isa.avx2);
             } else {

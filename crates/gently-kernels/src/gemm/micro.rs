@@ -209,7 +209,7 @@ pub(super) fn ask_rows(a: *const f32, stride: usize, rows: usize, words: usize, 
     if asked.is_empty() {
         return;
     }
-    // Divided once: a division for each line would take as long as a tile's loop over eight words.
+    // Divided once, not for each line: this stands between two tiles.
     let (mut row, mut line) = (asked.start / lines, asked.start % lines);
     for _ in asked {
         prefetch::<true>(a.wrapping_add(row * stride + line * LINE), 1);
